@@ -1,0 +1,1 @@
+//! The daemon: shards, control plane, admin API, NBD sockets.

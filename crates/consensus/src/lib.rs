@@ -1,0 +1,1 @@
+//! Sans-IO wrapper around the raft crate: the only place that names its types.

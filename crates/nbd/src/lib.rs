@@ -1,0 +1,1 @@
+//! The NBD protocol as a sans-IO state machine, fixed newstyle.

@@ -1,0 +1,1 @@
+//! One volume's protocol: primary, secondary, epoch change, catch-up, flow control.

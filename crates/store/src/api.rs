@@ -1,0 +1,228 @@
+//! What goes into a store and what comes out.
+
+use crate::io::{DiskDone, DiskOp};
+use bytes::Bytes;
+use holdfast_format::Record;
+use holdfast_types::{BlockRange, Durable, Epoch, EpochTable, Incarnation, Lsn, VolumeId, VolumeSize};
+
+/// Into the store. Commands for one volume take effect in the order given.
+#[derive(Debug)]
+pub enum Input {
+    /// First of all: recover what the directory holds, or prepare an empty one.
+    Start,
+    /// An operation ended.
+    Done(DiskDone),
+    /// The time that `next_timeout` named has come.
+    Tick,
+    /// Makes an empty copy. Answered with `Opened` once it is durable.
+    Create {
+        /// The volume.
+        volume: VolumeId,
+        /// Random id of the new on-disk state.
+        incarnation: Incarnation,
+        /// Its size.
+        size: VolumeSize,
+    },
+    /// Removes a copy and gives its space back. Answered with `Deleted`.
+    Delete {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Journals consecutive records that continue the copy's log. Answered with `Durable`, cumulative.
+    Append {
+        /// The volume.
+        volume: VolumeId,
+        /// The records.
+        records: Vec<Record>,
+    },
+    /// Drains earlier appends, then persists the promise. Answered with `Promised`.
+    Promise {
+        /// The volume.
+        volume: VolumeId,
+        /// Above every earlier promise.
+        epoch: Epoch,
+    },
+    /// Drains earlier appends, cuts the log after `cut_after` (keeping what was cut as an orphan), persists the table and
+    /// the promise. Answered with `Adopted`.
+    Adopt {
+        /// The volume.
+        volume: VolumeId,
+        /// The last entry of `table`; at least the promised epoch.
+        epoch: Epoch,
+        /// Which epoch wrote which part of the log, from now on.
+        table: EpochTable,
+        /// At least `committed`, at most the last LSN.
+        cut_after: Lsn,
+    },
+    /// Records up to here are committed: they may be applied to the image and read. At most the durable LSN.
+    Commit {
+        /// The volume.
+        volume: VolumeId,
+        /// Up to here; a value below an earlier one changes nothing.
+        upto: Lsn,
+    },
+    /// No copy needs records up to here any more: a preference, overruled when the journal is full.
+    Trim {
+        /// The volume.
+        volume: VolumeId,
+        /// Up to here.
+        upto: Lsn,
+    },
+    /// Reads committed content, verified. Answered with `ReadDone`.
+    Read {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied to the answer.
+        tag: u64,
+        /// Inside the volume's blocks.
+        range: BlockRange,
+    },
+    /// Reads records from `from` on, as many as fit in `max_bytes` (at least one). Answered with `LogRead`.
+    ReadLog {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied to the answer.
+        tag: u64,
+        /// First record wanted; at most the durable LSN.
+        from: Lsn,
+        /// Bound on the sum of `Record::len_bytes`.
+        max_bytes: usize,
+    },
+}
+
+/// Out of the store.
+#[derive(Debug)]
+pub enum Output {
+    /// To the shell.
+    Disk(DiskOp),
+    /// Recovery of the journal ended; `Opened` or `Failed` has been given for every copy found.
+    Started,
+    /// A copy is there.
+    Opened {
+        /// The volume.
+        volume: VolumeId,
+        /// What it holds.
+        copy: OpenedCopy,
+    },
+    /// A copy is gone.
+    Deleted {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// On stable storage, with everything before it.
+    Durable {
+        /// The volume.
+        volume: VolumeId,
+        /// Up to here.
+        upto: Durable<Lsn>,
+    },
+    /// The promise is on stable storage and no append of an older epoch is in flight.
+    Promised {
+        /// The volume.
+        volume: VolumeId,
+        /// What was promised.
+        epoch: Epoch,
+    },
+    /// The table is on stable storage; the log ends at `last` (all of it durable).
+    Adopted {
+        /// The volume.
+        volume: VolumeId,
+        /// The adopted epoch.
+        epoch: Epoch,
+        /// End of the log after the cut.
+        last: Lsn,
+        /// Hash of the record at `last`.
+        last_hash: u64,
+    },
+    /// The image holds everything up to here.
+    Applied {
+        /// The volume.
+        volume: VolumeId,
+        /// Up to here.
+        upto: Lsn,
+        /// Digest of the copy at this LSN.
+        digest: u64,
+    },
+    /// Everything up to here is in a synced image: the journal is not needed for it by this copy.
+    Checkpointed {
+        /// The volume.
+        volume: VolumeId,
+        /// Up to here.
+        upto: Lsn,
+    },
+    /// Answer to `Read`.
+    ReadDone {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied from the question.
+        tag: u64,
+        /// One piece per run of blocks, in order, together the whole range.
+        result: Result<Vec<Bytes>, ReadError>,
+    },
+    /// Answer to `ReadLog`.
+    LogRead {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied from the question.
+        tag: u64,
+        /// Consecutive records from the one asked for; or the journal no longer holds it.
+        result: Result<Vec<Record>, LogGone>,
+    },
+    /// The copy (or with `None`: the shard's journal and with it every copy) has failed for good in this life (P8).
+    Failed {
+        /// Which.
+        volume: Option<VolumeId>,
+        /// For the operator: what was expected, what was found, what to do.
+        reason: String,
+    },
+}
+
+/// What a copy holds when it is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenedCopy {
+    /// Which on-disk state this is.
+    pub incarnation: Incarnation,
+    /// The volume's size.
+    pub size: VolumeSize,
+    /// Highest promised epoch.
+    pub promised: Epoch,
+    /// Which epoch wrote which part of the log.
+    pub table: EpochTable,
+    /// End of the valid contiguous log; all of it is durable.
+    pub last: Lsn,
+    /// Epoch of the record at `last`; 0 if the log is empty.
+    pub last_epoch: Epoch,
+    /// Hash of the record at `last`; 0 if the log is empty.
+    pub last_hash: u64,
+    /// Highest LSN known to be committed, at most `last`. Not below the checkpoint.
+    pub committed: Lsn,
+    /// The highest commit position that any record, checkpoint or superblock mentions; above `last` only if the copy lost
+    /// what it once held.
+    pub commit_hint: Lsn,
+    /// In the image.
+    pub applied: Lsn,
+    /// Digest of the image at `applied`.
+    pub digest: u64,
+    /// In a synced image.
+    pub checkpoint: Lsn,
+    /// Oldest record the journal still holds; `last + 1` if none.
+    pub first: Lsn,
+    /// Records above `last`, up to here, were once durable here and can't be read now (rot).
+    pub unknown_to: Option<Lsn>,
+}
+
+/// The journal no longer holds the record asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogGone {
+    /// The oldest one that it holds.
+    pub first: Lsn,
+}
+
+/// Why a read failed. Only this request fails; the copy goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// The block does not match its checksum, twice.
+    Corrupt(holdfast_types::BlockIndex),
+    /// The copy has failed.
+    CopyFailed,
+}

@@ -1,0 +1,1 @@
+//! QUIC lanes between nodes, mutual TLS.

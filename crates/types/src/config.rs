@@ -1,0 +1,226 @@
+//! Configurations of a volume and the table that says which reign wrote which part of its log.
+
+use crate::{Epoch, Incarnation, Lsn, MAX_EPOCH_TABLE, MAX_MEMBERS, NodeId};
+use std::fmt;
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Durability {
+    /// On stable storage of W copies.
+    #[default]
+    Sync,
+    /// In memory of W copies; FLUSH and FUA on stable storage of W.
+    Flush,
+    /// On stable storage here.
+    Async,
+}
+
+/// A node that holds a copy, and which on-disk state of it counts (S20).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Member {
+    /// The node.
+    pub node: NodeId,
+    /// The registered on-disk state.
+    pub incarnation: Incarnation,
+}
+
+/// Who holds a volume in one epoch, who leads, and how many must hold a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// The reign this configuration belongs to.
+    pub epoch: Epoch,
+    /// The primary; `None` only in epoch 0, before the first reign.
+    pub primary: Option<NodeId>,
+    /// The copies that count, sorted by node, without repetition.
+    pub members: Vec<Member>,
+    /// W: copies that must hold a write before it is acknowledged.
+    pub write_quorum: u8,
+}
+
+impl Configuration {
+    /// R = N − W + 1: members that a recovery must fence, so that it meets every write quorum.
+    #[must_use]
+    pub fn fence_quorum(&self) -> usize {
+        self.members.len() + 1 - usize::from(self.write_quorum)
+    }
+
+    /// The member on `node`, if it is one.
+    #[must_use]
+    pub fn member(&self, node: NodeId) -> Option<Member> {
+        self.members.iter().copied().find(|m| m.node == node)
+    }
+
+    /// Panics unless the configuration makes sense: a copy never acts on one that does not.
+    pub fn validate(&self) {
+        let n = self.members.len();
+        assert!((1..=MAX_MEMBERS).contains(&n), "a configuration has 1 to {MAX_MEMBERS} members, found {n}");
+        assert!(self.members.windows(2).all(|w| w[0].node < w[1].node), "members are sorted by node: {self:?}");
+        let w = usize::from(self.write_quorum);
+        assert!(w >= 1 && w <= n && 2 * w > n, "W is a majority of {n} members at least, found {w}");
+        assert_eq!(self.primary.is_none(), self.epoch == Epoch::ZERO, "every reign has a primary: {self:?}");
+        assert!(self.primary.is_none_or(|p| self.member(p).is_some()), "the primary is a member: {self:?}");
+    }
+}
+
+/// Which epoch wrote which part of the log: `(epoch, first LSN)`, both strictly increasing.
+///
+/// A record `(e, n)` is valid only if the table gives epoch `e` to LSN `n` (trap 13): after a cut, records of the
+/// cut tail still lie in the journal and would chain perfectly.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct EpochTable(Vec<(Epoch, Lsn)>);
+
+/// Why a list is no epoch table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EpochTableError {
+    /// Epochs or LSNs do not increase strictly, or an LSN of 0.
+    NotIncreasing,
+    /// More than `MAX_EPOCH_TABLE` entries.
+    TooLong,
+}
+
+impl fmt::Display for EpochTableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EpochTableError::NotIncreasing => write!(f, "epochs and first LSNs of an epoch table increase strictly from 1"),
+            EpochTableError::TooLong => write!(f, "an epoch table has at most {MAX_EPOCH_TABLE} entries"),
+        }
+    }
+}
+
+impl std::error::Error for EpochTableError {}
+
+impl EpochTable {
+    /// A table from its entries.
+    ///
+    /// # Errors
+    /// Entries that do not increase strictly, or too many of them.
+    pub fn new(entries: Vec<(Epoch, Lsn)>) -> Result<EpochTable, EpochTableError> {
+        if entries.len() > MAX_EPOCH_TABLE {
+            return Err(EpochTableError::TooLong);
+        }
+        let increasing = entries.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 < w[1].1);
+        let positive = entries.first().is_none_or(|f| f.0 > Epoch::ZERO && f.1 > Lsn::ZERO);
+        if increasing && positive { Ok(EpochTable(entries)) } else { Err(EpochTableError::NotIncreasing) }
+    }
+
+    /// The entries, oldest first.
+    #[must_use]
+    pub fn entries(&self) -> &[(Epoch, Lsn)] {
+        &self.0
+    }
+
+    /// The epoch that wrote `lsn`, or `None` if `lsn` is 0 or older than the table reaches.
+    #[must_use]
+    pub fn epoch_at(&self, lsn: Lsn) -> Option<Epoch> {
+        let after = self.0.partition_point(|(_, start)| *start <= lsn);
+        after.checked_sub(1).map(|i| self.0[i].0)
+    }
+
+    /// The table of a log that ends at `last` and is continued by `epoch` from `last + 1`.
+    ///
+    /// Panics if `epoch` is not above every epoch that is kept.
+    #[must_use]
+    pub fn continued(&self, last: Lsn, epoch: Epoch) -> EpochTable {
+        let mut entries: Vec<_> = self.0.iter().copied().filter(|(_, start)| *start <= last).collect();
+        assert!(entries.last().is_none_or(|(e, _)| *e < epoch), "epoch {epoch} continues a log of older epochs: {self:?}");
+        entries.push((epoch, last.next()));
+        EpochTable(entries)
+    }
+
+    /// Drops entries that describe only records at or below `checkpoint`: those are never looked up again.
+    pub fn forget(&mut self, checkpoint: Lsn) {
+        let covering = self.0.partition_point(|(_, start)| *start <= checkpoint);
+        self.0.drain(..covering.saturating_sub(1));
+    }
+
+    /// The highest LSN at which two logs hold the same record (log matching, S15): same epoch at the same LSN.
+    ///
+    /// `None` if the tables no longer reach back to a common record and neither log is empty there.
+    #[must_use]
+    pub fn common_point(&self, last: Lsn, other: &EpochTable, other_last: Lsn) -> Option<Lsn> {
+        let mut lsn = last.min(other_last);
+        loop {
+            if lsn == Lsn::ZERO {
+                return Some(Lsn::ZERO);
+            }
+            let (a, b) = (self.epoch_at(lsn), other.epoch_at(lsn));
+            if a.is_some() && a == b {
+                return Some(lsn);
+            }
+            // Step below the later of the two segments that hold `lsn`.
+            let start_a = self.start_of(lsn);
+            let start_b = other.start_of(lsn);
+            lsn = start_a.max(start_b)?.prev();
+        }
+    }
+
+    fn start_of(&self, lsn: Lsn) -> Option<Lsn> {
+        let after = self.0.partition_point(|(_, start)| *start <= lsn);
+        after.checked_sub(1).map(|i| self.0[i].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(entries: &[(u64, u64)]) -> EpochTable {
+        EpochTable::new(entries.iter().map(|&(e, l)| (Epoch(e), Lsn(l))).collect()).expect("a valid table")
+    }
+
+    #[test]
+    fn epoch_of_an_lsn() {
+        let t = table(&[(1, 1), (3, 8)]);
+        assert_eq!(t.epoch_at(Lsn(0)), None);
+        assert_eq!(t.epoch_at(Lsn(7)), Some(Epoch(1)));
+        assert_eq!(t.epoch_at(Lsn(8)), Some(Epoch(3)));
+        assert_eq!(t.epoch_at(Lsn(800)), Some(Epoch(3)));
+    }
+
+    #[test]
+    fn common_point_is_below_the_divergence() {
+        let a = table(&[(1, 1), (3, 8)]);
+        let b = table(&[(1, 1), (2, 6), (4, 9)]);
+        assert_eq!(a.common_point(Lsn(12), &b, Lsn(11)), Some(Lsn(5)));
+        assert_eq!(a.common_point(Lsn(4), &b, Lsn(11)), Some(Lsn(4)));
+        assert_eq!(a.common_point(Lsn(12), &table(&[]), Lsn(0)), Some(Lsn(0)));
+        let same = table(&[(1, 1), (3, 8), (4, 11)]);
+        assert_eq!(a.common_point(Lsn(10), &same, Lsn(20)), Some(Lsn(10)));
+    }
+
+    #[test]
+    fn common_point_equals_the_slow_search() {
+        // Oracle: look at every LSN.
+        let tables = [table(&[(1, 1)]), table(&[(1, 1), (2, 4)]), table(&[(1, 1), (3, 4), (4, 6)]), table(&[(2, 1)]), table(&[(1, 1), (2, 3), (4, 6)])];
+        for a in &tables {
+            for b in &tables {
+                for (la, lb) in (0..9).flat_map(|x| (0..9).map(move |y| (x, y))) {
+                    let slow = (0..=la.min(lb)).rev().find(|&n| n == 0 || a.epoch_at(Lsn(n)) == b.epoch_at(Lsn(n)));
+                    assert_eq!(a.common_point(Lsn(la), b, Lsn(lb)), slow.map(Lsn), "{a:?} {la} {b:?} {lb}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn continued_cuts_and_appends() {
+        let t = table(&[(1, 1), (2, 6), (4, 9)]);
+        assert_eq!(t.continued(Lsn(7), Epoch(5)), table(&[(1, 1), (2, 6), (5, 8)]));
+        assert_eq!(EpochTable::default().continued(Lsn(0), Epoch(1)), table(&[(1, 1)]));
+    }
+
+    #[test]
+    fn forget_keeps_the_entry_that_covers_the_checkpoint() {
+        let mut t = table(&[(1, 1), (2, 6), (4, 9)]);
+        t.forget(Lsn(7));
+        assert_eq!(t, table(&[(2, 6), (4, 9)]));
+    }
+
+    #[test]
+    fn fence_quorum_meets_write_quorum() {
+        let m = |n| Member { node: NodeId(n), incarnation: Incarnation(n) };
+        let c = Configuration { epoch: Epoch(1), primary: Some(NodeId(1)), members: vec![m(1), m(2), m(3)], write_quorum: 2 };
+        c.validate();
+        assert_eq!(c.fence_quorum(), 2);
+    }
+}

@@ -1,0 +1,27 @@
+//! Ids, units, positions and limits shared by every crate.
+//!
+//! Every number with a unit has a type of its own, so that a block index can't be passed where a byte offset is
+//! expected. Constructors reject the impossible; arithmetic that could overflow says so with `expect` and the
+//! invariant that rules it out.
+//!
+//! Deliberately absent: I/O, clocks, randomness sources, serialization (see `holdfast-format`).
+
+mod config;
+mod ids;
+mod limits;
+mod positions;
+mod proof;
+mod rng;
+mod time;
+mod units;
+mod view;
+
+pub use config::{Configuration, Durability, EpochTable, EpochTableError, Member};
+pub use ids::{ClusterId, Epoch, Incarnation, Lsn, NodeId, RequestId, SessionId, VolumeId};
+pub use limits::*;
+pub use positions::Positions;
+pub use proof::{Durable, Quorum};
+pub use rng::Rng;
+pub use time::Time;
+pub use view::{ControlRequest, Life, Nominee, Pending, VolumeView};
+pub use units::{BlockCount, BlockIndex, BlockRange, ByteOffset, RegionIndex, VolumeSize, VolumeSizeError};

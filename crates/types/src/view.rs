@@ -1,0 +1,68 @@
+//! What the control plane has decided about a volume, as one of its copies sees it.
+
+use crate::{Configuration, Durability, Epoch, NodeId, VolumeId, VolumeSize};
+
+/// Random id of one life of an agent process. An epoch belongs to one life (N0): a restarted primary no longer knows
+/// its volatile tail, so it never appends to its old epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Life(pub u64);
+
+/// The state of one volume in the control plane. Every change of it went through Raft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeView {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Bytes the guest sees.
+    pub size: VolumeSize,
+    /// When a write is acknowledged.
+    pub durability: Durability,
+    /// The configuration that decides now. Epoch 0: the volume was never open.
+    pub active: Configuration,
+    /// The claim that may succeed it, if there is one.
+    pub pending: Option<Pending>,
+    /// Who should claim next, if the control plane wants a change.
+    pub nominee: Option<Nominee>,
+}
+
+/// A claim on a volume: made by compare-and-swap on `base`, void once another epoch is active (S21).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The configuration that is claimed; its epoch is unique.
+    pub configuration: Configuration,
+    /// The active epoch that the claim succeeds.
+    pub base: Epoch,
+    /// The life of the claimant's process; a later life of the same node must not use this claim (N0).
+    pub life: Life,
+}
+
+/// The wish that `node` become primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nominee {
+    /// Who should claim.
+    pub node: NodeId,
+    /// The active epoch that is to end; the wish is void in any other.
+    pub base: Epoch,
+    /// A switchover: the primary drains and releases its epoch first. Otherwise nobody waits for it.
+    pub planned: bool,
+}
+
+/// What a copy asks of the control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlRequest {
+    /// T1: commit a pending configuration with this node as primary, if the active epoch is `base`.
+    Claim {
+        /// The volume.
+        volume: VolumeId,
+        /// The active epoch to succeed.
+        base: Epoch,
+        /// This process.
+        life: Life,
+    },
+    /// T8: make the pending epoch the active one, if it is still the pending one.
+    Activate {
+        /// The volume.
+        volume: VolumeId,
+        /// The claimed epoch.
+        epoch: Epoch,
+    },
+}
