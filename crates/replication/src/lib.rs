@@ -1,1 +1,35 @@
-//! One volume's protocol: primary, secondary, epoch change, catch-up, flow control.
+//! One volume's replication protocol, seen from one of its copies (docs/PROTOCOL.md).
+//!
+//! Purpose: a write is answered when a write quorum holds it; after any failure the next primary's log holds every
+//! answered write; at most one primary per epoch can get anything answered.
+//!
+//! Flow: the shell calls [`Replica::handle`] with one input and the time, and carries out what was pushed into the
+//! caller's buffer. Every copy is a *member* (`member.rs`: promise, adopt, append, grant a lease). One may be a
+//! *candidate* or *claimant* (`claim.rs`: pre-claim, claim, fence, choose, fetch), and then *reigns* (`reign.rs`: bring
+//! members to the log, count the quorum, activate, commit), serving guests (`guest.rs`: admission, sub-block writes,
+//! reads under a lease).
+//!
+//! Invariants, asserted where they could break: positions are ordered; promised epochs never fall (S14); a record follows
+//! its predecessor's hash (S15); nothing at or below the committed position is ever cut (S16); a guest's write is answered
+//! only against a `Quorum` proof, a primary's record acknowledged only against a `Durable` proof.
+//!
+//! Deliberately absent: I/O, clocks, threads; membership changes and resync by regions (a member that the log no longer
+//! reaches is reported as such); `flush` and `async` durability.
+
+mod api;
+mod claim;
+mod guest;
+mod lease;
+mod log;
+mod member;
+mod reign;
+mod replica;
+mod tracker;
+
+#[cfg(test)]
+mod tests;
+
+pub use api::{
+    CopyStatus, GuestError, GuestOp, Input, Limits, Opened, Output, Request, RequestKey, RoleName, Timers,
+};
+pub use replica::Replica;

@@ -1,0 +1,278 @@
+//! What goes into a replica and what comes out.
+
+use bytes::Bytes;
+use holdfast_format::Record;
+use holdfast_format::message::Message;
+use holdfast_types::{
+    BlockRange, ByteOffset, ControlRequest, Durable, Epoch, EpochTable, Incarnation, Lsn, NodeId, RequestId, SessionId,
+    VolumeView,
+};
+use std::time::Duration;
+
+/// Durations of the protocol.
+#[derive(Clone, Copy, Debug)]
+pub struct Timers {
+    /// How long a granted lease lasts on the grantor's clock.
+    pub lease: Duration,
+    /// Bound on the difference of two clocks' rates, parts per million. The holder counts that much less.
+    pub drift_ppm: u32,
+    /// Repeats a pre-claim that was answered no.
+    pub preclaim_retry: Duration,
+    /// Repeats a request to the control plane that had no effect yet.
+    pub control_retry: Duration,
+    /// Tells members what is committed if no append did meanwhile.
+    pub commit_delay: Duration,
+}
+
+impl Default for Timers {
+    fn default() -> Timers {
+        Timers {
+            lease: Duration::from_secs(2),
+            drift_ppm: 10_000,
+            preclaim_retry: Duration::from_millis(50),
+            control_retry: Duration::from_millis(500),
+            commit_delay: Duration::from_millis(20),
+        }
+    }
+}
+
+/// Bounds on memory (P13).
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes sent to a member and not acknowledged by it.
+    pub window_bytes: usize,
+    /// Bytes of one read of the log for a member that lags.
+    pub catch_up_bytes: usize,
+    /// Bytes of guests' requests that are not answered; above it `Replica::accepts` says no.
+    pub admitted_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { window_bytes: 32 << 20, catch_up_bytes: 4 << 20, admitted_bytes: 64 << 20 }
+    }
+}
+
+/// Names a guest's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestKey {
+    /// The connection.
+    pub session: SessionId,
+    /// The request within it.
+    pub request: RequestId,
+}
+
+/// What a guest wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GuestOp {
+    /// Data of the range.
+    Read,
+    /// Replace the range by the data.
+    Write,
+    /// Everything answered so far is on stable storage of a quorum.
+    Flush,
+    /// Zero the range, keep its space.
+    WriteZeroes,
+    /// Zero the range, give its space back.
+    Discard,
+}
+
+/// A guest's request, checked by the shell: inside the volume, and at most 1 MiB long if it carries or wants data.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its name, for the reply.
+    pub key: RequestKey,
+    /// What.
+    pub op: GuestOp,
+    /// Where, in bytes; any alignment.
+    pub offset: ByteOffset,
+    /// How much, in bytes; above 0 except for `Flush`.
+    pub len: u64,
+    /// `Write`: a private copy of `len` bytes (trap 19). Empty otherwise.
+    pub data: Bytes,
+}
+
+/// Why a request failed; the guest sees EIO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestError {
+    /// A block does not match its checksum and could not be repaired.
+    Corrupt,
+}
+
+/// What the store found when it opened the copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Which on-disk state this is.
+    pub incarnation: Incarnation,
+    /// Highest promised epoch.
+    pub promised: Epoch,
+    /// Which epoch wrote which part of the log.
+    pub table: EpochTable,
+    /// End of the log, durable.
+    pub last: Lsn,
+    /// Epoch of the record at `last`.
+    pub last_epoch: Epoch,
+    /// Hash of the record at `last`.
+    pub last_hash: u64,
+    /// Known to be committed and held.
+    pub committed: Lsn,
+    /// Highest commit position mentioned anywhere in the copy.
+    pub commit_hint: Lsn,
+    /// In the image.
+    pub applied: Lsn,
+    /// In a synced image.
+    pub checkpoint: Lsn,
+    /// Oldest record in the journal.
+    pub first: Lsn,
+    /// Rot above `last`, up to here.
+    pub unknown_to: Option<Lsn>,
+}
+
+/// Into a replica.
+#[derive(Debug)]
+pub enum Input {
+    /// The control plane's state of the volume changed (or is told again).
+    View(VolumeView),
+    /// Messages to `peer` sent from now on will arrive in order, or not at all until the next `PeerDown`.
+    PeerUp(NodeId),
+    /// Messages to `peer` that were not acknowledged may be lost.
+    PeerDown(NodeId),
+    /// From another copy.
+    Message {
+        /// Its node, from its certificate.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// A time named by `next_timeout` has come.
+    Tick,
+    /// A guest wants something. Only while serving.
+    Request(Request),
+    /// A guest's connection ended: its requests without an LSN are dropped (S12).
+    SessionClosed(SessionId),
+    /// The store: on stable storage up to here.
+    Durable(Durable<Lsn>),
+    /// The store: promise persisted, appends drained.
+    Promised(Epoch),
+    /// The store: table persisted, tail cut.
+    Adopted {
+        /// The adopted epoch.
+        epoch: Epoch,
+        /// End of the log.
+        last: Lsn,
+        /// Hash of its last record.
+        last_hash: u64,
+    },
+    /// The store: in the image up to here.
+    Applied(Lsn),
+    /// The store: in a synced image up to here.
+    Checkpointed(Lsn),
+    /// The store: answer to `Output::Read`; `None` if the data is corrupt.
+    ReadDone {
+        /// Copied from the question.
+        tag: u64,
+        /// Pieces that together are the blocks asked for.
+        data: Option<Vec<Bytes>>,
+    },
+    /// The store: answer to `Output::ReadLog`; `None` if the journal no longer holds the first record.
+    LogRead {
+        /// Copied from the question.
+        tag: u64,
+        /// Consecutive records.
+        records: Option<Vec<Record>>,
+    },
+    /// The store failed for good (P8): this copy takes no part any more.
+    Failed(String),
+}
+
+/// Out of a replica.
+#[derive(Debug)]
+pub enum Output {
+    /// To another copy; dropped if no lane to it is up.
+    Send {
+        /// Its node.
+        to: NodeId,
+        /// What to say.
+        message: Message,
+    },
+    /// To the store, in this order with the other store commands: journal records.
+    Append(Vec<Record>),
+    /// To the store: persist a promise.
+    Promise(Epoch),
+    /// To the store: adopt a table, cut the tail.
+    Adopt {
+        /// The last epoch of the table.
+        epoch: Epoch,
+        /// The new table.
+        table: EpochTable,
+        /// What stays.
+        cut_after: Lsn,
+    },
+    /// To the store: may be applied and read.
+    Commit(Lsn),
+    /// To the store: nobody needs the journal up to here.
+    Trim(Lsn),
+    /// To the store: read committed blocks.
+    Read {
+        /// For `Input::ReadDone`.
+        tag: u64,
+        /// Which blocks.
+        range: BlockRange,
+    },
+    /// To the store: read records.
+    ReadLog {
+        /// For `Input::LogRead`.
+        tag: u64,
+        /// First one.
+        from: Lsn,
+        /// At most so much.
+        max_bytes: usize,
+    },
+    /// To a guest. Data for reads (pieces that together are exactly the bytes asked for), empty otherwise.
+    Reply {
+        /// Which request.
+        key: RequestKey,
+        /// How it went.
+        result: Result<Vec<Bytes>, GuestError>,
+    },
+    /// To the control plane; may get lost, and is repeated by the replica then.
+    Control(ControlRequest),
+    /// Guests may attach (true), or must be disconnected without an answer (false).
+    Serving(bool),
+    /// Members should be asked for a lease at once.
+    BeatNow,
+    /// For people.
+    Event(String),
+    /// The copy found that an invariant does not hold and must take no part any more.
+    Fail(String),
+}
+
+/// Role of a copy, for status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleName {
+    /// Follows a primary.
+    Secondary,
+    /// Wants to claim, or has claimed and is not active yet.
+    Claimant,
+    /// Active primary.
+    Primary,
+    /// Takes no part any more.
+    Failed,
+}
+
+/// A copy at a glance.
+#[derive(Clone, Debug)]
+pub struct CopyStatus {
+    /// Its role.
+    pub role: RoleName,
+    /// Serves guests.
+    pub serving: bool,
+    /// Follows the active epoch's log (a secondary that adopted it, or its primary).
+    pub in_epoch: bool,
+    /// The epoch it promised.
+    pub promised: Epoch,
+    /// Where it stands.
+    pub positions: holdfast_types::Positions,
+    /// What it waits for, if anything.
+    pub waiting: Option<String>,
+}

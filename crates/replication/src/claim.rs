@@ -1,0 +1,281 @@
+//! Taking over: candidate (T0, T1), then claimant (T2 to T6).
+//!
+//! ```text
+//! follower ──nominated, or restarted primary──► candidate ──R yes, claim committed──► claimant: fencing
+//!   ──R valid tails──► adopting the chosen table ──► fetching what is missing ──► reign (not active yet)
+//! ```
+//! Every stage ends when the control plane shows a newer claim, or when a higher epoch is promised here.
+
+use crate::api::Output;
+use crate::reign::Reign;
+use crate::replica::{Replica, Role};
+use holdfast_format::message::{Message, TailReport};
+use holdfast_format::{Draft, Record, RecordKind, encode_configuration};
+use holdfast_types::{BlockRange, ControlRequest, Epoch, EpochTable, Lsn, NodeId, Pending, Time};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Entries of an epoch table above which old ones are forgotten; far below the limit, so that a claim always fits.
+const TABLE_SOFT_LIMIT: usize = 64;
+
+/// Asks whether a claim would be let through, before it disturbs anybody.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) base: Epoch,
+    yes: BTreeSet<NodeId>,
+    pub(crate) ask_at: Time,
+    claim_at: Time,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Claimant {
+    pub(crate) pending: Pending,
+    pub(crate) tails: BTreeMap<NodeId, TailReport>,
+    pub(crate) chosen: Option<Chosen>,
+}
+
+/// The log that the new epoch continues.
+#[derive(Clone, Debug)]
+pub(crate) struct Chosen {
+    source: NodeId,
+    last: Lsn,
+    table: EpochTable,
+}
+
+impl Replica {
+    /// Whether this copy should want to become primary, by what the control plane says.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let active = &self.view.active;
+        if active.member(self.me).is_none_or(|m| m.incarnation != self.log.incarnation) {
+            return false;
+        }
+        match self.view.nominee.filter(|n| n.base == active.epoch) {
+            Some(nominee) => nominee.node == self.me,
+            // N0: a restarted primary does not know its volatile tail, so it needs a new epoch.
+            None => active.primary == Some(self.me),
+        }
+    }
+
+    pub(crate) fn become_candidate(&mut self, now: Time, out: &mut Vec<Output>) {
+        let base = self.view.active.epoch;
+        self.role = Role::Candidate(Candidate { base, yes: BTreeSet::new(), ask_at: now, claim_at: now });
+        self.step_candidate(now, out);
+    }
+
+    /// Asks again at once: something changed that may turn a no into a yes.
+    pub(crate) fn preclaim_now(&mut self, now: Time, out: &mut Vec<Output>) {
+        if let Role::Candidate(c) = &mut self.role {
+            c.ask_at = now;
+            self.step_candidate(now, out);
+        }
+    }
+
+    pub(crate) fn step_candidate(&mut self, now: Time, out: &mut Vec<Output>) {
+        let (me, retry) = (self.me, self.timers.preclaim_retry);
+        let Role::Candidate(c) = &mut self.role else { return };
+        if now < c.ask_at {
+            return;
+        }
+        c.ask_at = now + retry;
+        c.yes.clear();
+        let base = c.base;
+        for peer in self.peers() {
+            self.send(peer, Message::PreClaim { base }, out);
+        }
+        let own = self.would_fence(me, base, now);
+        self.on_preclaim_reply(me, base, own, now, out);
+    }
+
+    pub(crate) fn on_preclaim_reply(&mut self, from: NodeId, base: Epoch, yes: bool, now: Time, out: &mut Vec<Output>) {
+        let needed = self.view.active.fence_quorum();
+        let retry = self.timers.control_retry;
+        let (volume, life) = (self.view.volume, self.life);
+        let Role::Candidate(c) = &mut self.role else { return };
+        if c.base != base || !yes {
+            return;
+        }
+        c.yes.insert(from);
+        if c.yes.len() < needed || !c.yes.contains(&self.me) {
+            self.waiting = Some(format!("{} of {needed} members would let this copy take over", c.yes.len()));
+        } else if now >= c.claim_at {
+            c.claim_at = now + retry;
+            self.waiting = Some("the claim is before the control plane".to_owned());
+            out.push(Output::Control(ControlRequest::Claim { volume, base, life }));
+        }
+    }
+
+    /// The control plane committed a claim of this life.
+    pub(crate) fn become_claimant(&mut self, pending: Pending, now: Time, out: &mut Vec<Output>) {
+        let epoch = pending.configuration.epoch;
+        pending.configuration.validate();
+        assert!(epoch > self.log.promised, "a claim of this life is above every promise: {epoch}, {}", self.log.promised);
+        self.leave_role(out);
+        self.waiting = Some(format!("fencing {epoch}"));
+        self.role = Role::Claimant(Claimant { pending, tails: BTreeMap::new(), chosen: None });
+        for peer in self.peers() {
+            self.greet(peer, out);
+        }
+        self.on_fence(self.me, epoch, now, out);
+    }
+
+    /// T2 to one member: also sent again whenever a lane to it comes up.
+    pub(crate) fn greet(&mut self, peer: NodeId, out: &mut Vec<Output>) {
+        let base = self.view.active.epoch;
+        let epoch = match &mut self.role {
+            Role::Claimant(c) => c.pending.configuration.epoch,
+            Role::Reign(r) => r.greeting(peer),
+            Role::Follower | Role::Candidate(_) => return,
+        };
+        self.send(peer, Message::Fence { epoch, base }, out);
+    }
+
+    /// T2d arrives.
+    pub(crate) fn on_tail(&mut self, from: NodeId, epoch: Epoch, report: TailReport, now: Time, out: &mut Vec<Output>) {
+        match &mut self.role {
+            Role::Claimant(c) if c.pending.configuration.epoch == epoch => {
+                c.tails.insert(from, report);
+                if c.chosen.as_ref().is_some_and(|chosen| chosen.source == from) {
+                    // The source reconnected in the middle of a fetch.
+                    self.fetch_on(now, out);
+                } else {
+                    self.choose(now, out);
+                }
+            }
+            Role::Reign(r) if r.epoch() == epoch => self.reign_tail(from, &report, out),
+            _ => {}
+        }
+    }
+
+    /// T3 and T4.
+    fn choose(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Role::Claimant(c) = &self.role else { return };
+        if c.chosen.is_some() || !c.tails.contains_key(&self.me) {
+            return;
+        }
+        let base = &self.view.active;
+        let valid: Vec<(NodeId, &TailReport)> = c
+            .tails
+            .iter()
+            .filter(|(node, t)| base.member(**node).is_some_and(|m| m.incarnation == t.incarnation) && tail_is_whole(t))
+            .map(|(node, t)| (*node, t))
+            .collect();
+        if valid.len() < base.fence_quorum() {
+            self.waiting = Some(format!(
+                "{} of the {} members needed answered with a whole log ({} answered); the volume opens when more return",
+                valid.len(),
+                base.fence_quorum(),
+                c.tails.len()
+            ));
+            return;
+        }
+        let best = valid.iter().max_by_key(|(node, t)| (t.last_epoch, t.last, *node == self.me)).expect("R is at least 1");
+        let committed = c.tails.values().map(|t| t.committed).max().expect("R is at least 1");
+        let (source, last) = (best.0, best.1.last);
+        if last < committed {
+            // S19: loss is loud. Only more members can help.
+            self.waiting = Some(format!(
+                "the longest log of the members that answered ends at {last}, but {committed} is known to be committed: more \
+                 was lost than the volume is made for, unless another member returns"
+            ));
+            return;
+        }
+        let mut table = best.1.table.continued(last, c.pending.configuration.epoch);
+        if table.entries().len() > TABLE_SOFT_LIMIT {
+            table.forget(self.log.checkpoint);
+        }
+        self.take(Chosen { source, last, table }, now, out);
+    }
+
+    /// T6 first, then T5: the table is durable before the first record that it describes.
+    fn take(&mut self, chosen: Chosen, _now: Time, out: &mut Vec<Output>) {
+        let Role::Claimant(c) = &mut self.role else { return };
+        let epoch = c.pending.configuration.epoch;
+        let table = chosen.table.clone();
+        c.chosen = Some(chosen);
+        self.waiting = Some(format!("adopting the log for {epoch}"));
+        if !self.adopt(epoch, table, out) {
+            self.waiting = Some("this copy's log does not reach back to the chosen log: another copy must take over".to_owned());
+        }
+    }
+
+    pub(crate) fn claimant_adopted(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Role::Claimant(c) = &self.role else { return };
+        if c.pending.configuration.epoch == self.log.adopted {
+            self.fetch_on(now, out);
+        }
+    }
+
+    /// T5: asks for what is still missing, or opens.
+    fn fetch_on(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Role::Claimant(c) = &self.role else { return };
+        let epoch = c.pending.configuration.epoch;
+        let Some(chosen) = c.chosen.clone().filter(|_| self.log.adopted == epoch) else { return };
+        let from = self.log.last().next();
+        if from > chosen.last {
+            self.open(now, out);
+            return;
+        }
+        self.waiting = Some(format!("fetching records {from} to {} from {}", chosen.last, chosen.source));
+        self.send(chosen.source, Message::FetchLog { epoch, from, to: chosen.last }, out);
+    }
+
+    pub(crate) fn on_log_part(&mut self, from_node: NodeId, epoch: Epoch, from: Lsn, records: Vec<Record>, now: Time, out: &mut Vec<Output>) {
+        let Role::Claimant(c) = &self.role else { return };
+        let expected = self.log.last().next();
+        let wanted = c.chosen.as_ref().is_some_and(|ch| ch.source == from_node && ch.last >= expected);
+        if c.pending.configuration.epoch != epoch || self.log.adopted != epoch || !wanted || from != expected {
+            return;
+        }
+        if records.is_empty() {
+            self.waiting = Some(format!("{from_node} no longer holds record {from}: another copy must take over"));
+            return;
+        }
+        for record in &records {
+            if let Err(why) = self.log.push(record) {
+                self.fail(why, out);
+                return;
+            }
+        }
+        out.push(Output::Append(records));
+        self.fetch_on(now, out);
+    }
+
+    /// T6, second half: the new epoch's own record, without which epoch e + 2 could bring back what e + 1 opened without
+    /// (trap 2).
+    fn open(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Role::Claimant(c) = std::mem::replace(&mut self.role, Role::Follower) else { return };
+        let configuration = c.pending.configuration;
+        let epoch = configuration.epoch;
+        let start = self.log.last().next();
+        assert_eq!(self.log.table.epoch_at(start), Some(epoch), "the table gives the new epoch to its first record");
+        let record = Record::seal(Draft {
+            volume: self.view.volume,
+            epoch,
+            lsn: start,
+            prev_hash: self.log.last_hash(),
+            committed: self.log.positions.committed,
+            kind: RecordKind::EpochStart,
+            head: false,
+            tail: false,
+            range: BlockRange::default(),
+            body: encode_configuration(&configuration),
+        });
+        self.waiting = Some(format!("bringing a quorum to the start of {epoch}"));
+        self.leader = Some((self.me, epoch));
+        self.role = Role::Reign(Box::new(Reign::new(self.me, configuration, start, now)));
+        self.append(record, out);
+        for (node, report) in &c.tails {
+            if *node != self.me && self.up.contains(node) {
+                self.reign_tail(*node, report, out);
+            }
+        }
+        // Members whose tail is not in yet have been greeted; their answers come to the reign.
+        for peer in self.peers().into_iter().filter(|p| !c.tails.contains_key(p)) {
+            self.greet(peer, out);
+        }
+    }
+}
+
+/// Whether a tail counts (T3): nothing that the member once held durably is unreadable or gone.
+pub(crate) fn tail_is_whole(tail: &TailReport) -> bool {
+    tail.unknown_to.is_none()
+}

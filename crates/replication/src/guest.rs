@@ -1,0 +1,429 @@
+//! Guests' requests at an active primary.
+//!
+//! A write that covers whole blocks gets its LSN at once. A sub-block write locks its range, waits until what overlaps its
+//! edge blocks is committed, reads those blocks, merges, and only then gets its LSN; whatever overlaps a locked range
+//! queues behind it. So records speak in whole blocks and replay is idempotent (trap 18). A read waits until no
+//! uncommitted record overlaps it (S4, S9), is fetched, and is answered only if the lease is valid *after* the fetch
+//! (trap 5).
+
+use crate::api::{GuestError, GuestOp, Output, Request, RequestKey};
+use crate::replica::{Replica, Role};
+use bytes::{Bytes, BytesMut};
+use holdfast_format::{Draft, Record, RecordKind};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, ByteOffset, Lsn, Quorum, SessionId, Time};
+use std::collections::{BTreeMap, VecDeque};
+
+/// An appended write that is not committed here yet.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    lsn: Lsn,
+    range: BlockRange,
+    /// Whom to answer; `None` once answered.
+    key: Option<RequestKey>,
+    bytes: usize,
+}
+
+/// A sub-block request that holds its range.
+#[derive(Clone, Debug)]
+struct Merge {
+    request: Request,
+    range: BlockRange,
+    /// Edge blocks whose old content is needed, and the content once read.
+    edges: Vec<(BlockIndex, Option<Bytes>)>,
+    /// Starts reading when this is committed here.
+    after: Lsn,
+    reading: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Reading {
+    key: RequestKey,
+    offset: ByteOffset,
+    len: u64,
+    range: BlockRange,
+    /// May be fetched when this is committed here.
+    after: Lsn,
+}
+
+/// Everything guests wait for.
+#[derive(Debug, Default)]
+pub(crate) struct Guests {
+    written: VecDeque<Written>,
+    merges: BTreeMap<u64, Merge>,
+    /// Which merge and which edge a read is for.
+    edge_reads: BTreeMap<u64, (u64, usize)>,
+    /// Wait for a commit before they are fetched.
+    waiting: Vec<Reading>,
+    fetching: BTreeMap<u64, Reading>,
+    /// Were fetched while there was no lease.
+    unleased: Vec<Reading>,
+    /// In order of arrival; overlap a locked range or each other.
+    blocked: VecDeque<Request>,
+    admitted_bytes: usize,
+}
+
+impl Guests {
+    /// Bytes of requests that were admitted and not answered.
+    pub(crate) fn admitted_bytes(&self) -> usize {
+        self.admitted_bytes
+    }
+
+    /// Nothing that has or will get an LSN is unanswered, and no read is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.written.iter().all(|w| w.key.is_none()) && self.merges.is_empty() && self.fetching.is_empty()
+    }
+
+    /// N5: everything up to `quorum` is answered, in LSN order. Takes the proof that only the tracker makes.
+    pub(crate) fn answer_writes(&mut self, quorum: Quorum<Lsn>, out: &mut Vec<Output>) {
+        for w in self.written.iter_mut().take_while(|w| w.lsn <= quorum.get()) {
+            if let Some(key) = w.key.take() {
+                self.admitted_bytes -= w.bytes;
+                out.push(Output::Reply { key, result: Ok(Vec::new()) });
+            }
+        }
+    }
+
+    /// Forgets what a closed connection wanted and has no LSN yet (S12). What has an LSN runs on, unanswered.
+    pub(crate) fn session_closed(&mut self, session: SessionId) {
+        for w in &mut self.written {
+            if w.key.is_some_and(|k| k.session == session) {
+                w.key = None;
+                self.admitted_bytes -= w.bytes;
+            }
+        }
+        let mut freed = 0;
+        self.blocked.retain(|r| keep(r.key, session, cost(r), &mut freed));
+        self.merges.retain(|_, m| keep(m.request.key, session, cost(&m.request), &mut freed));
+        for list in [&mut self.waiting, &mut self.unleased] {
+            list.retain(|r| keep(r.key, session, read_cost(r), &mut freed));
+        }
+        self.fetching.retain(|_, r| keep(r.key, session, read_cost(r), &mut freed));
+        self.admitted_bytes -= freed;
+    }
+
+    /// The last uncommitted record that overlaps `range`.
+    fn last_overlap(&self, range: BlockRange) -> Lsn {
+        self.written.iter().rev().find(|w| w.range.overlaps(range)).map_or(Lsn::ZERO, |w| w.lsn)
+    }
+
+    fn is_locked(&self, range: BlockRange) -> bool {
+        self.merges.values().any(|m| m.range.overlaps(range))
+    }
+}
+
+fn keep(key: RequestKey, closed: SessionId, bytes: usize, freed: &mut usize) -> bool {
+    if key.session == closed {
+        *freed += bytes;
+    }
+    key.session != closed
+}
+
+fn cost(request: &Request) -> usize {
+    request.data.len().max(BLOCK_SIZE)
+}
+
+fn read_cost(read: &Reading) -> usize {
+    usize::try_from(read.len).unwrap_or(BLOCK_SIZE).max(BLOCK_SIZE)
+}
+
+fn covering(request: &Request) -> BlockRange {
+    BlockRange::covering(request.offset, request.len)
+}
+
+/// Blocks that a request changes only in part.
+fn edges(request: &Request) -> Vec<BlockIndex> {
+    let block = BLOCK_SIZE as u64;
+    let range = covering(request);
+    let end = request.offset.0 + request.len;
+    let mut edges = Vec::new();
+    if !request.offset.0.is_multiple_of(block) {
+        edges.push(range.start);
+    }
+    let last = BlockIndex(range.end().0 - 1);
+    if !end.is_multiple_of(block) && edges.first() != Some(&last) {
+        edges.push(last);
+    }
+    edges
+}
+
+impl Replica {
+    /// N1.
+    pub(crate) fn on_request(&mut self, request: Request, now: Time, out: &mut Vec<Output>) {
+        let Role::Reign(r) = &mut self.role else { return };
+        if !r.active {
+            return;
+        }
+        if request.op == GuestOp::Flush {
+            // Every answered write is committed already: the answer itself was the flush (S3).
+            out.push(Output::Reply { key: request.key, result: Ok(Vec::new()) });
+            return;
+        }
+        assert!(request.len > 0, "the shell checks requests: {request:?}");
+        if request.op == GuestOp::Read {
+            let range = covering(&request);
+            let read = Reading { key: request.key, offset: request.offset, len: request.len, range, after: r.guests.last_overlap(range) };
+            r.guests.admitted_bytes += read_cost(&read);
+            if r.draining {
+                r.guests.waiting.push(read);
+            } else {
+                self.fetch(read, out);
+            }
+            return;
+        }
+        r.guests.admitted_bytes += cost(&request);
+        r.guests.blocked.push_back(request);
+        self.unblock(now, out);
+    }
+
+    /// Admits queued changes in order of arrival; one that overlaps a locked range, or an earlier queued one, stays.
+    fn unblock(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Role::Reign(r) = &mut self.role else { return };
+        if r.draining {
+            return;
+        }
+        let queue = std::mem::take(&mut r.guests.blocked);
+        let mut kept: VecDeque<Request> = VecDeque::new();
+        for request in queue {
+            let Role::Reign(r) = &mut self.role else { return };
+            let range = covering(&request);
+            if r.guests.is_locked(range) || kept.iter().any(|k| covering(k).overlaps(range)) {
+                kept.push_back(request);
+            } else {
+                self.start(request, now, out);
+            }
+        }
+        if let Role::Reign(r) = &mut self.role {
+            r.guests.blocked = kept;
+        }
+    }
+
+    fn start(&mut self, request: Request, now: Time, out: &mut Vec<Output>) {
+        let edges = edges(&request);
+        if edges.is_empty() {
+            self.write(&request, &[], out);
+            return;
+        }
+        let id = self.next_tag();
+        let Role::Reign(r) = &mut self.role else { return };
+        let after = edges.iter().map(|b| r.guests.last_overlap(BlockRange::new(b.0, 1))).max().unwrap_or(Lsn::ZERO);
+        let range = covering(&request);
+        let edges = edges.into_iter().map(|b| (b, None)).collect();
+        r.guests.merges.insert(id, Merge { request, range, edges, after, reading: false });
+        self.step_merge(id, now, out);
+    }
+
+    fn step_merge(&mut self, id: u64, now: Time, out: &mut Vec<Output>) {
+        let committed = self.log.positions.committed;
+        let first_tag = self.next_tag;
+        let Role::Reign(r) = &mut self.role else { return };
+        let Some(merge) = r.guests.merges.get_mut(&id) else { return };
+        if !merge.reading && merge.after <= committed {
+            merge.reading = true;
+            for (slot, (block, _)) in merge.edges.iter().enumerate() {
+                self.next_tag += 1;
+                r.guests.edge_reads.insert(self.next_tag, (id, slot));
+                out.push(Output::Read { tag: self.next_tag, range: BlockRange::new(block.0, 1) });
+            }
+            assert!(self.next_tag > first_tag, "a merge has an edge");
+            return;
+        }
+        if merge.edges.iter().all(|(_, content)| content.is_some()) {
+            let merge = r.guests.merges.remove(&id).expect("it was just found");
+            let edges: Vec<(BlockIndex, Bytes)> = merge.edges.into_iter().filter_map(|(b, c)| Some((b, c?))).collect();
+            self.write(&merge.request, &edges, out);
+            self.unblock(now, out);
+        }
+    }
+
+    /// N2: seals and appends.
+    fn write(&mut self, request: &Request, edges: &[(BlockIndex, Bytes)], out: &mut Vec<Output>) {
+        let range = covering(request);
+        let (kind, head, tail, body) = match request.op {
+            GuestOp::Write => (RecordKind::Write, false, false, merged_write(request, range, edges)),
+            GuestOp::WriteZeroes | GuestOp::Discard => {
+                let kind = if request.op == GuestOp::Discard { RecordKind::Discard } else { RecordKind::WriteZeroes };
+                let head = edges.iter().any(|(b, _)| *b == range.start);
+                (kind, head, edges.len() > usize::from(head), merged_zeroes(request, edges))
+            }
+            GuestOp::Read | GuestOp::Flush => unreachable!("only changes are logged"),
+        };
+        let record = Record::seal(Draft {
+            volume: self.view.volume,
+            epoch: self.log.promised,
+            lsn: self.log.last().next(),
+            prev_hash: self.log.last_hash(),
+            committed: self.log.positions.committed,
+            kind,
+            head,
+            tail,
+            range,
+            body,
+        });
+        let written = Written { lsn: record.lsn(), range, key: Some(request.key), bytes: cost(request) };
+        if let Role::Reign(r) = &mut self.role {
+            r.guests.written.push_back(written);
+        }
+        self.append(record, out);
+    }
+
+    fn fetch(&mut self, read: Reading, out: &mut Vec<Output>) {
+        let committed = self.log.positions.committed;
+        let tag = self.next_tag();
+        let Role::Reign(r) = &mut self.role else { return };
+        if read.after > committed {
+            r.guests.waiting.push(read);
+        } else {
+            out.push(Output::Read { tag, range: read.range });
+            r.guests.fetching.insert(tag, read);
+        }
+    }
+
+    pub(crate) fn on_read_done(&mut self, tag: u64, data: Option<Vec<Bytes>>, now: Time, out: &mut Vec<Output>) {
+        let timers = self.timers;
+        let Role::Reign(r) = &mut self.role else { return };
+        if let Some((id, slot)) = r.guests.edge_reads.remove(&tag) {
+            self.edge_read(id, slot, data, now, out);
+            return;
+        }
+        let Some(read) = r.guests.fetching.remove(&tag) else { return };
+        if !r.held.valid(r.grants_needed(), &timers, now) {
+            r.guests.unleased.push(read);
+            return;
+        }
+        r.guests.admitted_bytes -= read_cost(&read);
+        let result = match data {
+            Some(pieces) => Ok(trim_pieces(pieces, read.offset, read.len)),
+            None => Err(GuestError::Corrupt),
+        };
+        out.push(Output::Reply { key: read.key, result });
+        self.step_drain(out);
+    }
+
+    fn edge_read(&mut self, id: u64, slot: usize, data: Option<Vec<Bytes>>, now: Time, out: &mut Vec<Output>) {
+        let Role::Reign(r) = &mut self.role else { return };
+        let Some(merge) = r.guests.merges.get_mut(&id) else {
+            // Its connection closed; whoever queued behind the range may go on.
+            self.unblock(now, out);
+            return;
+        };
+        let Some(pieces) = data else {
+            let merge = r.guests.merges.remove(&id).expect("it was just found");
+            r.guests.admitted_bytes -= cost(&merge.request);
+            out.push(Output::Reply { key: merge.request.key, result: Err(GuestError::Corrupt) });
+            self.unblock(now, out);
+            return;
+        };
+        merge.edges[slot].1 = Some(concat(pieces));
+        self.step_merge(id, now, out);
+    }
+
+    /// More is committed here: what waited for it goes on.
+    pub(crate) fn guests_committed(&mut self, now: Time, out: &mut Vec<Output>) {
+        let committed = self.log.positions.committed;
+        let Role::Reign(r) = &mut self.role else { return };
+        while r.guests.written.front().is_some_and(|w| w.lsn <= committed && w.key.is_none()) {
+            r.guests.written.pop_front();
+        }
+        if !r.draining {
+            let waiting = std::mem::take(&mut r.guests.waiting);
+            for read in waiting {
+                self.fetch(read, out);
+            }
+        }
+        let Role::Reign(r) = &self.role else { return };
+        let ready: Vec<u64> = r.guests.merges.iter().filter(|(_, m)| !m.reading && m.after <= committed).map(|(id, _)| *id).collect();
+        for id in ready {
+            self.step_merge(id, now, out);
+        }
+    }
+
+    /// The lease may be valid again: fetches anew what could not be answered without it.
+    pub(crate) fn retry_unleased(&mut self, now: Time, out: &mut Vec<Output>) {
+        let timers = self.timers;
+        let Role::Reign(r) = &mut self.role else { return };
+        if r.guests.unleased.is_empty() || r.draining || !r.held.valid(r.grants_needed(), &timers, now) {
+            return;
+        }
+        for read in std::mem::take(&mut r.guests.unleased) {
+            self.fetch(read, out);
+        }
+    }
+
+    pub(crate) fn session_closed(&mut self, session: SessionId, now: Time, out: &mut Vec<Output>) {
+        if let Role::Reign(r) = &mut self.role {
+            r.guests.session_closed(session);
+            self.unblock(now, out);
+            self.step_drain(out);
+        }
+    }
+
+    /// A switchover was cancelled before the lease was released: what queued meanwhile goes on.
+    pub(crate) fn resume(&mut self, now: Time, out: &mut Vec<Output>) {
+        if let Role::Reign(r) = &mut self.role {
+            r.draining = false;
+            self.unblock(now, out);
+            self.guests_committed(now, out);
+        }
+    }
+}
+
+/// The new content of every block that a write touches.
+fn merged_write(request: &Request, range: BlockRange, edges: &[(BlockIndex, Bytes)]) -> Bytes {
+    assert_eq!(request.data.len() as u64, request.len, "the shell hands over all of a write's data");
+    if edges.is_empty() {
+        return request.data.clone();
+    }
+    let start = range.start.offset().0;
+    let mut body = BytesMut::zeroed(index(range.count.bytes()));
+    for (block, content) in edges {
+        let at = index(block.offset().0 - start);
+        body[at..at + BLOCK_SIZE].copy_from_slice(content);
+    }
+    let at = index(request.offset.0 - start);
+    body[at..at + request.data.len()].copy_from_slice(&request.data);
+    body.freeze()
+}
+
+/// The edge blocks of a zeroed range, with the part inside the range zeroed.
+fn merged_zeroes(request: &Request, edges: &[(BlockIndex, Bytes)]) -> Bytes {
+    let mut body = BytesMut::with_capacity(edges.len() * BLOCK_SIZE);
+    let end = request.offset.0 + request.len;
+    for (block, content) in edges {
+        let (from, to) = (block.offset().0, block.offset().0 + BLOCK_SIZE as u64);
+        let at = body.len();
+        body.extend_from_slice(content);
+        let (zero_from, zero_to) = (request.offset.0.clamp(from, to) - from, end.clamp(from, to) - from);
+        body[at + index(zero_from)..at + index(zero_to)].fill(0);
+    }
+    body.freeze()
+}
+
+fn index(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a request's bytes fit in memory")
+}
+
+fn concat(pieces: Vec<Bytes>) -> Bytes {
+    match <[Bytes; 1]>::try_from(pieces) {
+        Ok([one]) => one,
+        Err(pieces) => pieces.iter().flat_map(|p| p.iter().copied()).collect(),
+    }
+}
+
+/// Cuts pieces that cover whole blocks down to the bytes that were asked for.
+fn trim_pieces(pieces: Vec<Bytes>, offset: ByteOffset, len: u64) -> Vec<Bytes> {
+    let mut skip = index(offset.0 % BLOCK_SIZE as u64);
+    let mut left = index(len);
+    let mut trimmed = Vec::with_capacity(pieces.len());
+    for mut piece in pieces {
+        let drop = skip.min(piece.len());
+        skip -= drop;
+        let _ = piece.split_to(drop);
+        piece.truncate(left);
+        left -= piece.len();
+        if !piece.is_empty() {
+            trimmed.push(piece);
+        }
+    }
+    assert_eq!(left, 0, "the store returns the whole range");
+    trimmed
+}

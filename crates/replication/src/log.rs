@@ -1,0 +1,149 @@
+//! What a copy knows of its own log.
+
+use crate::api::Opened;
+use holdfast_format::Record;
+use holdfast_format::message::TailReport;
+use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, Positions};
+use std::collections::VecDeque;
+
+/// A copy's log: positions, promise, table, and enough hashes to continue the chain.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) promised: Epoch,
+    /// The epoch whose table this copy has adopted durably in this life; acknowledgements speak for it alone.
+    pub(crate) adopted: Epoch,
+    pub(crate) table: EpochTable,
+    pub(crate) positions: Positions,
+    pub(crate) checkpoint: Lsn,
+    pub(crate) first: Lsn,
+    pub(crate) unknown_to: Option<Lsn>,
+    commit_hint: Lsn,
+    /// Epoch and hash of the record at `received`.
+    last_epoch: Epoch,
+    last_hash: u64,
+    /// The same for records that are received and not durable, oldest first: a tail report names the durable end.
+    volatile: VecDeque<(Lsn, Epoch, u64)>,
+    durable_end: (Epoch, u64),
+}
+
+impl Log {
+    pub(crate) fn new(opened: &Opened) -> Log {
+        let positions = Positions {
+            applied: opened.applied,
+            committed: opened.committed,
+            durable: opened.last,
+            received: opened.last,
+        };
+        positions.validate();
+        Log {
+            incarnation: opened.incarnation,
+            promised: opened.promised,
+            adopted: Epoch::ZERO,
+            table: opened.table.clone(),
+            positions,
+            checkpoint: opened.checkpoint,
+            first: opened.first,
+            // What this copy itself once knew to be committed and no longer holds is lost as surely as what has rotted.
+            unknown_to: opened.unknown_to.max((opened.commit_hint > opened.last).then_some(opened.commit_hint)),
+            commit_hint: opened.commit_hint,
+            last_epoch: opened.last_epoch,
+            last_hash: opened.last_hash,
+            volatile: VecDeque::new(),
+            durable_end: (opened.last_epoch, opened.last_hash),
+        }
+    }
+
+    pub(crate) fn last(&self) -> Lsn {
+        self.positions.received
+    }
+
+    pub(crate) fn last_hash(&self) -> u64 {
+        self.last_hash
+    }
+
+    /// Takes a record that follows the last one. `Err` says how it does not fit: the logs differ where they must not (S15).
+    pub(crate) fn push(&mut self, record: &Record) -> Result<(), String> {
+        let h = record.header();
+        if h.lsn != self.last().next() || h.prev_hash != self.last_hash || self.table.epoch_at(h.lsn) != Some(h.epoch) {
+            return Err(format!(
+                "log matching is broken: record {} of {} with previous hash {:016x} does not follow record {} with hash {:016x} \
+                 under the epoch table {:?}; keep this copy's directory for analysis and replace the copy",
+                h.lsn, h.epoch, h.prev_hash, self.last(), self.last_hash, self.table
+            ));
+        }
+        self.positions.received = h.lsn;
+        (self.last_epoch, self.last_hash) = (h.epoch, record.hash());
+        self.volatile.push_back((h.lsn, h.epoch, record.hash()));
+        self.positions.validate();
+        Ok(())
+    }
+
+    /// The store proved that records up to `durable` are on stable storage.
+    pub(crate) fn note_durable(&mut self, durable: Lsn) {
+        while let Some(&(lsn, epoch, hash)) = self.volatile.front().filter(|v| v.0 <= durable) {
+            self.durable_end = (epoch, hash);
+            self.positions.durable = lsn;
+            self.volatile.pop_front();
+        }
+        if self.unknown_to.is_some_and(|u| u <= self.positions.durable) {
+            // What had rotted was supplied by a primary and is durable again.
+            self.unknown_to = None;
+        }
+        self.positions.validate();
+    }
+
+    /// Records up to `lsn` are committed. Returns the new position if this copy holds more of them than it knew.
+    pub(crate) fn note_committed(&mut self, lsn: Lsn) -> Option<Lsn> {
+        self.commit_hint = self.commit_hint.max(lsn);
+        let committed = lsn.min(self.positions.durable);
+        if committed <= self.positions.committed {
+            return None;
+        }
+        self.positions.committed = committed;
+        self.positions.validate();
+        Some(committed)
+    }
+
+    pub(crate) fn note_applied(&mut self, lsn: Lsn) {
+        self.positions.applied = self.positions.applied.max(lsn);
+        self.positions.validate();
+    }
+
+    /// What stays of this log under `table`: the highest LSN up to which every record is the one that the table's log
+    /// holds. Records of the table's last epoch never conflict with it, however far the sender's log reached then.
+    pub(crate) fn cut_under(&self, table: &EpochTable) -> Option<Lsn> {
+        self.table.common_point(self.last(), table, Lsn(u64::MAX))
+    }
+
+    /// The store cut the log to `last` and adopted `table`.
+    pub(crate) fn note_adopted(&mut self, epoch: Epoch, table: EpochTable, last: Lsn, last_hash: u64) {
+        assert!(last >= self.positions.committed, "a committed record is never cut (S16): {last} below {:?}", self.positions);
+        assert!(epoch >= self.promised && self.volatile.is_empty(), "adopting {epoch} after promising {}", self.promised);
+        let last_epoch = self.table.epoch_at(last).unwrap_or(if last == Lsn::ZERO { Epoch::ZERO } else { self.last_epoch });
+        self.promised = epoch;
+        self.adopted = epoch;
+        self.table = table;
+        self.positions.received = last;
+        self.positions.durable = last;
+        (self.last_epoch, self.last_hash) = (last_epoch, last_hash);
+        self.durable_end = (last_epoch, last_hash);
+        self.positions.validate();
+    }
+
+    /// What this copy tells a claimant (T2d). Only after a drain.
+    pub(crate) fn tail(&self) -> TailReport {
+        assert!(self.volatile.is_empty(), "a tail is reported after older appends drained (trap 9): {:?}", self.positions);
+        TailReport {
+            incarnation: self.incarnation,
+            last_epoch: self.durable_end.0,
+            last: self.positions.durable,
+            last_hash: self.durable_end.1,
+            table: self.table.clone(),
+            committed: self.commit_hint.max(self.positions.committed),
+            applied: self.positions.applied,
+            first: self.first,
+            unknown_to: self.unknown_to,
+        }
+    }
+}

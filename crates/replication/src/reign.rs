@@ -1,0 +1,392 @@
+//! An epoch of this copy's own: brings members to the log, counts the quorum, activates, commits.
+//!
+//! A member's way: `Down ──lane up──► Fencing ──tail──► Adopting ──acknowledged──► Streaming`; back to `Down` when the lane
+//! ends. Every reconnect walks the whole way: what the old lane lost is found by positions, never guessed.
+
+use crate::api::Output;
+use crate::claim::tail_is_whole;
+use crate::guest::Guests;
+use crate::lease::Held;
+use crate::replica::{Replica, Role};
+use crate::tracker::Tracker;
+use holdfast_format::Record;
+use holdfast_format::message::{BeatVolume, Message, TailReport};
+use holdfast_types::{Configuration, ControlRequest, Epoch, Lsn, NodeId, Time};
+use std::collections::{BTreeMap, VecDeque};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PeerState {
+    Down,
+    Fencing,
+    Adopting,
+    Streaming,
+    /// The log no longer reaches it, or it lost what it had acknowledged: it must be replaced.
+    Lost,
+}
+
+/// A member as its primary sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) state: PeerState,
+    /// Next record to send.
+    next: Lsn,
+    /// Sent and not acknowledged: last LSN and bytes of each message.
+    unacknowledged: VecDeque<(Lsn, usize)>,
+    window_used: usize,
+    /// A read of the log is under way for it.
+    reading: Option<u64>,
+    checkpoint: Lsn,
+}
+
+impl Peer {
+    fn new() -> Peer {
+        Peer {
+            state: PeerState::Down,
+            next: Lsn::ZERO,
+            unacknowledged: VecDeque::new(),
+            window_used: 0,
+            reading: None,
+            checkpoint: Lsn::ZERO,
+        }
+    }
+
+    fn restart(&mut self, state: PeerState) {
+        *self = Peer { state, checkpoint: self.checkpoint, ..Peer::new() };
+    }
+
+    fn sent(&mut self, records: &[Record]) {
+        let Some(last) = records.last() else { return };
+        let bytes = records.iter().map(Record::len_bytes).sum();
+        self.next = last.lsn().next();
+        self.unacknowledged.push_back((last.lsn(), bytes));
+        self.window_used += bytes;
+    }
+
+    fn acknowledged(&mut self, durable: Lsn) {
+        while let Some((_, bytes)) = self.unacknowledged.front().copied().filter(|(lsn, _)| *lsn <= durable) {
+            self.unacknowledged.pop_front();
+            self.window_used -= bytes;
+        }
+    }
+}
+
+/// A reign, from its first record on.
+#[derive(Debug)]
+pub(crate) struct Reign {
+    configuration: Configuration,
+    /// LSN of the epoch's own first record: nothing is committed before it is.
+    start: Lsn,
+    pub(crate) active: bool,
+    activate_at: Time,
+    pub(crate) peers: BTreeMap<NodeId, Peer>,
+    pub(crate) tracker: Tracker,
+    pub(crate) held: Held,
+    pub(crate) guests: Guests,
+    /// Appended in this round, not handed to store and members yet.
+    fresh: Vec<Record>,
+    /// What members were last told to be committed.
+    told: Lsn,
+    pub(crate) tell_at: Option<Time>,
+    /// A switchover is under way: nothing new is admitted, and the lease is released when all is answered.
+    pub(crate) draining: bool,
+    /// A member promised a higher epoch: only a new epoch can have its acknowledgements again.
+    pub(crate) overtaken_at: Option<Time>,
+}
+
+impl Reign {
+    pub(crate) fn new(me: NodeId, configuration: Configuration, start: Lsn, now: Time) -> Reign {
+        let peers = configuration.members.iter().filter(|m| m.node != me).map(|m| (m.node, Peer::new())).collect();
+        Reign {
+            tracker: Tracker::new(&configuration),
+            configuration,
+            start,
+            active: false,
+            activate_at: now,
+            peers,
+            held: Held::default(),
+            guests: Guests::default(),
+            fresh: Vec::new(),
+            told: Lsn::ZERO,
+            tell_at: None,
+            draining: false,
+            overtaken_at: None,
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.configuration.epoch
+    }
+
+    /// Epoch with which a member that came up is greeted.
+    pub(crate) fn greeting(&mut self, peer: NodeId) -> Epoch {
+        if let Some(p) = self.peers.get_mut(&peer) {
+            p.restart(PeerState::Fencing);
+        }
+        self.epoch()
+    }
+
+    pub(crate) fn take_fresh(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Members beside this one that must grant a lease.
+    pub(crate) fn grants_needed(&self) -> usize {
+        usize::from(self.configuration.write_quorum) - 1
+    }
+
+    /// When `maintain` wants to be called without any other input.
+    pub(crate) fn next_timeout(&self) -> Option<Time> {
+        let activate = (!self.active && self.tracker.quorum().get() >= self.start).then_some(self.activate_at);
+        [activate, self.tell_at, self.overtaken_at].into_iter().flatten().min()
+    }
+}
+
+impl Replica {
+    /// Assigns nothing, checks nothing: takes a sealed record into the log, for `maintain` to hand out.
+    pub(crate) fn append(&mut self, record: Record, out: &mut Vec<Output>) {
+        if let Err(why) = self.log.push(&record) {
+            self.fail(why, out);
+            return;
+        }
+        let Role::Reign(r) = &mut self.role else { unreachable!("only a reign appends records of its own") };
+        r.fresh.push(record);
+    }
+
+    /// The small block of work after every batch of inputs: what was appended goes to the store and to the members in one
+    /// piece each.
+    pub(crate) fn maintain_reign(&mut self, now: Time, out: &mut Vec<Output>) {
+        let committed = self.commit_known;
+        let (window, epoch) = (self.limits.window_bytes, self.log.promised);
+        let Role::Reign(r) = &mut self.role else { return };
+        let fresh = std::mem::take(&mut r.fresh);
+        let mut told = false;
+        if let Some(first) = fresh.first() {
+            for (node, peer) in &mut r.peers {
+                if peer.state == PeerState::Streaming && peer.next == first.lsn() && peer.window_used < window {
+                    peer.sent(&fresh);
+                    out.push(Output::Send { to: *node, message: Message::Append { epoch, committed, records: fresh.clone() } });
+                    told = true;
+                }
+            }
+            out.push(Output::Append(fresh));
+        }
+        if told {
+            r.told = committed;
+            r.tell_at = None;
+        } else if committed > r.told && r.active {
+            let due = *r.tell_at.get_or_insert(now + self.timers.commit_delay);
+            if now >= due {
+                self.tell_committed(out);
+            }
+        }
+        self.step_activation(now, out);
+        self.step_overtaken(now, out);
+    }
+
+    fn tell_committed(&mut self, out: &mut Vec<Output>) {
+        let (committed, epoch) = (self.commit_known, self.log.promised);
+        let Role::Reign(r) = &mut self.role else { return };
+        r.told = committed;
+        r.tell_at = None;
+        for (node, _) in r.peers.iter().filter(|(_, p)| p.state == PeerState::Streaming) {
+            out.push(Output::Send { to: *node, message: Message::Append { epoch, committed, records: Vec::new() } });
+        }
+    }
+
+    /// T8: asks the control plane once W members hold the first record, and again until it answers.
+    fn step_activation(&mut self, now: Time, out: &mut Vec<Output>) {
+        let (volume, retry) = (self.view.volume, self.timers.control_retry);
+        let Role::Reign(r) = &mut self.role else { return };
+        if r.active || r.tracker.quorum().get() < r.start || now < r.activate_at {
+            return;
+        }
+        r.activate_at = now + retry;
+        self.waiting = Some(format!("{} is held by a quorum; its activation is before the control plane", r.epoch()));
+        out.push(Output::Control(ControlRequest::Activate { volume, epoch: r.epoch() }));
+    }
+
+    /// A member promised a higher epoch, and nothing came of it: only a new epoch of our own gets its acknowledgements.
+    fn step_overtaken(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Role::Reign(r) = &mut self.role else { return };
+        if r.overtaken_at.is_none_or(|at| now < at) {
+            return;
+        }
+        r.overtaken_at = None;
+        if self.is_wanted() {
+            out.push(Output::Event("a member promised a higher epoch that was never opened: claiming a new one".to_owned()));
+            self.leave_role(out);
+            self.become_candidate(now, out);
+        }
+    }
+
+    pub(crate) fn on_reject(&mut self, epoch: Epoch, promised: Epoch, now: Time) {
+        let retry = self.timers.control_retry;
+        if let Role::Reign(r) = &mut self.role
+            && r.epoch() == epoch
+            && promised > epoch
+        {
+            r.overtaken_at.get_or_insert(now + retry + retry);
+        }
+    }
+
+    /// The control plane made this reign the active one (T9).
+    pub(crate) fn activated(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Role::Reign(r) = &mut self.role else { return };
+        if r.active {
+            return;
+        }
+        assert!(r.tracker.quorum().get() >= r.start, "an epoch is activated only after its start is on a quorum (T8)");
+        r.active = true;
+        self.waiting = None;
+        out.push(Output::Event(format!("{} is active, {} is primary from record {} on", r.epoch(), self.me, r.start)));
+        out.push(Output::Serving(true));
+        out.push(Output::BeatNow);
+        self.advance(now, out);
+    }
+
+    /// T7 at the primary: a member told what it holds.
+    pub(crate) fn reign_tail(&mut self, from: NodeId, report: &TailReport, out: &mut Vec<Output>) {
+        let (epoch, table) = (self.log.promised, self.log.table.clone());
+        let registered = self.view.active.member(from).map(|m| m.incarnation);
+        let Role::Reign(r) = &mut self.role else { return };
+        let acknowledged = r.tracker.durable(from);
+        let Some(peer) = r.peers.get_mut(&from) else { return };
+        if registered != Some(report.incarnation) {
+            peer.restart(PeerState::Lost);
+            out.push(Output::Event(format!("{from} has incarnation {} of the copy, which is not the registered one: replace it", report.incarnation)));
+        } else if report.last < acknowledged && tail_is_whole(report) {
+            // Trap 16: its disk took back what it had promised. It never counts again.
+            peer.restart(PeerState::Lost);
+            out.push(Output::Event(format!("{from} had acknowledged records up to {acknowledged} and now ends at {}: its disk lies; replace it", report.last)));
+        } else if report.table.common_point(report.last, &table, Lsn(u64::MAX)).is_none() {
+            peer.restart(PeerState::Lost);
+            out.push(Output::Event(format!("the log no longer reaches back to what {from} holds: replace that copy")));
+        } else {
+            peer.restart(PeerState::Adopting);
+            self.send(from, Message::Adopt { epoch, table }, out);
+        }
+    }
+
+    /// N3 arrives at the primary.
+    pub(crate) fn on_ack(&mut self, from: NodeId, epoch: Epoch, durable: Lsn, checkpoint: Lsn, now: Time, out: &mut Vec<Output>) {
+        let last = self.log.last();
+        let Role::Reign(r) = &mut self.role else { return };
+        if r.epoch() != epoch {
+            return;
+        }
+        let Some(peer) = r.peers.get_mut(&from) else { return };
+        if durable > last {
+            self.fail(format!("{from} acknowledged record {durable} of {epoch}, of which this primary wrote none above {last}"), out);
+            return;
+        }
+        match peer.state {
+            PeerState::Adopting => {
+                peer.state = PeerState::Streaming;
+                peer.next = durable.next();
+            }
+            PeerState::Streaming => peer.acknowledged(durable),
+            PeerState::Down | PeerState::Fencing | PeerState::Lost => return,
+        }
+        peer.checkpoint = peer.checkpoint.max(checkpoint);
+        r.tracker.note(from, durable);
+        self.pump(from, out);
+        self.advance(now, out);
+    }
+
+    pub(crate) fn on_gap(&mut self, from: NodeId, epoch: Epoch, expected: Lsn, out: &mut Vec<Output>) {
+        let Role::Reign(r) = &mut self.role else { return };
+        if r.epoch() != epoch {
+            return;
+        }
+        if let Some(peer) = r.peers.get_mut(&from).filter(|p| p.state == PeerState::Streaming) {
+            peer.restart(PeerState::Streaming);
+            peer.next = expected;
+            self.pump(from, out);
+        }
+    }
+
+    /// Reads the log for a member that is behind what is sent live, as far as its window allows.
+    pub(crate) fn pump(&mut self, to: NodeId, out: &mut Vec<Output>) {
+        let durable = self.log.positions.durable;
+        let (window, max_bytes) = (self.limits.window_bytes, self.limits.catch_up_bytes);
+        let tag = self.next_tag();
+        let Role::Reign(r) = &mut self.role else { return };
+        let Some(peer) = r.peers.get_mut(&to) else { return };
+        let behind = peer.next <= durable && r.fresh.first().is_none_or(|f| peer.next < f.lsn());
+        if peer.state == PeerState::Streaming && behind && peer.reading.is_none() && peer.window_used < window {
+            peer.reading = Some(tag);
+            out.push(Output::ReadLog { tag, from: peer.next, max_bytes });
+        }
+    }
+
+    pub(crate) fn pump_all(&mut self, out: &mut Vec<Output>) {
+        let Role::Reign(r) = &self.role else { return };
+        let behind: Vec<NodeId> = r.peers.keys().copied().collect();
+        for peer in behind {
+            self.pump(peer, out);
+        }
+    }
+
+    /// A read of the log for a lagging member ended.
+    pub(crate) fn catch_up_read(&mut self, tag: u64, records: Option<Vec<Record>>, out: &mut Vec<Output>) {
+        let (committed, epoch) = (self.commit_known, self.log.promised);
+        let Role::Reign(r) = &mut self.role else { return };
+        let Some((&to, peer)) = r.peers.iter_mut().find(|(_, p)| p.reading == Some(tag)) else { return };
+        peer.reading = None;
+        let Some(records) = records.filter(|r| !r.is_empty()) else {
+            peer.restart(PeerState::Lost);
+            out.push(Output::Event(format!("the journal no longer holds what {to} lacks: replace that copy")));
+            return;
+        };
+        if records[0].lsn() != peer.next {
+            return;
+        }
+        peer.sent(&records);
+        out.push(Output::Send { to, message: Message::Append { epoch, committed, records } });
+        self.pump(to, out);
+    }
+
+    /// N4, N5: counts, commits, answers.
+    pub(crate) fn advance(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Role::Reign(r) = &mut self.role else { return };
+        r.tracker.note(self.me, self.log.positions.durable);
+        let quorum = r.tracker.quorum();
+        if !r.active || quorum.get() < r.start {
+            return;
+        }
+        assert!(quorum.get() >= self.commit_known || self.commit_known <= self.log.last(), "commit never falls");
+        r.guests.answer_writes(quorum, out);
+        self.learn_committed(quorum.get(), out);
+        self.guests_committed(now, out);
+        self.step_drain(out);
+    }
+
+    /// A switchover: when every admitted request is answered, gives the lease up.
+    pub(crate) fn step_drain(&mut self, out: &mut Vec<Output>) {
+        let Role::Reign(r) = &self.role else { return };
+        if r.draining && r.active && r.guests.is_idle() && r.fresh.is_empty() {
+            self.release(out);
+        }
+    }
+
+    /// Ends this reign: no read is served and nothing appended any more, and members may fence at once.
+    pub(crate) fn release(&mut self, out: &mut Vec<Output>) {
+        let Role::Reign(r) = &self.role else { return };
+        let (epoch, last) = (r.epoch(), self.log.last());
+        self.leave_role(out);
+        self.released = self.released.max(epoch);
+        for peer in self.peers() {
+            self.send(peer, Message::Release { epoch, last }, out);
+        }
+        self.waiting = Some(format!("{epoch} was handed over at record {last}"));
+        out.push(Output::Event(format!("{epoch} is released at record {last} for a switchover")));
+    }
+
+    /// What a heartbeat to `peer` says of this volume, if this copy leads it and `peer` follows.
+    pub(crate) fn beat_for(&self, peer: NodeId) -> Option<BeatVolume> {
+        let Role::Reign(r) = &self.role else { return None };
+        let follows = r.peers.get(&peer).is_some_and(|p| p.state == PeerState::Streaming);
+        let trim = r.peers.values().map(|p| p.checkpoint).min().map_or(self.log.checkpoint, |c| c.min(self.log.checkpoint));
+        (r.active && follows).then(|| BeatVolume { volume: self.view.volume, epoch: r.epoch(), committed: self.commit_known, trim })
+    }
+}

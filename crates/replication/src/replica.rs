@@ -1,0 +1,363 @@
+//! The copy as a whole: dispatches inputs, keeps the role, names the next timeout.
+
+use crate::api::{CopyStatus, Input, Limits, Opened, Output, RoleName, Timers};
+use crate::claim::{Candidate, Claimant};
+use crate::lease::Granted;
+use crate::log::Log;
+use crate::member::{Fence, FenceStage, Fetch};
+use crate::reign::{PeerState, Reign};
+use holdfast_format::message::{BeatVolume, Message};
+use holdfast_types::{Epoch, EpochTable, Life, Lsn, NodeId, Time, VolumeView};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a copy is doing beyond being a member.
+///
+/// ```text
+/// Follower ──wanted──► Candidate ──claim committed──► Claimant ──log complete──► Reign
+///    ▲                     │                             │                         │
+///    └── no longer wanted, a higher epoch promised or claimed, released ◄──────────┘
+/// ```
+#[derive(Debug)]
+pub(crate) enum Role {
+    Follower,
+    Candidate(Candidate),
+    Claimant(Claimant),
+    Reign(Box<Reign>),
+}
+
+/// One copy of one volume.
+#[derive(Debug)]
+pub struct Replica {
+    pub(crate) me: NodeId,
+    pub(crate) life: Life,
+    pub(crate) timers: Timers,
+    pub(crate) limits: Limits,
+    pub(crate) view: VolumeView,
+    pub(crate) log: Log,
+    /// Lanes to these are up.
+    pub(crate) up: BTreeSet<NodeId>,
+    pub(crate) role: Role,
+    /// Whose log this copy adopted.
+    pub(crate) leader: Option<(NodeId, Epoch)>,
+    pub(crate) granted: Option<Granted>,
+    /// Leases up to this epoch were given up by their holder.
+    pub(crate) released: Epoch,
+    pub(crate) fence: Option<Fence>,
+    pub(crate) adopting: Option<(Epoch, EpochTable)>,
+    pub(crate) fetches: BTreeMap<u64, Fetch>,
+    /// The highest position heard to be committed; may be above what this copy holds.
+    pub(crate) commit_known: Lsn,
+    /// What the copy waits for, for status.
+    pub(crate) waiting: Option<String>,
+    pub(crate) next_tag: u64,
+    failed: bool,
+}
+
+impl Replica {
+    /// A copy as the store opened it. Grants of an earlier life are forgotten, so a whole lease passes before it fences.
+    #[must_use]
+    pub fn new(me: NodeId, life: Life, view: VolumeView, opened: &Opened, timers: Timers, limits: Limits, now: Time) -> Replica {
+        view.active.validate();
+        let granted = (opened.promised > Epoch::ZERO).then(|| Granted::new(None, opened.promised, &timers, now));
+        Replica {
+            me,
+            life,
+            timers,
+            limits,
+            view,
+            log: Log::new(opened),
+            up: BTreeSet::new(),
+            role: Role::Follower,
+            leader: None,
+            granted,
+            released: Epoch::ZERO,
+            fence: None,
+            adopting: None,
+            fetches: BTreeMap::new(),
+            commit_known: opened.committed,
+            waiting: None,
+            next_tag: 0,
+            failed: false,
+        }
+    }
+
+    /// Takes one input; pushes what follows from it. Call [`Replica::maintain`] after each batch of inputs.
+    pub fn handle(&mut self, input: Input, now: Time, out: &mut Vec<Output>) {
+        if self.failed {
+            return;
+        }
+        match input {
+            Input::View(view) => self.on_view(view, now, out),
+            Input::PeerUp(peer) => self.on_peer_up(peer, now, out),
+            Input::PeerDown(peer) => self.on_peer_down(peer),
+            Input::Message { from, message } => self.on_message(from, message, now, out),
+            Input::Tick => self.on_tick(now, out),
+            Input::Request(request) => self.on_request(request, now, out),
+            Input::SessionClosed(session) => self.session_closed(session, now, out),
+            Input::Durable(proof) => self.on_durable(proof.get(), now, out),
+            Input::Promised(epoch) => self.on_promised(epoch, now, out),
+            Input::Adopted { epoch, last, last_hash } => self.on_adopted(epoch, last, last_hash, now, out),
+            Input::Applied(lsn) => self.log.note_applied(lsn),
+            Input::Checkpointed(lsn) => self.log.checkpoint = self.log.checkpoint.max(lsn),
+            Input::ReadDone { tag, data } => self.on_read_done(tag, data, now, out),
+            Input::LogRead { tag, records } => {
+                if !self.fetch_read(tag, records.as_deref(), out) {
+                    self.catch_up_read(tag, records, out);
+                }
+            }
+            Input::Failed(why) => {
+                self.leave_role(out);
+                self.failed = true;
+                self.waiting = Some(why);
+            }
+        }
+    }
+
+    /// The same small block of work after every batch of inputs.
+    pub fn maintain(&mut self, now: Time, out: &mut Vec<Output>) {
+        if !self.failed {
+            self.maintain_reign(now, out);
+        }
+    }
+
+    /// When `Input::Tick` is due, at the latest.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Time> {
+        if self.failed {
+            return None;
+        }
+        let role = match &self.role {
+            Role::Candidate(c) => Some(c.ask_at),
+            Role::Reign(r) => r.next_timeout(),
+            Role::Follower | Role::Claimant(_) => None,
+        };
+        let fence = self.fence.filter(|f| f.stage == FenceStage::WaitingLease).and(self.granted.map(|g| g.until));
+        [role, fence].into_iter().flatten().min()
+    }
+
+    /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13).
+    #[must_use]
+    pub fn accepts(&self) -> bool {
+        match &self.role {
+            Role::Reign(r) => r.guests.admitted_bytes() < self.limits.admitted_bytes,
+            _ => false,
+        }
+    }
+
+    /// Whether guests are served.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        matches!(&self.role, Role::Reign(r) if r.active)
+    }
+
+    /// What a heartbeat to `peer` says of this volume.
+    #[must_use]
+    pub fn beat(&self, peer: NodeId) -> Option<BeatVolume> {
+        self.beat_for(peer)
+    }
+
+    /// A primary's heartbeat arrived: whether a lease is granted.
+    pub fn beaten(&mut self, from: NodeId, beat: &BeatVolume, now: Time, out: &mut Vec<Output>) -> bool {
+        !self.failed && self.on_beat(from, beat, now, out)
+    }
+
+    /// `member` granted the lease of `epoch` that was asked for at `sent`.
+    pub fn lease_granted(&mut self, member: NodeId, epoch: Epoch, sent: Time, now: Time, out: &mut Vec<Output>) {
+        if let Role::Reign(r) = &mut self.role
+            && r.epoch() == epoch
+        {
+            r.held.granted(member, sent);
+            self.retry_unleased(now, out);
+        }
+    }
+
+    /// Time may have passed unseen (a stopped process, a slow loop): the lease is given up and asked for again (trap 6).
+    pub fn drop_lease(&mut self, out: &mut Vec<Output>) {
+        if let Role::Reign(r) = &mut self.role {
+            r.held.drop_all();
+            out.push(Output::BeatNow);
+        }
+    }
+
+    /// The copy at a glance.
+    #[must_use]
+    pub fn status(&self) -> CopyStatus {
+        let role = match &self.role {
+            _ if self.failed => RoleName::Failed,
+            Role::Follower => RoleName::Secondary,
+            Role::Reign(r) if r.active => RoleName::Primary,
+            Role::Candidate(_) | Role::Claimant(_) | Role::Reign(_) => RoleName::Claimant,
+        };
+        CopyStatus {
+            role,
+            serving: self.is_serving(),
+            in_epoch: self.log.adopted == self.view.active.epoch,
+            promised: self.log.promised,
+            positions: self.log.positions,
+            waiting: self.waiting.clone(),
+        }
+    }
+
+    /// The view this copy acts on.
+    #[must_use]
+    pub fn view(&self) -> &VolumeView {
+        &self.view
+    }
+
+    pub(crate) fn next_tag(&mut self) -> u64 {
+        self.next_tag += 1;
+        self.next_tag
+    }
+
+    /// The other members.
+    pub(crate) fn peers(&self) -> Vec<NodeId> {
+        self.view.active.members.iter().map(|m| m.node).filter(|n| *n != self.me).collect()
+    }
+
+    pub(crate) fn send(&self, to: NodeId, message: Message, out: &mut Vec<Output>) {
+        if self.up.contains(&to) {
+            out.push(Output::Send { to, message });
+        }
+    }
+
+    /// An invariant does not hold: this copy stops, it never guesses.
+    pub(crate) fn fail(&mut self, why: String, out: &mut Vec<Output>) {
+        self.leave_role(out);
+        self.failed = true;
+        self.waiting = Some(why.clone());
+        out.push(Output::Fail(why));
+    }
+
+    /// Back to follower; guests are disconnected if there are any.
+    pub(crate) fn leave_role(&mut self, out: &mut Vec<Output>) {
+        let left = std::mem::replace(&mut self.role, Role::Follower);
+        if let Role::Reign(mut r) = left {
+            // Appended in this round: journaled here and sent nowhere. The next epoch decides about it.
+            let fresh = r.take_fresh();
+            if !fresh.is_empty() {
+                out.push(Output::Append(fresh));
+            }
+            if r.active {
+                out.push(Output::Serving(false));
+            }
+        }
+        self.waiting = None;
+    }
+
+    /// A promise of `epoch` ends what this copy did in an older one.
+    pub(crate) fn leave_roles_below(&mut self, epoch: Epoch, out: &mut Vec<Output>) {
+        let below = match &self.role {
+            Role::Follower | Role::Candidate(_) => false,
+            Role::Claimant(c) => c.pending.configuration.epoch < epoch,
+            Role::Reign(r) => r.epoch() < epoch,
+        };
+        if below {
+            self.leave_role(out);
+        }
+    }
+
+    fn on_view(&mut self, view: VolumeView, now: Time, out: &mut Vec<Output>) {
+        view.active.validate();
+        if view.active.epoch < self.view.active.epoch {
+            return;
+        }
+        self.view = view;
+        let active = self.view.active.epoch;
+        let claimed = self.view.pending.as_ref().filter(|p| p.base == active).map(|p| (p.configuration.epoch, p.configuration.primary, p.life));
+        let mine = claimed.filter(|(_, primary, life)| *primary == Some(self.me) && *life == self.life).map(|c| c.0);
+        let superseded = match &self.role {
+            Role::Follower => false,
+            Role::Candidate(c) => c.base != active || !self.is_wanted(),
+            Role::Claimant(c) => mine != Some(c.pending.configuration.epoch),
+            Role::Reign(r) if r.active => r.epoch() < active,
+            Role::Reign(r) => mine != Some(r.epoch()) && r.epoch() != active,
+        };
+        if superseded {
+            self.leave_role(out);
+        }
+        if matches!(&self.role, Role::Reign(r) if r.epoch() == active && !r.active) {
+            self.activated(now, out);
+        }
+        self.follow_nomination(now, out);
+        if mine.is_some_and(|epoch| epoch > self.log.promised) {
+            let pending = self.view.pending.clone().expect("a claim of this life is pending");
+            self.become_claimant(pending, now, out);
+        }
+        self.want(now, out);
+    }
+
+    /// A primary whose successor is nominated lets go: after draining if the change is planned, at once if it is forced.
+    fn follow_nomination(&mut self, now: Time, out: &mut Vec<Output>) {
+        let me = self.me;
+        let nominee = self.view.nominee;
+        let Role::Reign(r) = &mut self.role else { return };
+        match nominee.filter(|n| n.base == r.epoch() && n.node != me) {
+            Some(n) if r.active && n.planned => {
+                r.draining = true;
+                self.step_drain(out);
+            }
+            Some(_) if r.active => self.release(out),
+            _ if r.draining => self.resume(now, out),
+            _ => {}
+        }
+    }
+
+    fn want(&mut self, now: Time, out: &mut Vec<Output>) {
+        if matches!(self.role, Role::Follower) && self.is_wanted() {
+            self.become_candidate(now, out);
+        }
+    }
+
+    fn on_peer_up(&mut self, peer: NodeId, now: Time, out: &mut Vec<Output>) {
+        self.up.insert(peer);
+        self.greet(peer, out);
+        self.preclaim_now(now, out);
+    }
+
+    fn on_peer_down(&mut self, peer: NodeId) {
+        self.up.remove(&peer);
+        if let Role::Reign(r) = &mut self.role
+            && let Some(p) = r.peers.get_mut(&peer)
+            && p.state != PeerState::Lost
+        {
+            p.state = PeerState::Down;
+        }
+    }
+
+    fn on_tick(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.step_fence(now, out);
+        self.step_candidate(now, out);
+    }
+
+    fn on_durable(&mut self, durable: Lsn, now: Time, out: &mut Vec<Output>) {
+        self.log.note_durable(durable);
+        if let Some(lsn) = self.log.note_committed(self.commit_known) {
+            out.push(crate::api::Output::Commit(lsn));
+        }
+        self.step_fence(now, out);
+        if matches!(self.role, Role::Reign(_)) {
+            self.advance(now, out);
+            self.guests_committed(now, out);
+            self.pump_all(out);
+        } else {
+            self.acknowledge(out);
+        }
+    }
+
+    fn on_message(&mut self, from: NodeId, message: Message, now: Time, out: &mut Vec<Output>) {
+        match message {
+            Message::PreClaim { base } => self.on_preclaim(from, base, now, out),
+            Message::PreClaimReply { base, yes } => self.on_preclaim_reply(from, base, yes, now, out),
+            Message::Fence { epoch, .. } => self.on_fence(from, epoch, now, out),
+            Message::Tail { epoch, report } => self.on_tail(from, epoch, report, now, out),
+            Message::Reject { epoch, promised } => self.on_reject(epoch, promised, now),
+            Message::FetchLog { epoch, from: first, to } => self.on_fetch(from, epoch, first, to, out),
+            Message::LogPart { epoch, from: first, records } => self.on_log_part(from, epoch, first, records, now, out),
+            Message::Adopt { epoch, table } => self.on_adopt(from, epoch, table, out),
+            Message::Append { epoch, committed, records } => self.on_append(from, epoch, committed, records, out),
+            Message::AppendAck { epoch, durable, checkpoint, .. } => self.on_ack(from, epoch, durable, checkpoint, now, out),
+            Message::Gap { epoch, expected } => self.on_gap(from, epoch, expected, out),
+            Message::Release { epoch, .. } => self.on_release(from, epoch, now, out),
+        }
+    }
+}
