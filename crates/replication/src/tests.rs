@@ -1,1 +1,224 @@
+//! Three copies, an ideal network and an ideal store: each test is a scenario in which the protocol's rule is visible. The
+//! adversary lives in `holdfast-sim`.
 
+mod cluster;
+
+use crate::api::{GuestOp, RoleName};
+use cluster::Cluster;
+use holdfast_format::RecordKind;
+use holdfast_types::{Epoch, Lsn, NodeId};
+use std::time::Duration;
+
+const N1: NodeId = NodeId(1);
+const N2: NodeId = NodeId(2);
+const N3: NodeId = NodeId(3);
+
+#[test]
+fn a_nominated_copy_opens_and_serves() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    assert_eq!(c.status(N1).role, RoleName::Primary);
+    let w = c.write(N1, 8192, b"hello");
+    assert_eq!(c.reply(w), Some(Vec::new()), "answered when a quorum holds it");
+    let r = c.read(N1, 8190, 9);
+    assert_eq!(c.reply(r).as_deref(), Some(b"\0\0hello\0\0".as_slice()), "a sub-block write keeps its neighbours");
+    c.run_for(Duration::from_millis(50));
+    for n in [N1, N2, N3] {
+        assert_eq!(c.committed(n), c.last(n), "every copy learns the commit of an idle volume");
+        assert_eq!(c.log(n), c.log(N1));
+    }
+}
+
+#[test]
+fn one_copy_alone_answers_nothing() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.cut(N2);
+    c.cut(N3);
+    let w = c.write(N1, 0, b"x");
+    c.run_for(Duration::from_millis(500));
+    assert_eq!(c.reply(w), None, "no quorum, no answer (S1)");
+    c.join(N2);
+    c.run_for(Duration::from_millis(100));
+    assert_eq!(c.reply(w), Some(Vec::new()), "on return of a quorum it goes on by itself (L6)");
+}
+
+#[test]
+fn reads_stop_with_the_lease_and_come_back_with_it() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.cut(N2);
+    c.cut(N3);
+    c.run_for(Duration::from_secs(3));
+    let r = c.read(N1, 0, 512);
+    c.run_for(Duration::from_millis(100));
+    assert_eq!(c.reply(r), None, "no lease, no read (S13)");
+    c.join(N3);
+    c.run_for(Duration::from_millis(500));
+    assert!(c.reply(r).is_some());
+}
+
+#[test]
+fn takeover_waits_for_the_lease_and_keeps_what_was_answered() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    let writes: Vec<_> = (0..10).map(|i| c.write(N1, i * 4096, &[b'a' + u8::try_from(i).expect("small"); 100])).collect();
+    assert!(writes.iter().all(|w| c.reply(*w).is_some()));
+    c.crash(N1);
+    c.nominate(N2, false);
+    assert_ne!(c.status(N2).role, RoleName::Primary, "a lease may still be held by the old primary");
+    c.run_for(Duration::from_millis(2_300));
+    assert_eq!(c.status(N2).role, RoleName::Primary);
+    let r = c.read(N2, 9 * 4096, 100);
+    c.run_for(Duration::from_millis(100));
+    assert_eq!(c.reply(r), Some(vec![b'j'; 100]));
+}
+
+#[test]
+fn an_unanswered_tail_of_a_deposed_primary_is_cut() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.run_for(Duration::from_millis(300));
+    c.cut(N1);
+    let lost = c.write(N1, 0, b"nobody heard this");
+    let tail = c.last(N1);
+    c.nominate(N2, false);
+    c.run_for(Duration::from_millis(2_300));
+    assert_eq!(c.status(N2).role, RoleName::Primary);
+    let kept = c.write(N2, 4096, b"heard");
+    assert!(c.reply(kept).is_some());
+    c.join(N1);
+    c.run_for(Duration::from_millis(500));
+    assert_eq!(c.reply(lost), None);
+    assert_eq!(c.status(N1).role, RoleName::Secondary);
+    assert_eq!(c.log(N1), c.log(N2), "the diverging record {tail} is gone (S8)");
+    let r = c.read(N2, 0, 5);
+    assert_eq!(c.reply(r), Some(vec![0; 5]));
+}
+
+#[test]
+fn a_claimant_fetches_a_longer_log_before_it_opens() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.cut(N3);
+    for i in 0..5 {
+        let w = c.write(N1, i * 4096, b"only on two");
+        assert!(c.reply(w).is_some());
+    }
+    c.crash(N1);
+    c.join(N3);
+    c.nominate(N3, false);
+    c.run_for(Duration::from_millis(2_500));
+    assert_eq!(c.status(N3).role, RoleName::Primary, "{:?}", c.status(N3));
+    let r = c.read(N3, 4 * 4096, 11);
+    assert_eq!(c.reply(r), Some(b"only on two".to_vec()), "S1");
+}
+
+#[test]
+fn a_switchover_drains_and_needs_no_lease_to_end() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    let w = c.write(N1, 0, b"before");
+    assert!(c.reply(w).is_some());
+    c.run_for(Duration::from_millis(300));
+    let before = c.now();
+    c.nominate(N3, true);
+    c.run_for(Duration::from_millis(20));
+    assert_eq!(c.status(N3).role, RoleName::Primary);
+    assert_eq!(c.status(N1).role, RoleName::Secondary);
+    assert!(c.now() - before < Duration::from_millis(100));
+    let r = c.read(N3, 0, 6);
+    c.run_for(Duration::from_millis(20));
+    assert_eq!(c.reply(r), Some(b"before".to_vec()));
+}
+
+#[test]
+fn a_restarted_primary_claims_a_new_epoch() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    let w = c.write(N1, 0, b"kept");
+    assert!(c.reply(w).is_some());
+    let old = c.active().epoch;
+    c.crash(N1);
+    c.restart(N1);
+    c.run_for(Duration::from_millis(2_500));
+    assert_eq!(c.status(N1).role, RoleName::Primary);
+    assert!(c.active().epoch > old, "N0: an epoch belongs to one life");
+    let starts = c.log(N1).iter().filter(|(_, k, _)| *k == RecordKind::EpochStart).count();
+    assert_eq!(starts, 2);
+    let r = c.read(N1, 0, 4);
+    c.run_for(Duration::from_millis(300));
+    assert_eq!(c.reply(r), Some(b"kept".to_vec()));
+}
+
+#[test]
+fn a_wiped_copy_under_its_old_name_does_not_count() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.cut(N3);
+    let w = c.write(N1, 0, b"on n1 and n2");
+    assert!(c.reply(w).is_some());
+    c.crash(N1);
+    c.wipe(N2);
+    c.join(N3);
+    c.nominate(N3, false);
+    c.run_for(Duration::from_secs(5));
+    assert_ne!(c.status(N3).role, RoleName::Primary, "S20: the wiped copy must not complete a fence quorum");
+    c.restart(N1);
+    c.run_for(Duration::from_secs(3));
+    assert_eq!(c.status(N3).role, RoleName::Primary, "with the copy that holds the write the volume opens (S19)");
+    let r = c.read(N3, 0, 12);
+    c.run_for(Duration::from_millis(300));
+    assert_eq!(c.reply(r), Some(b"on n1 and n2".to_vec()));
+}
+
+#[test]
+fn a_lagging_copy_catches_up_from_the_log() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.cut(N2);
+    for i in 0..300 {
+        let w = c.write(N1, (i % 7) * 4096, &[u8::try_from(i % 251).expect("small"); 4096]);
+        assert!(c.reply(w).is_some());
+    }
+    c.join(N2);
+    c.run_for(Duration::from_millis(300));
+    assert_eq!(c.log(N2), c.log(N1));
+    assert_eq!(c.committed(N2), c.last(N1));
+}
+
+#[test]
+fn overlapping_sub_block_writes_keep_each_other() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.hold_store(N1);
+    let writes: Vec<_> = (0..8u64).map(|i| c.write(N1, i * 512, &[b'0' + u8::try_from(i).expect("small"); 512])).collect();
+    let whole = c.op(N1, GuestOp::Discard, 100, 200, b"");
+    c.release_store(N1);
+    c.run_for(Duration::from_millis(200));
+    assert!(writes.iter().all(|w| c.reply(*w).is_some()) && c.reply(whole).is_some());
+    let r = c.read(N1, 0, 4096);
+    let data = c.reply(r).expect("answered");
+    for (i, sector) in data.chunks(512).enumerate().skip(1) {
+        assert!(sector.iter().all(|b| usize::from(*b) == usize::from(b'0') + i), "sector {i} was lost to a neighbour");
+    }
+    assert_eq!((&data[..100], &data[100..300], &data[300..512]), (&[b'0'; 100][..], &[0; 200][..], &[b'0'; 212][..]));
+}
+
+#[test]
+fn a_claim_that_was_overtaken_opens_nothing() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.cut(N1);
+    c.hold_control(true);
+    c.nominate(N2, false);
+    c.run_for(Duration::from_millis(2_500));
+    assert_ne!(c.status(N2).role, RoleName::Primary);
+    c.forge_claim(N3);
+    c.hold_control(false);
+    c.run_for(Duration::from_millis(1_500));
+    let primaries: Vec<NodeId> = [N2, N3].into_iter().filter(|n| c.status(*n).role == RoleName::Primary).collect();
+    assert!(primaries.len() <= 1, "S11, S21");
+    assert!(c.active().epoch > Epoch(1) || primaries.is_empty());
+    assert!(c.last(N2) >= Lsn(1));
+}

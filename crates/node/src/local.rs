@@ -1,0 +1,17 @@
+//! What the control plane tells the shard that holds this node's copies.
+
+use holdfast_types::{Incarnation, VolumeId, VolumeSize, VolumeView};
+use std::collections::BTreeMap;
+
+/// The part of the control plane's state that concerns this node's copies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalView {
+    /// Volumes of which this node is a member.
+    pub views: Vec<VolumeView>,
+    /// Copies that this node is to make and has not registered yet.
+    pub create: Vec<(VolumeId, VolumeSize)>,
+    /// Volumes whose copy here is to be removed.
+    pub delete: Vec<VolumeId>,
+    /// Which on-disk state of each copy counts.
+    pub registered: BTreeMap<VolumeId, Incarnation>,
+}

@@ -1,0 +1,650 @@
+//! The data plane of one node: the store, and the replicas whose copies it holds.
+//!
+//! Flow: inputs of a wake-up are handed to [`Shard::handle`] one by one, then [`Shard::maintain`] runs once, so that
+//! everything that arrived together shares one journal frame and one message per member.
+//!
+//! Invariants: store commands of a copy reach the store in the order the replica gave them; a copy whose incarnation is
+//! not the registered one never gets a replica (S20).
+//!
+//! Deliberately absent: I/O, sockets, connections; what the control plane decides.
+
+use crate::local::LocalView;
+use bytes::Bytes;
+use holdfast_format::message::{BeatVolume, Message, ShardMessage};
+use holdfast_replication as replication;
+use holdfast_replication::{CopyStatus, GuestError, Limits, Opened, Replica, Request, RequestKey, Timers};
+use holdfast_store as store;
+use holdfast_store::io::{DiskDone, DiskOp};
+use holdfast_store::{OpenedCopy, Store, StoreConfig};
+use holdfast_types::{
+    ControlRequest, Epoch, Incarnation, Life, Lsn, NodeId, Rng, SessionId, Time, VolumeId, VolumeSize, VolumeView,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How a shard behaves.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// This node.
+    pub me: NodeId,
+    /// This life of the process.
+    pub life: Life,
+    /// Durations of the protocol.
+    pub timers: Timers,
+    /// Interval of heartbeats to members of volumes led from here.
+    pub beat: Duration,
+    /// Bounds on memory.
+    pub limits: Limits,
+    /// The store.
+    pub store: StoreConfig,
+    /// Source of incarnations; random in production.
+    pub seed: u64,
+}
+
+/// Into a shard.
+#[derive(Debug)]
+pub enum Input {
+    /// First of all.
+    Start,
+    /// A disk operation ended.
+    Disk(DiskDone),
+    /// The control plane's state for this node's copies.
+    Local(LocalView),
+    /// The outgoing lane of a volume to a peer is open.
+    PeerUp {
+        /// The peer.
+        peer: NodeId,
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// That lane has ended.
+    PeerDown {
+        /// The peer.
+        peer: NodeId,
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// From a peer, on a volume's lane.
+    Message {
+        /// The peer.
+        from: NodeId,
+        /// The volume.
+        volume: VolumeId,
+        /// What it says.
+        message: Message,
+    },
+    /// From a peer, on the heartbeat lane.
+    Beat {
+        /// The peer.
+        from: NodeId,
+        /// What it says.
+        message: ShardMessage,
+    },
+    /// A guest wants something of a volume that is served here.
+    Request {
+        /// The volume.
+        volume: VolumeId,
+        /// What.
+        request: Request,
+    },
+    /// A guest's connection ended.
+    SessionClosed {
+        /// The volume.
+        volume: VolumeId,
+        /// The connection.
+        session: SessionId,
+    },
+    /// A time named by `next_timeout` has come.
+    Tick,
+}
+
+/// Out of a shard.
+#[derive(Debug)]
+pub enum Output {
+    /// To the disk.
+    Disk(DiskOp),
+    /// To a peer, on the volume's lane.
+    Send {
+        /// The peer.
+        to: NodeId,
+        /// The volume.
+        volume: VolumeId,
+        /// What to say.
+        message: Message,
+    },
+    /// To a peer, on the heartbeat lane.
+    SendBeat {
+        /// The peer.
+        to: NodeId,
+        /// What to say.
+        message: ShardMessage,
+    },
+    /// To a guest.
+    Reply {
+        /// The volume.
+        volume: VolumeId,
+        /// Which request.
+        key: RequestKey,
+        /// How it went.
+        result: Result<Vec<Bytes>, GuestError>,
+    },
+    /// To the control plane.
+    Control(ControlRequest),
+    /// To the control plane: the copy is there.
+    CopyCreated {
+        /// The volume.
+        volume: VolumeId,
+        /// Its on-disk state.
+        incarnation: Incarnation,
+    },
+    /// To the control plane: the copy is gone.
+    CopyDeleted {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Guests of the volume may attach, or are to be disconnected.
+    Serving {
+        /// The volume.
+        volume: VolumeId,
+        /// Which.
+        serving: bool,
+    },
+    /// A lane of this volume to this peer is wanted from now on.
+    OpenLane {
+        /// The peer.
+        peer: NodeId,
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// The lane is not wanted any more.
+    CloseLane {
+        /// The peer.
+        peer: NodeId,
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// For people.
+    Event {
+        /// Which volume it concerns; `None`: all of the shard.
+        volume: Option<VolumeId>,
+        /// What happened.
+        text: String,
+    },
+}
+
+/// One copy at a glance, for heartbeats and status.
+#[derive(Clone, Debug)]
+pub struct CopyRow {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Role and positions; `None` while it has none (not opened, or not the registered copy).
+    pub status: Option<CopyStatus>,
+    /// Digest of the image at `status.positions.applied`.
+    pub digest: u64,
+    /// Why the copy takes no part, if it does not.
+    pub failed: Option<String>,
+}
+
+/// One copy.
+#[derive(Debug)]
+struct Copy {
+    opened: OpenedCopy,
+    replica: Option<Replica>,
+    applied: Lsn,
+    digest: u64,
+    failed: Option<String>,
+    lanes: BTreeSet<NodeId>,
+}
+
+/// A heartbeat that was sent and may be answered.
+#[derive(Debug)]
+struct SentBeat {
+    seq: u64,
+    at: Time,
+    volumes: Vec<(VolumeId, Epoch)>,
+}
+
+/// All copies of one node.
+#[derive(Debug)]
+pub struct Shard {
+    config: ShardConfig,
+    store: Store,
+    rng: Rng,
+    local: LocalView,
+    copies: BTreeMap<VolumeId, Copy>,
+    /// Made on request of the control plane, not yet shown as registered.
+    creating: BTreeSet<VolumeId>,
+    deleting: BTreeSet<VolumeId>,
+    started: bool,
+    shard_failed: Option<String>,
+    /// Lanes that are up; replicas made later are told.
+    up: BTreeSet<(VolumeId, NodeId)>,
+    beats: BTreeMap<NodeId, Vec<SentBeat>>,
+    beat_seq: u64,
+    beat_at: Time,
+    last_seen: Time,
+    store_out: Vec<store::Output>,
+    replica_out: Vec<replication::Output>,
+}
+
+/// Heartbeats to one peer that are remembered until they are answered.
+const REMEMBERED_BEATS: usize = 32;
+
+impl Shard {
+    /// A shard that has done nothing yet.
+    #[must_use]
+    pub fn new(config: ShardConfig, now: Time) -> Shard {
+        let mut rng = Rng::new(config.seed);
+        Shard {
+            store: Store::new(config.store.clone(), rng.next_u64()),
+            rng,
+            config,
+            local: LocalView::default(),
+            copies: BTreeMap::new(),
+            creating: BTreeSet::new(),
+            deleting: BTreeSet::new(),
+            started: false,
+            shard_failed: None,
+            up: BTreeSet::new(),
+            beats: BTreeMap::new(),
+            beat_seq: 0,
+            beat_at: now,
+            last_seen: now,
+            store_out: Vec::new(),
+            replica_out: Vec::new(),
+        }
+    }
+
+    /// Takes one input; pushes what follows from it.
+    pub fn handle(&mut self, input: Input, now: Time, out: &mut Vec<Output>) {
+        self.notice_gap(now, out);
+        match input {
+            Input::Start => self.store(store::Input::Start, now, out),
+            Input::Disk(done) => self.store(store::Input::Done(done), now, out),
+            Input::Local(local) => self.on_local(local, now, out),
+            Input::PeerUp { peer, volume } => {
+                self.up.insert((volume, peer));
+                self.replica(volume, replication::Input::PeerUp(peer), now, out);
+            }
+            Input::PeerDown { peer, volume } => {
+                self.up.remove(&(volume, peer));
+                self.replica(volume, replication::Input::PeerDown(peer), now, out);
+            }
+            Input::Message { from, volume, message } => {
+                self.replica(volume, replication::Input::Message { from, message }, now, out);
+            }
+            Input::Beat { from, message } => self.on_beat(from, message, now, out),
+            Input::Request { volume, request } => self.replica(volume, replication::Input::Request(request), now, out),
+            Input::SessionClosed { volume, session } => {
+                self.replica(volume, replication::Input::SessionClosed(session), now, out);
+            }
+            Input::Tick => self.on_tick(now, out),
+        }
+    }
+
+    /// The block of work after every batch of inputs.
+    pub fn maintain(&mut self, now: Time, out: &mut Vec<Output>) {
+        let volumes: Vec<VolumeId> = self.copies.keys().copied().collect();
+        for volume in volumes {
+            let mut buffer = std::mem::take(&mut self.replica_out);
+            if let Some(replica) = self.copies.get_mut(&volume).and_then(|c| c.replica.as_mut()) {
+                replica.maintain(now, &mut buffer);
+            }
+            self.carry(volume, &mut buffer, now, out);
+            self.replica_out = buffer;
+        }
+        if now >= self.beat_at {
+            self.send_beats(now, out);
+        }
+    }
+
+    /// When `Input::Tick` is due at the latest. `None`: nothing to do until something arrives.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Time> {
+        let leads = self.replicas().any(|(_, r)| r.is_serving());
+        let replicas = self.replicas().filter_map(|(_, r)| r.next_timeout()).min();
+        [self.store.next_timeout(), replicas, leads.then_some(self.beat_at)].into_iter().flatten().min()
+    }
+
+    /// Whether guests of `volume` may hand over more.
+    #[must_use]
+    pub fn accepts(&self, volume: VolumeId) -> bool {
+        self.store.backlog_bytes() < self.config.limits.admitted_bytes as u64 * 2
+            && self.copies.get(&volume).and_then(|c| c.replica.as_ref()).is_some_and(Replica::accepts)
+    }
+
+    /// Whether guests of `volume` are served here.
+    #[must_use]
+    pub fn is_serving(&self, volume: VolumeId) -> bool {
+        self.copies.get(&volume).and_then(|c| c.replica.as_ref()).is_some_and(Replica::is_serving)
+    }
+
+    /// What the control plane last said of `volume`.
+    #[must_use]
+    pub fn view(&self, volume: VolumeId) -> Option<&VolumeView> {
+        self.local.views.iter().find(|v| v.volume == volume)
+    }
+
+    /// The store, for checkers and metrics.
+    #[must_use]
+    pub fn storage(&self) -> &Store {
+        &self.store
+    }
+
+    /// The copies at a glance, by volume. Volumes whose copy is missing have a row that says so.
+    #[must_use]
+    pub fn rows(&self) -> Vec<CopyRow> {
+        let mut rows: Vec<CopyRow> = Vec::new();
+        for (volume, copy) in &self.copies {
+            let failed = self.shard_failed.clone().or_else(|| copy.failed.clone());
+            let status = copy.replica.as_ref().map(Replica::status);
+            rows.push(CopyRow { volume: *volume, status, digest: copy.digest, failed });
+        }
+        if self.started {
+            for view in self.local.views.iter().filter(|v| !self.copies.contains_key(&v.volume)) {
+                let failed = format!(
+                    "this node is a member of {} but holds no copy of it: its disk was wiped or replaced; replace the copy",
+                    view.volume
+                );
+                rows.push(CopyRow { volume: view.volume, status: None, digest: 0, failed: Some(failed) });
+            }
+        }
+        rows
+    }
+
+    fn replicas(&self) -> impl Iterator<Item = (VolumeId, &Replica)> {
+        self.copies.iter().filter_map(|(v, c)| Some((*v, c.replica.as_ref()?)))
+    }
+
+    /// Trap 6: an event loop that stood still may not trust what it measured.
+    fn notice_gap(&mut self, now: Time, out: &mut Vec<Output>) {
+        let gap = now - self.last_seen;
+        self.last_seen = now;
+        let leads = self.replicas().any(|(_, r)| r.is_serving());
+        if leads && gap > self.config.timers.lease / 4 {
+            let text = format!("the event loop stood still for {} ms: read leases are given up and asked for again", gap.as_millis());
+            out.push(Output::Event { volume: None, text });
+            let volumes: Vec<VolumeId> = self.copies.keys().copied().collect();
+            for volume in volumes {
+                self.with_replica(volume, now, out, |r, buffer| r.drop_lease(buffer));
+            }
+        }
+    }
+
+    fn on_local(&mut self, local: LocalView, now: Time, out: &mut Vec<Output>) {
+        self.local = local;
+        if self.started {
+            self.follow_local(now, out);
+        }
+    }
+
+    /// Makes what is there what the control plane wants.
+    fn follow_local(&mut self, now: Time, out: &mut Vec<Output>) {
+        for (volume, size) in self.local.create.clone() {
+            self.create(volume, size, now, out);
+        }
+        for volume in self.local.delete.clone() {
+            self.delete(volume, now, out);
+        }
+        for view in self.local.views.clone() {
+            let volume = view.volume;
+            self.make_replica(&view, now, out);
+            self.replica(volume, replication::Input::View(view), now, out);
+        }
+    }
+
+    fn create(&mut self, volume: VolumeId, size: VolumeSize, now: Time, out: &mut Vec<Output>) {
+        if let Some(copy) = self.copies.get(&volume) {
+            // Made in an earlier life that ended before it was registered; nothing was ever written to it.
+            out.push(Output::CopyCreated { volume, incarnation: copy.opened.incarnation });
+        } else if self.creating.insert(volume) {
+            let incarnation = Incarnation(self.rng.next_u64());
+            self.store(store::Input::Create { volume, incarnation, size }, now, out);
+        }
+    }
+
+    fn delete(&mut self, volume: VolumeId, now: Time, out: &mut Vec<Output>) {
+        let Some(copy) = self.copies.get_mut(&volume) else {
+            out.push(Output::CopyDeleted { volume });
+            return;
+        };
+        if !self.deleting.insert(volume) {
+            return;
+        }
+        let serving = copy.replica.take().is_some_and(|r| r.is_serving());
+        for peer in std::mem::take(&mut copy.lanes) {
+            out.push(Output::CloseLane { peer, volume });
+        }
+        if serving {
+            out.push(Output::Serving { volume, serving: false });
+        }
+        self.store(store::Input::Delete { volume }, now, out);
+    }
+
+    fn make_replica(&mut self, view: &VolumeView, now: Time, out: &mut Vec<Output>) {
+        let volume = view.volume;
+        let Some(copy) = self.copies.get_mut(&volume) else { return };
+        if copy.replica.is_some() || copy.failed.is_some() || self.deleting.contains(&volume) {
+            return;
+        }
+        let registered = self.local.registered.get(&volume);
+        if registered != Some(&copy.opened.incarnation) {
+            let registered = registered.map_or("none".to_owned(), ToString::to_string);
+            copy.failed = Some(format!(
+                "the copy here has incarnation {}, the registered one is {registered}: the disk was replaced or restored; \
+                 replace the copy",
+                copy.opened.incarnation
+            ));
+            return;
+        }
+        let (timers, limits) = (self.config.timers, self.config.limits);
+        let opened = opened_for_replica(&copy.opened);
+        copy.replica = Some(Replica::new(self.config.me, self.config.life, view.clone(), &opened, timers, limits, now));
+        for member in view.active.members.iter().filter(|m| m.node != self.config.me) {
+            if copy.lanes.insert(member.node) {
+                out.push(Output::OpenLane { peer: member.node, volume });
+            }
+        }
+        let up: Vec<NodeId> = self.up.iter().filter(|(v, _)| *v == volume).map(|(_, p)| *p).collect();
+        for peer in up {
+            self.replica(volume, replication::Input::PeerUp(peer), now, out);
+        }
+    }
+
+    fn on_tick(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.store(store::Input::Tick, now, out);
+        let volumes: Vec<VolumeId> = self.copies.keys().copied().collect();
+        for volume in volumes {
+            self.replica(volume, replication::Input::Tick, now, out);
+        }
+    }
+
+    fn send_beats(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.beat_at = now + self.config.beat;
+        let mut beats: BTreeMap<NodeId, Vec<BeatVolume>> = BTreeMap::new();
+        for (_, replica) in self.replicas() {
+            for member in &replica.view().active.members {
+                if let Some(beat) = replica.beat(member.node) {
+                    beats.entry(member.node).or_default().push(beat);
+                }
+            }
+        }
+        for (to, volumes) in beats {
+            self.beat_seq += 1;
+            let sent = self.beats.entry(to).or_default();
+            if sent.len() >= REMEMBERED_BEATS {
+                sent.remove(0);
+            }
+            let named = volumes.iter().map(|v| (v.volume, v.epoch)).collect();
+            sent.push(SentBeat { seq: self.beat_seq, at: now, volumes: named });
+            out.push(Output::SendBeat { to, message: ShardMessage::Beat { seq: self.beat_seq, volumes } });
+        }
+    }
+
+    fn on_beat(&mut self, from: NodeId, message: ShardMessage, now: Time, out: &mut Vec<Output>) {
+        match message {
+            ShardMessage::Beat { seq, volumes } => {
+                let mut refused = Vec::new();
+                for beat in volumes {
+                    let mut granted = false;
+                    self.with_replica(beat.volume, now, out, |r, buffer| granted = r.beaten(from, &beat, now, buffer));
+                    if !granted {
+                        refused.push(beat.volume);
+                    }
+                }
+                out.push(Output::SendBeat { to: from, message: ShardMessage::BeatAck { seq, refused } });
+            }
+            ShardMessage::BeatAck { seq, refused } => {
+                let Some(sent) = self.beats.get_mut(&from) else { return };
+                let Some(at) = sent.iter().position(|b| b.seq == seq) else { return };
+                let beat = sent.remove(at);
+                for (volume, epoch) in beat.volumes.iter().filter(|(v, _)| !refused.contains(v)) {
+                    self.with_replica(*volume, now, out, |r, buffer| r.lease_granted(from, *epoch, beat.at, now, buffer));
+                }
+            }
+        }
+    }
+
+    fn replica(&mut self, volume: VolumeId, input: replication::Input, now: Time, out: &mut Vec<Output>) {
+        self.with_replica(volume, now, out, |r, buffer| r.handle(input, now, buffer));
+    }
+
+    fn with_replica(
+        &mut self,
+        volume: VolumeId,
+        now: Time,
+        out: &mut Vec<Output>,
+        act: impl FnOnce(&mut Replica, &mut Vec<replication::Output>),
+    ) {
+        let Some(replica) = self.copies.get_mut(&volume).and_then(|c| c.replica.as_mut()) else { return };
+        let mut buffer = Vec::new();
+        act(replica, &mut buffer);
+        self.carry(volume, &mut buffer, now, out);
+    }
+
+    /// Carries a replica's outputs to where they belong, in order.
+    fn carry(&mut self, volume: VolumeId, buffer: &mut Vec<replication::Output>, now: Time, out: &mut Vec<Output>) {
+        use replication::Output as R;
+        for output in buffer.drain(..) {
+            match output {
+                R::Send { to, message } => out.push(Output::Send { to, volume, message }),
+                R::Append(records) => self.store(store::Input::Append { volume, records }, now, out),
+                R::Promise(epoch) => self.store(store::Input::Promise { volume, epoch }, now, out),
+                R::Adopt { epoch, table, cut_after } => {
+                    self.store(store::Input::Adopt { volume, epoch, table, cut_after }, now, out);
+                }
+                R::Commit(upto) => self.store(store::Input::Commit { volume, upto }, now, out),
+                R::Trim(upto) => self.store(store::Input::Trim { volume, upto }, now, out),
+                R::Read { tag, range } => self.store(store::Input::Read { volume, tag, range }, now, out),
+                R::ReadLog { tag, from, max_bytes } => {
+                    self.store(store::Input::ReadLog { volume, tag, from, max_bytes }, now, out);
+                }
+                R::Reply { key, result } => out.push(Output::Reply { volume, key, result }),
+                R::Control(request) => out.push(Output::Control(request)),
+                R::Serving(serving) => out.push(Output::Serving { volume, serving }),
+                R::BeatNow => self.beat_at = now,
+                R::Event(text) => out.push(Output::Event { volume: Some(volume), text }),
+                R::Fail(why) => self.copy_failed(volume, why, out),
+            }
+        }
+    }
+
+    fn copy_failed(&mut self, volume: VolumeId, why: String, out: &mut Vec<Output>) {
+        if let Some(copy) = self.copies.get_mut(&volume) {
+            copy.failed.get_or_insert(why.clone());
+        }
+        out.push(Output::Event { volume: Some(volume), text: format!("the copy here takes no part any more: {why}") });
+    }
+
+    fn store(&mut self, input: store::Input, now: Time, out: &mut Vec<Output>) {
+        let mut buffer = Vec::new();
+        self.store.handle(input, now, &mut buffer);
+        for output in buffer {
+            self.on_store(output, now, out);
+        }
+    }
+
+    fn on_store(&mut self, output: store::Output, now: Time, out: &mut Vec<Output>) {
+        use replication::Input as R;
+        use store::Output as S;
+        match output {
+            S::Disk(op) => out.push(Output::Disk(op)),
+            S::Started => {
+                self.started = true;
+                self.follow_local(now, out);
+            }
+            S::Opened { volume, copy } => self.on_opened(volume, copy, now, out),
+            S::Deleted { volume } => {
+                self.copies.remove(&volume);
+                self.deleting.remove(&volume);
+                out.push(Output::CopyDeleted { volume });
+            }
+            S::Durable { volume, upto } => self.replica(volume, R::Durable(upto), now, out),
+            S::Promised { volume, epoch } => self.replica(volume, R::Promised(epoch), now, out),
+            S::Adopted { volume, epoch, last, last_hash } => {
+                self.replica(volume, R::Adopted { epoch, last, last_hash }, now, out);
+            }
+            S::Applied { volume, upto, digest } => {
+                if let Some(copy) = self.copies.get_mut(&volume) {
+                    (copy.applied, copy.digest) = (upto, digest);
+                }
+                self.replica(volume, R::Applied(upto), now, out);
+            }
+            S::Checkpointed { volume, upto } => self.replica(volume, R::Checkpointed(upto), now, out),
+            S::ReadDone { volume, tag, result } => {
+                if let Err(why) = &result {
+                    let text = format!("a read failed: {why:?}; scrub the volume and replace the copy if it happens again");
+                    out.push(Output::Event { volume: Some(volume), text });
+                }
+                self.replica(volume, R::ReadDone { tag, data: result.ok() }, now, out);
+            }
+            S::LogRead { volume, tag, result } => self.replica(volume, R::LogRead { tag, records: result.ok() }, now, out),
+            S::Failed { volume: Some(volume), reason } => {
+                self.replica(volume, R::Failed(reason.clone()), now, out);
+                self.copy_failed(volume, reason, out);
+            }
+            S::Failed { volume: None, reason } => self.all_failed(&reason, now, out),
+        }
+    }
+
+    fn all_failed(&mut self, reason: &str, now: Time, out: &mut Vec<Output>) {
+        self.shard_failed = Some(reason.to_owned());
+        self.started = true;
+        let volumes: Vec<VolumeId> = self.copies.keys().copied().collect();
+        for volume in volumes {
+            self.replica(volume, replication::Input::Failed(reason.to_owned()), now, out);
+        }
+        out.push(Output::Event { volume: None, text: format!("the journal failed, and with it every copy here: {reason}") });
+    }
+
+    fn on_opened(&mut self, volume: VolumeId, opened: OpenedCopy, now: Time, out: &mut Vec<Output>) {
+        let incarnation = opened.incarnation;
+        let (applied, digest) = (opened.applied, opened.digest);
+        let copy = Copy { opened, replica: None, applied, digest, failed: None, lanes: BTreeSet::new() };
+        self.copies.insert(volume, copy);
+        if self.creating.remove(&volume) {
+            out.push(Output::CopyCreated { volume, incarnation });
+        }
+        if self.started && let Some(view) = self.view(volume).cloned() {
+            self.make_replica(&view, now, out);
+            self.replica(volume, replication::Input::View(view), now, out);
+        }
+    }
+}
+
+fn opened_for_replica(copy: &OpenedCopy) -> Opened {
+    Opened {
+        incarnation: copy.incarnation,
+        promised: copy.promised,
+        table: copy.table.clone(),
+        last: copy.last,
+        last_epoch: copy.last_epoch,
+        last_hash: copy.last_hash,
+        committed: copy.committed,
+        commit_hint: copy.commit_hint,
+        applied: copy.applied,
+        checkpoint: copy.checkpoint,
+        first: copy.first,
+        unknown_to: copy.unknown_to,
+    }
+}

@@ -1,0 +1,390 @@
+//! The world of the scenarios: replicas, an ideal store each, ordered lanes without delay, and a control plane that is one
+//! compare-and-swap.
+
+use crate::api::{CopyStatus, GuestOp, Input, Limits, Opened, Output, Request, RequestKey, Timers};
+use crate::replica::Replica;
+use bytes::Bytes;
+use holdfast_format::{Record, RecordKind};
+use holdfast_types::*;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+const VOLUME: VolumeId = VolumeId(7);
+const BEAT: Duration = Duration::from_millis(200);
+
+struct Node {
+    replica: Option<Replica>,
+    life: u64,
+    log: Vec<Record>,
+    promised: Epoch,
+    table: EpochTable,
+    committed: Lsn,
+    incarnation: Incarnation,
+    held: bool,
+    waiting: VecDeque<Output>,
+}
+
+pub(super) struct Cluster {
+    nodes: BTreeMap<NodeId, Node>,
+    cut: BTreeSet<NodeId>,
+    view: VolumeView,
+    max_epoch: Epoch,
+    now: Time,
+    beat_at: Time,
+    queue: VecDeque<(NodeId, Input)>,
+    control: VecDeque<(NodeId, ControlRequest)>,
+    control_held: bool,
+    replies: BTreeMap<u64, Vec<u8>>,
+    next_request: u64,
+}
+
+impl Cluster {
+    pub(super) fn new(n: u64) -> Cluster {
+        let ids: Vec<NodeId> = (1..=n).map(NodeId).collect();
+        let members = ids.iter().map(|id| Member { node: *id, incarnation: Incarnation(id.0 * 100) }).collect();
+        let active = Configuration { epoch: Epoch::ZERO, primary: None, members, write_quorum: u8::try_from(n / 2 + 1).expect("small") };
+        let size = VolumeSize::new(1 << 20).expect("a valid size");
+        let view = VolumeView { volume: VOLUME, size, durability: Durability::Sync, active, pending: None, nominee: None };
+        let node = |id: &NodeId| Node {
+            replica: None,
+            life: id.0,
+            log: Vec::new(),
+            promised: Epoch::ZERO,
+            table: EpochTable::default(),
+            committed: Lsn::ZERO,
+            incarnation: Incarnation(id.0 * 100),
+            held: false,
+            waiting: VecDeque::new(),
+        };
+        let mut c = Cluster {
+            nodes: ids.iter().map(|id| (*id, node(id))).collect(),
+            cut: BTreeSet::new(),
+            view,
+            max_epoch: Epoch::ZERO,
+            now: Time(1_000_000_000),
+            beat_at: Time(0),
+            queue: VecDeque::new(),
+            control: VecDeque::new(),
+            control_held: false,
+            replies: BTreeMap::new(),
+            next_request: 0,
+        };
+        for id in ids {
+            c.restart(id);
+        }
+        c.settle();
+        c
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.now
+    }
+
+    pub(super) fn active(&self) -> &Configuration {
+        &self.view.active
+    }
+
+    pub(super) fn status(&self, node: NodeId) -> CopyStatus {
+        self.nodes[&node].replica.as_ref().expect("the node runs").status()
+    }
+
+    pub(super) fn last(&self, node: NodeId) -> Lsn {
+        self.status(node).positions.received
+    }
+
+    pub(super) fn committed(&self, node: NodeId) -> Lsn {
+        self.status(node).positions.committed
+    }
+
+    pub(super) fn log(&self, node: NodeId) -> Vec<(Lsn, RecordKind, u64)> {
+        self.nodes[&node].log.iter().map(|r| (r.lsn(), r.header().kind, r.hash())).collect()
+    }
+
+    pub(super) fn reply(&self, request: u64) -> Option<Vec<u8>> {
+        self.replies.get(&request).cloned()
+    }
+
+    pub(super) fn nominate(&mut self, node: NodeId, planned: bool) {
+        self.view.nominee = Some(Nominee { node, base: self.view.active.epoch, planned });
+        self.publish();
+        self.settle();
+    }
+
+    /// A claim that reaches the control plane although nobody asked for it now: a delayed one.
+    pub(super) fn forge_claim(&mut self, node: NodeId) {
+        let life = Life(self.nodes[&node].life);
+        self.control.push_front((node, ControlRequest::Claim { volume: VOLUME, base: self.view.active.epoch, life }));
+    }
+
+    pub(super) fn hold_control(&mut self, held: bool) {
+        self.control_held = held;
+        self.settle();
+    }
+
+    pub(super) fn hold_store(&mut self, node: NodeId) {
+        self.node(node).held = true;
+    }
+
+    pub(super) fn release_store(&mut self, node: NodeId) {
+        self.node(node).held = false;
+        for output in std::mem::take(&mut self.node(node).waiting) {
+            self.carry(node, output);
+        }
+        self.settle();
+    }
+
+    pub(super) fn cut(&mut self, node: NodeId) {
+        self.cut.insert(node);
+        self.lanes(node, false);
+    }
+
+    pub(super) fn join(&mut self, node: NodeId) {
+        self.cut.remove(&node);
+        self.lanes(node, true);
+        self.publish();
+        self.settle();
+    }
+
+    fn lanes(&mut self, node: NodeId, up: bool) {
+        let others: Vec<NodeId> = self.nodes.keys().copied().filter(|o| *o != node && !self.cut.contains(o)).collect();
+        for other in others {
+            let event = |peer| if up { Input::PeerUp(peer) } else { Input::PeerDown(peer) };
+            self.queue.push_back((node, event(other)));
+            self.queue.push_back((other, event(node)));
+        }
+        self.settle();
+    }
+
+    pub(super) fn crash(&mut self, node: NodeId) {
+        self.cut(node);
+        self.node(node).replica = None;
+    }
+
+    pub(super) fn wipe(&mut self, node: NodeId) {
+        self.crash(node);
+        let n = self.node(node);
+        (n.log, n.promised, n.table, n.committed) = (Vec::new(), Epoch::ZERO, EpochTable::default(), Lsn::ZERO);
+        n.incarnation = Incarnation(4242);
+        self.restart(node);
+    }
+
+    pub(super) fn restart(&mut self, node: NodeId) {
+        let (view, now) = (self.view.clone(), self.now);
+        let n = self.node(node);
+        n.life += 1000;
+        n.waiting.clear();
+        let last = n.log.last();
+        let opened = Opened {
+            incarnation: n.incarnation,
+            promised: n.promised,
+            table: n.table.clone(),
+            last: last.map_or(Lsn::ZERO, Record::lsn),
+            last_epoch: last.map_or(Epoch::ZERO, Record::epoch),
+            last_hash: last.map_or(0, Record::hash),
+            committed: n.committed,
+            commit_hint: n.committed,
+            applied: n.committed,
+            checkpoint: Lsn::ZERO,
+            first: Lsn(1),
+            unknown_to: None,
+        };
+        n.replica = Some(Replica::new(node, Life(n.life), view, &opened, Timers::default(), Limits::default(), now));
+        let up: Vec<NodeId> = self.nodes.keys().copied().filter(|o| *o != node && !self.cut.contains(o)).collect();
+        for other in up {
+            self.queue.push_back((node, Input::PeerUp(other)));
+        }
+        self.join(node);
+    }
+
+    pub(super) fn write(&mut self, node: NodeId, offset: u64, data: &[u8]) -> u64 {
+        self.op(node, GuestOp::Write, offset, data.len() as u64, data)
+    }
+
+    pub(super) fn read(&mut self, node: NodeId, offset: u64, len: u64) -> u64 {
+        self.op(node, GuestOp::Read, offset, len, b"")
+    }
+
+    pub(super) fn op(&mut self, node: NodeId, op: GuestOp, offset: u64, len: u64, data: &[u8]) -> u64 {
+        self.next_request += 1;
+        let key = RequestKey { session: SessionId(1), request: RequestId(self.next_request) };
+        let request = Request { key, op, offset: ByteOffset(offset), len, data: Bytes::copy_from_slice(data) };
+        self.queue.push_back((node, Input::Request(request)));
+        self.settle();
+        self.next_request
+    }
+
+    pub(super) fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(5);
+            if self.now >= self.beat_at {
+                self.beat_at = self.now + BEAT;
+                self.beats();
+            }
+            let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+            for id in ids {
+                self.queue.push_back((id, Input::Tick));
+            }
+            self.settle();
+        }
+    }
+
+    fn beats(&mut self) {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for from in &ids {
+            for to in &ids {
+                let Some(beat) = self.nodes[from].replica.as_ref().and_then(|r| r.beat(*to)) else { continue };
+                if self.cut.contains(from) || self.cut.contains(to) {
+                    continue;
+                }
+                let (now, mut out) = (self.now, Vec::new());
+                let granted = self.node(*to).replica.as_mut().is_some_and(|r| r.beaten(*from, &beat, now, &mut out));
+                self.carry_all(*to, out);
+                if granted {
+                    let mut out = Vec::new();
+                    let replica = self.node(*from).replica.as_mut().expect("it beats");
+                    replica.lease_granted(*to, beat.epoch, now, now, &mut out);
+                    self.carry_all(*from, out);
+                }
+            }
+        }
+    }
+
+    fn node(&mut self, id: NodeId) -> &mut Node {
+        self.nodes.get_mut(&id).expect("a node of the cluster")
+    }
+
+    fn publish(&mut self) {
+        let reachable: Vec<NodeId> = self.nodes.keys().copied().filter(|n| !self.cut.contains(n)).collect();
+        for id in reachable {
+            self.queue.push_back((id, Input::View(self.view.clone())));
+        }
+    }
+
+    /// Until nothing moves any more.
+    fn settle(&mut self) {
+        loop {
+            while let Some((id, input)) = self.queue.pop_front() {
+                let (now, mut out) = (self.now, Vec::new());
+                if let Some(replica) = self.node(id).replica.as_mut() {
+                    replica.handle(input, now, &mut out);
+                }
+                self.carry_all(id, out);
+            }
+            let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+            for id in ids {
+                let (now, mut out) = (self.now, Vec::new());
+                if let Some(replica) = self.node(id).replica.as_mut() {
+                    replica.maintain(now, &mut out);
+                }
+                self.carry_all(id, out);
+            }
+            if !self.control_held {
+                while let Some((id, request)) = self.control.pop_front() {
+                    self.decide(id, request);
+                }
+            }
+            if self.beat_at == Time::ZERO {
+                self.beat_at = self.now + BEAT;
+                self.beats();
+            }
+            if self.queue.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn decide(&mut self, node: NodeId, request: ControlRequest) {
+        match request {
+            ControlRequest::Claim { base, life, .. } if base == self.view.active.epoch => {
+                self.max_epoch = self.max_epoch.next();
+                let configuration = Configuration { epoch: self.max_epoch, primary: Some(node), ..self.view.active.clone() };
+                self.view.pending = Some(Pending { configuration, base, life });
+            }
+            ControlRequest::Activate { epoch, .. } if self.view.pending.as_ref().is_some_and(|p| p.configuration.epoch == epoch) => {
+                self.view.active = self.view.pending.take().expect("it was just found").configuration;
+                self.view.nominee = None;
+            }
+            _ => return,
+        }
+        self.publish();
+    }
+
+    fn carry_all(&mut self, id: NodeId, out: Vec<Output>) {
+        for output in out {
+            self.carry(id, output);
+        }
+    }
+
+    fn carry(&mut self, id: NodeId, output: Output) {
+        let is_store = !matches!(
+            output,
+            Output::Send { .. } | Output::Reply { .. } | Output::Control(_) | Output::Serving(_) | Output::BeatNow | Output::Event(_) | Output::Fail(_)
+        );
+        if is_store && self.nodes[&id].held {
+            self.node(id).waiting.push_back(output);
+            return;
+        }
+        match output {
+            Output::Send { to, message } => {
+                if !self.cut.contains(&id) && !self.cut.contains(&to) {
+                    self.queue.push_back((to, Input::Message { from: id, message }));
+                }
+            }
+            Output::Control(request) => self.control.push_back((id, request)),
+            Output::Reply { key, result } => {
+                let data = result.expect("nothing is corrupt here").concat();
+                assert!(self.replies.insert(key.request.0, data).is_none(), "a request is answered once");
+            }
+            Output::BeatNow => self.beat_at = Time(0),
+            Output::Serving(_) | Output::Event(_) => {}
+            Output::Fail(why) => panic!("{id} failed: {why}"),
+            store => self.store(id, store),
+        }
+    }
+
+    fn store(&mut self, id: NodeId, output: Output) {
+        let n = self.node(id);
+        let input = match output {
+            Output::Append(records) => {
+                for r in records {
+                    assert_eq!(r.lsn(), n.log.last().map_or(Lsn(1), |l| l.lsn().next()), "{id}: appends are contiguous");
+                    n.log.push(r);
+                }
+                Input::Durable(Durable::attest(n.log.last().expect("just appended").lsn()))
+            }
+            Output::Promise(epoch) => {
+                assert!(epoch > n.promised, "S14");
+                n.promised = epoch;
+                Input::Promised(epoch)
+            }
+            Output::Adopt { epoch, table, cut_after } => {
+                assert!(cut_after >= n.committed, "S16");
+                n.log.retain(|r| r.lsn() <= cut_after);
+                (n.promised, n.table) = (epoch, table);
+                let last = n.log.last();
+                Input::Adopted { epoch, last: last.map_or(Lsn::ZERO, Record::lsn), last_hash: last.map_or(0, Record::hash) }
+            }
+            Output::Commit(lsn) => {
+                assert!(lsn > n.committed && n.log.last().is_some_and(|l| l.lsn() >= lsn));
+                n.committed = lsn;
+                Input::Applied(lsn)
+            }
+            Output::Read { tag, range } => {
+                let data = range.iter().map(|b| content(&n.log, n.committed, b)).collect();
+                Input::ReadDone { tag, data: Some(data) }
+            }
+            Output::ReadLog { tag, from, .. } => {
+                let records = n.log.iter().filter(|r| r.lsn() >= from).take(50).cloned().collect();
+                Input::LogRead { tag, records: Some(records) }
+            }
+            _ => return,
+        };
+        self.queue.push_back((id, input));
+    }
+}
+
+fn content(log: &[Record], committed: Lsn, block: BlockIndex) -> Bytes {
+    let last = log.iter().rev().find(|r| r.lsn() <= committed && r.header().range.contains(block));
+    last.and_then(|r| r.block(block)).map_or_else(holdfast_format::zero_block, |(data, _)| data)
+}
