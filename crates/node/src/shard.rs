@@ -17,7 +17,7 @@ use holdfast_store as store;
 use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_store::{OpenedCopy, Store, StoreConfig};
 use holdfast_types::{
-    ControlRequest, Epoch, Incarnation, Life, Lsn, NodeId, Rng, SessionId, Time, VolumeId, VolumeSize, VolumeView,
+    BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, NodeId, Rng, SessionId, Time, VolumeId, VolumeSize, VolumeView,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -317,6 +317,13 @@ impl Shard {
     #[must_use]
     pub fn is_serving(&self, volume: VolumeId) -> bool {
         self.copies.get(&volume).and_then(|c| c.replica.as_ref()).is_some_and(Replica::is_serving)
+    }
+
+    /// Which parts of `range` are holes (true) or data. Without a lease everything counts as data, which is never wrong.
+    #[must_use]
+    pub fn extents(&self, volume: VolumeId, range: BlockRange, now: Time) -> Vec<(BlockRange, bool)> {
+        let replica = self.copies.get(&volume).and_then(|c| c.replica.as_ref());
+        if replica.is_some_and(|r| r.holds_lease(now)) { self.store.extents(volume, range) } else { vec![(range, false)] }
     }
 
     /// What the control plane last said of `volume`.

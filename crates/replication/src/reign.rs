@@ -84,6 +84,8 @@ pub(crate) struct Reign {
     pub(crate) guests: Guests,
     /// Appended in this round, not handed to store and members yet.
     fresh: Vec<Record>,
+    /// What the store was last told to be dispensable.
+    trimmed: Lsn,
     /// What members were last told to be committed.
     told: Lsn,
     pub(crate) tell_at: Option<Time>,
@@ -106,6 +108,7 @@ impl Reign {
             held: Held::default(),
             guests: Guests::default(),
             fresh: Vec::new(),
+            trimmed: Lsn::ZERO,
             told: Lsn::ZERO,
             tell_at: None,
             draining: false,
@@ -123,6 +126,11 @@ impl Reign {
             p.restart(PeerState::Fencing);
         }
         self.epoch()
+    }
+
+    /// Every member has everything up to here in a synced image.
+    fn trim(&self, own: Lsn) -> Lsn {
+        self.peers.values().map(|p| p.checkpoint).min().map_or(own, |c| c.min(own))
     }
 
     pub(crate) fn take_fresh(&mut self) -> Vec<Record> {
@@ -289,6 +297,11 @@ impl Replica {
         }
         peer.checkpoint = peer.checkpoint.max(checkpoint);
         r.tracker.note(from, durable);
+        let trim = r.trim(self.log.checkpoint);
+        if trim > r.trimmed {
+            r.trimmed = trim;
+            out.push(Output::Trim(trim));
+        }
         self.pump(from, out);
         self.advance(now, out);
     }
@@ -354,7 +367,6 @@ impl Replica {
         if !r.active || quorum.get() < r.start {
             return;
         }
-        assert!(quorum.get() >= self.commit_known || self.commit_known <= self.log.last(), "commit never falls");
         r.guests.answer_writes(quorum, out);
         self.learn_committed(quorum.get(), out);
         self.guests_committed(now, out);
@@ -386,7 +398,7 @@ impl Replica {
     pub(crate) fn beat_for(&self, peer: NodeId) -> Option<BeatVolume> {
         let Role::Reign(r) = &self.role else { return None };
         let follows = r.peers.get(&peer).is_some_and(|p| p.state == PeerState::Streaming);
-        let trim = r.peers.values().map(|p| p.checkpoint).min().map_or(self.log.checkpoint, |c| c.min(self.log.checkpoint));
+        let trim = r.trim(self.log.checkpoint);
         (r.active && follows).then(|| BeatVolume { volume: self.view.volume, epoch: r.epoch(), committed: self.commit_known, trim })
     }
 }

@@ -58,7 +58,9 @@ impl Replica {
     #[must_use]
     pub fn new(me: NodeId, life: Life, view: VolumeView, opened: &Opened, timers: Timers, limits: Limits, now: Time) -> Replica {
         view.active.validate();
-        let granted = (opened.promised > Epoch::ZERO).then(|| Granted::new(None, opened.promised, &timers, now));
+        // A lease is granted only under the promised epoch: where that is this node's own, it granted none.
+        let own = view.active.primary == Some(me) && view.active.epoch == opened.promised;
+        let granted = (opened.promised > Epoch::ZERO && !own).then(|| Granted::new(None, opened.promised, &timers, now));
         Replica {
             me,
             life,
@@ -142,6 +144,12 @@ impl Replica {
             Role::Reign(r) => r.guests.admitted_bytes() < self.limits.admitted_bytes,
             _ => false,
         }
+    }
+
+    /// Whether what is known here may be told to guests: active, and a lease is held.
+    #[must_use]
+    pub fn holds_lease(&self, now: Time) -> bool {
+        matches!(&self.role, Role::Reign(r) if r.active && r.held.valid(r.grants_needed(), &self.timers, now))
     }
 
     /// Whether guests are served.
