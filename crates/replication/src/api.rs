@@ -41,7 +41,8 @@ impl Default for Timers {
 pub struct Limits {
     /// Bytes sent to a member and not acknowledged by it.
     pub window_bytes: usize,
-    /// Bytes of one read of the log for a member that lags.
+    /// Bytes of records in one message, and of one read of the log for a member that lags; a single larger record
+    /// travels alone.
     pub catch_up_bytes: usize,
     /// Bytes of guests' requests that are not answered; above it `Replica::accepts` says no.
     pub admitted_bytes: usize,
@@ -49,7 +50,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { window_bytes: 32 << 20, catch_up_bytes: 4 << 20, admitted_bytes: 64 << 20 }
+        Limits { window_bytes: 32 << 20, catch_up_bytes: 1 << 20, admitted_bytes: 64 << 20 }
     }
 }
 
@@ -269,6 +270,10 @@ pub struct CopyStatus {
     pub serving: bool,
     /// Follows the active epoch's log (a secondary that adopted it, or its primary).
     pub in_epoch: bool,
+    /// A secondary that holds everything it knows to be committed.
+    pub caught_up: bool,
+    /// A switchover is under way: nothing new is admitted.
+    pub draining: bool,
     /// The epoch it promised.
     pub promised: Epoch,
     /// Where it stands.

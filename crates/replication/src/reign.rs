@@ -164,15 +164,18 @@ impl Replica {
     /// piece each.
     pub(crate) fn maintain_reign(&mut self, now: Time, out: &mut Vec<Output>) {
         let committed = self.commit_known;
-        let (window, epoch) = (self.limits.window_bytes, self.log.promised);
+        let (window, message_bytes, epoch) = (self.limits.window_bytes, self.limits.catch_up_bytes, self.log.promised);
         let Role::Reign(r) = &mut self.role else { return };
         let fresh = std::mem::take(&mut r.fresh);
         let mut told = false;
         if let Some(first) = fresh.first() {
             for (node, peer) in &mut r.peers {
                 if peer.state == PeerState::Streaming && peer.next == first.lsn() && peer.window_used < window {
-                    peer.sent(&fresh);
-                    out.push(Output::Send { to: *node, message: Message::Append { epoch, committed, records: fresh.clone() } });
+                    for part in parts(&fresh, message_bytes) {
+                        peer.sent(part);
+                        let message = Message::Append { epoch, committed, records: part.to_vec() };
+                        out.push(Output::Send { to: *node, message });
+                    }
                     told = true;
                 }
             }
@@ -401,4 +404,20 @@ impl Replica {
         let trim = r.trim(self.log.checkpoint);
         (r.active && follows).then(|| BeatVolume { volume: self.view.volume, epoch: r.epoch(), committed: self.commit_known, trim })
     }
+}
+
+/// Cuts records into runs of at most `bytes`, each with at least one record.
+fn parts(records: &[Record], bytes: usize) -> impl Iterator<Item = &[Record]> {
+    let mut rest = records;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |r: &&Record| {
+            sum += r.len_bytes();
+            sum <= bytes
+        };
+        let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (part, left) = rest.split_at(count);
+        rest = left;
+        (!part.is_empty()).then_some(part)
+    })
 }

@@ -200,6 +200,8 @@ impl Replica {
             role,
             serving: self.is_serving(),
             in_epoch: self.log.adopted == self.view.active.epoch,
+            caught_up: self.log.positions.durable >= self.commit_known,
+            draining: matches!(&self.role, Role::Reign(r) if r.draining),
             promised: self.log.promised,
             positions: self.log.positions,
             waiting: self.waiting.clone(),
