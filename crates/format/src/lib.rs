@@ -5,8 +5,23 @@
 //! allocate no more than the bytes they were given allow.
 
 mod checksum;
+mod configuration;
+mod error;
+mod frame;
+#[cfg(test)]
+mod golden;
 pub mod message;
+mod reader;
 mod record;
+mod segment;
+mod superblock;
+mod table;
 
 pub use checksum::{block_checksum, digest_term, zero_block};
+pub use configuration::{decode_configuration, encode_configuration};
+pub use error::DecodeError;
+pub use frame::{CommitMark, FrameHeader, FrameSlot, padded};
 pub use record::{Draft, Record, RecordHeader, RecordKind};
+pub use segment::{ClosedSegment, SegmentHeader};
+pub use superblock::{Superblock, SuperblockFound};
+pub use table::{PAGE_BYTES, PAGE_ENTRIES, decode_page, encode_page};

@@ -1,5 +1,7 @@
 //! Messages between the copies of a volume, and between shards. Their bytes are in docs/FORMAT.md.
 
+mod codec;
+
 use crate::Record;
 use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, VolumeId};
 

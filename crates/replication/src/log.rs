@@ -119,9 +119,11 @@ impl Log {
     /// The store cut the log to `last` and adopted `table`.
     pub(crate) fn note_adopted(&mut self, epoch: Epoch, table: EpochTable, last: Lsn, last_hash: u64) {
         assert!(last >= self.positions.committed, "a committed record is never cut (S16): {last} below {:?}", self.positions);
-        assert!(epoch >= self.promised && self.volatile.is_empty(), "adopting {epoch} after promising {}", self.promised);
+        assert!(self.volatile.is_empty(), "a log is adopted after older appends drained: {:?}", self.positions);
         let last_epoch = self.table.epoch_at(last).unwrap_or(if last == Lsn::ZERO { Epoch::ZERO } else { self.last_epoch });
-        self.promised = epoch;
+        // A fence of a higher epoch may have come while the store adopted: its promise stands, and as acknowledgements need
+        // both to be equal, none is given for the adopted epoch.
+        self.promised = self.promised.max(epoch);
         self.adopted = epoch;
         self.table = table;
         self.positions.received = last;

@@ -1,2 +1,41 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks. `cargo xtask tidy` checks what compiler and lints can't: the direction of crates, calls that a
+//! pure crate must not make, sizes, leftover marks.
+
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("tidy") => run_tidy(),
+        other => {
+            eprintln!("expected the name of a task, found {}; run `cargo xtask tidy`", other.unwrap_or("nothing"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run_tidy() -> ExitCode {
+    match tidy::check(&root()) {
+        Ok(findings) if findings.is_empty() => {
+            println!("tidy: nothing to say");
+            ExitCode::SUCCESS
+        }
+        Ok(findings) => {
+            findings.iter().for_each(|finding| println!("{finding}"));
+            println!("tidy: {} findings", findings.len());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("tidy could not look at the repository: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository: two folders above this crate.
+fn root() -> PathBuf {
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    PathBuf::from(manifest).join("../..")
+}

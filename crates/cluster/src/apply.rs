@@ -1,0 +1,336 @@
+//! The transitions. Each checks everything first and then changes, so that a refusal leaves no trace.
+
+use crate::command::{Command, Outcome, Refusal, RefusalKind};
+use crate::state::{Node, Phase, State, Token, Volume};
+use RefusalKind::{Exists, Invalid, NotFound, Stale, Unsafe};
+use holdfast_types::{
+    Configuration, Durability, Epoch, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member, NodeId, Nominee, Pending,
+    VolumeId, VolumeSize,
+};
+use std::collections::BTreeMap;
+
+/// Join tokens kept; beyond that the one that expires first makes room.
+const MAX_TOKENS: usize = 256;
+/// Nodes, including removed ones.
+const MAX_NODES: usize = 1000;
+/// Volumes.
+const MAX_VOLUMES: usize = 10_000;
+/// Longest address, failure domain, fingerprint or hash.
+const MAX_TEXT_BYTES: usize = 256;
+
+type Applied = Result<Outcome, Refusal>;
+
+fn refuse<T>(kind: RefusalKind, message: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::new(kind, message))
+}
+
+fn require(holds: bool, kind: RefusalKind, message: impl FnOnce() -> String) -> Result<(), Refusal> {
+    if holds { Ok(()) } else { refuse(kind, message()) }
+}
+
+/// The parts of an open volume that commands change.
+struct Open<'a> {
+    max_epoch: &'a mut Epoch,
+    active: &'a mut Configuration,
+    pending: &'a mut Option<Pending>,
+    nominee: &'a mut Option<Nominee>,
+}
+
+impl State {
+    /// Carries out a committed command. The same on every node.
+    ///
+    /// # Errors
+    /// A refusal, which changed nothing.
+    pub fn apply(&mut self, command: &Command) -> Result<Outcome, Refusal> {
+        let applied = self.dispatch(command);
+        self.validate();
+        applied
+    }
+
+    fn dispatch(&mut self, command: &Command) -> Applied {
+        match command {
+            Command::AddNode { name, address, failure_domain, voter, fingerprint, token_id } => {
+                let node = Node {
+                    id: self.next_node,
+                    name: name.clone(),
+                    address: address.clone(),
+                    failure_domain: failure_domain.clone(),
+                    voter_wanted: *voter,
+                    fingerprint: fingerprint.clone(),
+                    removed: false,
+                };
+                self.add_node(node, *token_id)
+            }
+            Command::RemoveNode { node } => self.remove_node(*node),
+            Command::AddToken { id, hash, expires } => self.add_token(*id, hash, *expires),
+            Command::CreateVolume { name, size, durability, write_quorum, nodes, primary } => {
+                self.create_volume(name, *size, *durability, *write_quorum, nodes, *primary)
+            }
+            Command::RegisterCopy { volume, node, incarnation } => self.register_copy(*volume, *node, *incarnation),
+            Command::DeleteVolume { volume } => self.delete_volume(*volume),
+            Command::CopyDeleted { volume, node } => self.copy_deleted(*volume, *node),
+            Command::Claim { volume, base, node, life } => self.claim(*volume, *base, *node, *life),
+            Command::Activate { volume, epoch } => self.activate(*volume, *epoch),
+            Command::Nominate { volume, node, base, planned } => self.nominate(*volume, *node, *base, *planned),
+            Command::ClearNominee { volume, base } => self.clear_nominee(*volume, *base),
+        }
+    }
+
+    fn add_node(&mut self, node: Node, token: Option<u64>) -> Applied {
+        check_name("node", &node.name)?;
+        for (what, text) in [("address", &node.address), ("fingerprint", &node.fingerprint)] {
+            check_text(what, text)?;
+        }
+        require(node.failure_domain.len() <= MAX_TEXT_BYTES, Invalid, || {
+            "the failure domain's name is too long".into()
+        })?;
+        if let Some(holder) = self.node_by_name(&node.name) {
+            return refuse(Exists, format!("node {} exists already, as {holder}; choose another name", node.name));
+        }
+        require(self.nodes.len() < MAX_NODES, Invalid, || format!("a cluster has at most {MAX_NODES} nodes"))?;
+        let id = node.id;
+        if let Some(token) = token {
+            let Some(token) = self.tokens.get_mut(&token) else {
+                return refuse(NotFound, "this join token is unknown; make a new one");
+            };
+            require(token.used_by.is_none(), Stale, || "this join token has been used; make a new one".into())?;
+            token.used_by = Some(id);
+        }
+        self.next_node = NodeId(id.0 + 1);
+        self.nodes.insert(id, node);
+        Ok(Outcome::Node(id))
+    }
+
+    fn remove_node(&mut self, id: NodeId) -> Applied {
+        let Some(node) = self.node(id) else { return refuse(NotFound, format!("there is no node {id}")) };
+        let name = node.name.clone();
+        let holds = |v: &Volume| !v.is_deleting() && v.holders().contains(&id);
+        if let Some(volume) = self.volumes.values().find(|v| holds(v)) {
+            let message = format!("node {name} holds a copy of volume {}; move or delete that first", volume.name);
+            return refuse(Unsafe, message);
+        }
+        let another_voter = self.nodes.iter().any(|(other, n)| *other != id && !n.removed && n.voter_wanted);
+        let message = || format!("node {name} is the last voter; add another one first");
+        require(another_voter, Unsafe, message)?;
+        // Copies of deleted volumes go with the node.
+        for volume in self.volumes.keys().copied().collect::<Vec<_>>() {
+            self.forget_copy(volume, id);
+        }
+        self.nodes.get_mut(&id).expect("looked at above").removed = true;
+        Ok(Outcome::Done)
+    }
+
+    fn add_token(&mut self, id: u64, hash: &str, expires_unix_s: u64) -> Applied {
+        let hexadecimal =
+            hash.len() >= 32 && hash.len() <= MAX_TEXT_BYTES && hash.bytes().all(|b| b.is_ascii_hexdigit());
+        require(hexadecimal, Invalid, || "a token's hash is at least 32 hexadecimal digits".into())?;
+        let taken = self.tokens.contains_key(&id) || self.tokens.values().any(|t| t.hash == hash);
+        require(!taken, Exists, || format!("a join token {id} exists already; make a new one"))?;
+        if self.tokens.len() >= MAX_TOKENS {
+            let first = self.tokens.iter().min_by_key(|(id, t)| (t.used_by.is_none(), t.expires_unix_s, **id));
+            let first = *first.expect("there are many tokens").0;
+            self.tokens.remove(&first);
+        }
+        self.tokens.insert(id, Token { hash: hash.to_owned(), expires_unix_s, used_by: None });
+        Ok(Outcome::Done)
+    }
+
+    fn create_volume(
+        &mut self,
+        name: &str,
+        size: u64,
+        durability: Durability,
+        write_quorum: u8,
+        nodes: &[NodeId],
+        primary: Option<NodeId>,
+    ) -> Applied {
+        check_name("volume", name)?;
+        if let Some(holder) = self.volume_by_name(name) {
+            return refuse(Exists, format!("volume {name} exists already, as {holder}; choose another name"));
+        }
+        require(self.volumes.len() < MAX_VOLUMES, Invalid, || format!("a cluster has at most {MAX_VOLUMES} volumes"))?;
+        let size = VolumeSize::new(size).map_err(|e| Refusal::new(Invalid, e.to_string()))?;
+        let copies = self.check_copies(nodes)?;
+        check_quorum(write_quorum, copies.len())?;
+        let primary = primary.unwrap_or(nodes[0]);
+        let message = || format!("the primary is one of the nodes with a copy; {primary} is none of them");
+        require(copies.contains_key(&primary), Invalid, message)?;
+        let id = self.next_volume;
+        self.next_volume = VolumeId(id.0 + 1);
+        let phase = Phase::Creating { primary, copies };
+        let volume =
+            Volume { id, name: name.to_owned(), size, durability, write_quorum, max_epoch: Epoch::ZERO, phase };
+        self.volumes.insert(id, volume);
+        Ok(Outcome::Volume(id))
+    }
+
+    fn check_copies(&self, nodes: &[NodeId]) -> Result<BTreeMap<NodeId, Option<Incarnation>>, Refusal> {
+        let present = self.nodes.values().filter(|n| !n.removed).count();
+        let wanted = nodes.len();
+        require((1..=MAX_MEMBERS).contains(&wanted), Invalid, || {
+            format!("a volume has 1 to {MAX_MEMBERS} copies, found {wanted}")
+        })?;
+        require(wanted <= present, Invalid, || {
+            format!("{wanted} copies need as many nodes, found {present}; add nodes or ask for fewer copies")
+        })?;
+        if let Some(unknown) = nodes.iter().find(|n| self.node(**n).is_none()) {
+            return refuse(NotFound, format!("there is no node {unknown}"));
+        }
+        let copies: BTreeMap<_, _> = nodes.iter().map(|n| (*n, None)).collect();
+        require(copies.len() == wanted, Invalid, || "a node holds at most one copy of a volume".into())?;
+        Ok(copies)
+    }
+
+    fn register_copy(&mut self, id: VolumeId, node: NodeId, incarnation: Incarnation) -> Applied {
+        let volume = self.present(id)?;
+        require(incarnation.0 != 0, Invalid, || "an incarnation is a random number, found 0".into())?;
+        let name = volume.name.clone();
+        let registered = match &volume.phase {
+            Phase::Creating { copies, .. } => copies.get(&node).copied(),
+            Phase::Open { active, .. } => active.member(node).map(|m| Some(m.incarnation)),
+            Phase::Deleting { .. } => return refuse(Stale, format!("volume {name} is being deleted")),
+        };
+        match registered {
+            None => return refuse(NotFound, format!("node {node} is not to hold a copy of volume {name}")),
+            Some(Some(known)) if known == incarnation => return Ok(Outcome::Done),
+            Some(Some(known)) => {
+                let found = format!("expected the copy {known} of volume {name} on node {node}, found {incarnation}");
+                return refuse(Unsafe, format!("{found}: its disk lost its memory; replace the copy"));
+            }
+            Some(None) => {}
+        }
+        let Phase::Creating { primary, copies } = &mut volume.phase else {
+            unreachable!("only a volume being created has unregistered copies")
+        };
+        copies.insert(node, Some(incarnation));
+        let members: Option<Vec<Member>> =
+            copies.iter().map(|(node, i)| i.map(|incarnation| Member { node: *node, incarnation })).collect();
+        if let Some(members) = members {
+            let nominee = Some(Nominee { node: *primary, base: Epoch::ZERO, planned: false });
+            let write_quorum = volume.write_quorum;
+            let active = Configuration { epoch: Epoch::ZERO, primary: None, members, write_quorum };
+            volume.phase = Phase::Open { active, pending: None, nominee };
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn delete_volume(&mut self, id: VolumeId) -> Applied {
+        let volume = self.present(id)?;
+        if !volume.is_deleting() {
+            let copies = volume.holders().into_iter().collect();
+            volume.phase = Phase::Deleting { copies };
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn copy_deleted(&mut self, id: VolumeId, node: NodeId) -> Applied {
+        // The report of the last copy may be repeated after the volume is gone.
+        let Some(volume) = self.volumes.get(&id) else { return Ok(Outcome::Done) };
+        let message = || format!("volume {} is not being deleted, yet node {node} has deleted its copy", volume.name);
+        require(volume.is_deleting(), Unsafe, message)?;
+        self.forget_copy(id, node);
+        Ok(Outcome::Done)
+    }
+
+    /// Only volumes being deleted forget copies.
+    fn forget_copy(&mut self, id: VolumeId, node: NodeId) {
+        let Some(volume) = self.volumes.get_mut(&id) else { return };
+        if let Phase::Deleting { copies } = &mut volume.phase {
+            copies.remove(&node);
+            if copies.is_empty() {
+                self.volumes.remove(&id);
+            }
+        }
+    }
+
+    fn claim(&mut self, id: VolumeId, base: Epoch, node: NodeId, life: Life) -> Applied {
+        let open = self.open(id, base)?;
+        let message = || format!("node {node} is no member of {id} and can't lead it");
+        require(open.active.member(node).is_some(), Unsafe, message)?;
+        *open.max_epoch = open.max_epoch.next();
+        let configuration = Configuration { epoch: *open.max_epoch, primary: Some(node), ..open.active.clone() };
+        configuration.validate();
+        let epoch = configuration.epoch;
+        *open.pending = Some(Pending { configuration, base, life });
+        Ok(Outcome::Epoch(epoch))
+    }
+
+    fn activate(&mut self, id: VolumeId, epoch: Epoch) -> Applied {
+        let open = self.open_any(id)?;
+        if open.active.epoch == epoch && epoch > Epoch::ZERO {
+            // The answer to the first request was lost. An epoch has one primary, so this is the same request.
+            return Ok(Outcome::Epoch(epoch));
+        }
+        let Some(pending) = open.pending.take_if(|p| p.configuration.epoch == epoch) else {
+            let found = open.pending.as_ref().map_or("none".to_owned(), |p| p.configuration.epoch.to_string());
+            return refuse(Stale, format!("expected the pending epoch of {id} to be {epoch}, found {found}"));
+        };
+        assert_eq!(pending.base, open.active.epoch, "S21: a claim is void once another epoch is active");
+        *open.active = pending.configuration;
+        *open.nominee = open.nominee.filter(|n| n.base >= open.active.epoch);
+        Ok(Outcome::Epoch(epoch))
+    }
+
+    fn nominate(&mut self, id: VolumeId, node: NodeId, base: Epoch, planned: bool) -> Applied {
+        let open = self.open(id, base)?;
+        let message = || format!("node {node} holds no copy of {id} that counts; choose a member");
+        require(open.active.member(node).is_some(), Invalid, message)?;
+        *open.nominee = Some(Nominee { node, base, planned });
+        Ok(Outcome::Done)
+    }
+
+    fn clear_nominee(&mut self, id: VolumeId, base: Epoch) -> Applied {
+        *self.open(id, base)?.nominee = None;
+        Ok(Outcome::Done)
+    }
+
+    fn present(&mut self, id: VolumeId) -> Result<&mut Volume, Refusal> {
+        self.volumes.get_mut(&id).ok_or_else(|| Refusal::new(NotFound, format!("there is no volume {id}")))
+    }
+
+    fn open_any(&mut self, id: VolumeId) -> Result<Open<'_>, Refusal> {
+        let volume = self.present(id)?;
+        let Volume { name, max_epoch, phase, .. } = volume;
+        match phase {
+            Phase::Open { active, pending, nominee } => Ok(Open { max_epoch, active, pending, nominee }),
+            Phase::Creating { .. } => refuse(Stale, format!("volume {name} waits for copies to be created")),
+            Phase::Deleting { .. } => refuse(Stale, format!("volume {name} is being deleted")),
+        }
+    }
+
+    /// Compare: what is changed only if its active epoch is the expected one.
+    fn open(&mut self, id: VolumeId, base: Epoch) -> Result<Open<'_>, Refusal> {
+        let open = self.open_any(id)?;
+        let found = open.active.epoch;
+        require(found == base, Stale, || format!("expected {id} to be in epoch {base}, found {found}; look again"))?;
+        Ok(open)
+    }
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+    // A name becomes a file name: "." and ".." are none.
+    let sound = (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.');
+    require(sound, Invalid, || {
+        let shown: String = name.chars().take(MAX_NAME_BYTES).collect();
+        format!(
+            "a {what}'s name has 1 to {MAX_NAME_BYTES} characters of a-z 0-9 . _ - and no leading dot, found {shown:?}"
+        )
+    })
+}
+
+fn check_text(what: &str, text: &str) -> Result<(), Refusal> {
+    let sound = (1..=MAX_TEXT_BYTES).contains(&text.len());
+    require(sound, Invalid, || format!("a node's {what} has 1 to {MAX_TEXT_BYTES} bytes, found {}", text.len()))
+}
+
+fn check_quorum(write_quorum: u8, copies: usize) -> Result<(), Refusal> {
+    let w = usize::from(write_quorum);
+    let majority = copies / 2 + 1;
+    require(w <= copies, Invalid, || format!("a write quorum of {w} needs as many copies, found {copies}"))?;
+    require(w >= majority, Unsafe, || {
+        format!(
+            "a write quorum of {w} is no majority of {copies} copies and could lose writes; use at least {majority}"
+        )
+    })
+}

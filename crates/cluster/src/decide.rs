@@ -1,0 +1,211 @@
+//! When another copy should become primary, and which.
+//!
+//! ```text
+//!   per open volume      primary serves or tries            primary dead, failed, or idle for long
+//!   no nominee           nothing                            nominate the best copy
+//!   nominee              planned or forced by an operator:  moves on: nothing
+//!                        withdraw it if it is stuck         dead, or stuck for its patience: the next best
+//! ```
+//! Decisions are wishes: a nominee claims, and the compare-and-swap decides. So a wrong one costs a failover at
+//! worst, and what limits their number (L3) is patience that doubles while nothing comes of them.
+
+use crate::command::Command;
+use crate::detector::{CopyReport, CopyRole, CopyState, Detector};
+use crate::state::State;
+use holdfast_types::{Epoch, Lsn, NodeId, Nominee, Time, VolumeId, VolumeView};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A proposal that the state still does not show after this is made again.
+const REPEAT: Duration = Duration::from_secs(1);
+
+/// What a leader remembers; gone with its leadership.
+pub(crate) struct Leading {
+    since: Time,
+    watches: BTreeMap<VolumeId, Watch>,
+}
+
+#[derive(Default)]
+struct Watch {
+    /// Since when the primary lives but neither serves nor tries.
+    idle: Option<Time>,
+    /// What the primary that tries to open has reached, and since when.
+    trying: Option<(Progress, Time)>,
+    /// The nominee being followed.
+    followed: Option<Followed>,
+    /// Nominees in a row of which nothing came.
+    fruitless: u32,
+    /// The last proposal, and when.
+    proposed: Option<(Command, Time)>,
+}
+
+struct Followed {
+    nominee: Nominee,
+    progress: Progress,
+    at: Time,
+}
+
+/// What a claimant moves when it gets on.
+type Progress = (Option<Epoch>, Option<(Epoch, CopyRole, CopyState, Lsn, Lsn)>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lead {
+    /// It serves, opens or claims, or its time to do so is not over.
+    Well,
+    /// Somebody else must.
+    Lost,
+}
+
+impl Detector {
+    /// What to propose. Called often, by every node; only a leader has something to propose.
+    pub fn decide(&mut self, state: &State, me: NodeId, is_leader: bool, now: Time) -> Vec<Command> {
+        if !is_leader {
+            self.leading = None;
+            return Vec::new();
+        }
+        let fresh = || Leading { since: now, watches: BTreeMap::new() };
+        let mut leading = self.leading.take().unwrap_or_else(fresh);
+        leading.watches.retain(|id, _| state.volumes.contains_key(id));
+        let mut commands = Vec::new();
+        for view in state.volumes.keys().filter_map(|id| state.view(*id)) {
+            let watch = leading.watches.entry(view.volume).or_default();
+            let look = Look { detector: self, view: &view, me, now, since: leading.since };
+            if let Some(command) = look.decide(watch) {
+                let repeated = watch.proposed.as_ref().is_some_and(|(c, at)| *c == command && now.since(*at) < REPEAT);
+                if !repeated {
+                    watch.proposed = Some((command.clone(), now));
+                    commands.push(command);
+                }
+            }
+        }
+        self.leading = Some(leading);
+        commands
+    }
+}
+
+/// One volume at one moment.
+struct Look<'a> {
+    detector: &'a Detector,
+    view: &'a VolumeView,
+    me: NodeId,
+    now: Time,
+    since: Time,
+}
+
+impl Look<'_> {
+    fn decide(&self, watch: &mut Watch) -> Option<Command> {
+        let lead = self.lead(watch);
+        let Some(nominee) = self.view.nominee else {
+            watch.followed = None;
+            if lead == Lead::Well {
+                watch.fruitless = 0;
+                return None;
+            }
+            return self.nominate_best(None);
+        };
+        let stuck = self.stuck(nominee, watch);
+        let dead = self.dead(nominee.node) || self.report(nominee.node).is_some_and(CopyReport::failed);
+        if dead {
+            // Its patience starts when it is back.
+            watch.followed = None;
+        }
+        match lead {
+            Lead::Well if dead || stuck => {
+                Some(Command::ClearNominee { volume: self.view.volume, base: self.view.active.epoch })
+            }
+            Lead::Well => None,
+            // Nobody is left to hand over: the same node, or a better one, must not wait for it.
+            Lead::Lost if nominee.planned => self.nominate_best(None),
+            Lead::Lost if dead => self.nominate_best(Some(nominee.node)),
+            Lead::Lost if stuck => {
+                watch.fruitless = watch.fruitless.saturating_add(1);
+                // With the state unchanged (the same node again) its patience starts anew, too.
+                watch.followed = None;
+                self.nominate_best(Some(nominee.node)).or_else(|| self.nominate_best(None))
+            }
+            Lead::Lost => None,
+        }
+    }
+
+    /// Whether the primary is to be left alone.
+    fn lead(&self, watch: &mut Watch) -> Lead {
+        let Some(primary) = self.view.active.primary else { return Lead::Lost };
+        if self.dead(primary) {
+            watch.idle = None;
+            return Lead::Lost;
+        }
+        let report = self.report(primary);
+        if report.is_some_and(CopyReport::failed) {
+            return Lead::Lost;
+        }
+        let acts = |r: &CopyReport| matches!(r.role, CopyRole::Primary | CopyRole::Claimant);
+        if report.is_some_and(|r| acts(r) && r.state == CopyState::Serving) || self.within_grace() {
+            (watch.idle, watch.trying) = (None, None);
+            return Lead::Well;
+        }
+        if report.is_some_and(acts) {
+            watch.idle = None;
+            return self.trying(primary, watch);
+        }
+        let idle = *watch.idle.get_or_insert(self.now);
+        let patient = self.now.since(idle) < self.detector.config.restart_patience;
+        if patient { Lead::Well } else { Lead::Lost }
+    }
+
+    /// A primary that opens, or claims again after a restart, is left alone while it gets on.
+    fn trying(&self, primary: NodeId, watch: &mut Watch) -> Lead {
+        let progress = self.progress(primary);
+        let trying = watch.trying.take().filter(|(before, _)| *before == progress).unwrap_or((progress, self.now));
+        let patient = self.now.since(trying.1) < self.detector.config.nominee_patience_max;
+        watch.trying = Some(trying);
+        if patient { Lead::Well } else { Lead::Lost }
+    }
+
+    fn within_grace(&self) -> bool {
+        self.now.since(self.since) < self.detector.config.failure_timeout
+    }
+
+    /// Silent for long. A fresh leader gives everybody a full timeout: it does not know why it became leader.
+    fn dead(&self, node: NodeId) -> bool {
+        node != self.me && !self.detector.alive(node, self.now) && !self.within_grace()
+    }
+
+    fn report(&self, node: NodeId) -> Option<&CopyReport> {
+        self.detector.report(node, self.view.volume)
+    }
+
+    fn stuck(&self, nominee: Nominee, watch: &mut Watch) -> bool {
+        let progress = self.progress(nominee.node);
+        let followed = watch.followed.take().filter(|f| f.nominee == nominee && f.progress == progress);
+        let followed = followed.unwrap_or(Followed { nominee, progress, at: self.now });
+        let stuck = self.now.since(followed.at) >= self.patience(watch.fruitless);
+        watch.followed = Some(followed);
+        stuck
+    }
+
+    fn progress(&self, node: NodeId) -> Progress {
+        let pending = self.view.pending.as_ref().filter(|p| p.configuration.primary == Some(node));
+        let moved = |r: &CopyReport| (r.epoch, r.role, r.state.clone(), r.received, r.durable);
+        (pending.map(|p| p.configuration.epoch), self.report(node).map(moved))
+    }
+
+    fn patience(&self, fruitless: u32) -> Duration {
+        let config = &self.detector.config;
+        let doubled = config.nominee_patience.saturating_mul(2_u32.saturating_pow(fruitless));
+        doubled.min(config.nominee_patience_max)
+    }
+
+    /// The live member with the longest log, as far as known. `None` if too few live to open at all: to claim would
+    /// only seal them, and their reports may still change who is best.
+    fn nominate_best(&self, but: Option<NodeId>) -> Option<Command> {
+        let able = |n: &NodeId| !self.dead(*n) && !self.report(*n).is_some_and(CopyReport::failed);
+        let able: Vec<NodeId> = self.view.active.members.iter().map(|m| m.node).filter(able).collect();
+        if able.len() < self.view.active.fence_quorum() {
+            return None;
+        }
+        let log = |n: NodeId| self.report(n).map(|r| (r.epoch, r.durable));
+        let rank = |n: &NodeId| (log(*n), std::cmp::Reverse(*n));
+        let node = able.into_iter().filter(|n| Some(*n) != but).max_by_key(rank)?;
+        Some(Command::Nominate { volume: self.view.volume, node, base: self.view.active.epoch, planned: false })
+    }
+}

@@ -1,0 +1,202 @@
+//! Who lives, and how the copies are, as this node has heard.
+//!
+//! Heartbeats go from every node to every node, outside Raft. Times are those of this node's own clock at reception;
+//! a heartbeat carries none.
+
+use crate::command::{DecodeError, decode, encode};
+use crate::wire;
+use holdfast_types::{Epoch, Lsn, NodeId, Time, VolumeId};
+use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a node tells every other one, several times per failure timeout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heartbeat {
+    /// The sender.
+    #[serde(with = "wire::one")]
+    pub node: NodeId,
+    /// Its process.
+    pub life: u64,
+    /// All its copies.
+    pub copies: Vec<CopyReport>,
+}
+
+/// How one copy is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopyReport {
+    /// The volume.
+    #[serde(with = "wire::one")]
+    pub volume: VolumeId,
+    /// Epoch of the last record it holds.
+    #[serde(with = "wire::one")]
+    pub epoch: Epoch,
+    /// What it does.
+    pub role: CopyRole,
+    /// How it fares.
+    pub state: CopyState,
+    /// In memory.
+    #[serde(with = "wire::one")]
+    pub received: Lsn,
+    /// On stable storage.
+    #[serde(with = "wire::one")]
+    pub durable: Lsn,
+    /// Known to be committed and held.
+    #[serde(with = "wire::one")]
+    pub committed: Lsn,
+    /// In the image.
+    #[serde(with = "wire::one")]
+    pub applied: Lsn,
+    /// Of the image at `applied`.
+    pub digest: Option<u64>,
+    /// Why it is not better, for the operator.
+    pub reason: Option<String>,
+    /// It drains for a switchover.
+    pub switchover: bool,
+}
+
+/// What a copy does in the replication of its volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyRole {
+    /// Leads an active epoch.
+    Primary,
+    /// Follows.
+    Secondary,
+    /// Tries to lead the next epoch.
+    Claimant,
+    /// Neither.
+    Idle,
+}
+
+/// How a copy fares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum CopyState {
+    /// Primary, answers reads and writes.
+    Serving,
+    /// Secondary, holds what is committed.
+    InSync,
+    /// Receives what it lacks of the log.
+    CatchingUp,
+    /// What it lacks is no longer in any log.
+    NeedsResync,
+    /// Counts itself no more (P8).
+    Failed {
+        /// The device's or the checksum's word.
+        reason: String,
+    },
+    /// Recovers, or opens an epoch.
+    Opening,
+    /// Promised a later epoch, follows nobody yet.
+    Sealed,
+}
+
+impl Heartbeat {
+    /// For the wire.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// From the wire.
+    ///
+    /// # Errors
+    /// No heartbeat of this version.
+    pub fn decode(bytes: &[u8]) -> Result<Heartbeat, DecodeError> {
+        decode(bytes)
+    }
+}
+
+impl CopyReport {
+    pub(crate) fn failed(&self) -> bool {
+        matches!(self.state, CopyState::Failed { .. })
+    }
+}
+
+/// How patient the detector is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DetectorConfig {
+    /// Silence after which a node counts as dead.
+    pub failure_timeout: Duration,
+    /// What a live primary that does not serve gets, to claim by itself.
+    pub restart_patience: Duration,
+    /// What a nominee gets without progress, at first; doubles with each nominee that made none.
+    pub nominee_patience: Duration,
+    /// Up to here.
+    pub nominee_patience_max: Duration,
+}
+
+impl Default for DetectorConfig {
+    fn default() -> DetectorConfig {
+        DetectorConfig {
+            failure_timeout: Duration::from_secs(1),
+            restart_patience: Duration::from_secs(2),
+            nominee_patience: Duration::from_secs(3),
+            nominee_patience_max: Duration::from_secs(30),
+        }
+    }
+}
+
+struct Heard {
+    at: Time,
+    life: u64,
+    copies: BTreeMap<VolumeId, CopyReport>,
+}
+
+/// One per node. Its own heartbeats are fed to it, too.
+pub struct Detector {
+    pub(crate) config: DetectorConfig,
+    started: Time,
+    heard: BTreeMap<NodeId, Heard>,
+    /// Since when this node leads, and what it follows up.
+    pub(crate) leading: Option<crate::decide::Leading>,
+}
+
+impl Detector {
+    /// A detector that has heard nobody yet and gives everybody a full `failure_timeout`.
+    #[must_use]
+    pub fn new(failure_timeout: Duration, now: Time) -> Detector {
+        Detector::with_config(DetectorConfig { failure_timeout, ..DetectorConfig::default() }, now)
+    }
+
+    /// The same with every setting.
+    #[must_use]
+    pub fn with_config(config: DetectorConfig, now: Time) -> Detector {
+        Detector { config, started: now, heard: BTreeMap::new(), leading: None }
+    }
+
+    /// A heartbeat arrived. The caller has checked that it is from whom it says.
+    pub fn heard(&mut self, heartbeat: impl Borrow<Heartbeat>, now: Time) {
+        let Heartbeat { node, life, copies } = heartbeat.borrow();
+        let copies = copies.iter().map(|c| (c.volume, c.clone())).collect();
+        self.heard.insert(*node, Heard { at: now, life: *life, copies });
+    }
+
+    /// Whether the node counts as alive.
+    #[must_use]
+    pub fn alive(&self, node: NodeId, now: Time) -> bool {
+        self.silence(node, now) < self.config.failure_timeout
+    }
+
+    /// How long nothing was heard of the node; counted from the start if never.
+    #[must_use]
+    pub fn silence(&self, node: NodeId, now: Time) -> Duration {
+        now.since(self.heard.get(&node).map_or(self.started, |h| h.at))
+    }
+
+    /// The latest report, however old.
+    #[must_use]
+    pub fn report(&self, node: NodeId, volume: VolumeId) -> Option<&CopyReport> {
+        self.heard.get(&node)?.copies.get(&volume)
+    }
+
+    /// The process of the node as last heard.
+    #[must_use]
+    pub fn life(&self, node: NodeId) -> Option<u64> {
+        self.heard.get(&node).map(|h| h.life)
+    }
+}

@@ -1,0 +1,329 @@
+//! The replicated state: its data, questions to it, its invariants.
+//!
+//! ```text
+//!   volume:  Creating --(last RegisterCopy)--> Open --(DeleteVolume)--> Deleting --(last CopyDeleted)--> gone
+//!                 +-----------------(DeleteVolume)------------------------^
+//!   within Open:  active --(Claim, base = active)--> pending --(Activate)--> active'
+//! ```
+
+use crate::command::{DecodeError, Refusal, RefusalKind, decode, encode};
+use crate::wire;
+use holdfast_types::{
+    ClusterId, Configuration, Durability, Epoch, Incarnation, Member, NodeId, Nominee, Pending, VolumeId, VolumeSize,
+    VolumeView,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything that the cluster has agreed on. Changes by [`State::apply`] alone; the fields are public to be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// The cluster.
+    #[serde(with = "wire::one")]
+    pub cluster: ClusterId,
+    /// Its name.
+    pub name: String,
+    /// Every node that ever was.
+    #[serde(with = "wire::map")]
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// Every volume that is.
+    #[serde(with = "wire::map")]
+    pub volumes: BTreeMap<VolumeId, Volume>,
+    /// Join tokens.
+    pub tokens: BTreeMap<u64, Token>,
+    /// Never given away so far.
+    #[serde(with = "wire::one")]
+    pub next_node: NodeId,
+    /// Never given away so far.
+    #[serde(with = "wire::one")]
+    pub next_volume: VolumeId,
+}
+
+/// A host with an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Its id, the key in `State::nodes`.
+    #[serde(with = "wire::one")]
+    pub id: NodeId,
+    /// Unique among the nodes that are not removed.
+    pub name: String,
+    /// Where its peers reach it.
+    pub address: String,
+    /// What fails together with it.
+    pub failure_domain: String,
+    /// Whether it is to vote in Raft. Whether it does, Raft knows.
+    pub voter_wanted: bool,
+    /// Of its certificate.
+    pub fingerprint: String,
+    /// Gone for ever; kept so that its id is never used again.
+    pub removed: bool,
+}
+
+/// Permission to join, once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// Of the secret, in hexadecimal.
+    pub hash: String,
+    /// Seconds since 1970.
+    pub expires_unix_s: u64,
+    /// Who used it up.
+    #[serde(with = "wire::opt")]
+    pub used_by: Option<NodeId>,
+}
+
+/// A virtual disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Its id, the key in `State::volumes`.
+    #[serde(with = "wire::one")]
+    pub id: VolumeId,
+    /// Unique among the volumes that are not being deleted.
+    pub name: String,
+    /// Bytes the guest sees.
+    #[serde(with = "wire::size")]
+    pub size: VolumeSize,
+    /// When a write is acknowledged.
+    #[serde(with = "wire::DurabilityDef")]
+    pub durability: Durability,
+    /// W, as ordered at creation.
+    pub write_quorum: u8,
+    /// The highest epoch ever claimed.
+    #[serde(with = "wire::one")]
+    pub max_epoch: Epoch,
+    /// Where in its life it stands.
+    pub phase: Phase,
+}
+
+/// The life of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Phase {
+    /// Some chosen node has not registered its copy.
+    Creating {
+        /// Who is to lead first.
+        #[serde(with = "wire::one")]
+        primary: NodeId,
+        /// The chosen nodes, and what they registered.
+        #[serde(with = "wire::incarnations")]
+        copies: BTreeMap<NodeId, Option<Incarnation>>,
+    },
+    /// In use.
+    Open {
+        /// What decides now.
+        #[serde(with = "wire::ConfigurationDef")]
+        active: Configuration,
+        /// The newest claim.
+        #[serde(with = "wire::pending")]
+        pending: Option<Pending>,
+        /// Who should claim next.
+        #[serde(with = "wire::nominee")]
+        nominee: Option<Nominee>,
+    },
+    /// Nobody may use it; these nodes have not deleted their copies yet.
+    Deleting {
+        /// Nodes with a copy.
+        #[serde(with = "wire::list")]
+        copies: BTreeSet<NodeId>,
+    },
+}
+
+impl Volume {
+    /// The nodes with a copy, ascending.
+    #[must_use]
+    pub fn holders(&self) -> Vec<NodeId> {
+        match &self.phase {
+            Phase::Creating { copies, .. } => copies.keys().copied().collect(),
+            Phase::Open { active, .. } => active.members.iter().map(|m: &Member| m.node).collect(),
+            Phase::Deleting { copies } => copies.iter().copied().collect(),
+        }
+    }
+
+    /// The registered on-disk state of the copy on `node` (S20).
+    #[must_use]
+    pub fn incarnation(&self, node: NodeId) -> Option<Incarnation> {
+        match &self.phase {
+            Phase::Creating { copies, .. } => copies.get(&node).copied().flatten(),
+            Phase::Open { active, .. } => active.member(node).map(|m| m.incarnation),
+            Phase::Deleting { .. } => None,
+        }
+    }
+
+    pub(crate) fn is_deleting(&self) -> bool {
+        matches!(self.phase, Phase::Deleting { .. })
+    }
+}
+
+impl State {
+    /// A cluster without nodes. The founder's `AddNode` comes first and gets id 1.
+    #[must_use]
+    pub fn new(cluster: ClusterId, name: impl Into<String>) -> State {
+        State {
+            cluster,
+            name: name.into(),
+            nodes: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            next_node: NodeId(1),
+            next_volume: VolumeId(1),
+        }
+    }
+
+    /// The nodes that are not removed, by id.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|n| !n.removed)
+    }
+
+    /// The volumes, by id.
+    pub fn volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.volumes.values()
+    }
+
+    /// A node that is not removed.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(&id).filter(|n| !n.removed)
+    }
+
+    /// The node of that name that is not removed.
+    #[must_use]
+    pub fn node_by_name(&self, name: &str) -> Option<NodeId> {
+        self.nodes.iter().find(|(_, n)| !n.removed && n.name == name).map(|(id, _)| *id)
+    }
+
+    /// The volume of that name that is not being deleted.
+    #[must_use]
+    pub fn volume_by_name(&self, name: &str) -> Option<VolumeId> {
+        self.volumes.iter().find(|(_, v)| !v.is_deleting() && v.name == name).map(|(id, _)| *id)
+    }
+
+    /// An open volume as its copies see it; `None` while it is being created or deleted.
+    #[must_use]
+    pub fn view(&self, volume: VolumeId) -> Option<VolumeView> {
+        let v = self.volumes.get(&volume)?;
+        let Phase::Open { active, pending, nominee } = &v.phase else { return None };
+        let (active, pending, nominee) = (active.clone(), pending.clone(), *nominee);
+        Some(VolumeView { volume, size: v.size, durability: v.durability, active, pending, nominee })
+    }
+
+    /// The open volumes of which `node` holds a copy.
+    #[must_use]
+    pub fn views_for(&self, node: NodeId) -> Vec<VolumeView> {
+        let views = self.volumes.keys().filter_map(|id| self.view(*id));
+        views.filter(|v| v.active.member(node).is_some()).collect()
+    }
+
+    /// Copies that `node` must create and register.
+    #[must_use]
+    pub fn copies_wanted(&self, node: NodeId) -> Vec<(VolumeId, VolumeSize)> {
+        let wanted = |v: &Volume| match &v.phase {
+            Phase::Creating { copies, .. } => copies.get(&node) == Some(&None),
+            Phase::Open { .. } | Phase::Deleting { .. } => false,
+        };
+        self.volumes.iter().filter(|(_, v)| wanted(v)).map(|(id, v)| (*id, v.size)).collect()
+    }
+
+    /// Copies that `node` must delete and report.
+    #[must_use]
+    pub fn copies_unwanted(&self, node: NodeId) -> Vec<VolumeId> {
+        let unwanted = |v: &Volume| matches!(&v.phase, Phase::Deleting { copies } if copies.contains(&node));
+        self.volumes.iter().filter(|(_, v)| unwanted(v)).map(|(id, _)| *id).collect()
+    }
+
+    /// The token with that hash, if it may be used now. For the leader, before it proposes `AddNode`.
+    ///
+    /// # Errors
+    /// Unknown, used up or expired.
+    pub fn usable_token(&self, hash: &str, now_unix_s: u64) -> Result<u64, Refusal> {
+        let refuse = |why| Err(Refusal::new(RefusalKind::NotFound, format!("this join token {why}; make a new one")));
+        match self.tokens.iter().find(|(_, t)| t.hash == hash) {
+            None => refuse("is unknown"),
+            Some((_, t)) if t.used_by.is_some() => refuse("has been used"),
+            Some((_, t)) if t.expires_unix_s <= now_unix_s => refuse("has expired"),
+            Some((id, _)) => Ok(*id),
+        }
+    }
+
+    /// For a snapshot.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// From a snapshot.
+    ///
+    /// # Errors
+    /// Not a snapshot of this version, or one that contradicts itself.
+    pub fn decode(bytes: &[u8]) -> Result<State, DecodeError> {
+        let state: State = decode(bytes)?;
+        state.check().map_err(DecodeError::Contradiction)?;
+        Ok(state)
+    }
+
+    /// Panics unless the invariants hold: a node must not act on a state that breaks them.
+    pub fn validate(&self) {
+        if let Err(what) = self.check() {
+            panic!("the replicated state breaks an invariant: {what}");
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        ensure(self.nodes.iter().all(|(id, n)| *id == n.id), "a node is filed under another id")?;
+        ensure(self.volumes.iter().all(|(id, v)| *id == v.id), "a volume is filed under another id")?;
+        ensure(self.nodes.keys().all(|id| id.0 > 0 && *id < self.next_node), "an id of a node was not given away")?;
+        ensure(self.volumes.keys().all(|id| id.0 > 0 && *id < self.next_volume), "an id of a volume was not given")?;
+        let present: Vec<&str> = self.nodes.values().filter(|n| !n.removed).map(|n| n.name.as_str()).collect();
+        ensure(present.iter().collect::<BTreeSet<_>>().len() == present.len(), "two nodes have one name")?;
+        let names: Vec<&str> = self.volumes.values().filter(|v| !v.is_deleting()).map(|v| v.name.as_str()).collect();
+        ensure(names.iter().collect::<BTreeSet<_>>().len() == names.len(), "two volumes have one name")?;
+        for (id, volume) in &self.volumes {
+            let holders = volume.holders();
+            ensure(!holders.is_empty(), format!("{id} has no copy"))?;
+            ensure(holders.iter().all(|n| self.node(*n).is_some()), format!("{id} has a copy on no node"))?;
+            check_phase(volume).map_err(|what| format!("{id}: {what}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise.into()) }
+}
+
+fn check_phase(volume: &Volume) -> Result<(), String> {
+    let (active, pending, nominee) = match &volume.phase {
+        Phase::Open { active, pending, nominee } => (active, pending, nominee),
+        Phase::Creating { primary, copies } => {
+            ensure(copies.values().any(Option::is_none), "every copy is registered, but it is not open")?;
+            return ensure(copies.contains_key(primary), "the first primary holds no copy");
+        }
+        Phase::Deleting { .. } => return Ok(()),
+    };
+    check_configuration(active)?;
+    ensure(active.epoch <= volume.max_epoch, "S14: an epoch above the highest claimed one")?;
+    if let Some(Pending { configuration, base, .. }) = pending {
+        check_configuration(configuration)?;
+        ensure(*base == active.epoch, "S21: a claim on what is not active")?;
+        ensure(configuration.epoch == volume.max_epoch, "S14: an older claim survived a newer one")?;
+        ensure(configuration.epoch > active.epoch, "S14: a claim does not rise")?;
+        let same = configuration.members == active.members && configuration.write_quorum == active.write_quorum;
+        ensure(same, "S21: a claim changed who counts")?;
+    }
+    let nominee_fits = nominee.is_none_or(|n| n.base == active.epoch && active.member(n.node).is_some());
+    ensure(nominee_fits, "a nominee of another epoch, or none of the members")
+}
+
+/// The same as `Configuration::validate`, which panics; a snapshot is input.
+fn check_configuration(c: &Configuration) -> Result<(), String> {
+    let (n, w) = (c.members.len(), usize::from(c.write_quorum));
+    ensure((1..=holdfast_types::MAX_MEMBERS).contains(&n), "a number of members out of range")?;
+    ensure(c.members.windows(2).all(|m| m[0].node < m[1].node), "members are not sorted")?;
+    ensure(w >= 1 && w <= n && 2 * w > n, "W is no majority of the members")?;
+    ensure(c.primary.is_none() == (c.epoch == Epoch::ZERO), "a reign without a primary")?;
+    ensure(c.primary.is_none_or(|p| c.member(p).is_some()), "a primary that is no member")?;
+    c.validate();
+    Ok(())
+}

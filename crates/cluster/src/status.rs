@@ -1,0 +1,275 @@
+//! The cluster at a glance: what `holdfast status` prints, as plain data.
+//!
+//! Made from the agreed state and from what one node has heard; two nodes may differ for the age of a heartbeat.
+
+use crate::detector::{CopyReport, CopyRole, CopyState, Detector};
+use crate::state::{Phase, State, Volume};
+use holdfast_types::{Configuration, Durability, NodeId, Nominee, Pending, Time};
+use serde::Serialize;
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClusterStatus {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Nodes that are not removed.
+    pub nodes: Vec<NodeStatus>,
+    /// Volumes.
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: u64,
+    /// `alive` or `silent`.
+    pub state: &'static str,
+    /// Whether it is to vote.
+    pub voter: bool,
+    /// Where it listens.
+    pub address: String,
+    /// What fails together with it.
+    pub failure_domain: String,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VolumeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: u64,
+    /// Bytes.
+    pub size: u64,
+    /// The active epoch.
+    pub epoch: u64,
+    /// The primary's name.
+    pub primary: Option<String>,
+    /// In one word.
+    pub state: VolumeState,
+    /// `sync`, `flush` or `async`.
+    pub durability: &'static str,
+    /// W.
+    pub quorum: u8,
+    /// Its copies.
+    pub copies: Vec<CopyStatus>,
+    /// Byte-seconds with too few copies; `None`: not measured.
+    pub exposure: Option<u64>,
+    /// What is unsafe, and why; empty if healthy.
+    #[serde(rename = "unsafe")]
+    pub reasons: Vec<String>,
+}
+
+/// A volume in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    /// Serving with every copy in sync.
+    Healthy,
+    /// Serving with fewer.
+    Degraded,
+    /// I/O waits.
+    Stalled,
+    /// Being created, or between two reigns.
+    Opening,
+    /// Too many copies failed.
+    Failed,
+}
+
+/// A copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CopyStatus {
+    /// Its node's name.
+    pub node: String,
+    /// `primary`, `secondary`, `claimant`, `idle` or `unknown`.
+    pub role: &'static str,
+    /// `serving`, `in_sync`, `catching_up`, `needs_resync`, `failed`, `opening`, `sealed`, `silent`, `creating`,
+    /// `deleting` or `unknown`.
+    pub state: &'static str,
+    /// As last heard.
+    pub durable_lsn: Option<u64>,
+    /// As last heard.
+    pub applied_lsn: Option<u64>,
+    /// At `applied_lsn`, in hexadecimal.
+    pub digest: Option<String>,
+    /// Records behind the furthest copy.
+    pub lag_lsn: Option<u64>,
+    /// Not measured.
+    pub lag_bytes: Option<u64>,
+    /// Not measured.
+    pub lag_seconds: Option<u64>,
+}
+
+/// What this node knows at `now`.
+#[must_use]
+pub fn status(state: &State, detector: &Detector, now: Time) -> ClusterStatus {
+    let look = Look { state, detector, now };
+    let nodes = state.nodes().map(|n| NodeStatus {
+        name: n.name.clone(),
+        id: n.id.0,
+        state: if detector.alive(n.id, now) { "alive" } else { "silent" },
+        voter: n.voter_wanted,
+        address: n.address.clone(),
+        failure_domain: n.failure_domain.clone(),
+    });
+    let volumes = state.volumes().map(|v| look.volume(v)).collect();
+    ClusterStatus { cluster: state.name.clone(), nodes: nodes.collect(), volumes }
+}
+
+struct Look<'a> {
+    state: &'a State,
+    detector: &'a Detector,
+    now: Time,
+}
+
+impl Look<'_> {
+    fn name(&self, node: NodeId) -> String {
+        self.state.nodes.get(&node).map_or_else(|| node.to_string(), |n| n.name.clone())
+    }
+
+    fn volume(&self, v: &Volume) -> VolumeStatus {
+        let (epoch, primary) = match &v.phase {
+            Phase::Open { active, .. } => (active.epoch.0, active.primary),
+            Phase::Creating { .. } | Phase::Deleting { .. } => (0, None),
+        };
+        let (state, reasons) = match &v.phase {
+            Phase::Open { active, pending, nominee } => self.open(v, active, pending.as_ref(), *nominee),
+            Phase::Creating { copies, .. } => {
+                let missing = copies.iter().filter(|(_, i)| i.is_none()).map(|(n, _)| self.name(*n));
+                (VolumeState::Opening, missing.map(|n| format!("waits for {n} to create its copy")).collect())
+            }
+            Phase::Deleting { .. } => (VolumeState::Stalled, vec!["is being deleted".to_owned()]),
+        };
+        VolumeStatus {
+            name: v.name.clone(),
+            id: v.id.0,
+            size: v.size.bytes(),
+            epoch,
+            primary: primary.map(|p| self.name(p)),
+            state,
+            durability: match v.durability {
+                Durability::Sync => "sync",
+                Durability::Flush => "flush",
+                Durability::Async => "async",
+            },
+            quorum: v.write_quorum,
+            copies: v.holders().into_iter().map(|n| self.copy(v, n)).collect(),
+            exposure: None,
+            reasons,
+        }
+    }
+
+    /// The copy's report, if its node lives.
+    fn fresh(&self, v: &Volume, node: NodeId) -> Option<&CopyReport> {
+        self.detector.report(node, v.id).filter(|_| self.detector.alive(node, self.now))
+    }
+
+    fn copy(&self, v: &Volume, node: NodeId) -> CopyStatus {
+        let report = self.detector.report(node, v.id);
+        let furthest = v.holders().iter().filter_map(|n| self.detector.report(*n, v.id)).map(|r| r.durable.0).max();
+        CopyStatus {
+            node: self.name(node),
+            role: report.map_or("unknown", |r| role_word(r.role)),
+            state: self.copy_state(v, node),
+            durable_lsn: report.map(|r| r.durable.0),
+            applied_lsn: report.map(|r| r.applied.0),
+            digest: report.and_then(|r| r.digest).map(|d| format!("{d:016x}")),
+            lag_lsn: furthest.zip(report).map(|(f, r)| f - r.durable.0),
+            lag_bytes: None,
+            lag_seconds: None,
+        }
+    }
+
+    fn copy_state(&self, v: &Volume, node: NodeId) -> &'static str {
+        match &v.phase {
+            _ if !self.detector.alive(node, self.now) => "silent",
+            Phase::Creating { copies, .. } if copies.get(&node) == Some(&None) => "creating",
+            Phase::Deleting { .. } => "deleting",
+            Phase::Creating { .. } | Phase::Open { .. } => {
+                self.detector.report(node, v.id).map_or("unknown", |r| state_word(&r.state))
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        v: &Volume,
+        active: &Configuration,
+        pending: Option<&Pending>,
+        nominee: Option<Nominee>,
+    ) -> (VolumeState, Vec<String>) {
+        let members: Vec<NodeId> = active.members.iter().map(|m| m.node).collect();
+        let mut reasons: Vec<String> = members.iter().filter_map(|n| self.complaint(v, *n)).collect();
+        let count = |good: &dyn Fn(&CopyReport) -> bool| {
+            members.iter().filter_map(|n| self.fresh(v, *n)).filter(|r| good(r)).count()
+        };
+        let failed = count(&CopyReport::failed);
+        let in_sync = count(&|r| matches!(r.state, CopyState::Serving | CopyState::InSync));
+        let able = count(&|r| !r.failed());
+        let (n, w, r) = (members.len(), usize::from(active.write_quorum), active.fence_quorum());
+        let serves = |p| self.fresh(v, p).is_some_and(|r| r.state == CopyState::Serving);
+        let state = if active.primary.is_some_and(serves) && in_sync >= w {
+            if in_sync == n { VolumeState::Healthy } else { VolumeState::Degraded }
+        } else if n - failed < r {
+            reasons.push(format!("{failed} of {n} copies have failed, {r} sound ones are needed to open"));
+            VolumeState::Failed
+        } else if active.primary.is_some_and(serves) {
+            reasons.push(format!("only {in_sync} of {n} copies are in sync, {w} are needed to acknowledge a write"));
+            VolumeState::Stalled
+        } else if able < r {
+            reasons.push(format!("only {able} of {n} copies answer, {r} are needed to open"));
+            VolumeState::Stalled
+        } else if let Some(next) = pending.and_then(|p| p.configuration.primary).or(nominee.map(|n| n.node)) {
+            reasons.push(format!("{} is becoming primary", self.name(next)));
+            VolumeState::Opening
+        } else {
+            reasons.push("the primary does not serve".to_owned());
+            VolumeState::Stalled
+        };
+        (state, reasons)
+    }
+
+    /// What is wrong with one copy.
+    fn complaint(&self, v: &Volume, node: NodeId) -> Option<String> {
+        let name = self.name(node);
+        if !self.detector.alive(node, self.now) {
+            return Some(format!("{name} is silent for {} s", self.detector.silence(node, self.now).as_secs()));
+        }
+        let Some(report) = self.detector.report(node, v.id) else {
+            return Some(format!("{name} has not reported on its copy"));
+        };
+        let said = report.reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
+        match &report.state {
+            CopyState::Serving | CopyState::InSync => None,
+            CopyState::Failed { reason } => Some(format!("the copy on {name} has failed: {reason}")),
+            CopyState::CatchingUp => Some(format!("the copy on {name} is catching up{said}")),
+            CopyState::NeedsResync => Some(format!("the copy on {name} needs a resync{said}")),
+            CopyState::Opening => Some(format!("the copy on {name} is opening{said}")),
+            CopyState::Sealed => Some(format!("the copy on {name} waits for a new epoch{said}")),
+        }
+    }
+}
+
+fn role_word(role: CopyRole) -> &'static str {
+    match role {
+        CopyRole::Primary => "primary",
+        CopyRole::Secondary => "secondary",
+        CopyRole::Claimant => "claimant",
+        CopyRole::Idle => "idle",
+    }
+}
+
+fn state_word(state: &CopyState) -> &'static str {
+    match state {
+        CopyState::Serving => "serving",
+        CopyState::InSync => "in_sync",
+        CopyState::CatchingUp => "catching_up",
+        CopyState::NeedsResync => "needs_resync",
+        CopyState::Failed { .. } => "failed",
+        CopyState::Opening => "opening",
+        CopyState::Sealed => "sealed",
+    }
+}

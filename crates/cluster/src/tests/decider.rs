@@ -1,0 +1,254 @@
+//! Who is nominated when.
+
+use super::*;
+use crate::{CopyReport, CopyRole, CopyState, Detector, Heartbeat, placement};
+use holdfast_types::{Lsn, Time};
+use std::time::Duration;
+
+const ME: NodeId = NodeId(3);
+
+pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64) -> CopyReport {
+    let (at, zero) = (Lsn(durable), Lsn(0));
+    CopyReport {
+        volume: VolumeId(1),
+        epoch: Epoch(epoch),
+        role,
+        state,
+        received: at,
+        durable: at,
+        committed: zero,
+        applied: zero,
+        digest: None,
+        reason: None,
+        switchover: false,
+    }
+}
+
+fn failed() -> CopyReport {
+    report(CopyRole::Idle, CopyState::Failed { reason: "EIO".into() }, 1, 99)
+}
+
+fn serving() -> CopyReport {
+    report(CopyRole::Primary, CopyState::Serving, 1, 10)
+}
+
+fn in_sync(durable: u64) -> CopyReport {
+    report(CopyRole::Secondary, CopyState::InSync, 1, durable)
+}
+
+struct Scene {
+    state: State,
+    detector: Detector,
+    now: Time,
+    /// What each live node says.
+    live: Vec<(u64, Option<CopyReport>)>,
+    is_leader: bool,
+    /// Every command decided, with its time in ms.
+    log: Vec<(u64, Command)>,
+    /// Whether the state sees them.
+    applies: bool,
+}
+
+impl Scene {
+    fn new(state: State, live: Vec<(u64, Option<CopyReport>)>) -> Scene {
+        let detector = Detector::new(Duration::from_secs(1), Time::ZERO);
+        Scene { state, detector, now: Time::ZERO, live, is_leader: true, log: Vec::new(), applies: true }
+    }
+
+    fn run(&mut self, ms: u64) -> Vec<Command> {
+        let before = self.log.len();
+        for _ in 0..ms / 100 {
+            self.now = self.now + Duration::from_millis(100);
+            for (node, copy) in &self.live {
+                let copies = copy.iter().cloned().collect();
+                self.detector.heard(Heartbeat { node: NodeId(*node), life: 1, copies }, self.now);
+            }
+            for command in self.detector.decide(&self.state, ME, self.is_leader, self.now) {
+                if self.applies {
+                    self.state.apply(&command).expect("decisions are carried out");
+                }
+                self.log.push((self.now.0 / 1_000_000, command));
+            }
+        }
+        self.log[before..].iter().map(|(_, c)| c.clone()).collect()
+    }
+
+    fn say(&mut self, node: u64, copy: Option<CopyReport>) {
+        self.live.retain(|(n, _)| *n != node);
+        self.live.push((node, copy));
+    }
+
+    fn silence(&mut self, node: u64) {
+        self.live.retain(|(n, _)| *n != node);
+    }
+
+    fn healthy() -> Scene {
+        let mut scene = Scene::new(open(), vec![(1, Some(serving())), (2, Some(in_sync(9))), (3, Some(in_sync(8)))]);
+        assert!(scene.run(10_000).is_empty(), "nothing to do: {:?}", scene.log);
+        scene
+    }
+}
+
+#[test]
+fn a_dead_primary_is_succeeded_by_the_longest_log() {
+    let mut scene = Scene::healthy();
+    scene.silence(1);
+    assert!(scene.run(900).is_empty(), "not before the failure timeout");
+    assert_eq!(scene.run(200), [nominate(1, 2, false)]);
+    let mut scene = Scene::healthy();
+    scene.silence(1);
+    scene.say(3, Some(report(CopyRole::Secondary, CopyState::InSync, 2, 3)));
+    assert_eq!(scene.run(1500), [nominate(1, 3, false)], "a later epoch beats a longer log");
+    let mut scene = Scene::healthy();
+    scene.silence(1);
+    scene.say(3, Some(in_sync(9)));
+    assert_eq!(scene.run(1500), [nominate(1, 2, false)], "ties go to the lowest id");
+}
+
+#[test]
+fn only_the_leader_decides_and_a_fresh_one_waits() {
+    let mut scene = Scene::healthy();
+    scene.silence(1);
+    scene.is_leader = false;
+    assert!(scene.run(5000).is_empty());
+    scene.is_leader = true;
+    assert!(scene.run(1000).is_empty(), "a full failure timeout for everybody");
+    assert_eq!(scene.run(200), [nominate(1, 2, false)]);
+}
+
+#[test]
+fn a_failed_primary_is_succeeded_at_once_and_failed_copies_are_no_candidates() {
+    let mut scene = Scene::healthy();
+    scene.say(1, Some(failed()));
+    assert_eq!(scene.run(100), [nominate(1, 2, false)]);
+    let mut scene = Scene::healthy();
+    scene.say(1, Some(failed()));
+    scene.say(2, Some(failed()));
+    assert!(scene.run(60_000).is_empty(), "one sound copy is no fence quorum");
+}
+
+#[test]
+fn a_restarted_primary_has_time_to_claim_by_itself() {
+    let idle = || Some(report(CopyRole::Idle, CopyState::Sealed, 1, 10));
+    let mut scene = Scene::healthy();
+    scene.say(1, idle());
+    assert!(scene.run(1900).is_empty());
+    scene.say(1, Some(report(CopyRole::Claimant, CopyState::Opening, 1, 10)));
+    assert!(scene.run(10_000).is_empty(), "it tries");
+    scene.say(1, idle());
+    assert!(scene.run(2000).is_empty());
+    assert_eq!(scene.run(300).len(), 1, "it does not try");
+    let mut scene = Scene::healthy();
+    scene.say(1, None);
+    assert_eq!(scene.run(2500), [nominate(1, 2, false)], "it knows nothing of the copy");
+    let mut scene = Scene::healthy();
+    scene.say(1, Some(report(CopyRole::Claimant, CopyState::Opening, 1, 10)));
+    assert!(scene.run(29_000).is_empty());
+    assert_eq!(scene.run(2000).len(), 1, "it tries without end");
+}
+
+#[test]
+fn a_nominee_that_gets_on_is_left_alone_and_one_that_does_not_is_replaced() {
+    let mut scene = Scene::healthy();
+    scene.silence(1);
+    scene.run(1500);
+    for n in 0..10 {
+        scene.say(2, Some(report(CopyRole::Claimant, CopyState::Opening, 1, 10 + n)));
+        assert!(scene.run(2500).is_empty(), "progress {n}");
+    }
+    assert_eq!(scene.run(1500), [nominate(1, 3, false)], "stuck");
+    // Patience doubles while nothing comes of it: 6 s, 12 s, 24 s, then 30 s.
+    let start = scene.log.last().unwrap().0;
+    scene.run(120_000);
+    let gaps: Vec<u64> = std::iter::once(start)
+        .chain(scene.log.iter().map(|(at, _)| *at).filter(|at| *at > start))
+        .collect::<Vec<_>>()
+        .windows(2)
+        .map(|w| (w[1] - w[0]) / 1000)
+        .collect();
+    assert_eq!(gaps, [6, 12, 24, 30, 30]);
+    let nodes: Vec<_> = scene.log.iter().rev().take(2).map(|(_, c)| c.clone()).collect();
+    assert_ne!(nodes[0], nodes[1], "in turn");
+}
+
+#[test]
+fn a_nominee_that_dies_is_replaced() {
+    let mut state = cluster(5);
+    state.apply(&create("disk", &[1, 2, 3, 4, 5])).unwrap();
+    (1..=5).for_each(|n| assert!(state.apply(&register(1, n, n)).is_ok()));
+    state.apply(&claim(0, 1)).unwrap();
+    state.apply(&activate(1)).unwrap();
+    let live = (2..=5).map(|n| (n, Some(in_sync(n)))).collect();
+    let mut scene = Scene::new(state, live);
+    assert_eq!(scene.run(1500), [nominate(1, 5, false)]);
+    scene.silence(5);
+    assert_eq!(scene.run(1500), [nominate(1, 4, false)]);
+    scene.silence(4);
+    assert!(scene.run(60_000).is_empty(), "two of five can't fence");
+    scene.say(4, Some(in_sync(4)));
+    assert!(scene.run(1000).is_empty(), "back in time, still nominated");
+}
+
+#[test]
+fn an_unopened_volume_gets_a_live_primary() {
+    let mut scene = Scene::new(unopened(), vec![(2, None), (3, None)]);
+    assert_eq!(scene.run(2000), [nominate(0, 2, false)], "the chosen one is dead");
+    let mut scene = Scene::new(unopened(), vec![(1, None), (2, None), (3, None)]);
+    assert!(scene.run(2900).is_empty(), "the chosen one has its time");
+}
+
+#[test]
+fn a_switchover_becomes_a_failover_when_the_primary_dies() {
+    let mut scene = Scene::healthy();
+    scene.state.apply(&nominate(1, 3, true)).unwrap();
+    assert!(scene.run(1000).is_empty());
+    scene.silence(1);
+    assert_eq!(scene.run(1200), [nominate(1, 2, false)]);
+}
+
+#[test]
+fn a_switchover_that_gets_stuck_or_loses_its_target_is_withdrawn() {
+    let clear = Command::ClearNominee { volume: VolumeId(1), base: Epoch(1) };
+    let mut scene = Scene::healthy();
+    scene.state.apply(&nominate(1, 3, true)).unwrap();
+    assert_eq!(scene.run(4000), std::slice::from_ref(&clear));
+    let mut scene = Scene::healthy();
+    scene.state.apply(&nominate(1, 2, true)).unwrap();
+    scene.silence(2);
+    assert_eq!(scene.run(1500), [clear]);
+}
+
+#[test]
+fn a_proposal_on_its_way_is_not_repeated_at_once() {
+    let mut scene = Scene::healthy();
+    scene.applies = false;
+    scene.silence(1);
+    assert_eq!(scene.run(1900).len(), 1);
+    assert_eq!(scene.run(1000).len(), 1, "once a second");
+}
+
+#[test]
+fn copies_spread_over_failure_domains_then_over_nodes() {
+    let mut state = State::new(ClusterId(1), "c");
+    for (name, domain) in [("a", "r1"), ("b", "r1"), ("c", "r2"), ("d", "r2"), ("e", "r3")] {
+        let Command::AddNode { address, fingerprint, .. } = add_node(name) else { unreachable!() };
+        let (name, failure_domain) = (name.to_owned(), domain.to_owned());
+        let node = Command::AddNode { name, address, failure_domain, voter: true, fingerprint, token_id: None };
+        state.apply(&node).unwrap();
+    }
+    let ids = |state: &State, n, alive: fn(NodeId) -> bool| -> Vec<u64> {
+        placement(state, n, alive).iter().map(|n| n.0).collect()
+    };
+    assert_eq!(ids(&state, 3, |_| true), [1, 3, 5]);
+    assert_eq!(ids(&state, 4, |_| true), [1, 3, 5, 2]);
+    assert_eq!(ids(&state, 3, |n| n != NodeId(5)), [1, 3, 2]);
+    assert_eq!(ids(&state, 9, |n| n.0 < 3), [1, 2]);
+    state.apply(&create("disk", &[1, 3, 5])).unwrap();
+    assert_eq!(ids(&state, 3, |_| true), [2, 4, 5], "fewest copies within a domain");
+}
+
+#[test]
+fn heartbeats_survive_the_wire() {
+    let heartbeat = Heartbeat { node: NodeId(1), life: u64::MAX, copies: vec![failed(), serving()] };
+    assert_eq!(Heartbeat::decode(&heartbeat.encode()).unwrap(), heartbeat);
+}

@@ -1,0 +1,72 @@
+//! What `holdfast status` would say.
+
+use super::decider::report;
+use super::*;
+use crate::{CopyRole, CopyState, Detector, Heartbeat, VolumeState, VolumeStatus, status};
+use holdfast_types::Time;
+use std::time::Duration;
+
+fn glance(state: &State, says: &[(u64, CopyRole, CopyState, u64)]) -> VolumeStatus {
+    let mut detector = Detector::new(Duration::from_secs(1), Time::ZERO);
+    let now = Time::ZERO + Duration::from_secs(5);
+    for (node, role, copy, durable) in says {
+        let copies = vec![report(*role, copy.clone(), 1, *durable)];
+        detector.heard(Heartbeat { node: NodeId(*node), life: 1, copies }, now);
+    }
+    status(state, &detector, now).volumes.remove(0)
+}
+
+#[test]
+fn each_state_of_a_volume_has_its_reasons() {
+    use CopyRole::{Idle, Primary, Secondary};
+    use CopyState::{CatchingUp, InSync, Sealed, Serving};
+    let failed = || CopyState::Failed { reason: "EIO".into() };
+    let state = open();
+
+    let v = glance(&state, &[(1, Primary, Serving, 9), (2, Secondary, InSync, 9), (3, Secondary, InSync, 7)]);
+    assert_eq!((v.state, v.reasons.len()), (VolumeState::Healthy, 0));
+    assert_eq!(v.copies.iter().map(|c| c.lag_lsn).collect::<Vec<_>>(), [Some(0), Some(0), Some(2)]);
+    assert_eq!((v.primary.as_deref(), v.exposure), (Some("n1"), None));
+
+    let v = glance(&state, &[(1, Primary, Serving, 9), (2, Secondary, InSync, 9), (3, Secondary, CatchingUp, 1)]);
+    assert_eq!((v.state, v.reasons.join(";")), (VolumeState::Degraded, "the copy on n3 is catching up".into()));
+
+    let v = glance(&state, &[(1, Primary, Serving, 9), (2, Secondary, CatchingUp, 9)]);
+    assert_eq!(v.state, VolumeState::Stalled);
+    assert!(v.reasons.iter().any(|r| r.contains("only 1 of 3 copies are in sync, 2 are needed")), "{:?}", v.reasons);
+    assert!(v.reasons.iter().any(|r| r == "n3 is silent for 5 s"));
+
+    let v = glance(&state, &[(2, Secondary, Sealed, 9)]);
+    assert_eq!(v.state, VolumeState::Stalled, "{:?}", v.reasons);
+
+    let v = glance(&state, &[(1, Idle, failed(), 9), (2, Idle, failed(), 9), (3, Secondary, InSync, 9)]);
+    assert_eq!(v.state, VolumeState::Failed);
+    assert!(v.reasons.iter().any(|r| r.contains("the copy on n1 has failed: EIO")));
+
+    let v = glance(&unopened(), &[(1, Idle, Sealed, 0), (2, Idle, Sealed, 0), (3, Idle, Sealed, 0)]);
+    assert_eq!(v.state, VolumeState::Opening);
+    assert!(v.reasons.contains(&"n1 is becoming primary".to_owned()));
+
+    let mut creating = cluster(3);
+    creating.apply(&create("disk", &[1, 2, 3])).unwrap();
+    creating.apply(&register(1, 1, 5)).unwrap();
+    let v = glance(&creating, &[]);
+    assert_eq!((v.state, v.reasons.len()), (VolumeState::Opening, 2));
+}
+
+#[test]
+fn the_json_is_the_contract() {
+    let detector = Detector::new(Duration::from_secs(1), Time::ZERO);
+    let json = serde_json::to_value(status(&open(), &detector, Time::ZERO)).unwrap();
+    assert_eq!(json["cluster"], "test");
+    assert_eq!(json["nodes"][0]["state"], "alive");
+    let volume = &json["volumes"][0];
+    for key in
+        ["name", "id", "size", "epoch", "primary", "state", "durability", "quorum", "copies", "exposure", "unsafe"]
+    {
+        assert!(volume.get(key).is_some(), "{key}");
+    }
+    for key in ["node", "role", "state", "durable_lsn", "applied_lsn", "digest", "lag_bytes", "lag_seconds"] {
+        assert!(volume["copies"][0].get(key).is_some(), "{key}");
+    }
+}

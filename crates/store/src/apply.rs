@@ -1,0 +1,170 @@
+//! Bringing committed records into the image, in batches.
+//!
+//! A batch takes the records from `applied + 1` on, keeps for each block the last write only, joins neighbours, and
+//! writes. One batch at a time per copy, so no block is ever in flight twice. Tables, digest and `applied` change together
+//! when the whole batch is written, hence the digest always belongs to exactly `applied`. Until then reads of these
+//! blocks are served from the overlay, which the batch's own end clears.
+
+use crate::api::Output;
+use crate::io::{DiskOpKind, FileId};
+use crate::ops::{CopyTag, Cx};
+use crate::replica::{Replica, Stage};
+use crate::runs::{RunMap, pieces};
+use bytes::Bytes;
+use holdfast_format::{Record, RecordKind};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn};
+
+/// Records being applied.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// `applied` once it is written.
+    upto: Lsn,
+    runs: RunMap,
+    missing: usize,
+    bytes: u64,
+}
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+impl Replica {
+    /// Starts the next batch if none is under way. Batches without blocks end at once, hence the loop.
+    pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>) {
+        while self.batch.is_none() {
+            let bound = self.committed.min(self.known_committed);
+            if self.applied >= bound {
+                return;
+            }
+            let batch = self.collect(bound, cx.config.apply_batch_bytes);
+            let kinds = image_ops(&batch.runs, cx.config.apply_write_bytes);
+            self.batch = Some(Batch { missing: kinds.len(), ..batch });
+            if kinds.is_empty() {
+                self.batch_written(cx);
+            }
+            for kind in kinds {
+                cx.copy_op(self.volume, CopyTag::Apply, FileId::Image(self.volume), kind);
+            }
+        }
+    }
+
+    fn collect(&self, bound: Lsn, max_bytes: u64) -> Batch {
+        let mut batch = Batch { upto: self.applied, runs: RunMap::default(), missing: 0, bytes: 0 };
+        while batch.upto < bound && batch.bytes < max_bytes {
+            batch.upto = batch.upto.next();
+            let record = self.unapplied(batch.upto);
+            batch.bytes += u64::try_from(record.len_bytes()).expect("about 1 MiB");
+            batch.runs.insert(record);
+        }
+        batch
+    }
+
+    fn unapplied(&self, lsn: Lsn) -> &Record {
+        let entry = self.log.get(&lsn).expect("records above the checkpoint are in the log");
+        entry.record.as_ref().expect("records above applied are in memory")
+    }
+
+    /// One write of the batch ended.
+    pub(crate) fn apply_done(&mut self, cx: &mut Cx<'_>) {
+        let batch = self.batch.as_mut().expect("a write of a batch belongs to one");
+        batch.missing -= 1;
+        if batch.missing == 0 {
+            self.batch_written(cx);
+        }
+    }
+
+    fn batch_written(&mut self, cx: &mut Cx<'_>) {
+        let batch = self.batch.take().expect("the batch that was written");
+        for (start, end, record) in batch.runs.iter() {
+            self.tables.touch_regions(start, end, record.lsn());
+            let header = record.header();
+            if header.kind == RecordKind::Write {
+                self.set_sums(record, start, end);
+            } else {
+                self.tables.clear_blocks(start, end);
+                let last = header.range.end().0 - 1;
+                for edge in [header.range.start.0, last] {
+                    if (start..end).contains(&edge) {
+                        self.set_sums(record, edge, edge + 1);
+                    }
+                }
+            }
+            self.overlay.remove_upto(start, end, batch.upto);
+        }
+        self.applied = batch.upto;
+        self.backlog -= batch.bytes;
+        self.applied_bytes += batch.bytes;
+        self.first_applied.get_or_insert(cx.now);
+        if self.stage == Stage::Open {
+            let (volume, upto, digest) = (self.volume, self.applied, self.tables.digest);
+            cx.out.push(Output::Applied { volume, upto, digest });
+        }
+    }
+
+    fn set_sums(&mut self, record: &Record, start: u64, end: u64) {
+        for block in start..end {
+            let sum = record.block(BlockIndex(block)).map_or(0, |(_, sum)| sum);
+            self.tables.set_block(block, sum);
+        }
+    }
+}
+
+/// The writes and punches that bring `runs` into an image, neighbours joined up to `max_write` bytes.
+fn image_ops(runs: &RunMap, max_write: usize) -> Vec<DiskOpKind> {
+    let mut kinds = Vec::new();
+    let mut write: Vec<Bytes> = Vec::new();
+    let (mut from, mut to) = (0, 0);
+    let flush = |write: &mut Vec<Bytes>, from: u64, kinds: &mut Vec<DiskOpKind>| {
+        if !write.is_empty() {
+            kinds.push(DiskOpKind::Write { offset: from * BLOCK, data: std::mem::take(write), durable: false });
+        }
+    };
+    for piece in runs.iter().flat_map(|(start, end, record)| pieces(record, start, end)) {
+        let Some(data) = piece.data else {
+            let len = (piece.end - piece.start) * BLOCK;
+            kinds.push(DiskOpKind::Punch { offset: piece.start * BLOCK, len });
+            continue;
+        };
+        let size: usize = write.iter().map(Bytes::len).sum();
+        if piece.start != to || size + data.len() > max_write {
+            flush(&mut write, from, &mut kinds);
+            from = piece.start;
+        }
+        to = piece.end;
+        write.push(data);
+    }
+    flush(&mut write, from, &mut kinds);
+    kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_format::Draft;
+    use holdfast_types::{BlockRange, Epoch, VolumeId};
+
+    fn write(lsn: u64, start: u64, count: u64) -> Record {
+        let body = Bytes::from(vec![1; usize::try_from(count).expect("small") * BLOCK_SIZE]);
+        let range = BlockRange::new(start, count);
+        let (volume, epoch, lsn) = (VolumeId(1), Epoch(1), Lsn(lsn));
+        let kind = RecordKind::Write;
+        let (head, tail, prev_hash, committed) = (false, false, 0, Lsn(0));
+        Record::seal(Draft { volume, epoch, lsn, prev_hash, committed, kind, head, tail, range, body })
+    }
+
+    #[test]
+    fn neighbours_are_joined_up_to_the_bound() {
+        let mut runs = RunMap::default();
+        for (lsn, start, count) in [(1, 0, 2), (2, 2, 2), (3, 4, 1), (4, 9, 1), (5, 1, 1)] {
+            runs.insert(&write(lsn, start, count));
+        }
+        let ops: Vec<_> = image_ops(&runs, 4 * BLOCK_SIZE)
+            .into_iter()
+            .map(|kind| match kind {
+                DiskOpKind::Write { offset, data, durable } => {
+                    (offset / BLOCK, data.iter().map(Bytes::len).sum::<usize>() / BLOCK_SIZE, durable)
+                }
+                other => panic!("only writes: {other:?}"),
+            })
+            .collect();
+        assert_eq!(ops, [(0, 4, false), (4, 1, false), (9, 1, false)]);
+    }
+}

@@ -1,0 +1,74 @@
+//! Sizes and times of a store.
+
+use holdfast_format::{FrameHeader, SegmentHeader, padded};
+use holdfast_types::{MAX_BODY_BYTES, SECTOR_SIZE};
+use std::time::Duration;
+
+/// Sizes and times of a store; `Default` gives what production uses.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Bytes of a journal segment. Existing segments keep theirs.
+    pub segment_bytes: u64,
+    /// Segments that are made ready at once.
+    pub min_segments: u32,
+    /// Segments that the journal may grow to.
+    pub max_segments: u32,
+    /// Frames being written at the same time.
+    pub frames_in_flight: usize,
+    /// A frame takes no further record when it has reached this many bytes.
+    pub frame_bytes: u32,
+    /// Largest body that will be appended; below `MAX_BODY_BYTES` only in tests, which want small segments.
+    pub max_body_bytes: usize,
+    /// How long the journal is idle before the last frame is proven durable by another one, and how long a commit
+    /// position waits for a record that carries it before it gets a mark of its own.
+    pub seal_delay: Duration,
+    /// Bytes applied after which a checkpoint is due.
+    pub checkpoint_bytes: u64,
+    /// Time after which a checkpoint is due if anything was applied.
+    pub checkpoint_interval: Duration,
+    /// Bytes of records applied to an image as one batch.
+    pub apply_batch_bytes: u64,
+    /// Largest write to an image or a table.
+    pub apply_write_bytes: usize,
+    /// Applied records kept in memory for lagging copies, in bytes over all volumes.
+    pub cache_bytes: u64,
+    /// How long an operation that found no space waits for its next attempt.
+    pub retry_interval: Duration,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig {
+            segment_bytes: 16 << 20,
+            min_segments: 4,
+            max_segments: 64,
+            frames_in_flight: 2,
+            frame_bytes: 1 << 20,
+            max_body_bytes: MAX_BODY_BYTES,
+            seal_delay: Duration::from_millis(20),
+            checkpoint_bytes: 64 << 20,
+            checkpoint_interval: Duration::from_secs(5),
+            apply_batch_bytes: 8 << 20,
+            apply_write_bytes: 1 << 20,
+            cache_bytes: 64 << 20,
+            retry_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Panics unless the numbers make sense together.
+    pub fn validate(&self) {
+        let body = u32::try_from(self.max_body_bytes).expect("a body is far below 4 GiB");
+        let largest = u64::from(FrameHeader::head_len(1) + padded(body));
+        let header = u64::try_from(SegmentHeader::LEN).expect("4096");
+        assert!(self.segment_bytes >= header + largest, "a segment of {} bytes holds the largest record", self.segment_bytes);
+        assert!(self.segment_bytes <= 1 << 30, "a segment is read whole at start: at most 1 GiB");
+        assert!(self.segment_bytes.is_multiple_of(SECTOR_SIZE as u64), "segments are written with direct I/O");
+        // Some room for the starts of lives with a full journal, which add a segment each.
+        let most = u32::try_from(SegmentHeader::MAX_CLOSED).expect("120") - 20;
+        assert!(self.min_segments >= 3 && self.min_segments <= self.max_segments && self.max_segments <= most);
+        assert!(self.frames_in_flight >= 1 && self.max_body_bytes <= MAX_BODY_BYTES);
+        assert!(self.frame_bytes + padded(body) <= FrameHeader::MAX_BYTES, "a frame's length fits its format");
+    }
+}

@@ -1,0 +1,430 @@
+//! One copy: its positions, its log in memory, and the commands that wait for their turn.
+//!
+//! Flow of a record: `Append` → journal queue → frame durable (`on_durable`) → `Commit` (`on_commit`: into the overlay,
+//! visible to reads) → batch applied to the image → checkpoint.
+//!
+//! Invariants: `checkpoint ≤ applied ≤ carried on disk as committed`, `applied ≤ committed ≤ durable ≤ received`.
+//! Records above `applied` are in memory; records above `checkpoint` are in the journal.
+//!
+//! The image never runs ahead of what a recovery would know to be committed (`known_committed`: the highest commit
+//! position in a durable record header, commit mark or superblock). Otherwise a recovery could take a record for
+//! uncommitted, let it be cut, and the image would still hold it, against S16. So a batch is bounded by
+//! `known_committed`, and where no later record carries the commit position, a mark in the journal does.
+//!
+//! `Promise` and `Adopt` are barriers: they wait until every earlier append is durable (trap 9) and everything after
+//! them waits until they are on disk (trap 13: the table is durable before the first append of its epoch).
+
+use crate::api::{OpenedCopy, Output};
+use crate::apply::Batch;
+use crate::checkpoint::Checkpoint;
+use crate::io::{DiskOpKind, FileId};
+use crate::journal::Journal;
+use crate::ops::{CopyTag, Cx};
+use crate::read::Reads;
+use crate::runs::RunMap;
+use crate::superblock::{Waiter, Writer};
+use crate::tables::Tables;
+use bytes::{Bytes, BytesMut};
+use holdfast_format::{Record, Superblock};
+use holdfast_types::{Durable, Epoch, EpochTable, Lsn, Time, VolumeId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Where a record lies in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Location {
+    pub(crate) generation: u64,
+    pub(crate) header_at: u64,
+    pub(crate) body_at: u64,
+}
+
+/// What is known in memory about one record of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) epoch: Epoch,
+    pub(crate) hash: u64,
+    pub(crate) body_len: u32,
+    /// Absent until its frame is issued.
+    pub(crate) at: Option<Location>,
+    /// Always there above `applied`; below as long as the cache holds it.
+    pub(crate) record: Option<Record>,
+}
+
+/// Where a copy is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Files are being made; how many are missing.
+    Creating(u32),
+    /// Superblock is being repaired and tables are being loaded.
+    Loading,
+    /// Committed records are being applied again.
+    Replaying,
+    /// Serving.
+    Open,
+}
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Append(Vec<Record>),
+    Promise(Epoch),
+    Adopt { epoch: Epoch, table: EpochTable, cut_after: Lsn },
+}
+
+/// The adoption being made durable: first the orphan, then the superblock.
+#[derive(Debug)]
+pub(crate) struct Adoption {
+    pub(crate) epoch: Epoch,
+    table: EpochTable,
+    cut_after: Lsn,
+    orphan: Vec<Bytes>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) volume: VolumeId,
+    pub(crate) stage: Stage,
+    /// What the superblock says, or is about to say.
+    pub(crate) sb: Superblock,
+    pub(crate) writer: Writer,
+    pub(crate) received: Lsn,
+    pub(crate) received_epoch: Epoch,
+    pub(crate) received_hash: u64,
+    pub(crate) durable: Lsn,
+    pub(crate) committed: Lsn,
+    /// A recovery would know that records up to here are committed.
+    pub(crate) known_committed: Lsn,
+    /// The highest commit position that is durable or on its way into the journal.
+    pub(crate) carried: Lsn,
+    pub(crate) applied: Lsn,
+    /// Durable in the superblock, unlike `sb.checkpoint`, which may be on its way.
+    pub(crate) checkpoint: Lsn,
+    pub(crate) trim: Lsn,
+    pub(crate) log: BTreeMap<Lsn, Entry>,
+    pub(crate) commands: VecDeque<Command>,
+    /// A promise or adoption is being made durable.
+    pub(crate) barrier: bool,
+    pub(crate) adoption: Option<Adoption>,
+    /// Newest committed content that the image does not hold yet.
+    pub(crate) overlay: RunMap,
+    pub(crate) tables: Tables,
+    pub(crate) batch: Option<Batch>,
+    pub(crate) checkpointing: Option<Checkpoint>,
+    pub(crate) applied_bytes: u64,
+    pub(crate) first_applied: Option<Time>,
+    pub(crate) checkpoint_now: bool,
+    pub(crate) reads: Reads,
+    pub(crate) commit_hint: Lsn,
+    pub(crate) unknown_to: Option<Lsn>,
+    pub(crate) orphans: BTreeSet<Epoch>,
+    /// Bytes of the records above `applied`.
+    pub(crate) backlog: u64,
+    /// The log was cut after this: the journal need not keep what was cut.
+    pub(crate) cut: Option<Lsn>,
+    /// Table reads that have not ended.
+    pub(crate) loading: u32,
+    /// Applied records up to here are accounted for in the cache.
+    pub(crate) cached_upto: Lsn,
+}
+
+fn len_of(record: &Record) -> u64 {
+    u64::try_from(record.len_bytes()).expect("a record is about 1 MiB")
+}
+
+impl Replica {
+    /// A copy that holds what the superblock's checkpoint says and nothing after it.
+    pub(crate) fn new(sb: Superblock, stage: Stage) -> Replica {
+        let (checkpoint, epoch, hash) = (sb.checkpoint, sb.checkpoint_epoch, sb.checkpoint_hash);
+        Replica {
+            volume: sb.volume,
+            stage,
+            writer: Writer::default(),
+            received: checkpoint,
+            received_epoch: epoch,
+            received_hash: hash,
+            durable: checkpoint,
+            committed: checkpoint,
+            known_committed: sb.committed,
+            carried: sb.committed,
+            applied: checkpoint,
+            checkpoint,
+            trim: Lsn::ZERO,
+            log: BTreeMap::new(),
+            commands: VecDeque::new(),
+            barrier: false,
+            adoption: None,
+            overlay: RunMap::default(),
+            tables: Tables::default(),
+            batch: None,
+            checkpointing: None,
+            applied_bytes: 0,
+            first_applied: None,
+            checkpoint_now: false,
+            reads: Reads::default(),
+            commit_hint: sb.committed,
+            unknown_to: None,
+            orphans: BTreeSet::new(),
+            backlog: 0,
+            cut: None,
+            loading: 0,
+            cached_upto: checkpoint,
+            sb,
+        }
+    }
+
+    /// Panics unless the positions are in order: a copy that lost count of itself must stop.
+    pub(crate) fn validate(&self) {
+        let ordered = self.checkpoint <= self.applied
+            && self.applied <= self.committed
+            && self.committed <= self.durable
+            && self.durable <= self.received;
+        assert!(
+            ordered && self.applied <= self.known_committed.max(self.checkpoint),
+            "positions of {} are ordered: checkpoint {} applied {} committed {} (on disk {}) durable {} received {}",
+            self.volume,
+            self.checkpoint,
+            self.applied,
+            self.committed,
+            self.known_committed,
+            self.durable,
+            self.received
+        );
+    }
+
+    /// Does what can be done now: commands, then applying, then a checkpoint.
+    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>, journal: &mut Journal) {
+        if let Some(last) = self.cut.take() {
+            journal.clip(self.volume, last);
+        }
+        if self.stage == Stage::Open {
+            self.run_commands(cx, journal);
+            if self.committed > self.carried {
+                journal.want_mark(self.volume, self.committed, cx.now);
+            }
+            // A full journal takes no marks, and without them nothing is applied and the journal stays full.
+            if journal.pressure() && self.committed > self.known_committed && !self.writer.hint_queued() {
+                self.write_superblock(cx, Waiter::Hint);
+            }
+            self.checkpoint_now |= journal.pressure() && self.applied > self.checkpoint;
+        }
+        if matches!(self.stage, Stage::Replaying | Stage::Open) {
+            self.pump_apply(cx);
+            self.finish_replay(cx);
+        }
+        if self.stage == Stage::Open {
+            self.pump_checkpoint(cx);
+        }
+        self.validate();
+    }
+
+    fn run_commands(&mut self, cx: &mut Cx<'_>, journal: &mut Journal) {
+        while !self.barrier {
+            let drained = self.durable == self.received;
+            match self.commands.front() {
+                None => return,
+                Some(Command::Append(_)) => {}
+                Some(_) if drained => {}
+                // What is to be cut and has not left need not be journaled first. It could wait for ever: for room in a
+                // journal that only this cut makes.
+                Some(Command::Adopt { cut_after, .. }) if self.drained_for_cut(*cut_after, journal) => {}
+                Some(_) => return,
+            }
+            match self.commands.pop_front().expect("there is one in front") {
+                Command::Append(records) => {
+                    for record in records {
+                        self.append(record, journal);
+                    }
+                }
+                Command::Promise(epoch) => {
+                    assert!(epoch >= self.sb.promised, "{}: promise {epoch} after {}", self.volume, self.sb.promised);
+                    self.barrier = true;
+                    self.sb.promised = epoch;
+                    self.write_superblock(cx, Waiter::Promise(epoch));
+                }
+                Command::Adopt { epoch, table, cut_after } => self.adopt(cx, epoch, table, cut_after),
+            }
+        }
+    }
+
+    fn drained_for_cut(&self, cut_after: Lsn, journal: &mut Journal) -> bool {
+        journal.drop_queued_after(self.volume, cut_after);
+        let issued = self.log.iter().rev().find(|(_, entry)| entry.at.is_some()).map_or(Lsn::ZERO, |(lsn, _)| *lsn);
+        self.durable >= issued.max(cut_after)
+    }
+
+    fn append(&mut self, record: Record, journal: &mut Journal) {
+        let h = record.header();
+        let v = self.volume;
+        assert!(h.volume == v && h.lsn == self.received.next(), "{v}: record {} after {}", h.lsn, self.received);
+        assert_eq!(h.prev_hash, self.received_hash, "{v}: record {} continues the log (S15)", h.lsn);
+        assert_eq!(self.sb.table.epoch_at(h.lsn), Some(h.epoch), "{v}: the epoch table gives {} its epoch", h.lsn);
+        assert!(h.range.end().0 <= self.sb.size.blocks().0, "{v}: record {} lies in the volume", h.lsn);
+        self.received = h.lsn;
+        self.received_epoch = h.epoch;
+        self.received_hash = record.hash();
+        self.carried = self.carried.max(h.committed);
+        self.backlog += len_of(&record);
+        self.remember(&record, None);
+        journal.enqueue(record);
+    }
+
+    pub(crate) fn remember(&mut self, record: &Record, at: Option<Location>) {
+        let h = record.header();
+        let entry = Entry { epoch: h.epoch, hash: record.hash(), body_len: h.body_len, at, record: Some(record.clone()) };
+        self.log.insert(h.lsn, entry);
+    }
+
+    /// A frame that holds `lsn`, and every frame before it, is on stable storage.
+    pub(crate) fn on_durable(&mut self, lsn: Lsn, committed: Lsn) {
+        assert_eq!(lsn, self.durable.next(), "{}: frames hold records in order", self.volume);
+        self.durable = lsn;
+        self.known_committed = self.known_committed.max(committed);
+        if self.unknown_to.is_some_and(|to| to <= lsn) {
+            self.unknown_to = None;
+        }
+    }
+
+    pub(crate) fn attest_durable(&self, out: &mut Vec<Output>) {
+        out.push(Output::Durable { volume: self.volume, upto: Durable::attest(self.durable) });
+    }
+
+    /// Records up to `upto` are committed: reads see them from now on.
+    pub(crate) fn on_commit(&mut self, upto: Lsn) {
+        assert!(upto <= self.durable, "{}: commit {upto} of records up to {} that are durable", self.volume, self.durable);
+        while self.committed < upto {
+            self.committed = self.committed.next();
+            let entry = self.log.get(&self.committed).expect("records above the checkpoint are in the log");
+            self.overlay.insert(entry.record.as_ref().expect("records above applied are in memory"));
+        }
+    }
+
+    /// Epoch and hash of the record at `lsn`, which is not below the checkpoint.
+    pub(crate) fn identity(&self, lsn: Lsn) -> (Epoch, u64) {
+        if lsn == self.received {
+            return (self.received_epoch, self.received_hash);
+        }
+        if lsn == self.sb.checkpoint {
+            return (self.sb.checkpoint_epoch, self.sb.checkpoint_hash);
+        }
+        let entry = self.log.get(&lsn).expect("records above the checkpoint are in the log");
+        (entry.epoch, entry.hash)
+    }
+
+    /// The oldest record that the journal still holds; `received + 1` if none.
+    pub(crate) fn first(&self) -> Lsn {
+        self.log.first_key_value().map_or(self.received.next(), |(lsn, _)| *lsn)
+    }
+
+    /// Records up to `upto` are no longer in the journal.
+    pub(crate) fn forget_log(&mut self, upto: Lsn) {
+        assert!(upto <= self.checkpoint, "{}: records above the checkpoint stay in the journal", self.volume);
+        self.log = self.log.split_off(&upto.next());
+    }
+
+    fn adopt(&mut self, cx: &mut Cx<'_>, epoch: Epoch, table: EpochTable, cut_after: Lsn) {
+        let v = self.volume;
+        assert!(epoch >= self.sb.promised, "{v}: adopt {epoch} after promise {}", self.sb.promised);
+        assert!(self.committed <= cut_after && cut_after <= self.received, "{v}: cut after {cut_after}");
+        self.barrier = true;
+        // A record that was dropped before it left carries no commit position any more.
+        self.carried = self.known_committed;
+        let cut = self.log.split_off(&cut_after.next());
+        let mut orphan = Vec::new();
+        for entry in cut.into_values() {
+            let record = entry.record.expect("uncommitted records are in memory");
+            self.backlog -= len_of(&record);
+            orphan.push(Bytes::copy_from_slice(&record.header().encode()));
+            orphan.push(record.body().clone());
+        }
+        let (last_epoch, last_hash) = if cut_after == self.received {
+            (self.received_epoch, self.received_hash)
+        } else {
+            self.identity(cut_after)
+        };
+        self.received = cut_after;
+        self.durable = cut_after;
+        self.received_epoch = last_epoch;
+        self.received_hash = last_hash;
+        let empty = orphan.is_empty();
+        self.adoption = Some(Adoption { epoch, table, cut_after, orphan });
+        if empty {
+            self.adopt_in_superblock(cx);
+        } else {
+            self.create_orphan(cx, epoch);
+        }
+    }
+
+    fn create_orphan(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
+        self.orphans.insert(epoch);
+        let adoption = self.adoption.as_ref().expect("an orphan is written for an adoption");
+        let len = adoption.orphan.iter().map(|part| u64::try_from(part.len()).expect("about 1 MiB")).sum();
+        let kind = DiskOpKind::Create { len, written: false };
+        cx.copy_op(self.volume, CopyTag::Orphan(false), FileId::Orphan(self.volume, epoch), kind);
+    }
+
+    /// The orphan exists, or is written.
+    pub(crate) fn orphan_done(&mut self, cx: &mut Cx<'_>, written: bool) {
+        let adoption = self.adoption.as_mut().expect("an orphan is written for an adoption");
+        if written {
+            return self.adopt_in_superblock(cx);
+        }
+        let data = std::mem::take(&mut adoption.orphan);
+        let file = FileId::Orphan(self.volume, adoption.epoch);
+        let kind = DiskOpKind::Write { offset: 0, data: vec![joined(&data)], durable: true };
+        cx.copy_op(self.volume, CopyTag::Orphan(true), file, kind);
+    }
+
+    fn adopt_in_superblock(&mut self, cx: &mut Cx<'_>) {
+        let adoption = self.adoption.as_ref().expect("an adoption is under way");
+        assert_eq!(adoption.cut_after, self.received, "nothing is appended during an adoption");
+        self.sb.promised = adoption.epoch;
+        self.sb.table = adoption.table.clone();
+        let epoch = adoption.epoch;
+        self.write_superblock(cx, Waiter::Adopt(epoch));
+    }
+
+    /// The adoption is on disk.
+    pub(crate) fn adopted(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
+        self.adoption = None;
+        self.barrier = false;
+        // Whoever adopts has decided about what could not be read.
+        self.unknown_to = None;
+        self.cut = Some(self.received);
+        let (last, last_hash) = (self.received, self.received_hash);
+        cx.out.push(Output::Adopted { volume: self.volume, epoch, last, last_hash });
+    }
+
+    /// Opens the copy once everything committed is in the image again: before that the digest means nothing, because
+    /// tables may be of any state between the checkpoint and the crash.
+    fn finish_replay(&mut self, cx: &mut Cx<'_>) {
+        if self.stage != Stage::Replaying || self.applied < self.committed {
+            return;
+        }
+        self.stage = Stage::Open;
+        assert_eq!(self.tables.digest, self.tables.sum(), "{}: the digest is the sum of the block table", self.volume);
+        cx.out.push(Output::Opened { volume: self.volume, copy: self.opened() });
+    }
+
+    pub(crate) fn opened(&self) -> OpenedCopy {
+        OpenedCopy {
+            incarnation: self.sb.incarnation,
+            size: self.sb.size,
+            promised: self.sb.promised,
+            table: self.sb.table.clone(),
+            last: self.received,
+            last_epoch: self.received_epoch,
+            last_hash: self.received_hash,
+            committed: self.committed,
+            commit_hint: self.commit_hint.max(self.committed),
+            applied: self.applied,
+            digest: self.tables.digest,
+            checkpoint: self.checkpoint,
+            first: self.first(),
+            unknown_to: self.unknown_to,
+        }
+    }
+}
+
+fn joined(parts: &[Bytes]) -> Bytes {
+    let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+    parts.iter().for_each(|part| all.extend_from_slice(part));
+    all.freeze()
+}

@@ -1,0 +1,330 @@
+//! The start of a store: from a directory to open copies.
+//!
+//! ```text
+//! List ─► Sync every segment and superblock ─► read their heads ─► read the journal's segments, oldest first
+//!      ─► recover (no I/O) ─► segment of the new life durable ─► each copy: superblock whole, tables, replay ─► Opened
+//!      ─► Started
+//! ```
+//!
+//! The sync comes first: after a crash of the process alone, what is read may still lie in the device's cache, and nothing
+//! may be called durable because it could be read.
+//!
+//! No copy is reported before the header of the new life's segment is durable: it fixes where the old life ended. Else
+//! frames behind the end that a copy reported could become valid again at the next start.
+
+use crate::io::{DiskOpKind, DiskReply, FileId};
+use crate::journal::Journal;
+use crate::ops::{Cx, Tag};
+use crate::recover::logs::recover_logs;
+use crate::recover::resolve::{Resolved, resolve};
+use crate::recover::scan::{SegmentScan, scan};
+use crate::replica::{Replica, Stage};
+use crate::ring::Segment;
+use bytes::Bytes;
+use holdfast_format::{FrameSlot, RecordHeader, SegmentHeader, Superblock, SuperblockFound};
+use holdfast_types::{Epoch, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+
+const SUPERBLOCK_BYTES: u32 = 16384;
+const HEADER_BYTES: u32 = 4096;
+const _: () = assert!(SUPERBLOCK_BYTES as usize == Superblock::COPIES * Superblock::LEN);
+const _: () = assert!(HEADER_BYTES as usize == SegmentHeader::LEN);
+
+/// What the start has found so far.
+#[derive(Debug, Default)]
+pub(crate) struct Start {
+    step: Step,
+    files: BTreeMap<FileId, u64>,
+    /// Operation number → what it is about.
+    asked: BTreeMap<u32, FileId>,
+    next_ask: u32,
+    heads: BTreeMap<u32, SegmentHeader>,
+    damaged_heads: usize,
+    unreadable: BTreeMap<VolumeId, String>,
+    superblocks: BTreeMap<VolumeId, Bytes>,
+    /// Copies to open, and which copies of their superblock are good.
+    replicas: BTreeMap<VolumeId, (Replica, [bool; 4])>,
+    failed: BTreeMap<VolumeId, String>,
+    garbage: BTreeSet<VolumeId>,
+    /// Segments still to be read, newest first.
+    to_read: Vec<u32>,
+    scans: Vec<SegmentScan>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Step {
+    #[default]
+    List,
+    Sync,
+    Heads,
+    Segments,
+}
+
+/// The directory, understood.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) journal: Journal,
+    pub(crate) replicas: BTreeMap<VolumeId, (Replica, [bool; 4])>,
+    /// Copies that can't be opened, and why.
+    pub(crate) failed: BTreeMap<VolumeId, String>,
+    /// Volumes whose creation or deletion never ended: their files go away.
+    pub(crate) garbage: BTreeSet<VolumeId>,
+    pub(crate) orphans: BTreeMap<VolumeId, BTreeSet<Epoch>>,
+}
+
+/// How far the start is.
+pub(crate) enum Progress {
+    Going,
+    Found(Box<Found>),
+    /// The journal can't be used.
+    Broken(String),
+}
+
+impl Start {
+    pub(crate) fn begin(&mut self, cx: &mut Cx<'_>) {
+        self.ask(cx, FileId::Segment(0), DiskOpKind::List);
+    }
+
+    fn ask(&mut self, cx: &mut Cx<'_>, file: FileId, kind: DiskOpKind) {
+        let number = self.next_ask;
+        self.next_ask += 1;
+        self.asked.insert(number, file);
+        cx.submit(Tag::Start(number), file, kind);
+    }
+
+    /// An operation failed. A copy's superblock costs the copy, anything else the journal.
+    pub(crate) fn failed(&mut self, cx: &mut Cx<'_>, number: u32, error: &str, seed: u64) -> Progress {
+        let file = self.asked.remove(&number).expect("a step of the start was asked for");
+        let FileId::Superblock(volume) = file else {
+            return Progress::Broken(format!("the journal can't be read: {file:?}: {error}; replace the device"));
+        };
+        self.unreadable.insert(volume, format!("its superblock can't be read: {error}; replace the copy"));
+        self.advance(cx, seed)
+    }
+
+    /// An operation ended well.
+    pub(crate) fn done(&mut self, cx: &mut Cx<'_>, number: u32, reply: DiskReply, seed: u64) -> Progress {
+        let file = self.asked.remove(&number).expect("a step of the start was asked for");
+        match (self.step, reply, file) {
+            (Step::List, DiskReply::Files(files), _) => self.files = files.into_iter().collect(),
+            (Step::Sync, _, _) => {}
+            (Step::Heads, DiskReply::Data(data), FileId::Segment(slot)) => match SegmentHeader::decode(&data) {
+                Some(header) => drop(self.heads.insert(slot, header)),
+                None => self.damaged_heads += 1,
+            },
+            (Step::Heads, DiskReply::Data(data), FileId::Superblock(volume)) => {
+                self.superblocks.insert(volume, data);
+            }
+            (Step::Segments, DiskReply::Data(data), FileId::Segment(slot)) => self.scan(slot, &data),
+            (step, reply, file) => unreachable!("{step:?} of {file:?} is not answered by {reply:?}"),
+        }
+        self.advance(cx, seed)
+    }
+
+    fn advance(&mut self, cx: &mut Cx<'_>, seed: u64) -> Progress {
+        while self.asked.is_empty() {
+            match self.step {
+                Step::List => {
+                    self.step = Step::Sync;
+                    for file in self.judged_files() {
+                        self.ask(cx, file, DiskOpKind::Sync);
+                    }
+                }
+                Step::Sync => {
+                    self.step = Step::Heads;
+                    for file in self.judged_files() {
+                        let segment = matches!(file, FileId::Segment(_));
+                        let len = if segment { HEADER_BYTES } else { SUPERBLOCK_BYTES };
+                        self.ask(cx, file, DiskOpKind::Read { offset: 0, len });
+                    }
+                }
+                Step::Heads => {
+                    self.step = Step::Segments;
+                    if let Err(reason) = self.judge_heads() {
+                        return Progress::Broken(reason);
+                    }
+                }
+                Step::Segments => {
+                    let Some(slot) = self.to_read.pop() else {
+                        return Progress::Found(Box::new(self.finish(cx.config.segment_bytes, seed)));
+                    };
+                    let bytes = self.files[&FileId::Segment(slot)];
+                    let len = u32::try_from(bytes).expect("judged with the heads");
+                    self.ask(cx, FileId::Segment(slot), DiskOpKind::Read { offset: 0, len });
+                }
+            }
+        }
+        Progress::Going
+    }
+
+    fn judged_files(&self) -> Vec<FileId> {
+        let unreadable = |file: &FileId| matches!(file, FileId::Superblock(v) if self.unreadable.contains_key(v));
+        let judged = |file: &&FileId| matches!(file, FileId::Segment(_) | FileId::Superblock(_));
+        self.files.keys().filter(judged).filter(|file| !unreadable(file)).copied().collect()
+    }
+
+    /// Which journal this is, and which segments belong to it.
+    fn judge_heads(&mut self) -> Result<(), String> {
+        let newest = self.heads.values().max_by_key(|h| h.generation).cloned();
+        self.judge_superblocks(newest.as_ref().map(|h| h.journal));
+        let Some(newest) = newest else {
+            if self.damaged_heads > 0 && !(self.replicas.is_empty() && self.failed.is_empty()) {
+                return Err("no journal segment has a readable header, yet there are copies; replace the device".into());
+            }
+            return Ok(());
+        };
+        if self.heads.values().any(|h| h.journal != newest.journal) {
+            return Err("the segments belong to different journals; files were mixed, restore the right ones".into());
+        }
+        let mut wanted: Vec<u64> = newest.closed.iter().map(|c| c.generation).collect();
+        wanted.push(newest.generation);
+        for generation in wanted.into_iter().rev() {
+            let Some((slot, _)) = self.heads.iter().find(|(_, h)| h.generation == generation) else {
+                let files = self.heads.len() + self.damaged_heads;
+                return Err(format!("segment generation {generation} of the journal is missing or damaged among {files} files; replace the device"));
+            };
+            let bytes = self.files[&FileId::Segment(*slot)];
+            if bytes > 1 << 30 {
+                return Err(format!("segment file {slot} has {bytes} bytes, more than 1 GiB: it is no segment"));
+            }
+            self.to_read.push(*slot);
+        }
+        Ok(())
+    }
+
+    fn judge_superblocks(&mut self, journal: Option<u64>) {
+        self.failed.append(&mut self.unreadable);
+        for (volume, bytes) in std::mem::take(&mut self.superblocks) {
+            match Superblock::judge(&bytes) {
+                SuperblockFound::Valid(sb, good) => match self.refuse(volume, &sb, journal) {
+                    Some(reason) => drop(self.failed.insert(volume, reason)),
+                    None => drop(self.replicas.insert(volume, (Replica::new(*sb, Stage::Loading), good))),
+                },
+                SuperblockFound::NeverCreated => drop(self.garbage.insert(volume)),
+                SuperblockFound::Damaged(valid) => {
+                    let found = format!("expected two equal superblock copies of four, found {valid} valid and different");
+                    self.failed.insert(volume, format!("{found}; replace the copy"));
+                }
+            }
+        }
+        let known = |v: &VolumeId| self.replicas.contains_key(v) || self.failed.contains_key(v);
+        let others: Vec<VolumeId> = self.files.keys().filter_map(|f| volume_of(*f)).filter(|v| !known(v)).collect();
+        self.garbage.extend(others);
+    }
+
+    fn refuse(&self, volume: VolumeId, sb: &Superblock, journal: Option<u64>) -> Option<String> {
+        if sb.volume != volume {
+            return Some(format!("the superblock is that of {}; files were mixed, restore the right ones", sb.volume));
+        }
+        if journal != Some(sb.journal) {
+            return Some(format!("the journal {:016x} that holds its log is not here; replace the copy", sb.journal));
+        }
+        let files = [FileId::Image(volume), FileId::BlockTable(volume), FileId::RegionTable(volume)];
+        let missing = files.into_iter().find(|file| !self.files.contains_key(file))?;
+        Some(format!("its file {missing:?} is missing; replace the copy"))
+    }
+
+    fn scan(&mut self, slot: u32, data: &Bytes) {
+        let header = self.heads.get(&slot).expect("only segments with a header are read").clone();
+        // Bodies at or below the checkpoint are not needed in memory.
+        let keep = |h: &RecordHeader| self.replicas.get(&h.volume).is_some_and(|(r, _)| h.lsn > r.sb.checkpoint);
+        let scanned = scan(header, data, &keep);
+        self.scans.push(scanned);
+    }
+
+    /// All bytes are here.
+    fn finish(&mut self, segment_bytes: u64, seed: u64) -> Found {
+        let mut replicas = std::mem::take(&mut self.replicas);
+        let orphans = self.orphans();
+        for (volume, (replica, _)) in &mut replicas {
+            replica.orphans = orphans.get(volume).cloned().unwrap_or_default();
+        }
+        let mut journal = if self.scans.is_empty() {
+            Journal::new(seed, 1, 0, 0)
+        } else {
+            self.recovered_journal(&mut replicas)
+        };
+        for (file, len) in &self.files {
+            if let FileId::Segment(slot) = file {
+                let live = journal.segments.values().any(|s| s.slot == *slot);
+                // A file of another size, or one whose creation never ended, is made anew before it is used.
+                if live || *len == segment_bytes {
+                    journal.slots.insert(*slot);
+                }
+                if !live && *len == segment_bytes {
+                    journal.spares.insert(*slot);
+                }
+            }
+        }
+        let (failed, garbage) = (std::mem::take(&mut self.failed), std::mem::take(&mut self.garbage));
+        Found { journal, replicas, failed, garbage, orphans }
+    }
+
+    fn recovered_journal(&mut self, replicas: &mut BTreeMap<VolumeId, (Replica, [bool; 4])>) -> Journal {
+        let newest = self.scans.last().expect("a journal has a newest segment").header.clone();
+        let slots: BTreeMap<u64, u32> = self.heads.iter().map(|(slot, h)| (h.generation, *slot)).collect();
+        let resolved = resolve(std::mem::take(&mut self.scans));
+        let mut copies = BTreeMap::new();
+        let mut good = BTreeMap::new();
+        for (volume, (replica, copies_good)) in std::mem::take(replicas) {
+            copies.insert(volume, replica);
+            good.insert(volume, copies_good);
+        }
+        recover_logs(&resolved, &mut copies);
+        let mut journal = Journal::new(newest.journal, newest.life + 1, resolved.last_seq, newest.generation);
+        for (generation, end) in &resolved.ends {
+            let slot = slots[generation];
+            let bytes = self.files[&FileId::Segment(slot)];
+            let damaged = resolved.damaged.contains(generation);
+            journal.segments.insert(*generation, Segment { slot, bytes, end: Some(*end), damaged, ..Segment::default() });
+        }
+        self.note_contents(&resolved, &copies, &mut journal);
+        // What was cut is not needed; what is unknown is kept, as evidence.
+        for replica in copies.values().filter(|r| r.unknown_to.is_none()) {
+            journal.clip(replica.volume, replica.received);
+        }
+        *replicas = copies.into_iter().map(|(volume, replica)| (volume, (replica, good[&volume]))).collect();
+        journal
+    }
+
+    /// Which records keep which segment.
+    fn note_contents(&self, resolved: &Resolved, copies: &BTreeMap<VolumeId, Replica>, journal: &mut Journal) {
+        for frame in &resolved.frames {
+            let ours = |volume: VolumeId| match copies.get(&volume) {
+                Some(replica) => (frame.life, frame.seq) >= replica.sb.born,
+                None => self.failed.contains_key(&volume),
+            };
+            let records = frame.records.iter().map(|r| FrameSlot::Record(r.header)).filter(|s| ours(slot_volume(s)));
+            let marks = frame.marks.iter().map(|m| FrameSlot::Commit(*m)).filter(|s| ours(slot_volume(s)));
+            let slots: Vec<FrameSlot> = records.chain(marks).collect();
+            journal.segments.get_mut(&frame.generation).expect("a frame's segment has an end").note(&slots);
+        }
+    }
+
+    fn orphans(&self) -> BTreeMap<VolumeId, BTreeSet<Epoch>> {
+        let mut orphans: BTreeMap<VolumeId, BTreeSet<Epoch>> = BTreeMap::new();
+        for file in self.files.keys() {
+            if let FileId::Orphan(volume, epoch) = file {
+                orphans.entry(*volume).or_default().insert(*epoch);
+            }
+        }
+        orphans
+    }
+}
+
+const fn slot_volume(slot: &FrameSlot) -> VolumeId {
+    match slot {
+        FrameSlot::Record(header) => header.volume,
+        FrameSlot::Commit(mark) => mark.volume,
+    }
+}
+
+const fn volume_of(file: FileId) -> Option<VolumeId> {
+    match file {
+        FileId::Segment(_) => None,
+        FileId::Superblock(v) | FileId::Image(v) | FileId::BlockTable(v) | FileId::RegionTable(v) | FileId::Orphan(v, _) => {
+            Some(v)
+        }
+    }
+}
+

@@ -1,0 +1,528 @@
+//! The store: takes inputs, carries them to the journal and the copies, and after each input does what can be done now.
+//!
+//! Invariants: each operation given out is answered once; a copy that failed gives no more promises in this life (P8); the
+//! journal's failure is the failure of every copy.
+
+use crate::api::{Input, LogGone, Output, ReadError};
+use crate::config::StoreConfig;
+use crate::io::{DiskDone, DiskError, DiskOpKind, DiskReply, FileId};
+use crate::journal::Journal;
+use crate::ops::{CopyTag, Cx, Ops, Tag};
+use crate::replica::{Command, Replica, Stage};
+use crate::start::{Found, Progress, Start};
+use holdfast_format::Superblock;
+use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, Positions, Time, VolumeId, VolumeSize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// One shard's storage.
+#[derive(Debug)]
+pub struct Store {
+    config: StoreConfig,
+    seed: u64,
+    phase: Phase,
+    ops: Ops,
+    journal: Journal,
+    replicas: BTreeMap<VolumeId, Replica>,
+    /// Which superblock copies were good, of copies that wait for the new life's segment.
+    to_load: BTreeMap<VolumeId, [bool; 4]>,
+    leaving: BTreeMap<VolumeId, Leaving>,
+    touched: BTreeSet<VolumeId>,
+    cache: VecDeque<(VolumeId, Lsn, u64)>,
+    cache_bytes: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    New,
+    Finding(Box<Start>),
+    /// The new life's segment is made durable.
+    Opening,
+    /// Copies are being opened.
+    Loading,
+    Running,
+    Failed,
+}
+
+/// A copy that has failed or is being removed.
+#[derive(Debug, Default)]
+struct Leaving {
+    orphans: BTreeSet<Epoch>,
+    /// To be removed; false for a copy that only failed.
+    delete: bool,
+    /// Leftover of an interrupted creation or deletion: nobody asked.
+    silent: bool,
+    /// Files being removed; the superblock alone first.
+    missing: Option<u32>,
+    superblock_gone: bool,
+}
+
+impl Store {
+    /// A store that does nothing before `Input::Start`. `seed` is a random number, the id of the journal if an empty
+    /// directory is formatted.
+    ///
+    /// Panics if the configuration makes no sense.
+    #[must_use]
+    pub fn new(config: StoreConfig, seed: u64) -> Store {
+        config.validate();
+        Store {
+            config,
+            seed,
+            phase: Phase::New,
+            ops: Ops::default(),
+            journal: Journal::new(seed, 0, 0, 0),
+            replicas: BTreeMap::new(),
+            to_load: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+        }
+    }
+
+    /// Takes one input; pushes everything that follows from it.
+    pub fn handle(&mut self, input: Input, now: Time, out: &mut Vec<Output>) {
+        match input {
+            Input::Start => self.start(now, out),
+            Input::Done(done) => self.done(done, now, out),
+            Input::Tick => {
+                self.cx(now, out).retry();
+                self.touched.extend(self.replicas.keys());
+            }
+            command => self.command(command, now, out),
+        }
+        self.settle(now, out);
+    }
+
+    /// When `Input::Tick` is wanted.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Time> {
+        if matches!(self.phase, Phase::Failed) {
+            return None;
+        }
+        let open = self.replicas.values().filter(|r| r.stage == Stage::Open);
+        let checkpoints = open.filter_map(|r| r.checkpoint_due(self.config.checkpoint_interval));
+        checkpoints.chain(self.ops.retry_at()).chain(self.journal.next_timeout(self.config.seal_delay)).min()
+    }
+
+    /// Bytes of records that the images do not hold yet. Grows without bound unless the caller slows down.
+    #[must_use]
+    pub fn backlog_bytes(&self) -> u64 {
+        self.replicas.values().map(|r| r.backlog).sum()
+    }
+
+    /// Whether appends wait for a journal segment.
+    #[must_use]
+    pub fn is_journal_full(&self) -> bool {
+        self.journal.pressure()
+    }
+
+    /// Where a copy stands.
+    #[must_use]
+    pub fn positions(&self, volume: VolumeId) -> Option<Positions> {
+        let r = self.replicas.get(&volume)?;
+        Some(Positions { applied: r.applied, committed: r.committed, durable: r.durable, received: r.received })
+    }
+
+    /// Digest of a copy at its `applied`.
+    #[must_use]
+    pub fn digest(&self, volume: VolumeId) -> Option<u64> {
+        self.replicas.get(&volume).map(|r| r.tables.digest)
+    }
+
+    /// For tests that find the journal stuck.
+    #[cfg(test)]
+    pub(crate) fn journal_state(&self) -> String {
+        let copies: Vec<_> = self.replicas.values().map(|r| (r.volume, r.checkpoint, r.applied, r.committed, r.known_committed, r.durable, r.received, r.trim)).collect();
+        format!("{:?}\n{copies:?}", self.journal)
+    }
+
+    /// The volumes that are open.
+    pub fn volumes(&self) -> impl Iterator<Item = VolumeId> {
+        self.replicas.values().filter(|r| r.stage == Stage::Open).map(|r| r.volume)
+    }
+
+    const fn cx<'a>(&'a mut self, now: Time, out: &'a mut Vec<Output>) -> Cx<'a> {
+        Cx { ops: &mut self.ops, out, now, config: &self.config }
+    }
+
+    fn start(&mut self, now: Time, out: &mut Vec<Output>) {
+        assert!(matches!(self.phase, Phase::New), "a store starts once");
+        let mut start = Box::<Start>::default();
+        start.begin(&mut self.cx(now, out));
+        self.phase = Phase::Finding(start);
+    }
+
+    // ---- operations that ended
+
+    fn done(&mut self, done: DiskDone, now: Time, out: &mut Vec<Output>) {
+        let result = match done.result {
+            Err(DiskError::NoSpace) if self.ops.park(done.id, now + self.config.retry_interval) => return,
+            Err(error) => Err(error),
+            Ok(reply) => Ok(reply),
+        };
+        let tag = self.ops.end(done.id);
+        if matches!(self.phase, Phase::Failed) {
+            return;
+        }
+        match (tag, result) {
+            (Tag::Start(number), result) => self.start_done(number, result, now, out),
+            (Tag::Copy(volume, tag), result) => self.copy_done(volume, tag, result, now, out),
+            (tag, Err(error)) => self.fail_journal(&format!("the journal can't be written ({tag:?}): {error}; replace the device"), out),
+            (Tag::Slot(slot), Ok(_)) => self.journal.slot_created(slot),
+            (Tag::SegmentHeader, Ok(_)) => self.segment_opened(now, out),
+            (Tag::Frame(seq), Ok(_)) => {
+                let Store { ops, config, journal, replicas, touched, .. } = self;
+                touched.extend(journal.frame_done(&mut Cx { ops, out, now, config }, seq, replicas));
+            }
+        }
+    }
+
+    fn start_done(&mut self, number: u32, result: Result<DiskReply, DiskError>, now: Time, out: &mut Vec<Output>) {
+        let Store { ops, config, phase: Phase::Finding(start), seed, .. } = self else {
+            unreachable!("a step of the start ends while the store starts")
+        };
+        let mut cx = Cx { ops, out, now, config };
+        let progress = match result {
+            Ok(reply) => start.done(&mut cx, number, reply, *seed),
+            Err(error) => start.failed(&mut cx, number, &error.to_string(), *seed),
+        };
+        match progress {
+            Progress::Going => {}
+            Progress::Broken(reason) => self.fail_journal(&reason, out),
+            Progress::Found(found) => self.found(*found, out),
+        }
+    }
+
+    fn found(&mut self, found: Found, out: &mut Vec<Output>) {
+        self.journal = found.journal;
+        self.phase = Phase::Opening;
+        for (volume, (replica, good)) in found.replicas {
+            self.to_load.insert(volume, good);
+            self.replicas.insert(volume, replica);
+        }
+        let orphans = |v: &VolumeId| found.orphans.get(v).cloned().unwrap_or_default();
+        for (volume, reason) in found.failed {
+            self.leaving.insert(volume, Leaving { orphans: orphans(&volume), ..Leaving::default() });
+            out.push(Output::Failed { volume: Some(volume), reason: format!("copy of {volume}: {reason}") });
+        }
+        for volume in found.garbage {
+            let leaving = Leaving { orphans: orphans(&volume), delete: true, silent: true, ..Leaving::default() };
+            self.leaving.insert(volume, leaving);
+        }
+    }
+
+    fn segment_opened(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.journal.segment_opened();
+        if !matches!(self.phase, Phase::Opening) {
+            return;
+        }
+        self.phase = Phase::Loading;
+        for (volume, good) in std::mem::take(&mut self.to_load) {
+            let Store { ops, config, replicas, .. } = self;
+            let replica = replicas.get_mut(&volume).expect("nothing leaves before it is loaded");
+            replica.load(&mut Cx { ops, out, now, config }, good);
+        }
+    }
+
+    fn copy_done(
+        &mut self,
+        volume: VolumeId,
+        tag: CopyTag,
+        result: Result<DiskReply, DiskError>,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) {
+        self.touched.insert(volume);
+        let reply = match result {
+            Err(DiskError::NotFound) if tag == CopyTag::Delete => DiskReply::Done,
+            Err(error) => return self.copy_error(volume, tag, error, out),
+            Ok(reply) => reply,
+        };
+        if tag == CopyTag::Delete {
+            return self.file_deleted(volume);
+        }
+        let Store { ops, config, replicas, .. } = self;
+        // A copy that left does not care any more.
+        let Some(replica) = replicas.get_mut(&volume) else { return };
+        let cx = &mut Cx { ops, out, now, config };
+        match (tag, reply) {
+            (CopyTag::Create, _) => replica.file_created(cx),
+            (CopyTag::Load(blocks, offset), DiskReply::Data(data)) => replica.chunk_loaded(cx, blocks, offset, &data),
+            (CopyTag::Superblock, _) => {
+                replica.superblock_done(cx);
+                replica.maybe_replay();
+            }
+            (CopyTag::Orphan(written), _) => replica.orphan_done(cx, written),
+            (CopyTag::Apply, _) => replica.apply_done(cx),
+            (CopyTag::Checkpoint, _) => replica.checkpoint_done(cx),
+            (CopyTag::Read(job, first, attempt), DiskReply::Data(data)) => replica.read_done(cx, job, first, attempt, &data),
+            (CopyTag::Log(job, part), DiskReply::Data(data)) => replica.log_done(cx, job, part, &data),
+            (tag, reply) => unreachable!("{tag:?} is not answered by {reply:?}"),
+        }
+    }
+
+    /// Reading the journal for a lagging copy fails the journal; everything else fails the copy.
+    fn copy_error(&mut self, volume: VolumeId, tag: CopyTag, error: DiskError, out: &mut Vec<Output>) {
+        if matches!(tag, CopyTag::Log(..)) {
+            return self.fail_journal(&format!("the journal can't be read: {error}; replace the device"), out);
+        }
+        self.fail_copy(volume, &format!("its files can't be used ({tag:?}): {error}; replace the copy"), out);
+    }
+
+    // ---- commands
+
+    fn command(&mut self, command: Input, now: Time, out: &mut Vec<Output>) {
+        match command {
+            Input::Create { volume, incarnation, size } => self.create(volume, incarnation, size, now, out),
+            Input::Delete { volume } => self.delete(volume, out),
+            Input::Append { volume, records } => self.queue(volume, Command::Append(records)),
+            Input::Promise { volume, epoch } => self.queue(volume, Command::Promise(epoch)),
+            Input::Adopt { volume, epoch, table, cut_after } => {
+                assert_eq!(table.entries().last().map(|e| e.0), Some(epoch), "the adopted epoch ends the table");
+                self.queue(volume, Command::Adopt { epoch, table, cut_after });
+            }
+            Input::Commit { volume, upto } => {
+                if let Some(replica) = self.serving(volume) {
+                    replica.on_commit(upto);
+                }
+            }
+            Input::Trim { volume, upto } => {
+                if let Some(replica) = self.serving(volume) {
+                    replica.trim = replica.trim.max(upto);
+                }
+            }
+            Input::Read { volume, tag, range } => {
+                let failed = matches!(self.phase, Phase::Failed);
+                let Store { ops, config, replicas, .. } = self;
+                match replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open && !failed) {
+                    Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range),
+                    None => out.push(Output::ReadDone { volume, tag, result: Err(ReadError::CopyFailed) }),
+                }
+            }
+            Input::ReadLog { volume, tag, from, max_bytes } => {
+                let failed = matches!(self.phase, Phase::Failed);
+                let Store { ops, config, replicas, journal, .. } = self;
+                match replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open && !failed) {
+                    Some(replica) => replica.read_log(&mut Cx { ops, out, now, config }, journal, tag, from, max_bytes),
+                    None => out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: from.next() }) }),
+                }
+            }
+            Input::Start | Input::Done(_) | Input::Tick => unreachable!("handled before"),
+        }
+    }
+
+    /// The copy, if it is open; its pump runs afterwards. Commands to a copy that failed or left go nowhere.
+    fn serving(&mut self, volume: VolumeId) -> Option<&mut Replica> {
+        if matches!(self.phase, Phase::Failed) {
+            return None;
+        }
+        self.touched.insert(volume);
+        self.replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open)
+    }
+
+    fn queue(&mut self, volume: VolumeId, command: Command) {
+        if let Some(replica) = self.serving(volume) {
+            replica.commands.push_back(command);
+        }
+    }
+
+    fn create(&mut self, volume: VolumeId, incarnation: Incarnation, size: VolumeSize, now: Time, out: &mut Vec<Output>) {
+        if matches!(self.phase, Phase::Failed) {
+            return;
+        }
+        assert!(matches!(self.phase, Phase::Running), "copies are created after the start");
+        let unknown = !self.replicas.contains_key(&volume) && !self.leaving.contains_key(&volume);
+        assert!(unknown, "{volume} has a copy here: delete it first");
+        let sb = Superblock {
+            sequence: 0,
+            volume,
+            incarnation,
+            size,
+            promised: Epoch::ZERO,
+            table: EpochTable::default(),
+            checkpoint: Lsn::ZERO,
+            checkpoint_epoch: Epoch::ZERO,
+            checkpoint_hash: 0,
+            committed: Lsn::ZERO,
+            journal: self.journal.id,
+            born: (self.journal.life, self.journal.next_seq),
+        };
+        let mut replica = Replica::new(sb, Stage::Creating(0));
+        replica.create_files(&mut self.cx(now, out));
+        self.replicas.insert(volume, replica);
+    }
+
+    fn delete(&mut self, volume: VolumeId, out: &mut Vec<Output>) {
+        if matches!(self.phase, Phase::Failed) {
+            return;
+        }
+        if self.replicas.contains_key(&volume) {
+            self.take_out(volume, out);
+        }
+        let Some(leaving) = self.leaving.get_mut(&volume) else {
+            return out.push(Output::Deleted { volume });
+        };
+        leaving.delete = true;
+        leaving.silent = false;
+        self.journal.forget(volume);
+    }
+
+    // ---- leaving
+
+    /// Takes a copy out of service: what it was asked is answered, what waits is dropped.
+    fn take_out(&mut self, volume: VolumeId, out: &mut Vec<Output>) {
+        let Some(mut replica) = self.replicas.remove(&volume) else { return };
+        let (reads, logs) = replica.reads.take_tags();
+        for tag in reads {
+            out.push(Output::ReadDone { volume, tag, result: Err(ReadError::CopyFailed) });
+        }
+        for tag in logs {
+            out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: replica.received.next() }) });
+        }
+        self.ops.drop_parked(volume);
+        self.journal.drop_queued(volume);
+        self.leaving.insert(volume, Leaving { orphans: replica.orphans, ..Leaving::default() });
+    }
+
+    fn fail_copy(&mut self, volume: VolumeId, reason: &str, out: &mut Vec<Output>) {
+        if let Some(leaving) = self.leaving.get_mut(&volume) {
+            // A file that can't be removed: the deletion never ends in this life. Other errors are old news.
+            if leaving.missing.is_none() {
+                return;
+            }
+        }
+        self.take_out(volume, out);
+        self.to_load.remove(&volume);
+        out.push(Output::Failed { volume: Some(volume), reason: format!("copy of {volume}: {reason}") });
+    }
+
+    fn fail_journal(&mut self, reason: &str, out: &mut Vec<Output>) {
+        self.phase = Phase::Failed;
+        for volume in self.replicas.keys().copied().collect::<Vec<_>>() {
+            self.take_out(volume, out);
+        }
+        out.push(Output::Failed { volume: None, reason: format!("journal: {reason}") });
+    }
+
+    /// Removes the superblock first: without it the other files are leftovers that the next start removes.
+    fn remove_files(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Store { ops, config, leaving, journal, .. } = self;
+        for (volume, leaving) in leaving.iter_mut().filter(|(_, l)| l.delete && l.missing.is_none()) {
+            let v = *volume;
+            if ops.of_volume(v) > 0 || journal.carries(v) {
+                continue;
+            }
+            let mut files = vec![FileId::Superblock(v)];
+            if leaving.superblock_gone {
+                files = vec![FileId::Image(v), FileId::BlockTable(v), FileId::RegionTable(v)];
+                files.extend(leaving.orphans.iter().map(|epoch| FileId::Orphan(v, *epoch)));
+            }
+            leaving.missing = Some(u32::try_from(files.len()).expect("a few files"));
+            for file in files {
+                Cx { ops, out, now, config }.copy_op(v, CopyTag::Delete, file, DiskOpKind::Delete);
+            }
+        }
+    }
+
+    fn file_deleted(&mut self, volume: VolumeId) {
+        let leaving = self.leaving.get_mut(&volume).expect("files of a leaving copy are removed");
+        let missing = leaving.missing.expect("files are being removed") - 1;
+        leaving.missing = Some(missing);
+        if missing == 0 && !leaving.superblock_gone {
+            leaving.superblock_gone = true;
+            leaving.missing = None;
+        }
+    }
+
+    fn report_deleted(&mut self, out: &mut Vec<Output>) {
+        let gone: Vec<VolumeId> =
+            self.leaving.iter().filter(|(_, l)| l.superblock_gone && l.missing == Some(0)).map(|(v, _)| *v).collect();
+        for volume in gone {
+            let leaving = self.leaving.remove(&volume).expect("found just now");
+            if !leaving.silent {
+                out.push(Output::Deleted { volume });
+            }
+        }
+    }
+
+    // ---- after each input
+
+    fn settle(&mut self, now: Time, out: &mut Vec<Output>) {
+        if matches!(self.phase, Phase::New | Phase::Finding(_) | Phase::Failed) {
+            return;
+        }
+        self.open_life(now, out);
+        self.pump(now, out);
+        self.remove_files(now, out);
+        self.report_deleted(out);
+        self.trim_cache();
+        let leftovers = self.leaving.values().any(|l| l.silent);
+        if matches!(self.phase, Phase::Loading) && !leftovers && self.replicas.values().all(|r| r.stage == Stage::Open) {
+            self.phase = Phase::Running;
+            out.push(Output::Started);
+        }
+    }
+
+    fn open_life(&mut self, now: Time, out: &mut Vec<Output>) {
+        if !matches!(self.phase, Phase::Opening) || self.journal.opening.is_some() {
+            return;
+        }
+        let failed = self.failed();
+        let Store { ops, config, journal, replicas, .. } = self;
+        let cx = &mut Cx { ops, out, now, config };
+        if journal.spares.is_empty() {
+            journal.create_spare(cx);
+        } else {
+            journal.open_first_segment(cx, replicas, &failed);
+        }
+    }
+
+    fn pump(&mut self, now: Time, out: &mut Vec<Output>) {
+        if self.journal.pressure() {
+            self.touched.extend(self.replicas.keys());
+        }
+        let failed = self.failed();
+        let Store { ops, config, journal, replicas, touched, phase, .. } = self;
+        let cx = &mut Cx { ops, out, now, config };
+        for volume in std::mem::take(touched) {
+            if let Some(replica) = replicas.get_mut(&volume) {
+                replica.pump(cx, journal);
+            }
+        }
+        if matches!(phase, Phase::Opening) {
+            return;
+        }
+        let relaxed = !journal.pressure();
+        journal.pump(cx, replicas, &failed);
+        if relaxed && journal.pressure() {
+            for replica in replicas.values_mut() {
+                replica.pump(cx, journal);
+            }
+        }
+    }
+
+    fn failed(&self) -> BTreeSet<VolumeId> {
+        self.leaving.iter().filter(|(_, l)| !l.delete).map(|(volume, _)| *volume).collect()
+    }
+
+    /// Keeps the newest applied records in memory, up to the bound.
+    fn trim_cache(&mut self) {
+        for (volume, replica) in &mut self.replicas {
+            while replica.cached_upto < replica.applied {
+                replica.cached_upto = replica.cached_upto.next();
+                let Some(entry) = replica.log.get(&replica.cached_upto) else { continue };
+                let len = u64::from(entry.body_len) + 256;
+                self.cache.push_back((*volume, replica.cached_upto, len));
+                self.cache_bytes += len;
+            }
+        }
+        while self.cache_bytes > self.config.cache_bytes {
+            let (volume, lsn, len) = self.cache.pop_front().expect("bytes in the cache belong to records");
+            self.cache_bytes -= len;
+            let Some(replica) = self.replicas.get_mut(&volume).filter(|r| lsn <= r.applied) else { continue };
+            if let Some(entry) = replica.log.get_mut(&lsn) {
+                entry.record = None;
+            }
+        }
+    }
+}

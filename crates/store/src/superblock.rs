@@ -1,0 +1,133 @@
+//! Writing a copy's superblock: one write at a time, as two durable steps, so that two equal copies are always whole.
+//!
+//! Whoever changes `sb` queues a waiter; the next write carries all changes made so far, and its end answers every
+//! waiter that was queued when it began. A write in flight is never changed.
+
+use crate::api::Output;
+use crate::io::{DiskOpKind, FileId};
+use crate::ops::{CopyTag, Cx};
+use crate::replica::{Replica, Stage};
+use bytes::Bytes;
+use holdfast_format::Superblock;
+use holdfast_types::{Epoch, Lsn};
+
+/// What to do when the change is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiter {
+    /// The copy was created.
+    Create,
+    /// Say `Promised`.
+    Promise(Epoch),
+    /// Say `Adopted`.
+    Adopt(Epoch),
+    /// The checkpoint holds.
+    Checkpoint(Lsn),
+    /// The commit position is on disk; nobody asked.
+    Hint,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    queued: Vec<Waiter>,
+    answering: Vec<Waiter>,
+    step: Step,
+}
+
+#[derive(Debug, Default)]
+enum Step {
+    #[default]
+    Idle,
+    /// Damaged copies are being replaced by what the others say; so many are missing.
+    Repair(u32),
+    /// Copies 0 and 1 are being written.
+    First(Bytes, Lsn),
+    /// Copies 2 and 3 are being written.
+    Second(Lsn),
+}
+
+impl Writer {
+    pub(crate) fn hint_queued(&self) -> bool {
+        self.queued.contains(&Waiter::Hint) || self.answering.contains(&Waiter::Hint)
+    }
+}
+
+const PAIR: u64 = 2 * Superblock::LEN as u64;
+
+impl Replica {
+    /// Queues what `sb` says now to be written.
+    pub(crate) fn write_superblock(&mut self, cx: &mut Cx<'_>, waiter: Waiter) {
+        self.writer.queued.push(waiter);
+        self.begin_superblock(cx);
+    }
+
+    fn begin_superblock(&mut self, cx: &mut Cx<'_>) {
+        if !matches!(self.writer.step, Step::Idle) || self.writer.queued.is_empty() {
+            return;
+        }
+        self.sb.sequence += 1;
+        self.sb.committed = self.sb.committed.max(self.committed);
+        self.writer.answering = std::mem::take(&mut self.writer.queued);
+        let bytes = self.sb.encode();
+        self.superblock_pair(cx, 0, &bytes);
+        self.writer.step = Step::First(bytes, self.sb.committed);
+    }
+
+    fn superblock_pair(&self, cx: &mut Cx<'_>, offset: u64, bytes: &Bytes) {
+        let kind = DiskOpKind::Write { offset, data: vec![bytes.clone(), bytes.clone()], durable: true };
+        cx.copy_op(self.volume, CopyTag::Superblock, FileId::Superblock(self.volume), kind);
+    }
+
+    /// Rewrites the copies that differ from the one the store opens with. Only those: two good ones stay throughout.
+    pub(crate) fn repair_superblock(&mut self, cx: &mut Cx<'_>, good: [bool; 4]) {
+        let bytes = self.sb.encode();
+        let mut missing = 0;
+        for (offset, _) in (0u64..).step_by(Superblock::LEN).zip(good).filter(|(_, good)| !good) {
+            let kind = DiskOpKind::Write { offset, data: vec![bytes.clone()], durable: true };
+            cx.copy_op(self.volume, CopyTag::Superblock, FileId::Superblock(self.volume), kind);
+            missing += 1;
+        }
+        self.writer.step = if missing == 0 { Step::Idle } else { Step::Repair(missing) };
+    }
+
+    pub(crate) const fn repairing(&self) -> bool {
+        matches!(self.writer.step, Step::Repair(_))
+    }
+
+    /// A step of the write ended.
+    pub(crate) fn superblock_done(&mut self, cx: &mut Cx<'_>) {
+        match std::mem::take(&mut self.writer.step) {
+            Step::Idle => unreachable!("a superblock write that ended had begun"),
+            Step::Repair(1) => self.begin_superblock(cx),
+            Step::Repair(missing) => self.writer.step = Step::Repair(missing - 1),
+            Step::First(bytes, committed) => {
+                self.superblock_pair(cx, PAIR, &bytes);
+                self.writer.step = Step::Second(committed);
+            }
+            Step::Second(committed) => {
+                self.known_committed = self.known_committed.max(committed);
+                self.carried = self.carried.max(committed);
+                for waiter in std::mem::take(&mut self.writer.answering) {
+                    self.answer(cx, waiter);
+                }
+                self.begin_superblock(cx);
+            }
+        }
+    }
+
+    fn answer(&mut self, cx: &mut Cx<'_>, waiter: Waiter) {
+        let volume = self.volume;
+        match waiter {
+            Waiter::Create => {
+                self.stage = Stage::Open;
+                cx.out.push(Output::Opened { volume, copy: self.opened() });
+            }
+            Waiter::Promise(epoch) => {
+                self.barrier = false;
+                cx.out.push(Output::Promised { volume, epoch });
+            }
+            Waiter::Adopt(epoch) => self.adopted(cx, epoch),
+            Waiter::Checkpoint(upto) => self.checkpointed(cx, upto),
+            Waiter::Hint => {}
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Tests of the whole store, on a disk in memory.
+
+mod basic;
+mod disk;
+mod harness;
+mod random;
+mod rot;

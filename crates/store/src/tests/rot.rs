@@ -1,0 +1,236 @@
+//! Damage on purpose: nothing is ever shortened or answered wrongly in silence.
+
+use super::harness::{BLOCKS, Harness, small};
+use crate::api::Input;
+use crate::io::FileId;
+use holdfast_format::SegmentHeader;
+use holdfast_types::{BlockRange, Lsn, Rng, VolumeId};
+use std::collections::BTreeMap;
+
+const V1: VolumeId = VolumeId(1);
+const V2: VolumeId = VolumeId(2);
+
+/// Two volumes with some frames in the journal; a part is committed. At rest, so everything durable is proven.
+fn history(seed: u64) -> Harness {
+    let mut h = Harness::new(seed, small());
+    h.start();
+    for v in [V1, V2] {
+        h.create(v);
+        h.adopt(v, 0);
+    }
+    for round in 0..14 {
+        let v = if round % 3 == 0 { V2 } else { V1 };
+        let count = 1 + h.rng.below(2);
+        h.append(v, count);
+        if h.rng.chance(600_000) {
+            h.drain_disk();
+        }
+        if round == 5 {
+            h.drain_disk();
+            let durable = h.models[&V1].durable;
+            h.commit(V1, durable);
+        }
+    }
+    h.quiesce();
+    h
+}
+
+fn segments(h: &Harness) -> Vec<(FileId, usize)> {
+    let files = h.disk.files.iter().filter(|(id, _)| matches!(id, FileId::Segment(_)));
+    files.map(|(id, file)| (*id, file.medium.len())).collect()
+}
+
+#[test]
+fn one_rotten_byte_in_the_journal_never_shortens_a_log_in_silence() {
+    let (mut shown, mut intact, mut refused) = (0, 0, 0);
+    for seed in 1..=3 {
+        let base = history(seed);
+        let mut rng = Rng::new(seed);
+        for (file, len) in segments(&base) {
+            let used = base.disk.files[&file].medium.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+            let mut at = usize::try_from(rng.below(40)).expect("small");
+            while at < used.min(len) {
+                let mut h = Harness::new(seed, small());
+                h.strict = false;
+                h.models = base.models.clone();
+                h.disk.files = base.disk.files.clone();
+                h.disk.rot(file, at, 1 << rng.below(8));
+                h.start();
+                if h.failures.iter().any(|(volume, _)| volume.is_none()) {
+                    refused += 1;
+                } else {
+                    for v in [V1, V2] {
+                        let (c, m) = (&h.opened[&v], &base.models[&v]);
+                        assert_eq!(c.last_hash, m.hash(c.last.0), "what is there is right");
+                        if c.last.0 < m.last() {
+                            assert!(c.unknown_to.is_some_and(|to| to.0 >= m.last()), "{file:?} {at}: {v} {c:?} of {}", m.last());
+                            shown += 1;
+                        } else {
+                            intact += 1;
+                        }
+                        if c.last.0 >= m.committed {
+                            assert_eq!(c.digest, m.digest(c.applied.0));
+                        } else {
+                            assert!(c.commit_hint.0 >= m.committed, "a loss of committed records is shown: {c:?}");
+                        }
+                    }
+                }
+                // Densely where the headers are, sparsely in bodies.
+                let dense = at < SegmentHeader::LEN + 8192;
+                at += 1 + usize::try_from(rng.below(if dense { 60 } else { 1500 })).expect("small");
+            }
+        }
+    }
+    assert!(shown > 50 && intact > 50, "damage of both kinds is met: shown {shown}, intact {intact}, refused {refused}");
+    assert_eq!(refused, 0, "a segment header survives one rotten byte");
+}
+
+/// A copy whose records are unknown stays that way over restarts, until they came again.
+#[test]
+fn rot_is_remembered_until_it_is_repaired() {
+    let base = history(2);
+    let full = base.models[&V1].clone();
+    let mut h = Harness::new(5, small());
+    h.models = base.models.clone();
+    h.disk.files = base.disk.files.clone();
+    h.strict = false;
+    // The body of a record above the checkpoint: found by its bytes.
+    let victim = &full.log[full.log.len() - 2..].iter().find(|r| r.body().len() >= 4096).expect("a write").clone();
+    let needle = &victim.body()[..64];
+    let found: Vec<(FileId, usize)> = segments(&h)
+        .into_iter()
+        .filter_map(|(file, _)| {
+            let at = h.disk.files[&file].medium.windows(64).position(|w| w == needle)?;
+            Some((file, at))
+        })
+        .collect();
+    let [(file, at)] = found[..] else { panic!("the body lies in one place: {found:?}") };
+    h.disk.rot(file, at + 10, 4);
+    for _ in 0..3 {
+        h.start();
+        let c = h.opened[&V1].clone();
+        assert_eq!(c.last, victim.lsn().prev());
+        assert!(c.unknown_to >= Some(victim.lsn()));
+        h.drain_disk();
+        h.crash(true);
+    }
+    h.start();
+    let m = h.models.get_mut(&V1).expect("known");
+    m.durable = victim.lsn().0 - 1;
+    let records = full.log[usize::try_from(victim.lsn().0 - 1).expect("small")..].to_vec();
+    h.input(Input::Append { volume: V1, records });
+    h.quiesce();
+    h.crash(true);
+    h.start();
+    let c = &h.opened[&V1];
+    assert_eq!((c.last.0, c.last_hash, c.unknown_to), (full.last(), full.hash(full.last()), None));
+}
+
+#[test]
+fn a_rotten_block_of_the_image_is_never_returned() {
+    let mut h = history(3);
+    let durable = h.models[&V1].durable;
+    h.commit(V1, durable);
+    h.quiesce();
+    let image = h.models[&V1].image(durable).to_vec();
+    let used = image.iter().rposition(|sum| *sum != 0).expect("something was written");
+    h.disk.rot(FileId::Image(V1), used * 4096 + 17, 1);
+    h.strict = false;
+    h.read(V1, BlockRange::new(0, BLOCKS));
+    h.drain_disk();
+    assert_eq!(h.corrupt_reads, 1);
+    h.read(V1, BlockRange::new(0, u64::try_from(used).expect("small").max(1)));
+    h.drain_disk();
+    assert_eq!(h.corrupt_reads, 1, "other blocks are read");
+}
+
+#[test]
+fn two_damaged_superblock_copies_do_no_harm_and_three_are_refused() {
+    let base = history(4);
+    for damaged in 0..16u32 {
+        let mut h = Harness::new(9, small());
+        h.models = base.models.clone();
+        h.disk.files = base.disk.files.clone();
+        h.strict = damaged.count_ones() <= 2;
+        for copy in (0..4).filter(|copy| damaged & (1 << copy) != 0) {
+            h.disk.rot(FileId::Superblock(V1), copy * 4096 + 50, 0x20);
+        }
+        h.start();
+        assert!(h.opened.contains_key(&V2));
+        if !h.strict {
+            assert!(matches!(&h.failures[..], [(Some(V1), reason)] if reason.contains("superblock")), "{:?}", h.failures);
+            h.input(Input::Delete { volume: V1 });
+            h.drain_disk();
+            assert_eq!(h.deleted, [V1]);
+            continue;
+        }
+        h.drain_disk();
+        let file = &h.disk.files[&FileId::Superblock(V1)].medium;
+        assert!((1..4).all(|i| file[..4096] == file[i * 4096..][..4096]), "the good copies replaced the damaged ones");
+    }
+}
+
+#[test]
+fn a_lost_journal_is_refused() {
+    let base = history(6);
+    let start = |keep: &dyn Fn(&FileId) -> bool| {
+        let mut h = Harness::new(10, small());
+        h.strict = false;
+        h.models = base.models.clone();
+        h.disk.files = base.disk.files.iter().filter(|(id, _)| keep(id)).map(|(id, f)| (*id, f.clone())).collect();
+        h.start();
+        h
+    };
+    let none = start(&|id| !matches!(id, FileId::Segment(_)));
+    assert_eq!(none.failures.iter().map(|f| f.0).collect::<Vec<_>>(), [Some(V1), Some(V2)]);
+    assert!(none.started, "a new journal serves new copies");
+    let live: BTreeMap<u64, FileId> = base
+        .disk
+        .files
+        .iter()
+        .filter_map(|(id, f)| SegmentHeader::decode(&f.medium).map(|head| (head.generation, *id)))
+        .collect();
+    let oldest = *live.first_key_value().expect("segments").1;
+    let one = start(&|id| *id != oldest);
+    assert!(matches!(&one.failures[..], [(None, reason)] if reason.contains("missing")), "{:?}", one.failures);
+    let image = start(&|id| *id != FileId::Image(V2));
+    assert!(matches!(&image.failures[..], [(Some(V2), _)]), "{:?}", image.failures);
+    assert!(image.opened.contains_key(&V1));
+}
+
+#[test]
+fn a_failed_device_stays_failed() {
+    // The image: that copy alone, and for good.
+    let mut h = history(7);
+    h.strict = false;
+    h.disk.broken = Some(FileId::Image(V1));
+    let durable = h.models[&V1].durable;
+    h.append(V1, 1);
+    h.commit(V1, durable);
+    h.quiesce();
+    assert!(matches!(&h.failures[..], [(Some(V1), _)]), "{:?}", h.failures);
+    h.disk.broken = None;
+    h.append(V2, 1);
+    h.read(V1, BlockRange::new(0, 1));
+    h.quiesce();
+    assert_eq!(h.corrupt_reads, 1);
+    assert_eq!(h.models[&V2].durable, h.models[&V2].last(), "its neighbour goes on");
+    // The journal: every copy.
+    let open: Vec<FileId> = segments(&h).into_iter().map(|(file, _)| file).collect();
+    for file in open {
+        h.disk.broken = Some(file);
+        h.append(V2, 1);
+        h.drain_disk();
+        if h.failures.len() > 1 {
+            break;
+        }
+    }
+    assert!(matches!(&h.failures[..], [_, (None, _)]), "{:?}", h.failures);
+    h.disk.broken = None;
+    let durable = h.models[&V2].durable;
+    h.append(V2, 1);
+    h.quiesce();
+    assert_eq!(h.models[&V2].durable, durable, "no Durable after the failure");
+    assert_eq!(h.store.next_timeout(), None);
+    h.input(Input::Commit { volume: V2, upto: Lsn(durable) });
+}

@@ -1,0 +1,578 @@
+//! Lanes over real sockets on the loopback interface.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may panic like a test")]
+
+use bytes::Bytes;
+use holdfast_transport::pki::{self, CaMaterial};
+use holdfast_transport::{
+    Endpoint, Event, Events, Identity, JoinError, Lane, SendError, TransportConfig, TransportError, join_client,
+};
+use holdfast_types::{ClusterId, NodeId, VolumeId};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+const CLUSTER: ClusterId = ClusterId(0xC1);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn volume(n: u64) -> Lane {
+    Lane::Volume(VolumeId(n))
+}
+
+fn identity(ca: &CaMaterial, cluster: ClusterId, node: u64) -> Identity {
+    let cert = pki::issue_node(ca, cluster, NodeId(node)).unwrap();
+    let (cert_pem, key_pem) = (cert.cert_pem, cert.key_pem);
+    Identity { cluster, node: NodeId(node), ca_pem: ca.cert_pem.clone(), cert_pem, key_pem }
+}
+
+fn config(port: u16) -> TransportConfig {
+    TransportConfig {
+        idle_timeout: Duration::from_millis(1500),
+        keep_alive: Duration::from_millis(200),
+        ..TransportConfig::new(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+}
+
+struct Node {
+    id: NodeId,
+    endpoint: Endpoint,
+    events: Events,
+    address: SocketAddr,
+}
+
+impl Node {
+    async fn start(identity: &Identity, config: TransportConfig) -> Node {
+        let (endpoint, events) = Endpoint::bind(config, identity).await.unwrap();
+        let address = endpoint.local_addr().unwrap();
+        Node { id: identity.node, endpoint, events, address }
+    }
+
+    async fn next(&mut self) -> Event {
+        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("the endpoint lives")
+    }
+
+    /// No event for a while.
+    async fn quiet(&mut self, time: Duration) {
+        if let Ok(event) = tokio::time::timeout(time, self.events.recv()).await {
+            panic!("expected no event, found {event:?}");
+        }
+    }
+
+    async fn up(&mut self, to: NodeId, on: Lane) -> u64 {
+        loop {
+            match self.next().await {
+                Event::LaneUp { peer, lane, session } if peer == to && lane == on => return session,
+                Event::Message { .. } => panic!("expected the lane to come up before messages arrive"),
+                _ => {}
+            }
+        }
+    }
+
+    async fn message(&mut self) -> (NodeId, Lane, u64, Bytes) {
+        loop {
+            if let Event::Message { peer, lane, session, bytes } = self.next().await {
+                return (peer, lane, session, bytes);
+            }
+        }
+    }
+
+    fn send(&self, to: NodeId, lane: Lane, session: u64, text: impl Into<Bytes>) -> Result<(), SendError> {
+        self.endpoint.send(to, lane, session, vec![text.into()])
+    }
+}
+
+fn introduce(nodes: &[&Node]) {
+    let peers: BTreeMap<NodeId, SocketAddr> = nodes.iter().map(|n| (n.id, n.address)).collect();
+    for node in nodes {
+        node.endpoint.set_peers(&peers);
+    }
+}
+
+async fn nodes(count: u64, config: impl Fn() -> TransportConfig) -> Vec<Node> {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let mut nodes = Vec::new();
+    for n in 1..=count {
+        nodes.push(Node::start(&identity(&ca, CLUSTER, n), config()).await);
+    }
+    introduce(&nodes.iter().collect::<Vec<_>>());
+    nodes
+}
+
+async fn pair(configure: impl Fn() -> TransportConfig) -> (Node, Node) {
+    let mut nodes = nodes(2, configure).await;
+    let b = nodes.pop().unwrap();
+    (nodes.pop().unwrap(), b)
+}
+
+#[tokio::test]
+async fn ten_thousand_messages_arrive_in_order_on_each_lane_between_three_nodes() {
+    let mut nodes = nodes(3, || config(0)).await;
+    let lanes = [Lane::Control, Lane::Beat, volume(1), volume(2)];
+    let each = 10_000u64 / 4 / 3;
+    let ids: Vec<NodeId> = nodes.iter().map(|n| n.id).collect();
+    let mut tasks = Vec::new();
+    for mut node in nodes.drain(..) {
+        let others: Vec<NodeId> = ids.iter().copied().filter(|&id| id != node.id).collect();
+        tasks.push(tokio::spawn(async move {
+            for (&peer, lane) in others.iter().flat_map(|p| lanes.iter().map(move |l| (p, *l))) {
+                node.endpoint.open(peer, lane);
+            }
+            let mut next: BTreeMap<(NodeId, Lane), u64> = BTreeMap::new();
+            let wanted = each * 8;
+            let mut received = 0;
+            let mut sent = 0;
+            while received < wanted || sent < 8 {
+                match node.next().await {
+                    Event::LaneUp { peer, lane, session } => {
+                        sent += 1;
+                        for n in 0..each {
+                            let pieces = vec![
+                                Bytes::copy_from_slice(&n.to_le_bytes()),
+                                Bytes::new(),
+                                Bytes::from_static(b"tail"),
+                            ];
+                            node.endpoint.send(peer, lane, session, pieces).unwrap();
+                        }
+                    }
+                    Event::Message { peer, lane, bytes, .. } => {
+                        let expected = next.entry((peer, lane)).or_default();
+                        assert_eq!(bytes[..8], expected.to_le_bytes(), "{peer} {lane}");
+                        assert_eq!(&bytes[8..], b"tail");
+                        *expected += 1;
+                        received += 1;
+                    }
+                    Event::LaneDown { .. } | Event::IncomingClosed { .. } => panic!("nothing breaks"),
+                    Event::Incoming { .. } | Event::Join { .. } => {}
+                }
+            }
+            node
+        }));
+    }
+    // Kept until everybody is through: a node that leaves closes its lanes.
+    let mut finished = Vec::new();
+    for task in tasks {
+        finished.push(tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn big_messages_arrive_whole() {
+    let (mut a, mut b) = pair(|| config(0)).await;
+    a.endpoint.open(b.id, volume(1));
+    let session = a.up(b.id, volume(1)).await;
+    let body: Vec<u8> = (0u32..1_153_434).map(|n| (n % 251).to_le_bytes()[0]).collect();
+    let body = Bytes::from(body);
+    for _ in 0..20 {
+        a.endpoint.send(b.id, volume(1), session, vec![body.slice(..512), body.slice(512..)]).unwrap();
+    }
+    a.send(b.id, volume(1), session, Bytes::new()).unwrap();
+    for _ in 0..20 {
+        assert!(b.message().await.3 == body);
+    }
+    assert!(b.message().await.3.is_empty());
+    let limit = TransportConfig::new(a.address).max_message_bytes;
+    assert_eq!(a.send(b.id, volume(1), session, vec![0; limit + 1]), Err(SendError::TooLarge));
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_ca_is_refused() {
+    let (ours, theirs) = (pki::create_ca(CLUSTER).unwrap(), pki::create_ca(CLUSTER).unwrap());
+    let mut a = Node::start(&identity(&ours, CLUSTER, 1), config(0)).await;
+    let mut b = Node::start(&identity(&theirs, CLUSTER, 2), config(0)).await;
+    // Trusts our CA, but shows a certificate of another one.
+    let mixed = Identity { ca_pem: ours.cert_pem.clone(), ..identity(&theirs, CLUSTER, 3) };
+    let mut c = Node::start(&mixed, config(0)).await;
+    introduce(&[&a, &b, &c]);
+    for (from, to) in [(&a, &b), (&b, &a), (&a, &c), (&c, &a)] {
+        from.endpoint.open(to.id, Lane::Control);
+    }
+    a.quiet(Duration::from_secs(1)).await;
+    b.quiet(Duration::from_millis(1)).await;
+    c.quiet(Duration::from_millis(1)).await;
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_is_refused_even_by_the_same_ca() {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let mut a = Node::start(&identity(&ca, CLUSTER, 1), config(0)).await;
+    let mut b = Node::start(&identity(&ca, ClusterId(0xC2), 2), config(0)).await;
+    introduce(&[&a, &b]);
+    a.endpoint.open(b.id, Lane::Control);
+    b.endpoint.open(a.id, Lane::Control);
+    a.quiet(Duration::from_secs(1)).await;
+    b.quiet(Duration::from_millis(1)).await;
+}
+
+#[tokio::test]
+async fn whoever_answers_must_be_the_node_that_was_dialled() {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let mut a = Node::start(&identity(&ca, CLUSTER, 1), config(0)).await;
+    let b = Node::start(&identity(&ca, CLUSTER, 2), config(0)).await;
+    b.endpoint.set_peers(&BTreeMap::from([(a.id, a.address)]));
+    a.endpoint.set_peers(&BTreeMap::from([(NodeId(3), b.address)]));
+    a.endpoint.open(NodeId(3), Lane::Control);
+    a.quiet(Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn a_foreign_name_is_refused_at_the_start() {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let wrong = Identity { node: NodeId(9), ..identity(&ca, CLUSTER, 1) };
+    let error = Endpoint::bind(config(0), &wrong).await.err().expect("the certificate is of node 1");
+    assert!(matches!(error, TransportError::WrongName { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_without_certificate_gets_no_lane() {
+    let (mut a, _b) = pair(|| config(0)).await;
+    let (client, error) = raw_connection(a.address, b"holdfast/1").await;
+    assert!(error.to_string().contains("join the cluster first"), "{error}");
+    drop(client);
+    a.quiet(Duration::from_millis(200)).await;
+}
+
+/// Connects without a certificate and waits for the end.
+async fn raw_connection(address: SocketAddr, alpn: &[u8]) -> (quinn::Endpoint, quinn::ConnectionError) {
+    let mut tls =
+        rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(std::sync::Arc::new(Anybody))
+            .with_no_client_auth();
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let client = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let config = quinn::ClientConfig::new(std::sync::Arc::new(crypto));
+    let connection = client.connect_with(config, address, "any.holdfast").unwrap().await.unwrap();
+    let error = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("the server hangs up");
+    (client, error)
+}
+
+#[derive(Debug)]
+struct Anybody;
+
+impl rustls::client::danger::ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &[rustls_pki_types::CertificateDer<'_>],
+        _: &rustls_pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls_pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test]
+async fn a_removed_peer_is_closed_and_refused() {
+    let (mut a, mut b) = pair(|| config(0)).await;
+    a.endpoint.open(b.id, Lane::Control);
+    let session = a.up(b.id, Lane::Control).await;
+    assert!(matches!(b.next().await, Event::Incoming { .. }));
+    b.endpoint.set_peers(&BTreeMap::new());
+    assert!(matches!(b.next().await, Event::IncomingClosed { .. }));
+    assert!(matches!(a.next().await, Event::LaneDown { session: s, .. } if s == session));
+    a.quiet(Duration::from_millis(600)).await;
+    introduce(&[&a, &b]);
+    assert_ne!(a.up(b.id, Lane::Control).await, session);
+}
+
+#[tokio::test]
+async fn a_lane_that_is_closed_and_opened_again_never_mixes_sessions() {
+    let (mut a, mut b) = pair(|| config(0)).await;
+    for round in 0..20u64 {
+        a.endpoint.open(b.id, volume(1));
+        let session = a.up(b.id, volume(1)).await;
+        for _ in 0..50 {
+            a.send(b.id, volume(1), session, round.to_le_bytes().to_vec()).unwrap();
+        }
+        a.endpoint.close(b.id, volume(1));
+        assert_eq!(a.send(b.id, volume(1), session, "late"), Err(SendError::Down));
+        assert!(matches!(a.next().await, Event::LaneDown { session: s, .. } if s == session));
+    }
+    let (mut open, mut last) = (None, 0);
+    let mut sessions = 0;
+    while sessions < 20 {
+        match b.next().await {
+            Event::Incoming { session, .. } => assert!(open.replace(session).is_none() && session > last),
+            Event::IncomingClosed { session, .. } => {
+                assert_eq!(open.take(), Some(session));
+                last = session;
+                sessions += 1;
+            }
+            Event::Message { session, .. } => assert_eq!(open, Some(session)),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn lanes_come_back_after_a_restart_of_the_peer() {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let (first, second) = (identity(&ca, CLUSTER, 1), identity(&ca, CLUSTER, 2));
+    let mut a = Node::start(&first, config(0)).await;
+    let b = Node::start(&second, config(0)).await;
+    let address = b.address;
+    introduce(&[&a, &b]);
+    a.endpoint.open(b.id, volume(1));
+    let session = a.up(b.id, volume(1)).await;
+    b.endpoint.shutdown().await;
+    drop(b.events);
+    assert!(matches!(a.next().await, Event::LaneDown { session: s, .. } if s == session));
+    assert_eq!(a.send(NodeId(2), volume(1), session, "lost"), Err(SendError::Down));
+    let mut b = Node::start(&second, config(address.port())).await;
+    introduce(&[&a, &b]);
+    let again = a.up(b.id, volume(1)).await;
+    assert_ne!(again, session);
+    assert_eq!(a.send(b.id, volume(1), session, "stale"), Err(SendError::Down));
+    a.send(b.id, volume(1), again, "back").unwrap();
+    assert_eq!(b.message().await.3, "back");
+}
+
+/// Like `kill -9`: the runtime goes, no packet says so. The successor at the same address tells the peer at once.
+#[tokio::test]
+async fn a_crashed_peer_is_noticed_when_its_successor_answers() {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let (first, second) = (identity(&ca, CLUSTER, 1), identity(&ca, CLUSTER, 2));
+    let patient = |port| TransportConfig { idle_timeout: Duration::from_secs(60), ..config(port) };
+    let mut a = Node::start(&first, patient(0)).await;
+    let peers = BTreeMap::from([(a.id, a.address)]);
+    let (address, running) = crashing_node(second.clone(), peers);
+    a.endpoint.set_peers(&BTreeMap::from([(NodeId(2), address)]));
+    a.endpoint.open(NodeId(2), volume(1));
+    let session = a.up(NodeId(2), volume(1)).await;
+    drop(running);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let b = Node::start(&second, patient(address.port())).await;
+    b.endpoint.set_peers(&BTreeMap::from([(a.id, a.address)]));
+    let begun = Instant::now();
+    assert!(matches!(a.next().await, Event::LaneDown { session: s, .. } if s == session));
+    assert_ne!(a.up(NodeId(2), volume(1)).await, session);
+    assert!(begun.elapsed() < Duration::from_secs(5), "long before the idle timeout: {:?}", begun.elapsed());
+}
+
+/// A node on a thread of its own that vanishes when the returned sender is dropped.
+fn crashing_node(
+    identity: Identity,
+    peers: BTreeMap<NodeId, SocketAddr>,
+) -> (SocketAddr, tokio::sync::oneshot::Sender<()>) {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let node = runtime.block_on(async {
+            let node = Node::start(&identity, config(0)).await;
+            node.endpoint.set_peers(&peers);
+            tell.send(node.address).unwrap();
+            let _ = stopped.await;
+            node
+        });
+        // The tasks and the socket go before the endpoint could say goodbye.
+        drop(runtime);
+        drop(node);
+    });
+    (told.recv_timeout(PATIENCE).unwrap(), stop)
+}
+
+#[tokio::test]
+async fn a_control_message_overtakes_bulk() {
+    const MIB: usize = 1 << 20;
+    let (mut a, mut b) = pair(|| config(0)).await;
+    let mut sessions = BTreeMap::new();
+    for lane in [Lane::Control, volume(1), volume(2), volume(3), volume(4)] {
+        a.endpoint.open(b.id, lane);
+        sessions.insert(lane, a.up(b.id, lane).await);
+    }
+    let body = Bytes::from(vec![7; MIB]);
+    for n in 0..52 {
+        let lane = volume(n % 4 + 1);
+        a.send(b.id, lane, sessions[&lane], body.clone()).unwrap();
+    }
+    let mut bulk = 0;
+    while bulk < 4 * MIB {
+        bulk += b.message().await.3.len();
+    }
+    a.send(b.id, Lane::Control, sessions[&Lane::Control], "now").unwrap();
+    loop {
+        let (_, lane, _, bytes) = b.message().await;
+        if lane == Lane::Control {
+            break;
+        }
+        bulk += bytes.len();
+    }
+    assert!(bulk < 20 * MIB, "the control message came after {} MiB of 52", bulk / MIB);
+    while bulk < 52 * MIB {
+        bulk += b.message().await.3.len();
+    }
+}
+
+#[tokio::test]
+async fn a_slow_owner_fills_the_queue_and_nothing_else() {
+    let small = || TransportConfig {
+        max_message_bytes: 64 << 10,
+        queue_bytes: 1 << 20,
+        receive_bytes: 1 << 20,
+        stream_window: 256 << 10,
+        ..config(0)
+    };
+    let (mut a, mut b) = pair(small).await;
+    for lane in [volume(1), volume(2), Lane::Beat] {
+        a.endpoint.open(b.id, lane);
+    }
+    let mut sessions = BTreeMap::new();
+    while sessions.len() < 3 {
+        if let Event::LaneUp { lane, session, .. } = a.next().await {
+            sessions.insert(lane, session);
+        }
+    }
+    // The owner of `b` reads nothing; what is accepted must end where queue, windows and its own queue end.
+    let mut sent = 0u64;
+    let mut refusals = 0;
+    while refusals < 20 {
+        let mut message = sent.to_le_bytes().to_vec();
+        message.resize(32 << 10, 0);
+        match a.send(b.id, volume(1), sessions[&volume(1)], message) {
+            Ok(()) => sent += 1,
+            Err(SendError::Full) => {
+                refusals += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(other) => panic!("unexpected {other:?}"),
+        }
+    }
+    assert!((32..=96).contains(&sent), "about 2.3 MiB are accepted in all, found {sent} messages of 32 KiB");
+    // The other lanes are not held up.
+    a.send(b.id, Lane::Beat, sessions[&Lane::Beat], "tick").unwrap();
+    a.send(b.id, volume(2), sessions[&volume(2)], "small").unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(b.message().await.3, "tick");
+    let mut next = 0u64;
+    let mut other = false;
+    while next < sent || !other {
+        let (_, lane, _, bytes) = b.message().await;
+        if lane == volume(1) {
+            assert_eq!(bytes[..8], next.to_le_bytes());
+            next += 1;
+        } else {
+            other = true;
+        }
+    }
+}
+
+#[tokio::test]
+async fn joining_works_and_trusts_the_pinned_ca_only() {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let mut member = Node::start(&identity(&ca, CLUSTER, 1), config(0)).await;
+    let address = member.address;
+    let csr = pki::create_csr().unwrap();
+    let request = Bytes::from(csr.csr_pem.clone());
+    let fingerprint = pki::fingerprint(&ca.cert_pem).unwrap();
+
+    let client = tokio::spawn({
+        let (request, fingerprint) = (request.clone(), fingerprint.clone());
+        async move { join_client(address, &fingerprint, request).await }
+    });
+    let Event::Join { request: received, reply, .. } = member.next().await else { panic!("expected a join request") };
+    assert_eq!(received, request);
+    let cert_pem = pki::sign_csr(&ca, CLUSTER, NodeId(2), std::str::from_utf8(&received).unwrap()).unwrap();
+    assert!(reply.send(cert_pem.clone().into()));
+    let answer = client.await.unwrap().unwrap();
+    assert_eq!(answer, cert_pem);
+
+    // The new certificate makes a member.
+    let joined =
+        Identity { cluster: CLUSTER, node: NodeId(2), ca_pem: ca.cert_pem.clone(), cert_pem, key_pem: csr.key_pem };
+    let mut joined = Node::start(&joined, config(0)).await;
+    introduce(&[&member, &joined]);
+    joined.endpoint.open(member.id, Lane::Control);
+    joined.up(member.id, Lane::Control).await;
+    assert!(matches!(member.next().await, Event::Incoming { peer: NodeId(2), .. }));
+
+    let other = pki::fingerprint(&pki::create_ca(CLUSTER).unwrap().cert_pem).unwrap();
+    let error = join_client(address, &other, request.clone()).await.unwrap_err();
+    assert!(matches!(error, JoinError::Connect { .. }), "{error}");
+    assert!(matches!(join_client(address, "abc", request).await, Err(JoinError::Fingerprint)));
+    let long = Bytes::from(vec![0; (64 << 10) + 1]);
+    assert!(matches!(join_client(address, &fingerprint, long).await, Err(JoinError::TooLarge { .. })));
+    member.quiet(Duration::from_millis(100)).await;
+}
+
+#[tokio::test]
+async fn joins_are_refused_by_dropping_them_and_limited_in_rate() {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let strict = TransportConfig { joins_per_second: 1, ..config(0) };
+    let mut member = Node::start(&identity(&ca, CLUSTER, 1), strict).await;
+    let (address, fingerprint) = (member.address, pki::fingerprint(&ca.cert_pem).unwrap());
+    let client = tokio::spawn({
+        let fingerprint = fingerprint.clone();
+        async move { join_client(address, &fingerprint, Bytes::from_static(b"please")).await }
+    });
+    drop(member.next().await);
+    assert!(client.await.unwrap().is_err());
+    let error = join_client(address, &fingerprint, Bytes::from_static(b"again")).await.unwrap_err();
+    assert!(error.to_string().contains("too many"), "{error}");
+}
+
+/// Trap 10: the older reader still holds messages back when the newer stream arrives.
+#[tokio::test]
+async fn nothing_of_a_replaced_session_follows_its_end() {
+    let small = || TransportConfig {
+        max_message_bytes: 32 << 10,
+        queue_bytes: 1 << 20,
+        receive_bytes: 128 << 10,
+        stream_window: 256 << 10,
+        ..config(0)
+    };
+    let (mut a, mut b) = pair(small).await;
+    for round in 1..=2u64 {
+        a.endpoint.open(b.id, volume(1));
+        let session = a.up(b.id, volume(1)).await;
+        let mut message = round.to_le_bytes().to_vec();
+        message.resize(32 << 10, 0);
+        for _ in 0..10 {
+            a.send(b.id, volume(1), session, message.clone()).unwrap();
+        }
+        // Enough for the stream's window to fill while the owner of `b` reads nothing.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        a.endpoint.close(b.id, volume(1));
+        assert!(matches!(a.next().await, Event::LaneDown { .. }));
+    }
+    let (mut open, mut opened) = (None, 0);
+    while opened < 2 || open.is_some() {
+        match b.next().await {
+            Event::Incoming { session, .. } => {
+                assert!(open.replace(session).is_none(), "the older session has not ended yet");
+                opened += 1;
+            }
+            Event::IncomingClosed { session, .. } => assert_eq!(open.take(), Some(session)),
+            Event::Message { session, bytes, .. } => {
+                assert_eq!(open, Some(session));
+                assert_eq!(bytes[..8], u64::to_le_bytes(opened));
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
