@@ -1,1 +1,204 @@
-//! Holdfast tests.
+//! What the tests of whole clusters share: the binary, clusters that show their logs when a test fails, tools of others.
+//!
+//! The tests run real processes on loopback; one cluster at a time in each test binary, because timers and pauses are
+//! measured.
+
+use holdfast_agent::admin::pb;
+use holdfast_cli::harness::{Cluster, ClusterOptions};
+use std::ffi::OsStr;
+use std::fs;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+use tempfile::TempDir;
+
+/// No wait of a test is longer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Small journals: many clusters share one disk.
+const LIMITS: &str = "[limits]\njournal_max = \"256MiB\"\n";
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A cluster in a directory of its own. If the test panics, the ends of the agents' logs are printed and the directory
+/// stays.
+pub struct TestCluster {
+    cluster: Option<Cluster>,
+    dir: Option<TempDir>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl TestCluster {
+    /// Three nodes, all up.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start() -> TestCluster {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = scratch();
+        let mut options = ClusterOptions::new(binary().to_path_buf(), dir.path().to_path_buf());
+        LIMITS.clone_into(&mut options.extra);
+        let mut test = TestCluster { cluster: None, dir: Some(dir), _turn: turn };
+        match Cluster::start(options).await {
+            Ok(cluster) => test.cluster = Some(cluster),
+            Err(e) => panic!("{e}\n{}", e.tails()),
+        }
+        test
+    }
+
+    /// Creates a volume with three copies and waits until it is healthy.
+    ///
+    /// # Panics
+    /// It was refused, or did not become healthy.
+    pub async fn volume(&self, name: &str, size_bytes: u64) -> pb::Volume {
+        let request = pb::VolumeCreateRequest { name: name.to_owned(), size_bytes, ..Default::default() };
+        self.create_volume(request, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The primary of a volume that is healthy, by number.
+    ///
+    /// # Panics
+    /// It did not become healthy.
+    pub async fn primary(&self, name: &str) -> usize {
+        let volume = self.wait_healthy(name, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+        self.index_of(&volume.primary).unwrap_or_else(|| panic!("the primary {:?} is a node", volume.primary))
+    }
+
+    /// The volumes that the cluster knows.
+    ///
+    /// # Panics
+    /// It gave no answer.
+    pub async fn volume_names(&self) -> Vec<String> {
+        let status = self.status(0).await.unwrap_or_else(|e| panic!("{e}"));
+        status.volumes.into_iter().map(|volume| volume.name).collect()
+    }
+
+    /// `nbd+unix:///…` of a volume on one node.
+    #[must_use]
+    pub fn uri(&self, node: usize, volume: &str) -> String {
+        format!("nbd+unix:///{volume}?socket={}", self.nodes()[node].socket(volume).display())
+    }
+}
+
+impl Deref for TestCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        self.cluster.as_ref().expect("a test cluster runs until it is dropped")
+    }
+}
+
+impl DerefMut for TestCluster {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        self.cluster.as_mut().expect("a test cluster runs until it is dropped")
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        if let Some(cluster) = &self.cluster {
+            eprintln!("{}", cluster.log_tails());
+        }
+        if let Some(dir) = self.dir.take() {
+            eprintln!("kept {}", dir.keep().display());
+        }
+    }
+}
+
+/// A short directory of its own: the paths of Unix sockets are short.
+///
+/// # Panics
+/// It could not be made.
+#[must_use]
+pub fn scratch() -> TempDir {
+    tempfile::Builder::new().prefix("hf-").tempdir().expect("the temporary directory is writable")
+}
+
+/// The `holdfast` binary beside this test's executable, built if it is missing or older than its sources.
+///
+/// # Panics
+/// It could not be built.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let test = std::env::current_exe().expect("a running program has a path");
+        let profile_dir = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+        let binary = profile_dir.join("holdfast");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        if is_stale(&binary, &root) {
+            build(profile_dir, &root);
+        }
+        assert!(binary.exists(), "expected cargo to build {}, found nothing there", binary.display());
+        binary
+    })
+}
+
+fn build(profile_dir: &Path, root: &Path) {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(root).args(["build", "--quiet", "-p", "holdfast-cli"]);
+    cargo.arg("--target-dir").arg(profile_dir.parent().expect("a profile's directory lies in the target directory"));
+    if profile_dir.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().expect("cargo can be run");
+    assert!(status.success(), "expected `cargo build -p holdfast-cli` to succeed, see above");
+}
+
+fn is_stale(binary: &Path, root: &Path) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
+    let Ok(built) = modified(binary) else { return true };
+    let newest = |dir| newest_source(&root.join(dir));
+    newest("crates").max(newest("proto")) > built
+}
+
+fn newest_source(dir: &Path) -> SystemTime {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let times = entries.filter_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            return Some(newest_source(&path));
+        }
+        let is_source =
+            path.extension().is_some_and(|extension| ["rs", "toml", "proto"].map(OsStr::new).contains(&extension));
+        is_source.then(|| entry.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH))
+    });
+    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Runs a tool of others to its end.
+///
+/// # Panics
+/// It is not installed.
+#[must_use]
+pub fn try_tool<S: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = S>) -> Output {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/local/sbin:/usr/sbin:/sbin";
+    let output = Command::new(name).args(args).env("PATH", path).output();
+    output.unwrap_or_else(|e| panic!("expected the tool {name}, found: {e}; run scripts/setup"))
+}
+
+/// Runs a tool of others that must succeed, and returns what it printed.
+///
+/// # Panics
+/// It is not installed, or it failed.
+pub fn tool<S: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = S>) -> String {
+    let output = try_tool(name, args);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name} failed with {}:\n{out}{err}", output.status);
+    out.into_owned()
+}
+
+/// A whole number from the environment.
+///
+/// # Panics
+/// It is set and no number.
+#[must_use]
+pub fn number_from_env(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("expected {name} as a whole number, found {text:?}")),
+        Err(_) => default,
+    }
+}

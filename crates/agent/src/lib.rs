@@ -1,1 +1,32 @@
 //! The daemon: shards, control plane, admin API, NBD sockets.
+//!
+//! Two threads carry the work (docs/decisions): the *control* thread runs Raft, heartbeats and the admin API; the *shard*
+//! thread runs the copies, their peers' lanes and the guests' connections. A third one writes Raft's log. They share nothing
+//! but channels, so that a slow commit of the control plane never stalls a guest.
+
+pub mod admin;
+mod api;
+pub mod config;
+mod control;
+mod daemon;
+mod error;
+mod found;
+mod guests;
+mod identity;
+mod join;
+mod lanes;
+mod paths;
+mod raft_store;
+mod random;
+mod reports;
+mod runner;
+mod shard;
+mod shard_link;
+mod status;
+mod token;
+
+pub use daemon::run;
+pub use error::AgentError;
+pub use found::found;
+pub use join::join;
+pub use paths::Paths;

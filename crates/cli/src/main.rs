@@ -1,2 +1,5 @@
 //! The holdfast binary.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    holdfast_cli::main()
+}

@@ -82,7 +82,11 @@ impl FrameHeader {
     /// Panics if there are too many slots.
     #[must_use]
     pub fn encode_head(mut self, slots: &[FrameSlot]) -> Bytes {
-        assert!(slots.len() <= MAX_FRAME_RECORDS, "a frame has at most {MAX_FRAME_RECORDS} slots, found {}", slots.len());
+        assert!(
+            slots.len() <= MAX_FRAME_RECORDS,
+            "a frame has at most {MAX_FRAME_RECORDS} slots, found {}",
+            slots.len()
+        );
         self.slots = u16::try_from(slots.len()).expect("at most 256 slots");
         let head = usize::try_from(Self::head_len(self.slots)).expect("a head fits in memory");
         assert!(head <= usize::try_from(self.total_len).expect("a frame fits in memory"), "a frame holds its head");
@@ -248,7 +252,10 @@ mod tests {
             range: BlockRange::default(),
             body: Bytes::from_static(b"configuration"),
         });
-        vec![FrameSlot::Record(*record.header()), FrameSlot::Commit(CommitMark { volume: VolumeId(8), committed: Lsn(5) })]
+        vec![
+            FrameSlot::Record(*record.header()),
+            FrameSlot::Commit(CommitMark { volume: VolumeId(8), committed: Lsn(5) }),
+        ]
     }
 
     #[test]

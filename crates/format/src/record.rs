@@ -2,7 +2,9 @@
 
 use crate::checksum::{block_checksum, body_checksum, chain_hash, opaque_checksum};
 use bytes::Bytes;
-use holdfast_types::{BLOCK_SIZE, BlockCount, BlockIndex, BlockRange, Epoch, Lsn, MAX_BODY_BYTES, MAX_VOLUME_BYTES, VolumeId};
+use holdfast_types::{
+    BLOCK_SIZE, BlockCount, BlockIndex, BlockRange, Epoch, Lsn, MAX_BODY_BYTES, MAX_VOLUME_BYTES, VolumeId,
+};
 use std::sync::Arc;
 
 /// What a record does.
@@ -91,8 +93,19 @@ impl Record {
         let Draft { volume, epoch, lsn, prev_hash, committed, kind, head, tail, range, body } = draft;
         assert!(lsn > Lsn::ZERO && epoch > Epoch::ZERO && committed < lsn, "a record continues a log: {epoch} {lsn}");
         let body_len = u32::try_from(body.len()).expect("a body has at most 1 MiB and a block");
-        let mut header =
-            RecordHeader { volume, epoch, lsn, prev_hash, committed, kind, head, tail, range, body_len, body_checksum: 0 };
+        let mut header = RecordHeader {
+            volume,
+            epoch,
+            lsn,
+            prev_hash,
+            committed,
+            kind,
+            head,
+            tail,
+            range,
+            body_len,
+            body_checksum: 0,
+        };
         assert!(header.is_consistent(), "the primary drafts only records that make sense: {header:?}");
         let block_sums = header.block_sums(&body);
         header.body_checksum = header.checksum_of(&body, &block_sums);

@@ -88,10 +88,16 @@ impl SegmentHeader {
         if b[40..Self::LIST].iter().chain(&b[list_end..Self::COPY - 4]).any(|&x| x != 0) {
             return None;
         }
-        let entry = |i: usize| ClosedSegment { generation: u64_at(Self::LIST + i * 16), end: u64_at(Self::LIST + i * 16 + 8) };
+        let entry =
+            |i: usize| ClosedSegment { generation: u64_at(Self::LIST + i * 16), end: u64_at(Self::LIST + i * 16 + 8) };
         let closed: Vec<_> = (0..count).map(entry).collect();
-        let header =
-            SegmentHeader { journal: u64_at(8), generation: u64_at(16), life: u64_at(24), first_seq: u64_at(32), closed };
+        let header = SegmentHeader {
+            journal: u64_at(8),
+            generation: u64_at(16),
+            life: u64_at(24),
+            first_seq: u64_at(32),
+            closed,
+        };
         header.is_consistent().then_some(header)
     }
 

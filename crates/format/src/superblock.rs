@@ -193,7 +193,8 @@ mod tests {
         damaged[100] ^= 1;
         let kinds = [('n', &new[..]), ('o', &old[..]), ('x', &damaged[..]), ('z', &zeros[..])];
         for pick in 0..256usize {
-            let chosen: [_; 4] = std::array::from_fn(|i| kinds[pick / 4usize.pow(u32::try_from(i).expect("small")) % 4]);
+            let chosen: [_; 4] =
+                std::array::from_fn(|i| kinds[pick / 4usize.pow(u32::try_from(i).expect("small")) % 4]);
             let count = |k| chosen.iter().filter(|c| c.0 == k).count();
             let found = Superblock::judge(&file(chosen.map(|c| c.1)));
             match found {

@@ -1,1 +1,8 @@
-//! One node's pure core: carries the outputs of one pure crate to the inputs of another.
+//! One node's pure core: carries the outputs of one pure crate to the inputs of another. The daemon and the simulator run
+//! the same code.
+
+pub mod control;
+mod local;
+pub mod shard;
+
+pub use local::LocalView;

@@ -17,7 +17,8 @@ use holdfast_store as store;
 use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_store::{OpenedCopy, Store, StoreConfig};
 use holdfast_types::{
-    BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, NodeId, Rng, SessionId, Time, VolumeId, VolumeSize, VolumeView,
+    BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, NodeId, Rng, SessionId, Time, VolumeId, VolumeSize,
+    VolumeView,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -223,7 +224,6 @@ pub struct Shard {
     beat_seq: u64,
     beat_at: Time,
     last_seen: Time,
-    store_out: Vec<store::Output>,
     replica_out: Vec<replication::Output>,
 }
 
@@ -250,7 +250,6 @@ impl Shard {
             beat_seq: 0,
             beat_at: now,
             last_seen: now,
-            store_out: Vec::new(),
             replica_out: Vec::new(),
         }
     }
@@ -323,7 +322,11 @@ impl Shard {
     #[must_use]
     pub fn extents(&self, volume: VolumeId, range: BlockRange, now: Time) -> Vec<(BlockRange, bool)> {
         let replica = self.copies.get(&volume).and_then(|c| c.replica.as_ref());
-        if replica.is_some_and(|r| r.holds_lease(now)) { self.store.extents(volume, range) } else { vec![(range, false)] }
+        if replica.is_some_and(|r| r.holds_lease(now)) {
+            self.store.extents(volume, range)
+        } else {
+            vec![(range, false)]
+        }
     }
 
     /// What the control plane last said of `volume`.
@@ -369,7 +372,10 @@ impl Shard {
         self.last_seen = now;
         let leads = self.replicas().any(|(_, r)| r.is_serving());
         if leads && gap > self.config.timers.lease / 4 {
-            let text = format!("the event loop stood still for {} ms: read leases are given up and asked for again", gap.as_millis());
+            let text = format!(
+                "the event loop stood still for {} ms: read leases are given up and asked for again",
+                gap.as_millis()
+            );
             out.push(Output::Event { volume: None, text });
             let volumes: Vec<VolumeId> = self.copies.keys().copied().collect();
             for volume in volumes {
@@ -506,7 +512,9 @@ impl Shard {
                 let Some(at) = sent.iter().position(|b| b.seq == seq) else { return };
                 let beat = sent.remove(at);
                 for (volume, epoch) in beat.volumes.iter().filter(|(v, _)| !refused.contains(v)) {
-                    self.with_replica(*volume, now, out, |r, buffer| r.lease_granted(from, *epoch, beat.at, now, buffer));
+                    self.with_replica(*volume, now, out, |r, buffer| {
+                        r.lease_granted(from, *epoch, beat.at, now, buffer)
+                    });
                 }
             }
         }
@@ -600,12 +608,15 @@ impl Shard {
             S::Checkpointed { volume, upto } => self.replica(volume, R::Checkpointed(upto), now, out),
             S::ReadDone { volume, tag, result } => {
                 if let Err(why) = &result {
-                    let text = format!("a read failed: {why:?}; scrub the volume and replace the copy if it happens again");
+                    let text =
+                        format!("a read failed: {why:?}; scrub the volume and replace the copy if it happens again");
                     out.push(Output::Event { volume: Some(volume), text });
                 }
                 self.replica(volume, R::ReadDone { tag, data: result.ok() }, now, out);
             }
-            S::LogRead { volume, tag, result } => self.replica(volume, R::LogRead { tag, records: result.ok() }, now, out),
+            S::LogRead { volume, tag, result } => {
+                self.replica(volume, R::LogRead { tag, records: result.ok() }, now, out)
+            }
             S::Failed { volume: Some(volume), reason } => {
                 self.replica(volume, R::Failed(reason.clone()), now, out);
                 self.copy_failed(volume, reason, out);
@@ -621,7 +632,10 @@ impl Shard {
         for volume in volumes {
             self.replica(volume, replication::Input::Failed(reason.to_owned()), now, out);
         }
-        out.push(Output::Event { volume: None, text: format!("the journal failed, and with it every copy here: {reason}") });
+        out.push(Output::Event {
+            volume: None,
+            text: format!("the journal failed, and with it every copy here: {reason}"),
+        });
     }
 
     fn on_opened(&mut self, volume: VolumeId, opened: OpenedCopy, now: Time, out: &mut Vec<Output>) {
@@ -632,7 +646,9 @@ impl Shard {
         if self.creating.remove(&volume) {
             out.push(Output::CopyCreated { volume, incarnation });
         }
-        if self.started && let Some(view) = self.view(volume).cloned() {
+        if self.started
+            && let Some(view) = self.view(volume).cloned()
+        {
             self.make_replica(&view, now, out);
             self.replica(volume, replication::Input::View(view), now, out);
         }

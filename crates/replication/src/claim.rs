@@ -107,7 +107,11 @@ impl Replica {
     pub(crate) fn become_claimant(&mut self, pending: Pending, now: Time, out: &mut Vec<Output>) {
         let epoch = pending.configuration.epoch;
         pending.configuration.validate();
-        assert!(epoch > self.log.promised, "a claim of this life is above every promise: {epoch}, {}", self.log.promised);
+        assert!(
+            epoch > self.log.promised,
+            "a claim of this life is above every promise: {epoch}, {}",
+            self.log.promised
+        );
         self.leave_role(out);
         self.waiting = Some(format!("fencing {epoch}"));
         self.role = Role::Claimant(Claimant { pending, tails: BTreeMap::new(), chosen: None });
@@ -167,7 +171,8 @@ impl Replica {
             ));
             return;
         }
-        let best = valid.iter().max_by_key(|(node, t)| (t.last_epoch, t.last, *node == self.me)).expect("R is at least 1");
+        let best =
+            valid.iter().max_by_key(|(node, t)| (t.last_epoch, t.last, *node == self.me)).expect("R is at least 1");
         let committed = c.tails.values().map(|t| t.committed).max().expect("R is at least 1");
         let (source, last) = (best.0, best.1.last);
         if last < committed {
@@ -193,7 +198,8 @@ impl Replica {
         c.chosen = Some(chosen);
         self.waiting = Some(format!("adopting the log for {epoch}"));
         if !self.adopt(epoch, table, out) {
-            self.waiting = Some("this copy's log does not reach back to the chosen log: another copy must take over".to_owned());
+            self.waiting =
+                Some("this copy's log does not reach back to the chosen log: another copy must take over".to_owned());
         }
     }
 
@@ -218,7 +224,15 @@ impl Replica {
         self.send(chosen.source, Message::FetchLog { epoch, from, to: chosen.last }, out);
     }
 
-    pub(crate) fn on_log_part(&mut self, from_node: NodeId, epoch: Epoch, from: Lsn, records: Vec<Record>, now: Time, out: &mut Vec<Output>) {
+    pub(crate) fn on_log_part(
+        &mut self,
+        from_node: NodeId,
+        epoch: Epoch,
+        from: Lsn,
+        records: Vec<Record>,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) {
         let Role::Claimant(c) = &self.role else { return };
         let expected = self.log.last().next();
         let wanted = c.chosen.as_ref().is_some_and(|ch| ch.source == from_node && ch.last >= expected);

@@ -161,7 +161,13 @@ impl Replica {
         assert!(request.len > 0, "the shell checks requests: {request:?}");
         if request.op == GuestOp::Read {
             let range = covering(&request);
-            let read = Reading { key: request.key, offset: request.offset, len: request.len, range, after: r.guests.last_overlap(range) };
+            let read = Reading {
+                key: request.key,
+                offset: request.offset,
+                len: request.len,
+                range,
+                after: r.guests.last_overlap(range),
+            };
             r.guests.admitted_bytes += read_cost(&read);
             if r.draining {
                 r.guests.waiting.push(read);
@@ -331,7 +337,8 @@ impl Replica {
             }
         }
         let Role::Reign(r) = &self.role else { return };
-        let ready: Vec<u64> = r.guests.merges.iter().filter(|(_, m)| !m.reading && m.after <= committed).map(|(id, _)| *id).collect();
+        let ready: Vec<u64> =
+            r.guests.merges.iter().filter(|(_, m)| !m.reading && m.after <= committed).map(|(id, _)| *id).collect();
         for id in ready {
             self.step_merge(id, now, out);
         }

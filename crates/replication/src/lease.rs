@@ -78,7 +78,8 @@ mod tests {
         let mut held = Held::default();
         held.granted(NodeId(2), sent);
         let granted = Granted::new(Some(NodeId(1)), Epoch(1), &T, received);
-        let last_trusted = (0..3_000).map(|ms| sent + Duration::from_millis(ms)).take_while(|t| held.valid(1, &T, *t)).last();
+        let last_trusted =
+            (0..3_000).map(|ms| sent + Duration::from_millis(ms)).take_while(|t| held.valid(1, &T, *t)).last();
         let last_trusted = last_trusted.expect("trusted at first");
         assert!(last_trusted > sent + Duration::from_millis(1_900));
         assert!(granted.blocks(NodeId(2), last_trusted + Duration::from_millis(30)), "30 ms of margin at least");

@@ -29,7 +29,5 @@ mod tracker;
 #[cfg(test)]
 mod tests;
 
-pub use api::{
-    CopyStatus, GuestError, GuestOp, Input, Limits, Opened, Output, Request, RequestKey, RoleName, Timers,
-};
+pub use api::{CopyStatus, GuestError, GuestOp, Input, Limits, Opened, Output, Request, RequestKey, RoleName, Timers};
 pub use replica::Replica;

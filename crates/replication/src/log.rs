@@ -69,7 +69,12 @@ impl Log {
             return Err(format!(
                 "log matching is broken: record {} of {} with previous hash {:016x} does not follow record {} with hash {:016x} \
                  under the epoch table {:?}; keep this copy's directory for analysis and replace the copy",
-                h.lsn, h.epoch, h.prev_hash, self.last(), self.last_hash, self.table
+                h.lsn,
+                h.epoch,
+                h.prev_hash,
+                self.last(),
+                self.last_hash,
+                self.table
             ));
         }
         self.positions.received = h.lsn;
@@ -118,9 +123,14 @@ impl Log {
 
     /// The store cut the log to `last` and adopted `table`.
     pub(crate) fn note_adopted(&mut self, epoch: Epoch, table: EpochTable, last: Lsn, last_hash: u64) {
-        assert!(last >= self.positions.committed, "a committed record is never cut (S16): {last} below {:?}", self.positions);
+        assert!(
+            last >= self.positions.committed,
+            "a committed record is never cut (S16): {last} below {:?}",
+            self.positions
+        );
         assert!(self.volatile.is_empty(), "a log is adopted after older appends drained: {:?}", self.positions);
-        let last_epoch = self.table.epoch_at(last).unwrap_or(if last == Lsn::ZERO { Epoch::ZERO } else { self.last_epoch });
+        let last_epoch =
+            self.table.epoch_at(last).unwrap_or(if last == Lsn::ZERO { Epoch::ZERO } else { self.last_epoch });
         // A fence of a higher epoch may have come while the store adopted: its promise stands, and as acknowledgements need
         // both to be equal, none is given for the adopted epoch.
         self.promised = self.promised.max(epoch);
@@ -135,7 +145,11 @@ impl Log {
 
     /// What this copy tells a claimant (T2d). Only after a drain.
     pub(crate) fn tail(&self) -> TailReport {
-        assert!(self.volatile.is_empty(), "a tail is reported after older appends drained (trap 9): {:?}", self.positions);
+        assert!(
+            self.volatile.is_empty(),
+            "a tail is reported after older appends drained (trap 9): {:?}",
+            self.positions
+        );
         TailReport {
             incarnation: self.incarnation,
             last_epoch: self.durable_end.0,

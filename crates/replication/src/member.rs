@@ -58,7 +58,10 @@ impl Replica {
     /// T2. Also how a reigning primary greets a member that (re)connects: same epoch, same answer.
     pub(crate) fn on_fence(&mut self, from: NodeId, epoch: Epoch, now: Time, out: &mut Vec<Output>) {
         if self.view.active.member(from).is_none() {
-            out.push(Output::Event(format!("{from} is no member of {} and asked it to fence {epoch}: ignored", self.view.volume)));
+            out.push(Output::Event(format!(
+                "{from} is no member of {} and asked it to fence {epoch}: ignored",
+                self.view.volume
+            )));
             return;
         }
         let highest = self.fence.map_or(self.log.promised, |f| f.epoch.max(self.log.promised));
@@ -81,13 +84,20 @@ impl Replica {
         match fence.stage {
             FenceStage::WaitingLease if !self.grant_blocks(fence.from, now) => {
                 // In memory first: from here on every append of an older epoch is refused (trap 9).
-                assert!(fence.epoch > self.log.promised, "promises rise (S14): {} after {}", fence.epoch, self.log.promised);
+                assert!(
+                    fence.epoch > self.log.promised,
+                    "promises rise (S14): {} after {}",
+                    fence.epoch,
+                    self.log.promised
+                );
                 self.log.promised = fence.epoch;
                 self.leave_roles_below(fence.epoch, out);
                 self.fence = Some(Fence { stage: FenceStage::Persisting, ..fence });
                 out.push(Output::Promise(fence.epoch));
             }
-            FenceStage::Draining if self.log.positions.durable == self.log.positions.received => self.answer_fence(now, out),
+            FenceStage::Draining if self.log.positions.durable == self.log.positions.received => {
+                self.answer_fence(now, out)
+            }
             FenceStage::WaitingLease | FenceStage::Persisting | FenceStage::Draining => {}
         }
     }
@@ -141,7 +151,8 @@ impl Replica {
             return true;
         }
         let Some(cut_after) = self.log.cut_under(&table) else {
-            self.waiting = Some("the log no longer reaches back to a common record: this copy must be replaced".to_owned());
+            self.waiting =
+                Some("the log no longer reaches back to a common record: this copy must be replaced".to_owned());
             return false;
         };
         if cut_after < self.log.positions.committed {
@@ -224,7 +235,9 @@ impl Replica {
 
     /// A heartbeat of a primary: grants it a lease (true) or not.
     pub(crate) fn on_beat(&mut self, from: NodeId, beat: &BeatVolume, now: Time, out: &mut Vec<Output>) -> bool {
-        let follows = beat.epoch == self.log.promised && self.log.adopted == beat.epoch && self.leader == Some((from, beat.epoch));
+        let follows = beat.epoch == self.log.promised
+            && self.log.adopted == beat.epoch
+            && self.leader == Some((from, beat.epoch));
         if !follows || beat.epoch <= self.released {
             return false;
         }
@@ -241,7 +254,9 @@ impl Replica {
     }
 
     pub(crate) fn on_release(&mut self, from: NodeId, epoch: Epoch, now: Time, out: &mut Vec<Output>) {
-        if self.leader == Some((from, epoch)) || (self.view.active.epoch == epoch && self.view.active.primary == Some(from)) {
+        if self.leader == Some((from, epoch))
+            || (self.view.active.epoch == epoch && self.view.active.primary == Some(from))
+        {
             self.released = self.released.max(epoch);
             self.step_fence(now, out);
             self.preclaim_now(now, out);

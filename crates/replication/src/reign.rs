@@ -224,7 +224,9 @@ impl Replica {
         }
         r.overtaken_at = None;
         if self.is_wanted() {
-            out.push(Output::Event("a member promised a higher epoch that was never opened: claiming a new one".to_owned()));
+            out.push(Output::Event(
+                "a member promised a higher epoch that was never opened: claiming a new one".to_owned(),
+            ));
             self.leave_role(out);
             self.become_candidate(now, out);
         }
@@ -264,11 +266,17 @@ impl Replica {
         let Some(peer) = r.peers.get_mut(&from) else { return };
         if registered != Some(report.incarnation) {
             peer.restart(PeerState::Lost);
-            out.push(Output::Event(format!("{from} has incarnation {} of the copy, which is not the registered one: replace it", report.incarnation)));
+            out.push(Output::Event(format!(
+                "{from} has incarnation {} of the copy, which is not the registered one: replace it",
+                report.incarnation
+            )));
         } else if report.last < acknowledged && tail_is_whole(report) {
             // Trap 16: its disk took back what it had promised. It never counts again.
             peer.restart(PeerState::Lost);
-            out.push(Output::Event(format!("{from} had acknowledged records up to {acknowledged} and now ends at {}: its disk lies; replace it", report.last)));
+            out.push(Output::Event(format!(
+                "{from} had acknowledged records up to {acknowledged} and now ends at {}: its disk lies; replace it",
+                report.last
+            )));
         } else if report.table.common_point(report.last, &table, Lsn(u64::MAX)).is_none() {
             peer.restart(PeerState::Lost);
             out.push(Output::Event(format!("the log no longer reaches back to what {from} holds: replace that copy")));
@@ -279,7 +287,15 @@ impl Replica {
     }
 
     /// N3 arrives at the primary.
-    pub(crate) fn on_ack(&mut self, from: NodeId, epoch: Epoch, durable: Lsn, checkpoint: Lsn, now: Time, out: &mut Vec<Output>) {
+    pub(crate) fn on_ack(
+        &mut self,
+        from: NodeId,
+        epoch: Epoch,
+        durable: Lsn,
+        checkpoint: Lsn,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) {
         let last = self.log.last();
         let Role::Reign(r) = &mut self.role else { return };
         if r.epoch() != epoch {
@@ -287,7 +303,12 @@ impl Replica {
         }
         let Some(peer) = r.peers.get_mut(&from) else { return };
         if durable > last {
-            self.fail(format!("{from} acknowledged record {durable} of {epoch}, of which this primary wrote none above {last}"), out);
+            self.fail(
+                format!(
+                    "{from} acknowledged record {durable} of {epoch}, of which this primary wrote none above {last}"
+                ),
+                out,
+            );
             return;
         }
         match peer.state {
@@ -402,7 +423,12 @@ impl Replica {
         let Role::Reign(r) = &self.role else { return None };
         let follows = r.peers.get(&peer).is_some_and(|p| p.state == PeerState::Streaming);
         let trim = r.trim(self.log.checkpoint);
-        (r.active && follows).then(|| BeatVolume { volume: self.view.volume, epoch: r.epoch(), committed: self.commit_known, trim })
+        (r.active && follows).then(|| BeatVolume {
+            volume: self.view.volume,
+            epoch: r.epoch(),
+            committed: self.commit_known,
+            trim,
+        })
     }
 }
 

@@ -56,11 +56,20 @@ pub struct Replica {
 impl Replica {
     /// A copy as the store opened it. Grants of an earlier life are forgotten, so a whole lease passes before it fences.
     #[must_use]
-    pub fn new(me: NodeId, life: Life, view: VolumeView, opened: &Opened, timers: Timers, limits: Limits, now: Time) -> Replica {
+    pub fn new(
+        me: NodeId,
+        life: Life,
+        view: VolumeView,
+        opened: &Opened,
+        timers: Timers,
+        limits: Limits,
+        now: Time,
+    ) -> Replica {
         view.active.validate();
         // A lease is granted only under the promised epoch: where that is this node's own, it granted none.
         let own = view.active.primary == Some(me) && view.active.epoch == opened.promised;
-        let granted = (opened.promised > Epoch::ZERO && !own).then(|| Granted::new(None, opened.promised, &timers, now));
+        let granted =
+            (opened.promised > Epoch::ZERO && !own).then(|| Granted::new(None, opened.promised, &timers, now));
         Replica {
             me,
             life,
@@ -273,7 +282,12 @@ impl Replica {
         }
         self.view = view;
         let active = self.view.active.epoch;
-        let claimed = self.view.pending.as_ref().filter(|p| p.base == active).map(|p| (p.configuration.epoch, p.configuration.primary, p.life));
+        let claimed = self
+            .view
+            .pending
+            .as_ref()
+            .filter(|p| p.base == active)
+            .map(|p| (p.configuration.epoch, p.configuration.primary, p.life));
         let mine = claimed.filter(|(_, primary, life)| *primary == Some(self.me) && *life == self.life).map(|c| c.0);
         let superseded = match &self.role {
             Role::Follower => false,
@@ -365,7 +379,9 @@ impl Replica {
             Message::LogPart { epoch, from: first, records } => self.on_log_part(from, epoch, first, records, now, out),
             Message::Adopt { epoch, table } => self.on_adopt(from, epoch, table, out),
             Message::Append { epoch, committed, records } => self.on_append(from, epoch, committed, records, out),
-            Message::AppendAck { epoch, durable, checkpoint, .. } => self.on_ack(from, epoch, durable, checkpoint, now, out),
+            Message::AppendAck { epoch, durable, checkpoint, .. } => {
+                self.on_ack(from, epoch, durable, checkpoint, now, out)
+            }
             Message::Gap { epoch, expected } => self.on_gap(from, epoch, expected, out),
             Message::Release { epoch, .. } => self.on_release(from, epoch, now, out),
         }

@@ -62,7 +62,8 @@ fn reads_stop_with_the_lease_and_come_back_with_it() {
 fn takeover_waits_for_the_lease_and_keeps_what_was_answered() {
     let mut c = Cluster::new(3);
     c.nominate(N1, false);
-    let writes: Vec<_> = (0..10).map(|i| c.write(N1, i * 4096, &[b'a' + u8::try_from(i).expect("small"); 100])).collect();
+    let writes: Vec<_> =
+        (0..10).map(|i| c.write(N1, i * 4096, &[b'a' + u8::try_from(i).expect("small"); 100])).collect();
     assert!(writes.iter().all(|w| c.reply(*w).is_some()));
     c.crash(N1);
     c.nominate(N2, false);
@@ -192,7 +193,8 @@ fn overlapping_sub_block_writes_keep_each_other() {
     let mut c = Cluster::new(3);
     c.nominate(N1, false);
     c.hold_store(N1);
-    let writes: Vec<_> = (0..8u64).map(|i| c.write(N1, i * 512, &[b'0' + u8::try_from(i).expect("small"); 512])).collect();
+    let writes: Vec<_> =
+        (0..8u64).map(|i| c.write(N1, i * 512, &[b'0' + u8::try_from(i).expect("small"); 512])).collect();
     let whole = c.op(N1, GuestOp::Discard, 100, 200, b"");
     c.release_store(N1);
     c.run_for(Duration::from_millis(200));

@@ -62,7 +62,11 @@ impl StoreConfig {
         let body = u32::try_from(self.max_body_bytes).expect("a body is far below 4 GiB");
         let largest = u64::from(FrameHeader::head_len(1) + padded(body));
         let header = u64::try_from(SegmentHeader::LEN).expect("4096");
-        assert!(self.segment_bytes >= header + largest, "a segment of {} bytes holds the largest record", self.segment_bytes);
+        assert!(
+            self.segment_bytes >= header + largest,
+            "a segment of {} bytes holds the largest record",
+            self.segment_bytes
+        );
         assert!(self.segment_bytes <= 1 << 30, "a segment is read whole at start: at most 1 GiB");
         assert!(self.segment_bytes.is_multiple_of(SECTOR_SIZE as u64), "segments are written with direct I/O");
         // Some room for the starts of lives with a full journal, which add a segment each.

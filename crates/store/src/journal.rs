@@ -153,7 +153,12 @@ impl Journal {
     }
 
     /// Issues frames as long as there is something to write and room in flight.
-    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>, failed: &BTreeSet<VolumeId>) {
+    pub(crate) fn pump(
+        &mut self,
+        cx: &mut Cx<'_>,
+        replicas: &mut BTreeMap<VolumeId, Replica>,
+        failed: &BTreeSet<VolumeId>,
+    ) {
         self.keep_spares(cx);
         while self.flights.values().filter(|f| !f.done).count() < cx.config.frames_in_flight {
             if !self.wants_frame(cx.now, cx.config.seal_delay) {

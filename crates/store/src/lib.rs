@@ -21,6 +21,7 @@ mod api;
 mod apply;
 mod checkpoint;
 mod config;
+mod extents;
 pub mod io;
 mod journal;
 mod load;

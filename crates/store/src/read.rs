@@ -68,8 +68,7 @@ impl Replica {
         assert!(inside, "{}: a read of {range:?} lies in the volume", self.volume);
         let job = self.reads.next;
         self.reads.next += 1;
-        let mut read =
-            ImageRead { tag, found: BTreeMap::new(), missing: 0, corrupt: None, expected: BTreeMap::new() };
+        let mut read = ImageRead { tag, found: BTreeMap::new(), missing: 0, corrupt: None, expected: BTreeMap::new() };
         self.take_blocks(cx, job, &mut read, range.start.0, range.end().0, 0);
         self.reads.images.insert(job, read);
         self.finish_read(cx, job);
@@ -165,7 +164,14 @@ impl Replica {
         cx.out.push(Output::ReadDone { volume: self.volume, tag: read.tag, result });
     }
 
-    pub(crate) fn read_log(&mut self, cx: &mut Cx<'_>, journal: &crate::journal::Journal, tag: u64, from: Lsn, max: usize) {
+    pub(crate) fn read_log(
+        &mut self,
+        cx: &mut Cx<'_>,
+        journal: &crate::journal::Journal,
+        tag: u64,
+        from: Lsn,
+        max: usize,
+    ) {
         let mut parts = Vec::new();
         let mut size = 0;
         let mut wanted = Vec::new();

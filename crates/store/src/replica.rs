@@ -268,7 +268,8 @@ impl Replica {
 
     pub(crate) fn remember(&mut self, record: &Record, at: Option<Location>) {
         let h = record.header();
-        let entry = Entry { epoch: h.epoch, hash: record.hash(), body_len: h.body_len, at, record: Some(record.clone()) };
+        let entry =
+            Entry { epoch: h.epoch, hash: record.hash(), body_len: h.body_len, at, record: Some(record.clone()) };
         self.log.insert(h.lsn, entry);
     }
 
@@ -288,7 +289,12 @@ impl Replica {
 
     /// Records up to `upto` are committed: reads see them from now on.
     pub(crate) fn on_commit(&mut self, upto: Lsn) {
-        assert!(upto <= self.durable, "{}: commit {upto} of records up to {} that are durable", self.volume, self.durable);
+        assert!(
+            upto <= self.durable,
+            "{}: commit {upto} of records up to {} that are durable",
+            self.volume,
+            self.durable
+        );
         while self.committed < upto {
             self.committed = self.committed.next();
             let entry = self.log.get(&self.committed).expect("records above the checkpoint are in the log");

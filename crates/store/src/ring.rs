@@ -87,7 +87,9 @@ impl Segment {
             None => failed.contains(volume) && level < Level::Living,
         };
         let evidence = self.damaged && replicas.values().any(|r| r.unknown_to.is_some());
-        evidence || self.records.iter().any(needed) || self.marks.iter().any(|(v, l)| replicas.get(v).is_some_and(|r| *l > r.checkpoint))
+        evidence
+            || self.records.iter().any(needed)
+            || self.marks.iter().any(|(v, l)| replicas.get(v).is_some_and(|r| *l > r.checkpoint))
     }
 }
 
@@ -144,7 +146,12 @@ impl Journal {
     }
 
     /// First segment of a life: takes the last spare, too, for without it nothing could ever be written.
-    pub(crate) fn open_first_segment(&mut self, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>, failed: &BTreeSet<VolumeId>) {
+    pub(crate) fn open_first_segment(
+        &mut self,
+        cx: &mut Cx<'_>,
+        replicas: &mut BTreeMap<VolumeId, Replica>,
+        failed: &BTreeSet<VolumeId>,
+    ) {
         let level = if self.spares.len() < 2 { Level::Replay } else { Level::CatchUp };
         let released = self.releasable(level, replicas, failed, usize::MAX);
         self.open_segment(cx, replicas, &released);
@@ -158,7 +165,12 @@ impl Journal {
         most: usize,
     ) -> Vec<u64> {
         let free = |s: &Segment| s.end.is_some_and(|end| end <= self.durable_seq) && !s.needed(level, replicas, failed);
-        self.segments.iter().filter(|(_, segment)| free(segment)).map(|(generation, _)| *generation).take(most).collect()
+        self.segments
+            .iter()
+            .filter(|(_, segment)| free(segment))
+            .map(|(generation, _)| *generation)
+            .take(most)
+            .collect()
     }
 
     fn open_segment(&mut self, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>, released: &[u64]) {

@@ -94,7 +94,10 @@ impl RunMap {
 /// What `record` makes of blocks `[start, end)`, in order.
 pub(crate) fn pieces(record: &Record, start: u64, end: u64) -> Vec<Piece> {
     let header = record.header();
-    assert!(header.range.start.0 <= start && start < end && end <= header.range.end().0, "a part of the record's range");
+    assert!(
+        header.range.start.0 <= start && start < end && end <= header.range.end().0,
+        "a part of the record's range"
+    );
     if header.kind == RecordKind::Write {
         let at = |block: u64| usize::try_from(block - header.range.start.0).expect("about 1 MiB") * BLOCK_SIZE;
         return vec![Piece { start, end, data: Some(record.body().slice(at(start)..at(end))) }];

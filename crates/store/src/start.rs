@@ -181,7 +181,9 @@ impl Start {
         for generation in wanted.into_iter().rev() {
             let Some((slot, _)) = self.heads.iter().find(|(_, h)| h.generation == generation) else {
                 let files = self.heads.len() + self.damaged_heads;
-                return Err(format!("segment generation {generation} of the journal is missing or damaged among {files} files; replace the device"));
+                return Err(format!(
+                    "segment generation {generation} of the journal is missing or damaged among {files} files; replace the device"
+                ));
             };
             let bytes = self.files[&FileId::Segment(*slot)];
             if bytes > 1 << 30 {
@@ -202,7 +204,8 @@ impl Start {
                 },
                 SuperblockFound::NeverCreated => drop(self.garbage.insert(volume)),
                 SuperblockFound::Damaged(valid) => {
-                    let found = format!("expected two equal superblock copies of four, found {valid} valid and different");
+                    let found =
+                        format!("expected two equal superblock copies of four, found {valid} valid and different");
                     self.failed.insert(volume, format!("{found}; replace the copy"));
                 }
             }
@@ -239,11 +242,8 @@ impl Start {
         for (volume, (replica, _)) in &mut replicas {
             replica.orphans = orphans.get(volume).cloned().unwrap_or_default();
         }
-        let mut journal = if self.scans.is_empty() {
-            Journal::new(seed, 1, 0, 0)
-        } else {
-            self.recovered_journal(&mut replicas)
-        };
+        let mut journal =
+            if self.scans.is_empty() { Journal::new(seed, 1, 0, 0) } else { self.recovered_journal(&mut replicas) };
         for (file, len) in &self.files {
             if let FileId::Segment(slot) = file {
                 let live = journal.segments.values().any(|s| s.slot == *slot);
@@ -276,7 +276,9 @@ impl Start {
             let slot = slots[generation];
             let bytes = self.files[&FileId::Segment(slot)];
             let damaged = resolved.damaged.contains(generation);
-            journal.segments.insert(*generation, Segment { slot, bytes, end: Some(*end), damaged, ..Segment::default() });
+            journal
+                .segments
+                .insert(*generation, Segment { slot, bytes, end: Some(*end), damaged, ..Segment::default() });
         }
         self.note_contents(&resolved, &copies, &mut journal);
         // What was cut is not needed; what is unknown is kept, as evidence.
@@ -322,9 +324,10 @@ const fn slot_volume(slot: &FrameSlot) -> VolumeId {
 const fn volume_of(file: FileId) -> Option<VolumeId> {
     match file {
         FileId::Segment(_) => None,
-        FileId::Superblock(v) | FileId::Image(v) | FileId::BlockTable(v) | FileId::RegionTable(v) | FileId::Orphan(v, _) => {
-            Some(v)
-        }
+        FileId::Superblock(v)
+        | FileId::Image(v)
+        | FileId::BlockTable(v)
+        | FileId::RegionTable(v)
+        | FileId::Orphan(v, _) => Some(v),
     }
 }
-

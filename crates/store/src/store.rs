@@ -11,7 +11,7 @@ use crate::ops::{CopyTag, Cx, Ops, Tag};
 use crate::replica::{Command, Replica, Stage};
 use crate::start::{Found, Progress, Start};
 use holdfast_format::Superblock;
-use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, Positions, Time, VolumeId, VolumeSize};
+use holdfast_types::{BlockRange, Epoch, EpochTable, Incarnation, Lsn, Positions, Time, VolumeId, VolumeSize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One shard's storage.
@@ -129,10 +129,21 @@ impl Store {
         self.replicas.get(&volume).map(|r| r.tables.digest)
     }
 
+    /// Runs of blocks that are all zeros (true) or may hold data (false), from the start of `range` on; they may cover less
+    /// than the whole range. Empty if there is no such copy.
+    #[must_use]
+    pub fn extents(&self, volume: VolumeId, range: BlockRange) -> Vec<(BlockRange, bool)> {
+        self.replicas.get(&volume).map(|r| r.extents(range)).unwrap_or_default()
+    }
+
     /// For tests that find the journal stuck.
     #[cfg(test)]
     pub(crate) fn journal_state(&self) -> String {
-        let copies: Vec<_> = self.replicas.values().map(|r| (r.volume, r.checkpoint, r.applied, r.committed, r.known_committed, r.durable, r.received, r.trim)).collect();
+        let copies: Vec<_> = self
+            .replicas
+            .values()
+            .map(|r| (r.volume, r.checkpoint, r.applied, r.committed, r.known_committed, r.durable, r.received, r.trim))
+            .collect();
         format!("{:?}\n{copies:?}", self.journal)
     }
 
@@ -167,7 +178,9 @@ impl Store {
         match (tag, result) {
             (Tag::Start(number), result) => self.start_done(number, result, now, out),
             (Tag::Copy(volume, tag), result) => self.copy_done(volume, tag, result, now, out),
-            (tag, Err(error)) => self.fail_journal(&format!("the journal can't be written ({tag:?}): {error}; replace the device"), out),
+            (tag, Err(error)) => {
+                self.fail_journal(&format!("the journal can't be written ({tag:?}): {error}; replace the device"), out)
+            }
             (Tag::Slot(slot), Ok(_)) => self.journal.slot_created(slot),
             (Tag::SegmentHeader, Ok(_)) => self.segment_opened(now, out),
             (Tag::Frame(seq), Ok(_)) => {
@@ -255,7 +268,9 @@ impl Store {
             (CopyTag::Orphan(written), _) => replica.orphan_done(cx, written),
             (CopyTag::Apply, _) => replica.apply_done(cx),
             (CopyTag::Checkpoint, _) => replica.checkpoint_done(cx),
-            (CopyTag::Read(job, first, attempt), DiskReply::Data(data)) => replica.read_done(cx, job, first, attempt, &data),
+            (CopyTag::Read(job, first, attempt), DiskReply::Data(data)) => {
+                replica.read_done(cx, job, first, attempt, &data)
+            }
             (CopyTag::Log(job, part), DiskReply::Data(data)) => replica.log_done(cx, job, part, &data),
             (tag, reply) => unreachable!("{tag:?} is not answered by {reply:?}"),
         }
@@ -326,7 +341,14 @@ impl Store {
         }
     }
 
-    fn create(&mut self, volume: VolumeId, incarnation: Incarnation, size: VolumeSize, now: Time, out: &mut Vec<Output>) {
+    fn create(
+        &mut self,
+        volume: VolumeId,
+        incarnation: Incarnation,
+        size: VolumeSize,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) {
         if matches!(self.phase, Phase::Failed) {
             return;
         }
@@ -457,7 +479,8 @@ impl Store {
         self.report_deleted(out);
         self.trim_cache();
         let leftovers = self.leaving.values().any(|l| l.silent);
-        if matches!(self.phase, Phase::Loading) && !leftovers && self.replicas.values().all(|r| r.stage == Stage::Open) {
+        if matches!(self.phase, Phase::Loading) && !leftovers && self.replicas.values().all(|r| r.stage == Stage::Open)
+        {
             self.phase = Phase::Running;
             out.push(Output::Started);
         }

@@ -57,9 +57,9 @@ impl SparseTable {
 
     /// The entries that are not zero.
     pub(crate) fn nonzero(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.pages.iter().flat_map(|(number, page)| {
-            (number * ENTRIES..).zip(page.iter().copied()).filter(|(_, value)| *value != 0)
-        })
+        self.pages
+            .iter()
+            .flat_map(|(number, page)| (number * ENTRIES..).zip(page.iter().copied()).filter(|(_, value)| *value != 0))
     }
 
     /// Takes a part of the file, read from `offset` on.
@@ -118,8 +118,11 @@ impl Tables {
 
 /// The file and length of a table: whole pages.
 pub(crate) fn table_file(volume: VolumeId, size: VolumeSize, blocks: bool) -> (FileId, u64) {
-    let (file, entries) =
-        if blocks { (FileId::BlockTable(volume), size.blocks().0) } else { (FileId::RegionTable(volume), size.regions()) };
+    let (file, entries) = if blocks {
+        (FileId::BlockTable(volume), size.blocks().0)
+    } else {
+        (FileId::RegionTable(volume), size.regions())
+    };
     (file, entries.div_ceil(ENTRIES) * PAGE_BYTES as u64)
 }
 

@@ -81,7 +81,9 @@ pub enum EpochTableError {
 impl fmt::Display for EpochTableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            EpochTableError::NotIncreasing => write!(f, "epochs and first LSNs of an epoch table increase strictly from 1"),
+            EpochTableError::NotIncreasing => {
+                write!(f, "epochs and first LSNs of an epoch table increase strictly from 1")
+            }
             EpochTableError::TooLong => write!(f, "an epoch table has at most {MAX_EPOCH_TABLE} entries"),
         }
     }
@@ -122,7 +124,10 @@ impl EpochTable {
     #[must_use]
     pub fn continued(&self, last: Lsn, epoch: Epoch) -> EpochTable {
         let mut entries: Vec<_> = self.0.iter().copied().filter(|(_, start)| *start <= last).collect();
-        assert!(entries.last().is_none_or(|(e, _)| *e < epoch), "epoch {epoch} continues a log of older epochs: {self:?}");
+        assert!(
+            entries.last().is_none_or(|(e, _)| *e < epoch),
+            "epoch {epoch} continues a log of older epochs: {self:?}"
+        );
         entries.push((epoch, last.next()));
         EpochTable(entries)
     }
@@ -191,7 +196,13 @@ mod tests {
     #[test]
     fn common_point_equals_the_slow_search() {
         // Oracle: look at every LSN.
-        let tables = [table(&[(1, 1)]), table(&[(1, 1), (2, 4)]), table(&[(1, 1), (3, 4), (4, 6)]), table(&[(2, 1)]), table(&[(1, 1), (2, 3), (4, 6)])];
+        let tables = [
+            table(&[(1, 1)]),
+            table(&[(1, 1), (2, 4)]),
+            table(&[(1, 1), (3, 4), (4, 6)]),
+            table(&[(2, 1)]),
+            table(&[(1, 1), (2, 3), (4, 6)]),
+        ];
         for a in &tables {
             for b in &tables {
                 for (la, lb) in (0..9).flat_map(|x| (0..9).map(move |y| (x, y))) {
@@ -219,7 +230,12 @@ mod tests {
     #[test]
     fn fence_quorum_meets_write_quorum() {
         let m = |n| Member { node: NodeId(n), incarnation: Incarnation(n) };
-        let c = Configuration { epoch: Epoch(1), primary: Some(NodeId(1)), members: vec![m(1), m(2), m(3)], write_quorum: 2 };
+        let c = Configuration {
+            epoch: Epoch(1),
+            primary: Some(NodeId(1)),
+            members: vec![m(1), m(2), m(3)],
+            write_quorum: 2,
+        };
         c.validate();
         assert_eq!(c.fence_quorum(), 2);
     }

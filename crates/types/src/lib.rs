@@ -23,5 +23,5 @@ pub use positions::Positions;
 pub use proof::{Durable, Quorum};
 pub use rng::Rng;
 pub use time::Time;
-pub use view::{ControlRequest, Life, Nominee, Pending, VolumeView};
 pub use units::{BlockCount, BlockIndex, BlockRange, ByteOffset, RegionIndex, VolumeSize, VolumeSizeError};
+pub use view::{ControlRequest, Life, Nominee, Pending, VolumeView};

@@ -94,10 +94,7 @@ impl BlockRange {
     /// Whether the two share a block.
     #[must_use]
     pub const fn overlaps(self, other: BlockRange) -> bool {
-        !self.is_empty()
-            && !other.is_empty()
-            && self.start.0 < other.end().0
-            && other.start.0 < self.end().0
+        !self.is_empty() && !other.is_empty() && self.start.0 < other.end().0 && other.start.0 < self.end().0
     }
 
     /// Whether `block` lies in the range.
@@ -132,9 +129,15 @@ impl fmt::Display for VolumeSizeError {
         match self {
             VolumeSizeError::Zero => write!(f, "a volume needs at least 512 bytes, found 0"),
             VolumeSizeError::Unaligned(n) => {
-                write!(f, "a volume's size is a multiple of 512 bytes, found {n}; round it to {}", n.div_ceil(512) * 512)
+                write!(
+                    f,
+                    "a volume's size is a multiple of 512 bytes, found {n}; round it to {}",
+                    n.div_ceil(512) * 512
+                )
             }
-            VolumeSizeError::TooLarge(n) => write!(f, "a volume has at most {MAX_VOLUME_BYTES} bytes (64 TiB), found {n}"),
+            VolumeSizeError::TooLarge(n) => {
+                write!(f, "a volume has at most {MAX_VOLUME_BYTES} bytes (64 TiB), found {n}")
+            }
         }
     }
 }

@@ -42,9 +42,15 @@ impl Cluster {
     pub(super) fn new(n: u64) -> Cluster {
         let ids: Vec<NodeId> = (1..=n).map(NodeId).collect();
         let members = ids.iter().map(|id| Member { node: *id, incarnation: Incarnation(id.0 * 100) }).collect();
-        let active = Configuration { epoch: Epoch::ZERO, primary: None, members, write_quorum: u8::try_from(n / 2 + 1).expect("small") };
+        let active = Configuration {
+            epoch: Epoch::ZERO,
+            primary: None,
+            members,
+            write_quorum: u8::try_from(n / 2 + 1).expect("small"),
+        };
         let size = VolumeSize::new(1 << 20).expect("a valid size");
-        let view = VolumeView { volume: VOLUME, size, durability: Durability::Sync, active, pending: None, nominee: None };
+        let view =
+            VolumeView { volume: VOLUME, size, durability: Durability::Sync, active, pending: None, nominee: None };
         let node = |id: &NodeId| Node {
             replica: None,
             life: id.0,
@@ -298,10 +304,13 @@ impl Cluster {
         match request {
             ControlRequest::Claim { base, life, .. } if base == self.view.active.epoch => {
                 self.max_epoch = self.max_epoch.next();
-                let configuration = Configuration { epoch: self.max_epoch, primary: Some(node), ..self.view.active.clone() };
+                let configuration =
+                    Configuration { epoch: self.max_epoch, primary: Some(node), ..self.view.active.clone() };
                 self.view.pending = Some(Pending { configuration, base, life });
             }
-            ControlRequest::Activate { epoch, .. } if self.view.pending.as_ref().is_some_and(|p| p.configuration.epoch == epoch) => {
+            ControlRequest::Activate { epoch, .. }
+                if self.view.pending.as_ref().is_some_and(|p| p.configuration.epoch == epoch) =>
+            {
                 self.view.active = self.view.pending.take().expect("it was just found").configuration;
                 self.view.nominee = None;
             }
@@ -319,7 +328,13 @@ impl Cluster {
     fn carry(&mut self, id: NodeId, output: Output) {
         let is_store = !matches!(
             output,
-            Output::Send { .. } | Output::Reply { .. } | Output::Control(_) | Output::Serving(_) | Output::BeatNow | Output::Event(_) | Output::Fail(_)
+            Output::Send { .. }
+                | Output::Reply { .. }
+                | Output::Control(_)
+                | Output::Serving(_)
+                | Output::BeatNow
+                | Output::Event(_)
+                | Output::Fail(_)
         );
         if is_store && self.nodes[&id].held {
             self.node(id).waiting.push_back(output);
@@ -348,7 +363,11 @@ impl Cluster {
         let input = match output {
             Output::Append(records) => {
                 for r in records {
-                    assert_eq!(r.lsn(), n.log.last().map_or(Lsn(1), |l| l.lsn().next()), "{id}: appends are contiguous");
+                    assert_eq!(
+                        r.lsn(),
+                        n.log.last().map_or(Lsn(1), |l| l.lsn().next()),
+                        "{id}: appends are contiguous"
+                    );
                     n.log.push(r);
                 }
                 Input::Durable(Durable::attest(n.log.last().expect("just appended").lsn()))
@@ -363,7 +382,11 @@ impl Cluster {
                 n.log.retain(|r| r.lsn() <= cut_after);
                 (n.promised, n.table) = (epoch, table);
                 let last = n.log.last();
-                Input::Adopted { epoch, last: last.map_or(Lsn::ZERO, Record::lsn), last_hash: last.map_or(0, Record::hash) }
+                Input::Adopted {
+                    epoch,
+                    last: last.map_or(Lsn::ZERO, Record::lsn),
+                    last_hash: last.map_or(0, Record::hash),
+                }
             }
             Output::Commit(lsn) => {
                 assert!(lsn > n.committed && n.log.last().is_some_and(|l| l.lsn() >= lsn));

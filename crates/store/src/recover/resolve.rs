@@ -110,7 +110,8 @@ fn walk(scan: SegmentScan, end: Option<u64>, proven: u64, resolved: &mut Resolve
     }
     // The frames that the segment should hold as well.
     let Some(end) = end.filter(|end| next <= *end) else { return Walk { next, cut: false } };
-    let missing = Observation { header: HeaderSeen::Bad, seq: SeqSeen::Expected, bodies_good: false, proven: next <= proven };
+    let missing =
+        Observation { header: HeaderSeen::Bad, seq: SeqSeen::Expected, bodies_good: false, proven: next <= proven };
     if classify(missing).action() == Action::Cut {
         return Walk { next, cut: true };
     }
@@ -139,7 +140,13 @@ mod tests {
         FoundFrame { generation, life, seq, proven, slots_good: true, bodies_good: true, unreadable: 0, records, marks }
     }
 
-    fn segment(life: u64, generation: u64, first_seq: u64, closed: &[(u64, u64)], frames: Vec<FoundFrame>) -> SegmentScan {
+    fn segment(
+        life: u64,
+        generation: u64,
+        first_seq: u64,
+        closed: &[(u64, u64)],
+        frames: Vec<FoundFrame>,
+    ) -> SegmentScan {
         let closed = closed.iter().map(|&(generation, end)| ClosedSegment { generation, end }).collect();
         SegmentScan { header: SegmentHeader { journal: 1, generation, life, first_seq, closed }, frames }
     }

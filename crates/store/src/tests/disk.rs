@@ -178,7 +178,12 @@ impl Disk {
                 for (i, bytes) in data.chunks_exact(SECTOR).enumerate() {
                     if rng.chance(chance) {
                         // Where it ends up, volatile layer or medium, decides the power cut that follows, if one does.
-                        file.put(offset / SECTOR + i, bytes.try_into().expect("a sector"), rng.chance(500_000), self.stamp);
+                        file.put(
+                            offset / SECTOR + i,
+                            bytes.try_into().expect("a sector"),
+                            rng.chance(500_000),
+                            self.stamp,
+                        );
                     }
                 }
             }

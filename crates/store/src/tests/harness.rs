@@ -5,7 +5,9 @@ use crate::api::{Input, OpenedCopy, Output};
 use crate::{ReadError, Store, StoreConfig};
 use bytes::Bytes;
 use holdfast_format::{Draft, Record, RecordKind, block_checksum, digest_term};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Rng, Time, VolumeId, VolumeSize};
+use holdfast_types::{
+    BLOCK_SIZE, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Rng, Time, VolumeId, VolumeSize,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -124,10 +126,15 @@ impl Model {
         assert!(c.last.0 >= self.durable, "{v}: {} was durable, the log ends at {}", self.durable, c.last);
         assert!(c.last.0 <= self.last(), "{v}: {} was never appended, last {}", c.last, self.last());
         assert_eq!(c.last_hash, self.hash(c.last.0), "{v}");
-        let epoch = c.last.0.checked_sub(1).map_or(Epoch::ZERO, |i| self.log[usize::try_from(i).expect("small")].epoch());
+        let epoch =
+            c.last.0.checked_sub(1).map_or(Epoch::ZERO, |i| self.log[usize::try_from(i).expect("small")].epoch());
         assert_eq!(c.last_epoch, epoch, "{v}");
         assert!(c.promised >= self.promised, "{v}: promised {} then {}", self.promised, c.promised);
-        assert!(c.promised == self.promised || Some(c.promised) <= self.promising, "{v}: nobody asked for {}", c.promised);
+        assert!(
+            c.promised == self.promised || Some(c.promised) <= self.promising,
+            "{v}: nobody asked for {}",
+            c.promised
+        );
         assert!(c.committed <= c.last && c.committed.0 <= self.ever_committed, "{v}: {c:?} of {}", self.committed);
         assert!(c.commit_hint <= c.last && c.unknown_to.is_none(), "{v}: nothing was lost: {c:?}");
         assert!(c.checkpoint <= c.applied && c.applied == c.committed, "{v}: {c:?}");
@@ -298,7 +305,9 @@ impl Harness {
             let hole = data.iter().all(|&b| b == 0).then_some(0);
             let sum = block_checksum(block, data);
             let i = usize::try_from(block.0).expect("small");
-            let fits = (asked.committed..=model.committed).map(|lsn| model.image(lsn)[i]).any(|want| want == sum || Some(want) == hole);
+            let fits = (asked.committed..=model.committed)
+                .map(|lsn| model.image(lsn)[i])
+                .any(|want| want == sum || Some(want) == hole);
             assert!(fits, "{volume}: block {block:?} is of no state in {}..={}", asked.committed, model.committed);
         }
     }

@@ -63,7 +63,11 @@ fn one_rotten_byte_in_the_journal_never_shortens_a_log_in_silence() {
                         let (c, m) = (&h.opened[&v], &base.models[&v]);
                         assert_eq!(c.last_hash, m.hash(c.last.0), "what is there is right");
                         if c.last.0 < m.last() {
-                            assert!(c.unknown_to.is_some_and(|to| to.0 >= m.last()), "{file:?} {at}: {v} {c:?} of {}", m.last());
+                            assert!(
+                                c.unknown_to.is_some_and(|to| to.0 >= m.last()),
+                                "{file:?} {at}: {v} {c:?} of {}",
+                                m.last()
+                            );
                             shown += 1;
                         } else {
                             intact += 1;
@@ -81,7 +85,10 @@ fn one_rotten_byte_in_the_journal_never_shortens_a_log_in_silence() {
             }
         }
     }
-    assert!(shown > 50 && intact > 50, "damage of both kinds is met: shown {shown}, intact {intact}, refused {refused}");
+    assert!(
+        shown > 50 && intact > 50,
+        "damage of both kinds is met: shown {shown}, intact {intact}, refused {refused}"
+    );
     assert_eq!(refused, 0, "a segment header survives one rotten byte");
 }
 
@@ -158,7 +165,11 @@ fn two_damaged_superblock_copies_do_no_harm_and_three_are_refused() {
         h.start();
         assert!(h.opened.contains_key(&V2));
         if !h.strict {
-            assert!(matches!(&h.failures[..], [(Some(V1), reason)] if reason.contains("superblock")), "{:?}", h.failures);
+            assert!(
+                matches!(&h.failures[..], [(Some(V1), reason)] if reason.contains("superblock")),
+                "{:?}",
+                h.failures
+            );
             h.input(Input::Delete { volume: V1 });
             h.drain_disk();
             assert_eq!(h.deleted, [V1]);

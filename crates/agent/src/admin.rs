@@ -1,0 +1,39 @@
+//! The admin API: gRPC over a Unix socket. Generated types in [`pb`]; [`connect`] is for the command line.
+
+use std::path::{Path, PathBuf};
+use tonic::transport::{Channel, Endpoint};
+
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+#[allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::needless_pass_by_value)]
+/// Generated from `proto/admin.proto`.
+pub mod pb {
+    tonic::include_proto!("holdfast.admin.v1");
+}
+
+/// The descriptor set of the admin API, for gRPC reflection.
+pub(crate) const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/admin_descriptor.bin"));
+
+pub use pb::admin_client::AdminClient;
+
+/// The admin socket did not take the connection.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "expected a running agent on {socket}, but could not connect: {source}; start it with `holdfast agent --config FILE`, \
+     or name its socket with --socket"
+)]
+pub struct ConnectError {
+    socket: String,
+    #[source]
+    source: tonic::transport::Error,
+}
+
+/// Connects to the agent that listens on `socket`.
+///
+/// # Errors
+/// Nobody listens there, or this user may not connect.
+pub async fn connect(socket: &Path) -> Result<AdminClient<Channel>, ConnectError> {
+    let failed = |source| ConnectError { socket: socket.display().to_string(), source };
+    let absolute = std::path::absolute(socket).unwrap_or_else(|_| PathBuf::from(socket));
+    let endpoint = Endpoint::from_shared(format!("unix://{}", absolute.display())).map_err(failed)?;
+    Ok(AdminClient::new(endpoint.connect().await.map_err(failed)?))
+}

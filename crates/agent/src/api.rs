@@ -1,0 +1,281 @@
+//! The admin service: checks what a person asks, proposes it, and puts the outcome into words.
+
+use crate::admin::pb::{self, admin_server::Admin};
+use crate::control::{Ask, Happened, View};
+use crate::random;
+use crate::token::{Token, hex, unhex};
+use holdfast_cluster::{Command, Outcome, RefusalKind, placement};
+use holdfast_node::control::Failure;
+use holdfast_transport::pki;
+use holdfast_types::{Durability, NodeId, VolumeId, VolumeSize};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::BroadcastStream;
+use tonic::{Request, Response, Status};
+
+/// How long a join token may be used unless the operator says otherwise, in seconds.
+const TOKEN_SECONDS: u64 = 3600;
+
+/// Answers the admin socket; every question goes through the control thread's loop.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) asks: mpsc::Sender<Ask>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Service {
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&View<'_>) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let (answer, answered) = oneshot::channel();
+        // Whoever asked may have gone meanwhile.
+        let ask = Ask::Look(Box::new(move |view| drop(answer.send(look(view)))));
+        self.asks.send(ask).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?
+    }
+
+    async fn propose(&self, command: Command) -> Result<Outcome, Status> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Ask::Propose(command, answer)).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?.map_err(|failure| refusal(&failure))
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the agent is stopping; try again when it runs")
+}
+
+fn refusal(failure: &Failure) -> Status {
+    let text = failure.to_string();
+    match failure {
+        Failure::Refused(refused) => match refused.kind {
+            RefusalKind::Invalid => Status::invalid_argument(text),
+            RefusalKind::NotFound => Status::not_found(text),
+            RefusalKind::Exists => Status::already_exists(text),
+            RefusalKind::Unsafe => Status::failed_precondition(text),
+            RefusalKind::Stale => Status::aborted(text),
+        },
+        Failure::Busy | Failure::Unknown | Failure::NoLeader { .. } => Status::unavailable(text),
+    }
+}
+
+fn no_volume(name: &str) -> Status {
+    Status::not_found(format!(
+        "expected the name of a volume, found {name:?}, which there is not; see `holdfast volume list`"
+    ))
+}
+
+fn one_volume(status: pb::StatusResponse, name: &str) -> Result<pb::Volume, Status> {
+    status.volumes.into_iter().find(|v| v.name == name).ok_or_else(|| no_volume(name))
+}
+
+fn node_named(view: &View<'_>, name: &str) -> Result<NodeId, Status> {
+    let state =
+        view.control.state().ok_or_else(|| Status::unavailable("this node has not heard from its cluster yet"))?;
+    let unknown = || {
+        Status::not_found(format!(
+            "expected the name of a node, found {name:?}, which there is not; see `holdfast node list`"
+        ))
+    };
+    state.node_by_name(name).ok_or_else(unknown)
+}
+
+fn volume_named(view: &View<'_>, name: &str) -> Result<VolumeId, Status> {
+    view.control.state().and_then(|s| s.volume_by_name(name)).ok_or_else(|| no_volume(name))
+}
+
+fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Status> {
+    let invalid = |text: String| Status::invalid_argument(text);
+    let state =
+        view.control.state().ok_or_else(|| Status::unavailable("this node has not heard from its cluster yet"))?;
+    VolumeSize::new(r.size_bytes).map_err(|e| invalid(e.to_string()))?;
+    match r.durability.as_str() {
+        "" | "sync" => {}
+        "flush" | "async" => {
+            return Err(invalid(format!(
+                "expected --durability sync, found {}: this version does not have it yet",
+                r.durability
+            )));
+        }
+        other => return Err(invalid(format!("expected --durability sync, flush or async, found {other:?}"))),
+    }
+    let alive = |n: NodeId| n == view.me || view.control.detector().alive(n, view.now);
+    let present = state.nodes().filter(|n| !n.removed).count();
+    let copies = if r.copies == 0 { present.min(3) } else { usize::try_from(r.copies).unwrap_or(usize::MAX) };
+    let nodes = if r.on.is_empty() {
+        placement(state, copies, alive)
+    } else {
+        r.on.iter().map(|name| node_named(view, name)).collect::<Result<Vec<_>, _>>()?
+    };
+    // Never fewer than asked for, nor fewer than usual because a node happens to be down.
+    if (r.copies != 0 || r.on.is_empty()) && nodes.len() != copies {
+        return Err(invalid(format!(
+            "expected {copies} nodes that answer for {copies} copies, found {}; start or join more nodes, or ask for another \
+             --copies",
+            nodes.len()
+        )));
+    }
+    let primary = if r.primary.is_empty() { None } else { Some(node_named(view, &r.primary)?) };
+    let majority = u32::try_from(nodes.len() / 2 + 1).unwrap_or(u32::MAX);
+    let quorum = if r.quorum == 0 { majority } else { r.quorum };
+    let write_quorum =
+        u8::try_from(quorum).map_err(|_| invalid(format!("expected a quorum of at most 7, found {quorum}")))?;
+    Ok(Command::CreateVolume {
+        name: r.name.clone(),
+        size: r.size_bytes,
+        durability: Durability::Sync,
+        write_quorum,
+        nodes,
+        primary,
+    })
+}
+
+/// The wish of a failover, and what the operator is told about it.
+fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::FailoverResponse), Status> {
+    let volume = volume_named(view, &r.volume)?;
+    let state = view.control.state().expect("it named the volume");
+    let known = state
+        .view(volume)
+        .ok_or_else(|| Status::failed_precondition(format!("{} is not open yet: wait until it is", r.volume)))?;
+    let active = &known.active;
+    let detector = view.control.detector();
+    let alive = |n: NodeId| n == view.me || detector.alive(n, view.now);
+    let to = if r.to.is_empty() {
+        let candidates = active.members.iter().map(|m| m.node).filter(|n| Some(*n) != active.primary && alive(*n));
+        let best = candidates.max_by_key(|n| detector.report(*n, volume).map(|c| (c.epoch, c.durable)));
+        best.ok_or_else(|| {
+            Status::failed_precondition("no other node with a copy answers: there is nobody to fail over to")
+        })?
+    } else {
+        node_named(view, &r.to)?
+    };
+    if active.primary == Some(to) {
+        return Err(Status::failed_precondition(format!("{} is the primary of {} already", r.to, r.volume)));
+    }
+    if active.member(to).is_none() {
+        return Err(Status::failed_precondition(format!("{} holds no copy of {} that counts", r.to, r.volume)));
+    }
+    if !alive(to) {
+        return Err(Status::failed_precondition(format!("{} does not answer: it can't become primary", r.to)));
+    }
+    let planned = !r.force && active.primary.is_some_and(alive);
+    let name = |n: NodeId| state.node(n).map_or_else(String::new, |n| n.name.clone());
+    let command = Command::Nominate { volume, node: to, base: active.epoch, planned };
+    let from = active.primary.map(name).unwrap_or_default();
+    Ok((command, pb::FailoverResponse { epoch: active.epoch.0, from, to: name(to), planned }))
+}
+
+fn event(node: &str, h: Happened) -> pb::Event {
+    pb::Event {
+        seq: h.seq,
+        unix_ms: h.unix_ms,
+        node: node.to_owned(),
+        kind: h.kind.to_owned(),
+        volume: h.volume.unwrap_or_default(),
+        message: h.message,
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for Service {
+    type EventsStream = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<pb::Event, Status>> + Send>>;
+
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
+        let name = request.into_inner().volume;
+        let mut status = self.look(|view| view.status()).await?;
+        if !name.is_empty() {
+            status.volumes.retain(|v| v.name == name);
+            if status.volumes.is_empty() {
+                return Err(no_volume(&name));
+            }
+        }
+        Ok(Response::new(status))
+    }
+
+    async fn node_list(&self, _: Request<pb::NodeListRequest>) -> Answer<pb::NodeListResponse> {
+        let nodes = self.look(|view| view.status()).await?.nodes;
+        Ok(Response::new(pb::NodeListResponse { nodes }))
+    }
+
+    async fn token_create(&self, request: Request<pb::TokenCreateRequest>) -> Answer<pb::TokenCreateResponse> {
+        let valid = match request.into_inner().valid_seconds {
+            0 => TOKEN_SECONDS,
+            n => n,
+        };
+        let expires = (random::unix_ms() / 1000).saturating_add(valid);
+        let make = move |view: &View<'_>| {
+            let state = view
+                .control
+                .state()
+                .ok_or_else(|| Status::unavailable("this node has not heard from its cluster yet"))?;
+            let fingerprint = pki::fingerprint(view.ca_pem).map_err(|e| Status::internal(e.to_string()))?;
+            let ca_fingerprint = unhex(&fingerprint).and_then(|f| f.try_into().ok());
+            let ca_fingerprint = ca_fingerprint.ok_or_else(|| Status::internal("a fingerprint has 32 bytes"))?;
+            let token =
+                Token { cluster: state.cluster, ca_fingerprint, id: random::id(), secret: random::bytes(), expires };
+            Ok((token, view.address))
+        };
+        let (token, address) = self.look(make).await?;
+        self.propose(Command::AddToken { id: token.id, hash: hex(&token.secret_hash()), expires }).await?;
+        let expires_unix_ms = expires.saturating_mul(1000);
+        Ok(Response::new(pb::TokenCreateResponse {
+            token: token.to_string(),
+            expires_unix_ms,
+            address: address.to_string(),
+        }))
+    }
+
+    async fn volume_create(&self, request: Request<pb::VolumeCreateRequest>) -> Answer<pb::VolumeCreateResponse> {
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let command = self.look(move |view| creation(view, &request)).await?;
+        self.propose(command).await?;
+        let volume = one_volume(self.look(|view| view.status()).await?, &name)?;
+        Ok(Response::new(pb::VolumeCreateResponse { volume: Some(volume) }))
+    }
+
+    async fn volume_list(&self, _: Request<pb::VolumeListRequest>) -> Answer<pb::VolumeListResponse> {
+        let volumes = self.look(|view| view.status()).await?.volumes;
+        Ok(Response::new(pb::VolumeListResponse { volumes }))
+    }
+
+    async fn volume_show(&self, request: Request<pb::VolumeShowRequest>) -> Answer<pb::VolumeShowResponse> {
+        let name = request.into_inner().name;
+        let volume = one_volume(self.look(|view| view.status()).await?, &name)?;
+        Ok(Response::new(pb::VolumeShowResponse { volume: Some(volume) }))
+    }
+
+    async fn volume_delete(&self, request: Request<pb::VolumeDeleteRequest>) -> Answer<pb::VolumeDeleteResponse> {
+        let name = request.into_inner().name;
+        let volume = self.look(move |view| volume_named(view, &name)).await?;
+        self.propose(Command::DeleteVolume { volume }).await?;
+        Ok(Response::new(pb::VolumeDeleteResponse {}))
+    }
+
+    async fn failover(&self, request: Request<pb::FailoverRequest>) -> Answer<pb::FailoverResponse> {
+        let request = request.into_inner();
+        let (command, answer) = self.look(move |view| nomination(view, &request)).await?;
+        self.propose(command).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn events(&self, request: Request<pb::EventsRequest>) -> Answer<Self::EventsStream> {
+        let request = request.into_inner();
+        let node = self.look(|view| view.status()).await.map(|s| s.answered_by).unwrap_or_default();
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Ask::Events(answer)).await.map_err(|_| stopping())?;
+        let (past, news): (Vec<Happened>, broadcast::Receiver<Happened>) = answered.await.map_err(|_| stopping())?;
+        let wanted =
+            move |h: &Happened| request.volume.is_empty() || h.volume.as_deref() == Some(request.volume.as_str());
+        let past = tokio_stream::iter(past);
+        let stream: std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Happened> + Send>> = if request.follow {
+            // A follower that lags loses the oldest ones; their numbers show the gap.
+            Box::pin(past.chain(BroadcastStream::new(news).filter_map(Result::ok)))
+        } else {
+            Box::pin(past)
+        };
+        Ok(Response::new(Box::pin(stream.filter(wanted).map(move |h| Ok(event(&node, h))))))
+    }
+}

@@ -1,0 +1,318 @@
+//! The configuration file: TOML, every key checked, every mistake answered with a sentence.
+//!
+//! Unknown keys are errors: a mistyped limit that is silently ignored is found on the day it was needed.
+
+mod keys;
+mod quantity;
+
+use serde::Deserialize;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use quantity::{parse_duration, parse_size};
+
+/// What an agent runs with.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    /// Who this node is.
+    pub node: NodeConfig,
+    /// Where it listens.
+    #[serde(default)]
+    pub listen: ListenConfig,
+    /// How it takes part in the cluster.
+    #[serde(default)]
+    pub cluster: ClusterConfig,
+    /// What it may use.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+}
+
+/// `[node]`
+#[derive(Clone, Debug, Deserialize)]
+pub struct NodeConfig {
+    /// Unique in the cluster.
+    pub name: String,
+    /// Everything the agent keeps lies below it.
+    pub data_dir: PathBuf,
+    /// Copies of a volume are placed in different ones. Empty: the node is its own.
+    #[serde(default)]
+    pub failure_domain: String,
+}
+
+/// `[listen]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct ListenConfig {
+    /// UDP: the control plane. The shard uses the next port.
+    pub peer: SocketAddr,
+    /// Where the peers reach `peer`, if not at that very address.
+    pub advertise: Option<SocketAddr>,
+    /// HTTP: metrics and health. Unset: none.
+    pub metrics: Option<SocketAddr>,
+    /// The admin socket.
+    pub admin: PathBuf,
+    /// Holds one socket for each volume.
+    pub nbd_dir: PathBuf,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        ListenConfig {
+            peer: SocketAddr::from(([0, 0, 0, 0], 7400)),
+            advertise: None,
+            metrics: None,
+            admin: PathBuf::from("/run/holdfast/admin.sock"),
+            nbd_dir: PathBuf::from("/run/holdfast/nbd"),
+        }
+    }
+}
+
+/// `[cluster]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct ClusterConfig {
+    /// Whether the node takes part in Raft.
+    pub voter: bool,
+    /// How often nodes tell each other that they live.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub heartbeat: Duration,
+    /// Silence after which a node counts as down.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub failure_timeout: Duration,
+    /// How long a primary may serve reads without hearing from a quorum.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub lease: Duration,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        ClusterConfig {
+            voter: true,
+            heartbeat: Duration::from_millis(200),
+            failure_timeout: Duration::from_secs(1),
+            lease: Duration::from_secs(2),
+        }
+    }
+}
+
+/// How the shard talks to its disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskBackend {
+    /// io_uring, registered buffers and files.
+    #[default]
+    IoUring,
+    /// A thread that calls pread and pwrite: for kernels and containers without io_uring.
+    Pread,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct LimitsConfig {
+    /// Bytes of one journal segment file.
+    #[serde(deserialize_with = "quantity::size")]
+    pub journal_segment: u64,
+    /// Bytes of all segment files of a shard.
+    #[serde(deserialize_with = "quantity::size")]
+    pub journal_max: u64,
+    /// How the shard talks to its disk.
+    pub disk_backend: DiskBackend,
+    /// Requests of one volume in flight at once.
+    pub max_inflight: u32,
+    /// Largest UDP payload between nodes; 0: probe up to what the interface carries.
+    pub mtu: u16,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            journal_segment: 16 << 20,
+            journal_max: 1 << 30,
+            disk_backend: DiskBackend::IoUring,
+            max_inflight: 256,
+            mtu: 0,
+        }
+    }
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("expected the configuration in {}, but could not read it: {source}; write one, see docs/OPERATIONS.md", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not TOML, or a value has the wrong type.
+    #[error("expected a configuration in TOML in {}, found: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, key, and what was expected there.
+        message: String,
+    },
+    /// A key that nobody reads.
+    #[error("expected a known key, found `{key}` in {}; {hint}", path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// Section and key.
+        key: String,
+        /// The closest known one, or all of them.
+        hint: String,
+    },
+    /// A value that makes no sense, alone or with another.
+    #[error("{key}: expected {expected}, found {found}")]
+    Value {
+        /// Section and key.
+        key: &'static str,
+        /// What would make sense.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Unreadable, no TOML, an unknown key, or a value that makes no sense.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+        Config::parse(&text, path)
+    }
+
+    /// Checks the text of a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let parse = |e: toml::de::Error| ConfigError::Parse {
+            path: path.to_path_buf(),
+            // The sentence goes on one line; toml's own message draws the place over several.
+            message: e.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+        };
+        let table: toml::Table = toml::from_str(text).map_err(parse)?;
+        if let Some((key, hint)) = keys::unknown(&table) {
+            return Err(ConfigError::UnknownKey { path: path.to_path_buf(), key, hint });
+        }
+        let mut config: Config = toml::from_str(text).map_err(parse)?;
+        if config.node.failure_domain.is_empty() {
+            config.node.failure_domain.clone_from(&config.node.name);
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Where the peers reach this node.
+    #[must_use]
+    pub fn advertised(&self) -> SocketAddr {
+        self.listen.advertise.unwrap_or(self.listen.peer)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.check_node()?;
+        self.check_listen()?;
+        self.check_cluster()?;
+        self.check_limits()
+    }
+
+    fn check_node(&self) -> Result<(), ConfigError> {
+        for (key, name) in [("node.name", &self.node.name), ("node.failure_domain", &self.node.failure_domain)] {
+            ensure(is_name(name), key, "1 to 64 of the characters a-z 0-9 . _ -, a letter or digit first", || {
+                format!("{name:?}")
+            })?;
+        }
+        let dir = &self.node.data_dir;
+        ensure(dir.is_absolute(), "node.data_dir", "an absolute path", || dir.display().to_string())?;
+        let parent = dir.parent().unwrap_or(dir);
+        let what =
+            format!("a directory whose parent {} exists; create it or mount the disk that holds it", parent.display());
+        ensure(parent.is_dir(), "node.data_dir", &what, || dir.display().to_string())
+    }
+
+    fn check_listen(&self) -> Result<(), ConfigError> {
+        let peer = self.listen.peer;
+        ensure(
+            (1..u16::MAX).contains(&peer.port()),
+            "listen.peer",
+            "a port from 1 to 65534: the shard uses the next one",
+            || peer.to_string(),
+        )?;
+        let reachable = |ip: IpAddr| !ip.is_unspecified();
+        if let Some(advertise) = self.listen.advertise {
+            ensure(
+                reachable(advertise.ip()) && (1..u16::MAX).contains(&advertise.port()),
+                "listen.advertise",
+                "an address and a port that the peers can reach",
+                || advertise.to_string(),
+            )
+        } else {
+            ensure(
+                reachable(peer.ip()),
+                "listen.advertise",
+                "the address at which the peers reach this node, because listen.peer names every interface",
+                || "nothing".to_owned(),
+            )
+        }
+    }
+
+    fn check_cluster(&self) -> Result<(), ConfigError> {
+        let c = &self.cluster;
+        let show = |d: Duration| format!("{d:?}");
+        ensure(
+            (Duration::from_millis(10)..=Duration::from_secs(10)).contains(&c.heartbeat),
+            "cluster.heartbeat",
+            "10ms to 10s",
+            || show(c.heartbeat),
+        )?;
+        let least = c.heartbeat * 3;
+        let what = format!("{least:?} or more: three heartbeats, so that one lost packet is no failure");
+        ensure(c.failure_timeout >= least, "cluster.failure_timeout", &what, || show(c.failure_timeout))?;
+        let least = c.heartbeat * 2;
+        let what = format!("{least:?} to 60s: two heartbeats or more");
+        ensure((least..=Duration::from_secs(60)).contains(&c.lease), "cluster.lease", &what, || show(c.lease))
+    }
+
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        let l = &self.limits;
+        ensure(
+            l.journal_segment.is_multiple_of(4096) && ((4 << 20)..=(1 << 30)).contains(&l.journal_segment),
+            "limits.journal_segment",
+            "4MiB to 1GiB, a multiple of 4KiB",
+            || l.journal_segment.to_string(),
+        )?;
+        let least = l.journal_segment.saturating_mul(4);
+        let what = format!("{least} bytes or more: four segments");
+        ensure(l.journal_max >= least, "limits.journal_max", &what, || l.journal_max.to_string())?;
+        ensure((1..=65_536).contains(&l.max_inflight), "limits.max_inflight", "1 to 65536", || {
+            l.max_inflight.to_string()
+        })?;
+        ensure(l.mtu == 0 || (1200..=9000).contains(&l.mtu), "limits.mtu", "0 to probe, or 1200 to 9000", || {
+            l.mtu.to_string()
+        })
+    }
+}
+
+/// Whether `name` can name a node or a volume: it becomes part of paths and of certificates.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    name.len() <= holdfast_types::MAX_NAME_BYTES
+        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-'))
+}
+
+fn ensure(ok: bool, key: &'static str, expected: &str, found: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if ok { Ok(()) } else { Err(ConfigError::Value { key, expected: expected.to_owned(), found: found() }) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Path::new("/etc/holdfast.toml")).map_err(|e| e.to_string())
+}
+
+const LEAST: &str = "[node]\nname = \"n1\"\ndata_dir = \"/tmp/holdfast\"\n[listen]\npeer = \"127.0.0.1:7400\"\n";
+
+#[test]
+fn the_least_configuration_has_the_defaults_of_the_design() {
+    let config = parse(LEAST).unwrap();
+    assert_eq!(config.node.failure_domain, "n1");
+    assert_eq!(config.cluster.heartbeat, Duration::from_millis(200));
+    assert_eq!(config.cluster.lease, Duration::from_secs(2));
+    assert_eq!(config.limits.journal_segment, 16 << 20);
+    assert_eq!(config.advertised().to_string(), "127.0.0.1:7400");
+}
+
+#[test]
+fn an_unknown_key_is_named_with_the_closest_known_one() {
+    let error = parse(&format!("{LEAST}[cluster]\nheartbeet = \"1s\"\n")).unwrap_err();
+    assert!(error.contains("`cluster.heartbeet`") && error.contains("did you mean `cluster.heartbeat`?"), "{error}");
+    let error = parse(&format!("{LEAST}[cluter]\n")).unwrap_err();
+    assert!(error.contains("did you mean `cluster`?"), "{error}");
+    let error = parse(&format!("{LEAST}[limits]\nlease = \"1s\"\n")).unwrap_err();
+    assert!(error.contains("`lease` belongs to [cluster]"), "{error}");
+    let error = parse(&format!("{LEAST}[limits]\ncolour = 1\n")).unwrap_err();
+    assert!(error.contains("the keys here are limits.journal_segment"), "{error}");
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused_with_a_sentence() {
+    for (extra, words) in [
+        ("[cluster]\nfailure_timeout = \"500ms\"\n", "cluster.failure_timeout: expected 600ms or more"),
+        ("[cluster]\nlease = \"2 parsecs\"\n", "expected a duration such as \"200ms\""),
+        ("[limits]\njournal_segment = \"5000\"\n", "limits.journal_segment: expected 4MiB to 1GiB"),
+        ("[limits]\njournal_max = \"32MiB\"\n", "limits.journal_max: expected 67108864 bytes or more"),
+        ("[limits]\ndisk_backend = \"floppy\"\n", "io_uring"),
+    ] {
+        let error = parse(&format!("{LEAST}{extra}")).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+    let error = parse("[node]\nname = \"n1\"\ndata_dir = \"/nowhere/at/all\"\n").unwrap_err();
+    assert!(error.contains("parent /nowhere/at exists"), "{error}");
+    let error = parse("[node]\nname = \"n1\"\ndata_dir = \"/tmp/x\"\n").unwrap_err();
+    assert!(error.contains("listen.advertise"), "{error}");
+    let error = parse("[node]\nname = \"../n1\"\ndata_dir = \"/tmp/x\"\n").unwrap_err();
+    assert!(error.contains("node.name"), "{error}");
+}

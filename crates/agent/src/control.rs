@@ -1,0 +1,444 @@
+//! The control thread's loop: carries what the world does to [`holdfast_node::control::Control`], and what it wants to the
+//! world. The admin API reaches it through a channel, so that every question is answered from one state.
+
+use crate::error::AgentError;
+use crate::found::FOUNDER;
+use crate::join::{JoinAnswer, JoinRequest};
+use crate::raft_store::{Write, Written};
+use crate::random;
+use crate::shard::shard_address;
+use crate::shard_link::{FromShard, ShardHandle, ShardPeer, ToShard};
+use crate::status;
+use crate::token::{hex, unhex};
+use bytes::Bytes;
+use holdfast_cluster::{Command, Outcome};
+use holdfast_node::LocalView;
+use holdfast_node::control::{Control, Failure, Input, Output};
+use holdfast_transport::{Endpoint, Event, Events, JoinReply, Lane, join_client, pki};
+use holdfast_types::{ClusterId, NodeId, Time, VolumeId};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// How long the founder gets to answer a join that is passed on to it: less than the joining node waits.
+const RELAY_TIMEOUT: Duration = Duration::from_secs(12);
+/// Events kept for `holdfast events`.
+const KEPT_EVENTS: usize = 1000;
+
+/// Something that happened, with the number that this life of the agent gave it.
+#[derive(Clone, Debug)]
+pub(crate) struct Happened {
+    pub(crate) seq: u64,
+    pub(crate) unix_ms: u64,
+    pub(crate) kind: &'static str,
+    pub(crate) volume: Option<String>,
+    pub(crate) message: String,
+}
+
+/// What the admin API asks of the loop.
+pub(crate) enum Ask {
+    /// Looks at everything, synchronously.
+    Look(Box<dyn FnOnce(&View<'_>) + Send>),
+    /// Proposes a command.
+    Propose(Command, oneshot::Sender<Result<Outcome, Failure>>),
+    /// What happened so far, and a subscription to what will.
+    Events(oneshot::Sender<(Vec<Happened>, broadcast::Receiver<Happened>)>),
+}
+
+/// Everything that a question may look at.
+pub(crate) struct View<'a> {
+    pub(crate) control: &'a Control,
+    pub(crate) me: NodeId,
+    pub(crate) now: Time,
+    pub(crate) nbd_dir: &'a std::path::Path,
+    pub(crate) ca_pem: &'a str,
+    pub(crate) address: SocketAddr,
+}
+
+/// Who waits for the outcome of a proposal.
+enum Waiting {
+    Admin(oneshot::Sender<Result<Outcome, Failure>>),
+    Join { reply: JoinReply, csr_pem: String },
+}
+
+/// What is to be done about a node that wants to join, with its request for a certificate.
+enum Check {
+    Admit(Box<Command>, String),
+    Admitted(NodeId, String),
+}
+
+/// What the loop is made of.
+pub(crate) struct ControlLoop {
+    pub(crate) me: NodeId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) control: Control,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) writes: mpsc::Sender<Write>,
+    pub(crate) shard: ShardHandle,
+    pub(crate) nbd_dir: PathBuf,
+    pub(crate) ca: Option<pki::CaMaterial>,
+    pub(crate) ca_pem: String,
+    pub(crate) address: SocketAddr,
+    sessions: BTreeMap<NodeId, u64>,
+    waiting: BTreeMap<u64, Waiting>,
+    next_token: u64,
+    events: VecDeque<Happened>,
+    next_event: u64,
+    news: broadcast::Sender<Happened>,
+    local: LocalView,
+    /// The newest view did not fit into the link; it is offered again.
+    unsent_view: bool,
+    /// The same for the peers.
+    unsent_peers: Option<BTreeMap<NodeId, ShardPeer>>,
+    peers: BTreeMap<NodeId, String>,
+    out: Vec<Output>,
+    fatal: Option<AgentError>,
+}
+
+/// What `ControlLoop::new` takes.
+pub(crate) struct Parts {
+    pub(crate) me: NodeId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) control: Control,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) writes: mpsc::Sender<Write>,
+    pub(crate) shard: ShardHandle,
+    pub(crate) nbd_dir: PathBuf,
+    pub(crate) ca: Option<pki::CaMaterial>,
+    pub(crate) ca_pem: String,
+    pub(crate) address: SocketAddr,
+}
+
+impl ControlLoop {
+    pub(crate) fn new(parts: Parts) -> ControlLoop {
+        let Parts { me, cluster, control, endpoint, writes, shard, nbd_dir, ca, ca_pem, address } = parts;
+        ControlLoop {
+            me,
+            cluster,
+            control,
+            endpoint,
+            writes,
+            shard,
+            nbd_dir,
+            ca,
+            ca_pem,
+            address,
+            sessions: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            next_token: 0,
+            events: VecDeque::new(),
+            next_event: 0,
+            news: broadcast::channel(KEPT_EVENTS).0,
+            local: LocalView::default(),
+            unsent_view: false,
+            unsent_peers: None,
+            peers: BTreeMap::new(),
+            out: Vec::new(),
+            fatal: None,
+        }
+    }
+
+    /// Runs until `stop` resolves, or something can't go on.
+    pub(crate) async fn run(
+        mut self,
+        mut events: Events,
+        mut written: mpsc::Receiver<Written>,
+        mut asks: mpsc::Receiver<Ask>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), AgentError> {
+        tokio::pin!(stop);
+        self.feed(Input::Tick).await;
+        loop {
+            if let Some(fatal) = self.fatal.take() {
+                return Err(fatal);
+            }
+            let sleep = self.control.next_timeout().since(random::now());
+            tokio::select! {
+                () = &mut stop => break,
+                event = events.recv() => match event { Some(e) => self.on_event(e).await, None => break },
+                done = written.recv() => match done {
+                    Some(Written::Batch(batch)) => self.feed(Input::Persisted { batch }).await,
+                    Some(Written::Failed(error)) => return Err(error),
+                    None => break,
+                },
+                message = self.shard.from.recv() => match message {
+                    Some(message) => self.on_shard(message).await,
+                    None => return Err(AgentError::Shard { reason: "its thread ended".to_owned() }),
+                },
+                ask = asks.recv() => if let Some(ask) = ask { self.on_ask(ask).await },
+                () = tokio::time::sleep(sleep) => self.feed(Input::Tick).await,
+            }
+            self.offer_again();
+        }
+        // The shard ends by itself when its end of the link closes.
+        let _ = self.shard.to.try_send(ToShard::Shutdown);
+        self.endpoint.shutdown().await;
+        Ok(())
+    }
+
+    async fn feed(&mut self, input: Input) {
+        let mut out = std::mem::take(&mut self.out);
+        self.control.handle(input, random::now(), &mut out);
+        for output in out.drain(..) {
+            self.carry(output).await;
+        }
+        self.out = out;
+    }
+
+    async fn carry(&mut self, output: Output) {
+        match output {
+            Output::Send { to, bytes } => {
+                if let Some(session) = self.sessions.get(&to)
+                    && let Err(error) = self.endpoint.send(to, Lane::Control, *session, vec![bytes])
+                {
+                    // Raft repeats what is lost.
+                    tracing::debug!(peer = %to, %error, "a message of the control plane was dropped");
+                }
+            }
+            Output::Persist(batch) => self.write(Write::Batch(batch)).await,
+            Output::Compact { first_index, snapshot } => self.write(Write::Compact { first_index, snapshot }).await,
+            Output::Local(local) => {
+                self.local = local;
+                self.send_view();
+            }
+            Output::Peers(peers) => self.on_peers(peers),
+            Output::Done { token, result } => self.done(token, result),
+            Output::Event(e) => self.happened(e.kind.name(), e.volume, e.message),
+            Output::Fatal(reason) => self.fatal = Some(AgentError::Control { reason }),
+        }
+    }
+
+    async fn write(&mut self, write: Write) {
+        // A full queue means a stuck disk: the loop waits for it, bounded by the writer's failure.
+        if self.writes.send(write).await.is_err() {
+            tracing::debug!("the writer of the control plane's log has ended");
+        }
+    }
+
+    fn send_view(&mut self) {
+        let state = self.control.state();
+        let name = |v: &VolumeId| Some((*v, state?.volumes.get(v)?.name.clone()));
+        let names = self.local.views.iter().filter_map(|view| name(&view.volume)).collect();
+        let view = ToShard::View { view: self.local.clone(), names };
+        self.unsent_view = self.shard.to.try_send(view).is_err();
+    }
+
+    fn on_peers(&mut self, peers: BTreeMap<NodeId, String>) {
+        let mut control = BTreeMap::new();
+        let mut shards = BTreeMap::new();
+        for (node, text) in &peers {
+            let Ok(address) = text.parse::<SocketAddr>() else {
+                tracing::error!(peer = %node, address = text, "the peer's address is none: expected IP:PORT");
+                continue;
+            };
+            let name =
+                self.control.state().and_then(|s| s.node(*node)).map_or_else(|| node.to_string(), |n| n.name.clone());
+            shards.insert(*node, ShardPeer { name, address: shard_address(address) });
+            if *node != self.me {
+                control.insert(*node, address);
+            }
+        }
+        self.endpoint.set_peers(&control);
+        for node in control.keys() {
+            self.endpoint.open(*node, Lane::Control);
+        }
+        self.unsent_peers = Some(shards);
+        self.peers = peers;
+        self.offer_again();
+    }
+
+    /// What did not fit into the link to the shard; only the newest of each counts.
+    fn offer_again(&mut self) {
+        if let Some(peers) = self.unsent_peers.take()
+            && let Err(mpsc::error::TrySendError::Full(ToShard::Peers(peers))) =
+                self.shard.to.try_send(ToShard::Peers(peers))
+        {
+            self.unsent_peers = Some(peers);
+        }
+        if self.unsent_view {
+            self.send_view();
+        }
+    }
+
+    async fn on_event(&mut self, event: Event) {
+        match event {
+            Event::LaneUp { peer, session, .. } => {
+                self.sessions.insert(peer, session);
+                self.feed(Input::PeerUp(peer)).await;
+            }
+            Event::LaneDown { peer, .. } => {
+                self.sessions.remove(&peer);
+                self.feed(Input::PeerDown(peer)).await;
+            }
+            Event::Message { peer, lane: Lane::Control, bytes, .. } => {
+                self.feed(Input::Message { from: peer, bytes }).await;
+            }
+            Event::Join { request, reply, .. } => self.on_join(&request, reply).await,
+            Event::Message { .. } | Event::Incoming { .. } | Event::IncomingClosed { .. } => {}
+        }
+    }
+
+    async fn on_shard(&mut self, message: FromShard) {
+        match message {
+            FromShard::Request(request) => self.feed(Input::Request(request)).await,
+            FromShard::CopyCreated { volume, incarnation } => {
+                self.feed(Input::CopyCreated { volume, incarnation }).await
+            }
+            FromShard::CopyDeleted { volume } => self.feed(Input::CopyDeleted { volume }).await,
+            FromShard::Reports(reports) => self.feed(Input::Reports(reports)).await,
+            FromShard::Event { volume, message } => {
+                let name = volume.and_then(|v| Some(self.control.state()?.volumes.get(&v)?.name.clone()));
+                self.happened("shard", name, message);
+            }
+            FromShard::Fatal(reason) => self.fatal = Some(AgentError::Shard { reason }),
+        }
+    }
+
+    async fn on_ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Look(look) => look(&View {
+                control: &self.control,
+                me: self.me,
+                now: random::now(),
+                nbd_dir: &self.nbd_dir,
+                ca_pem: &self.ca_pem,
+                address: self.address,
+            }),
+            Ask::Propose(command, answer) => self.propose(command, Waiting::Admin(answer)).await,
+            Ask::Events(answer) => {
+                // Whoever asked has gone.
+                let _ = answer.send((self.events.iter().cloned().collect(), self.news.subscribe()));
+            }
+        }
+    }
+
+    async fn propose(&mut self, command: Command, waiting: Waiting) {
+        self.next_token += 1;
+        let token = self.next_token;
+        self.waiting.insert(token, waiting);
+        self.feed(Input::Propose { token, command }).await;
+    }
+
+    fn done(&mut self, token: u64, result: Result<Outcome, Failure>) {
+        match self.waiting.remove(&token) {
+            Some(Waiting::Admin(answer)) => drop(answer.send(result)),
+            Some(Waiting::Join { reply, csr_pem }) => {
+                let answer = match result {
+                    Ok(Outcome::Node(node)) => self.welcome(node, &csr_pem),
+                    Ok(other) => Err(format!("the control plane answered {other:?} to a new node")),
+                    Err(failure) => Err(failure.to_string()),
+                };
+                send_join(reply, answer);
+            }
+            None => {}
+        }
+    }
+
+    async fn on_join(&mut self, request: &Bytes, reply: JoinReply) {
+        if self.ca.is_none() {
+            return self.relay_join(request.clone(), reply);
+        }
+        match self.check_join(request) {
+            Ok(Check::Admit(command, csr_pem)) => self.propose(*command, Waiting::Join { reply, csr_pem }).await,
+            Ok(Check::Admitted(node, csr_pem)) => send_join(reply, self.welcome(node, &csr_pem)),
+            Err(reason) => {
+                tracing::warn!(reason, "a node was refused");
+                send_join(reply, Err(reason));
+            }
+        }
+    }
+
+    /// Only the founder holds the CA's key; every other node passes the conversation on to it.
+    fn relay_join(&self, request: Bytes, reply: JoinReply) {
+        let founder = self.control.state().and_then(|s| s.node(FOUNDER));
+        let address = founder.and_then(|n| n.address.parse::<SocketAddr>().ok());
+        let name = founder.map_or_else(|| FOUNDER.to_string(), |n| n.name.clone());
+        let (Some(address), Ok(fingerprint)) = (address, pki::fingerprint(&self.ca_pem)) else {
+            return send_join(
+                reply,
+                Err(format!(
+                    "node {name}, which holds the key of the cluster's CA, is not known here yet; join through it"
+                )),
+            );
+        };
+        tokio::spawn(async move {
+            let asked = tokio::time::timeout(RELAY_TIMEOUT, join_client(address, &fingerprint, request)).await;
+            let why = match asked {
+                Ok(Ok(answer)) => {
+                    if !reply.send(answer) {
+                        tracing::warn!("a joining node left before it was answered");
+                    }
+                    return;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("{address} did not answer"),
+            };
+            send_join(
+                reply,
+                Err(format!(
+                    "only node {name} holds the key of the cluster's CA, and it was not reached; start it and try again ({why})"
+                )),
+            );
+        });
+    }
+
+    fn check_join(&self, request: &Bytes) -> Result<Check, String> {
+        let request: JoinRequest =
+            serde_json::from_slice(request).map_err(|e| format!("the request can't be read: {e}"))?;
+        let state = self.control.state().ok_or("this node has not heard from its cluster yet")?;
+        let secret = unhex(&request.secret).ok_or("the token's secret is not hexadecimal")?;
+        let hash = hex(&random::sha256(&secret));
+        let fingerprint = hex(&random::sha256(request.csr_pem.as_bytes()));
+        // The answer to an earlier try was lost: the same key with the same token is the same node.
+        let used_by = state.tokens.values().find(|t| t.hash == hash).and_then(|t| state.node(t.used_by?));
+        if let Some(node) = used_by.filter(|n| n.fingerprint == fingerprint) {
+            return Ok(Check::Admitted(node.id, request.csr_pem));
+        }
+        let token = state.usable_token(&hash, random::unix_ms() / 1000).map_err(|refusal| refusal.to_string())?;
+        let command = Command::AddNode {
+            name: request.name,
+            address: request.address,
+            failure_domain: request.failure_domain,
+            voter: request.voter,
+            fingerprint,
+            token_id: Some(token),
+        };
+        Ok(Check::Admit(Box::new(command), request.csr_pem))
+    }
+
+    fn welcome(&self, node: NodeId, csr_pem: &str) -> Result<JoinAnswer, String> {
+        let ca = self.ca.as_ref().ok_or("this node no longer holds the CA's key")?;
+        let cert_pem = pki::sign_csr(ca, self.cluster, node, csr_pem).map_err(|e| e.to_string())?;
+        let peers = self.peers.iter().filter(|(n, _)| **n != node).map(|(n, a)| (n.0, a.clone())).collect();
+        Ok(JoinAnswer::Welcome { node: node.0, ca_pem: self.ca_pem.clone(), cert_pem, peers })
+    }
+
+    fn happened(&mut self, kind: &'static str, volume: Option<String>, message: String) {
+        self.next_event += 1;
+        let happened = Happened { seq: self.next_event, unix_ms: random::unix_ms(), kind, volume, message };
+        tracing::info!(kind, volume = happened.volume, "{}", happened.message);
+        if self.events.len() >= KEPT_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(happened.clone());
+        // Nobody follows.
+        let _ = self.news.send(happened);
+    }
+}
+
+fn send_join(reply: JoinReply, answer: Result<JoinAnswer, String>) {
+    let answer = answer.unwrap_or_else(|reason| JoinAnswer::Refused { reason });
+    let bytes = serde_json::to_vec(&answer).expect("text and numbers are always JSON");
+    if !reply.send(Bytes::from(bytes)) {
+        tracing::warn!("a joining node left before it was answered");
+    }
+}
+
+impl View<'_> {
+    /// The cluster, or one volume, in the admin API's words.
+    pub(crate) fn status(&self) -> Result<crate::admin::pb::StatusResponse, tonic::Status> {
+        status::status(self)
+    }
+}

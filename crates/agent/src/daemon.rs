@@ -1,0 +1,183 @@
+//! Starts the agent's threads, and ends them in order.
+
+use crate::admin::{DESCRIPTOR_SET, pb::admin_server::AdminServer};
+use crate::api::Service;
+use crate::config::Config;
+use crate::control::{ControlLoop, Parts};
+use crate::error::AgentError;
+use crate::found::credentials;
+use crate::identity::Identity;
+use crate::paths::{self, Paths};
+use crate::raft_store::RaftStore;
+use crate::shard_link;
+use crate::{random, shard};
+use holdfast_node::control::{Control, ControlConfig};
+use holdfast_transport::{Endpoint, TransportConfig, pki};
+use holdfast_types::Life;
+use std::io::IsTerminal;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnixListenerStream;
+use tracing_subscriber::EnvFilter;
+
+/// Questions of the admin API that wait for the loop.
+const ASKS: usize = 256;
+/// Largest message of the control plane: the state of ten thousand volumes, and room.
+const MAX_CONTROL_MESSAGE: usize = 64 << 20;
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting or from going on.
+pub async fn run(config: Config) -> Result<(), AgentError> {
+    start_log();
+    die_of_any_panic();
+    let identity = Identity::load(&config)?;
+    let paths = Paths::new(&config.node.data_dir);
+    let _lock = paths.lock()?;
+    let life = Life(random::id());
+    let admin = admin_socket(&config.listen.admin)?;
+    let credentials = credentials(&paths, &identity)?;
+    let store = RaftStore::open(&paths.raft())?;
+    let stored = store.load()?;
+    let (writes, written, _writer) = store.spawn()?;
+    let control = ControlConfig {
+        peers: identity.peers.clone(),
+        heartbeat: config.cluster.heartbeat,
+        failure_timeout: config.cluster.failure_timeout,
+        ..ControlConfig::new(identity.node, life, random::id())
+    };
+    let control = Control::new(control, stored, random::now())?;
+    let bound = Endpoint::bind(transport(&config), &credentials).await;
+    let failed = |e: holdfast_transport::TransportError| AgentError::Endpoint {
+        address: config.listen.peer,
+        reason: e.to_string(),
+    };
+    let (endpoint, events) = bound.map_err(failed)?;
+    let (handle, port) = shard_link::link();
+    let shard = shard::spawn(&config, &credentials, life, port)?;
+    let (asks, asked) = mpsc::channel(ASKS);
+    let server = tokio::spawn(serve_admin(admin, Service { asks }));
+    let parts = Parts {
+        me: identity.node,
+        cluster: identity.cluster,
+        control,
+        endpoint,
+        writes,
+        shard: handle,
+        nbd_dir: config.listen.nbd_dir.clone(),
+        ca: authority(&paths)?,
+        ca_pem: credentials.ca_pem.clone(),
+        address: config.advertised(),
+    };
+    tracing::info!(node = config.node.name, id = %identity.node, cluster = %identity.cluster, peer = %config.listen.peer, "the agent runs");
+    let stop = stop_signal().map_err(|e| AgentError::io("listen for signals as", Path::new("SIGTERM"), e))?;
+    let ended = ControlLoop::new(parts).run(events, written, asked, stop).await;
+    server.abort();
+    // The socket is this process's own while it holds the lock of its directory.
+    let _ = std::fs::remove_file(&config.listen.admin);
+    if ended.is_ok() && shard.join().is_err() {
+        return Err(AgentError::Shard { reason: "its thread panicked".to_owned() });
+    }
+    ended
+}
+
+/// A snapshot of the whole state travels as one message.
+fn transport(config: &Config) -> TransportConfig {
+    let mut transport = TransportConfig::new(config.listen.peer);
+    transport.max_message_bytes = MAX_CONTROL_MESSAGE;
+    transport.queue_bytes = transport.queue_bytes.max(2 * MAX_CONTROL_MESSAGE);
+    transport.receive_bytes = transport.receive_bytes.max(2 * MAX_CONTROL_MESSAGE);
+    if config.limits.mtu > 0 {
+        transport.mtu_max = config.limits.mtu;
+    }
+    transport
+}
+
+fn authority(paths: &Paths) -> Result<Option<pki::CaMaterial>, AgentError> {
+    if !paths.ca_key().exists() {
+        return Ok(None);
+    }
+    let text = |bytes: Vec<u8>, path| {
+        String::from_utf8(bytes).map_err(|_| AgentError::Damaged {
+            what: "PEM text",
+            path,
+            found: "other bytes".to_owned(),
+        })
+    };
+    let key_pem = text(paths::read_private(&paths.ca_key())?, paths.ca_key())?;
+    Ok(Some(pki::CaMaterial { cert_pem: text(paths::read(&paths.ca_pem())?, paths.ca_pem())?, key_pem }))
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A second subscriber in one process (tests) keeps the first.
+    let _ = if std::env::var_os("JOURNAL_STREAM").is_some() { log.json().try_init() } else { log.try_init() };
+}
+
+/// A thread that panicked has broken an invariant: the process ends, and the supervisor starts it anew with what is on disk.
+fn die_of_any_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::exit(101);
+    }));
+}
+
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Binds the admin socket: this user alone may connect.
+fn admin_socket(path: &Path) -> Result<UnixListener, AgentError> {
+    let failed = |e| AgentError::io("listen on", path, e);
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(AgentError::NotSocket { path: path.to_owned() });
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(AgentError::SocketInUse { path: path.to_owned() });
+        }
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(|e| AgentError::io("create the directory", parent, e))?;
+    }
+    // Between bind and chmod another user could connect: it is born with the right mode. No other thread runs yet whose
+    // files this could touch.
+    // SAFETY: umask changes a number of this process and can't fail.
+    let before = unsafe { libc::umask(0o177) };
+    let bound = UnixListener::bind(path);
+    // SAFETY: as above.
+    unsafe { libc::umask(before) };
+    bound.map_err(failed)
+}
+
+async fn serve_admin(listener: UnixListener, service: Service) {
+    let reflection =
+        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTOR_SET).build_v1();
+    let reflection = reflection.expect("the descriptor set was built with this binary");
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<AdminServer<Service>>().await;
+    let server = tonic::transport::Server::builder()
+        .add_service(reflection)
+        .add_service(health_service)
+        .add_service(AdminServer::new(service));
+    if let Err(error) = server.serve_with_incoming(UnixListenerStream::new(listener)).await {
+        tracing::error!(%error, "the admin socket stopped answering");
+    }
+}

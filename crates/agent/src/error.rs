@@ -1,0 +1,164 @@
+//! Why an agent can't start, found a cluster, join one, or go on.
+
+use crate::config::ConfigError;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// What went wrong; the text is a sentence for the operator.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file could not be used.
+    #[error("could not {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent holds the lock.
+    #[error("expected to be the only agent on {}, found another one running; stop it, or use another node.data_dir", data_dir.display())]
+    DataDirInUse {
+        /// `node.data_dir`.
+        data_dir: PathBuf,
+    },
+    /// `init` or `join` where a cluster is already.
+    #[error(
+        "expected a data directory without a cluster, found that {} already belongs to cluster {cluster} as node {name}; \
+         use another node.data_dir, or run `holdfast agent`", data_dir.display()
+    )]
+    AlreadyMember {
+        /// `node.data_dir`.
+        data_dir: PathBuf,
+        /// The cluster found.
+        cluster: String,
+        /// The node's name there.
+        name: String,
+    },
+    /// `agent` where there is no cluster.
+    #[error(
+        "expected the identity of a cluster's node in {}, found none; run `holdfast init` for the first node, \
+         `holdfast join` for every other one", data_dir.display()
+    )]
+    NotMember {
+        /// `node.data_dir`.
+        data_dir: PathBuf,
+    },
+    /// The name in the configuration is not the one the node joined with.
+    #[error(
+        "expected node.name to be {joined:?}, the name under which this node joined, found {configured:?}; names do not change"
+    )]
+    Renamed {
+        /// In the certificate.
+        joined: String,
+        /// In the file.
+        configured: String,
+    },
+    /// A file of the identity can't be understood.
+    #[error("expected {what} in {}, found {found}; restore the file from a backup, or join again as a new node", path.display())]
+    Damaged {
+        /// What should be there.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// A private key that other users can read.
+    #[error(
+        "expected {} to be readable by its owner alone (mode 600), found mode {mode:o}; if nobody copied it, run \
+         `chmod 600` on it", path.display()
+    )]
+    KeyReadable {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A running agent answers on the admin socket.
+    #[error("expected {} to be free, found a running agent answering on it; stop that agent, or set another listen.admin", path.display())]
+    SocketInUse {
+        /// `listen.admin`.
+        path: PathBuf,
+    },
+    /// Something else lies where the admin socket belongs.
+    #[error("expected {} to be a socket or free, found another kind of file; move it away, or set another listen.admin", path.display())]
+    NotSocket {
+        /// `listen.admin`.
+        path: PathBuf,
+    },
+    /// The token does not have the form of one.
+    #[error("expected a join token as `holdfast token create` prints it, found {found}; copy it whole")]
+    Token {
+        /// What is wrong with it.
+        found: &'static str,
+    },
+    /// The cluster did not take the node.
+    #[error("could not join through {address}: {reason}")]
+    Join {
+        /// The node that was asked.
+        address: SocketAddr,
+        /// Its answer, or why there was none.
+        reason: String,
+    },
+    /// The network endpoint could not be opened.
+    #[error("could not open listen.peer {address}: {reason}")]
+    Endpoint {
+        /// `listen.peer`.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// Certificates or keys.
+    #[error("could not {what}: {reason}")]
+    Pki {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        reason: String,
+    },
+    /// The control plane's log.
+    #[error("the control plane's log {} failed ({what}): {reason}; after a failed write this node must not go on", path.display())]
+    RaftStore {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        reason: String,
+    },
+    /// What was stored contradicts itself.
+    #[error(transparent)]
+    Consensus(#[from] holdfast_consensus::ConsensusError),
+    /// The control plane can't go on: what was agreed upon can't be carried out here.
+    #[error("the control plane stopped: {reason}")]
+    Control {
+        /// Why.
+        reason: String,
+    },
+    /// The shard can't go on.
+    #[error("the shard stopped: {reason}")]
+    Shard {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl AgentError {
+    pub(crate) fn io(what: &'static str, path: &Path, source: io::Error) -> AgentError {
+        AgentError::Io { what, path: path.to_path_buf(), source }
+    }
+
+    /// Whether the command was used wrongly (exit status 2), rather than failed.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(self, AgentError::Config(_) | AgentError::Token { .. })
+    }
+}

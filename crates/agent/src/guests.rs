@@ -1,0 +1,446 @@
+//! Guests' connections: one Unix socket per volume, NBD on it, one task per connection.
+//!
+//! Everything here runs on the shard's thread: a request crosses no thread on its way to the replica and back. The shard
+//! keeps the [`Registry`]; tasks look up there whether their volume is served, and hand requests over through a channel.
+//!
+//! Invariants: a connection exists only while its volume is served; when serving ends, connections are closed without
+//! answering what is in flight (its fate is the next epoch's to decide), and the client sends it again elsewhere.
+//!
+//! Deliberately absent: access rights beyond the socket file's mode.
+
+use bytes::{Buf, Bytes};
+use holdfast_nbd as nbd;
+use holdfast_replication::{GuestError, GuestOp, Request, RequestKey};
+use holdfast_types::{ByteOffset, RequestId, SessionId, VolumeId};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, mpsc};
+
+/// From a connection to the shard.
+#[derive(Debug)]
+pub(crate) enum FromGuest {
+    /// A request of a served volume.
+    Request {
+        /// The volume.
+        volume: VolumeId,
+        /// What.
+        request: Request,
+    },
+    /// Which parts of a range are allocated.
+    Extents {
+        /// The volume.
+        volume: VolumeId,
+        /// For the answer.
+        key: RequestKey,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// The connection ended.
+    Closed {
+        /// The volume.
+        volume: VolumeId,
+        /// Which connection.
+        session: SessionId,
+    },
+}
+
+/// From the shard to a connection.
+#[derive(Debug)]
+pub(crate) enum ToGuest {
+    /// The answer to a request.
+    Reply {
+        /// Which request.
+        request: RequestId,
+        /// Its outcome.
+        result: Result<Vec<Bytes>, GuestError>,
+    },
+    /// The answer to `Extents`: length in bytes, and whether the range is a hole.
+    Extents {
+        /// Which request.
+        request: RequestId,
+        /// Consecutive ranges.
+        extents: Vec<(u64, bool)>,
+    },
+    /// Served here no more.
+    Disconnect,
+}
+
+/// A volume as its guests see it.
+#[derive(Debug)]
+struct Export {
+    name: String,
+    size: u64,
+    serving: bool,
+    /// Why it is not served, or who serves it.
+    refusal: String,
+    accepts: bool,
+    resumed: Rc<Notify>,
+    sessions: BTreeMap<SessionId, mpsc::UnboundedSender<ToGuest>>,
+    socket: PathBuf,
+    listener: tokio::task::JoinHandle<()>,
+}
+
+/// What the shard and its connections share; on one thread.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    dir: PathBuf,
+    exports: BTreeMap<VolumeId, Export>,
+    next_session: u64,
+    to_shard: mpsc::UnboundedSender<FromGuest>,
+    max_requests: usize,
+}
+
+/// Shared on the shard's thread.
+pub(crate) type Shared = Rc<RefCell<Registry>>;
+
+/// The registry of a shard, and where its connections' requests arrive. The channel is bounded by what each connection may
+/// have in flight.
+pub(crate) fn registry(dir: &Path, max_requests: usize) -> io::Result<(Shared, mpsc::UnboundedReceiver<FromGuest>)> {
+    std::fs::create_dir_all(dir)?;
+    let (to_shard, from_guests) = mpsc::unbounded_channel();
+    let registry = Registry { dir: dir.to_owned(), exports: BTreeMap::new(), next_session: 0, to_shard, max_requests };
+    Ok((Rc::new(RefCell::new(registry)), from_guests))
+}
+
+/// Opens a volume's socket; connections are refused until it is served.
+pub(crate) fn export(shared: &Shared, volume: VolumeId, name: &str, size: u64) -> io::Result<()> {
+    if shared.borrow().exports.contains_key(&volume) {
+        return Ok(());
+    }
+    let socket = shared.borrow().dir.join(format!("{name}.sock"));
+    let listener = listen(&socket)?;
+    let task = tokio::task::spawn_local(accept(listener, Rc::clone(shared), volume));
+    let export = Export {
+        name: name.to_owned(),
+        size,
+        serving: false,
+        refusal: format!("{name} is not open yet"),
+        accepts: true,
+        resumed: Rc::new(Notify::new()),
+        sessions: BTreeMap::new(),
+        socket,
+        listener: task,
+    };
+    shared.borrow_mut().exports.insert(volume, export);
+    Ok(())
+}
+
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    if socket.exists() {
+        if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+            let text = format!("another process answers on {}; stop it, or choose another nbd_dir", socket.display());
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        }
+        std::fs::remove_file(socket)?;
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+impl Registry {
+    /// Closes a volume's socket and its connections.
+    pub(crate) fn withdraw(&mut self, volume: VolumeId) {
+        self.set_serving(volume, false, "it was deleted");
+        if let Some(export) = self.exports.remove(&volume) {
+            export.listener.abort();
+            // Nobody else binds this path while the agent holds its directory.
+            let _ = std::fs::remove_file(&export.socket);
+        }
+    }
+
+    /// The volumes that have a socket.
+    pub(crate) fn volumes(&self) -> Vec<VolumeId> {
+        self.exports.keys().copied().collect()
+    }
+
+    /// Guests may attach, or are disconnected.
+    pub(crate) fn set_serving(&mut self, volume: VolumeId, serving: bool, refusal: &str) {
+        let Some(export) = self.exports.get_mut(&volume) else { return };
+        export.serving = serving;
+        export.refusal = refusal.to_owned();
+        if !serving {
+            for (_, guest) in std::mem::take(&mut export.sessions) {
+                // A task that has ended needs no message.
+                let _ = guest.send(ToGuest::Disconnect);
+            }
+        }
+    }
+
+    /// What a refused client is told.
+    pub(crate) fn set_refusal(&mut self, volume: VolumeId, refusal: String) {
+        if let Some(export) = self.exports.get_mut(&volume) {
+            export.refusal = refusal;
+        }
+    }
+
+    /// Whether connections of `volume` may read more from their sockets.
+    pub(crate) fn set_accepts(&mut self, volume: VolumeId, accepts: bool) {
+        let Some(export) = self.exports.get_mut(&volume) else { return };
+        if accepts && !export.accepts {
+            export.resumed.notify_waiters();
+        }
+        export.accepts = accepts;
+    }
+
+    /// Hands a message to one connection; one that has ended gets none.
+    pub(crate) fn send(&self, volume: VolumeId, session: SessionId, message: ToGuest) {
+        if let Some(guest) = self.exports.get(&volume).and_then(|e| e.sessions.get(&session)) {
+            let _ = guest.send(message);
+        }
+    }
+
+    /// Connections of all volumes.
+    pub(crate) fn sessions(&self) -> usize {
+        self.exports.values().map(|e| e.sessions.len()).sum()
+    }
+
+    fn accepts(&self, volume: VolumeId) -> bool {
+        self.exports.get(&volume).is_some_and(|e| e.accepts)
+    }
+
+    fn open(
+        &mut self,
+        volume: VolumeId,
+        name: &str,
+        guest: &mpsc::UnboundedSender<ToGuest>,
+    ) -> Result<(nbd::Export, Rc<Notify>, SessionId), nbd::Refusal> {
+        let unknown = |text: String| nbd::Refusal::new(nbd::RefusalKind::Unknown, text);
+        let Some(export) = self.exports.get_mut(&volume) else {
+            return Err(unknown("the volume was deleted".to_owned()));
+        };
+        if !name.is_empty() && name != export.name {
+            return Err(unknown(format!("this socket serves {} alone, found a request for {name}", export.name)));
+        }
+        if !export.serving {
+            return Err(nbd::Refusal::new(nbd::RefusalKind::Policy, export.refusal.clone()));
+        }
+        self.next_session += 1;
+        let session = SessionId(self.next_session);
+        export.sessions.insert(session, guest.clone());
+        let mut granted = nbd::Export::new(export.size);
+        granted.name = Some(export.name.clone());
+        Ok((granted, Rc::clone(&export.resumed), session))
+    }
+
+    fn name(&self, volume: VolumeId) -> Vec<String> {
+        self.exports.get(&volume).map(|e| e.name.clone()).into_iter().collect()
+    }
+}
+
+async fn accept(listener: UnixListener, shared: Shared, volume: VolumeId) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let guest = Guest::new(Rc::clone(&shared), volume);
+                tokio::task::spawn_local(guest.run(stream));
+            }
+            Err(error) => {
+                // Out of file descriptors: the clients that have one go on, and the next accept may succeed.
+                tracing::warn!(volume = %volume, %error, "a guest's connection could not be accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One connection.
+struct Guest {
+    shared: Shared,
+    volume: VolumeId,
+    connection: nbd::Connection,
+    session: Option<SessionId>,
+    resumed: Rc<Notify>,
+    /// The requests that the shard knows by number.
+    keys: BTreeMap<RequestId, nbd::RequestKey>,
+    next_request: u64,
+    to_me: mpsc::UnboundedSender<ToGuest>,
+    to_shard: mpsc::UnboundedSender<FromGuest>,
+    inbox: mpsc::UnboundedReceiver<ToGuest>,
+}
+
+impl Guest {
+    fn new(shared: Shared, volume: VolumeId) -> Guest {
+        let (to_me, inbox) = mpsc::unbounded_channel();
+        let (to_shard, max_requests) = {
+            let registry = shared.borrow();
+            (registry.to_shard.clone(), registry.max_requests)
+        };
+        let config = nbd::ServerConfig { max_requests, ..nbd::ServerConfig::default() };
+        Guest {
+            shared,
+            volume,
+            connection: nbd::Connection::new(config),
+            session: None,
+            resumed: Rc::new(Notify::new()),
+            keys: BTreeMap::new(),
+            next_request: 0,
+            to_me,
+            to_shard,
+            inbox,
+        }
+    }
+
+    async fn run(mut self, stream: UnixStream) {
+        let ended = self.serve(stream).await;
+        if let Some(session) = self.session {
+            let volume = self.volume;
+            if let Some(export) = self.shared.borrow_mut().exports.get_mut(&volume) {
+                export.sessions.remove(&session);
+            }
+            // The shard has ended first: then nobody is left to be told.
+            let _ = self.to_shard.send(FromGuest::Closed { volume, session });
+        }
+        match (ended, self.connection.close_reason()) {
+            (Err(error), _) => tracing::debug!(volume = %self.volume, %error, "a guest's connection broke"),
+            (_, Some(reason @ nbd::CloseReason::Violation(_))) => {
+                tracing::warn!(volume = %self.volume, %reason, "a guest was disconnected")
+            }
+            (_, reason) => tracing::debug!(volume = %self.volume, ?reason, "a guest's connection ended"),
+        }
+    }
+
+    async fn serve(&mut self, stream: UnixStream) -> io::Result<()> {
+        let (mut reader, mut writer) = stream.into_split();
+        let mut unsent: VecDeque<Bytes> = VecDeque::new();
+        loop {
+            while let Some(event) = self.connection.next_event() {
+                self.on_event(event);
+            }
+            if unsent.is_empty() {
+                unsent.extend(self.connection.take_output());
+            }
+            if unsent.is_empty() && self.connection.is_closed() {
+                return Ok(());
+            }
+            let accepts = self.session.is_none() || self.shared.borrow().accepts(self.volume);
+            let reads = accepts && self.connection.wants_input();
+            let resumed = Rc::clone(&self.resumed);
+            let slices: Vec<IoSlice<'_>> = unsent.iter().take(64).map(|b| IoSlice::new(b)).collect();
+            tokio::select! {
+                biased;
+                message = self.inbox.recv() => if let Some(message) = message { self.on_message(message) },
+                written = writer.write_vectored(&slices), if !slices.is_empty() => {
+                    let written = written?;
+                    drop(slices);
+                    advance(&mut unsent, written);
+                }
+                read = reader.read_buf(self.connection.room()), if reads => {
+                    if read? == 0 {
+                        return Ok(());
+                    }
+                }
+                () = resumed.notified(), if !accepts => {}
+            }
+            while let Ok(message) = self.inbox.try_recv() {
+                self.on_message(message);
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: nbd::Event) {
+        match event {
+            nbd::Event::Open { name, purpose } => {
+                let opened = self.shared.borrow_mut().open(self.volume, &name, &self.to_me);
+                let answer = opened.map(|(export, resumed, session)| {
+                    if purpose == nbd::OpenPurpose::Inspect {
+                        if let Some(e) = self.shared.borrow_mut().exports.get_mut(&self.volume) {
+                            e.sessions.remove(&session);
+                        }
+                    } else {
+                        (self.resumed, self.session) = (resumed, Some(session));
+                    }
+                    export
+                });
+                self.connection.answer_open(answer);
+            }
+            nbd::Event::List => {
+                let names = self.shared.borrow().name(self.volume);
+                self.connection.answer_list(Ok(names));
+            }
+            nbd::Event::Request(request) => self.on_request(request),
+            nbd::Event::Disconnect => {}
+        }
+    }
+
+    fn on_request(&mut self, request: nbd::Request) {
+        let Some(session) = self.session else { return };
+        let op = match request.command {
+            nbd::Command::Read => GuestOp::Read,
+            nbd::Command::Write => GuestOp::Write,
+            nbd::Command::Flush => GuestOp::Flush,
+            nbd::Command::Trim => GuestOp::Discard,
+            nbd::Command::WriteZeroes if request.no_hole => GuestOp::WriteZeroes,
+            nbd::Command::WriteZeroes => GuestOp::Discard,
+            nbd::Command::Cache => {
+                self.connection.complete(request.key, nbd::Completion::Done);
+                return;
+            }
+            nbd::Command::BlockStatus => {
+                let key = self.number(session, request.key);
+                let (offset, len) = (request.offset, u64::from(request.len));
+                let _ = self.to_shard.send(FromGuest::Extents { volume: self.volume, key, offset, len });
+                return;
+            }
+        };
+        let key = self.number(session, request.key);
+        let (offset, len) = (ByteOffset(request.offset), u64::from(request.len));
+        let request = Request { key, op, offset, len, data: request.data };
+        // FUA asks for nothing more: an answered write is on stable storage of a quorum (S3).
+        let _ = self.to_shard.send(FromGuest::Request { volume: self.volume, request });
+    }
+
+    fn number(&mut self, session: SessionId, key: nbd::RequestKey) -> RequestKey {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        self.keys.insert(request, key);
+        RequestKey { session, request }
+    }
+
+    fn on_message(&mut self, message: ToGuest) {
+        match message {
+            ToGuest::Disconnect => self.connection.close(),
+            ToGuest::Reply { request, result } => {
+                let Some(key) = self.keys.remove(&request) else { return };
+                let completion = match result {
+                    Ok(data) if data.is_empty() => nbd::Completion::Done,
+                    Ok(data) => nbd::Completion::Data(data),
+                    Err(GuestError::Corrupt) => nbd::Completion::Error(nbd::NbdError::new(
+                        nbd::ErrorCode::Io,
+                        "a block of the volume does not match its checksum; see `holdfast events`",
+                    )),
+                };
+                self.connection.complete(key, completion);
+            }
+            ToGuest::Extents { request, extents } => {
+                let Some(key) = self.keys.remove(&request) else { return };
+                let extents = extents.into_iter().filter_map(|(len, hole)| {
+                    let len = u32::try_from(len).ok()?;
+                    Some(if hole { nbd::Extent::hole(len) } else { nbd::Extent::data(len) })
+                });
+                self.connection.complete(key, nbd::Completion::Extents(extents.collect()));
+            }
+        }
+    }
+}
+
+/// Drops what was written from the front.
+fn advance(unsent: &mut VecDeque<Bytes>, mut written: usize) {
+    while written > 0 {
+        let front = unsent.front_mut().expect("no more is written than was offered");
+        let taken = written.min(front.len());
+        front.advance(taken);
+        written -= taken;
+        if front.is_empty() {
+            unsent.pop_front();
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Joining a cluster: the conversation between a node without a certificate and a member that holds the CA's key.
+
+use crate::config::Config;
+use crate::error::AgentError;
+use crate::found::write_credentials;
+use crate::identity::Identity;
+use crate::paths::{self, Paths};
+use crate::token::{Token, hex};
+use bytes::Bytes;
+use holdfast_transport::{join_client, pki};
+use holdfast_types::NodeId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// What the joining node says.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JoinRequest {
+    /// SHA-256 of this proves the token, and is what the cluster keeps.
+    pub(crate) secret: String,
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) failure_domain: String,
+    pub(crate) voter: bool,
+    pub(crate) csr_pem: String,
+}
+
+/// What it is told.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) enum JoinAnswer {
+    Welcome { node: u64, ca_pem: String, cert_pem: String, peers: BTreeMap<u64, String> },
+    Refused { reason: String },
+}
+
+/// Joins the cluster of `token` through the node at `address`.
+///
+/// # Errors
+/// The directory belongs to a cluster, the token is none, or the cluster refuses.
+pub async fn join(config: &Config, address: SocketAddr, token: &str) -> Result<(), AgentError> {
+    let token = Token::parse(token)?;
+    let paths = Paths::new(&config.node.data_dir);
+    Identity::refuse_member(config)?;
+    let _lock = paths.lock()?;
+    let csr = request_for_certificate(&paths)?;
+    let request = JoinRequest {
+        secret: hex(&token.secret),
+        name: config.node.name.clone(),
+        address: config.advertised().to_string(),
+        failure_domain: config.node.failure_domain.clone(),
+        voter: config.cluster.voter,
+        csr_pem: csr.csr_pem,
+    };
+    let request = Bytes::from(serde_json::to_vec(&request).expect("text and flags are always JSON"));
+    let failed = |reason: String| AgentError::Join { address, reason };
+    let answer = join_client(address, &hex(&token.ca_fingerprint), request).await.map_err(|e| failed(e.to_string()))?;
+    match serde_json::from_slice(&answer).map_err(|e| failed(format!("its answer can't be read: {e}")))? {
+        JoinAnswer::Refused { reason } => Err(failed(reason)),
+        JoinAnswer::Welcome { node, ca_pem, cert_pem, peers } => {
+            write_credentials(&paths, &ca_pem, &cert_pem, &csr.key_pem)?;
+            let peers = peers.into_iter().map(|(n, a)| (NodeId(n), a)).collect();
+            Identity { cluster: token.cluster, node: NodeId(node), name: config.node.name.clone(), peers }.save(&paths)
+        }
+    }
+}
+
+/// This node's key and request, on disk before they are used: if the answer is lost, the next try is known to come from
+/// the same node, and its token still counts.
+fn request_for_certificate(paths: &Paths) -> Result<pki::Csr, AgentError> {
+    let path = paths.join_csr();
+    if path.exists() {
+        let text = |path: PathBuf, bytes: Vec<u8>| {
+            String::from_utf8(bytes).map_err(|_| AgentError::Damaged {
+                what: "PEM text",
+                path,
+                found: "other bytes".to_owned(),
+            })
+        };
+        let key = paths.node_key();
+        return Ok(pki::Csr {
+            csr_pem: text(path.clone(), paths::read(&path)?)?,
+            key_pem: text(key.clone(), paths::read_private(&key)?)?,
+        });
+    }
+    let csr =
+        pki::create_csr().map_err(|e| AgentError::Pki { what: "create this node's key", reason: e.to_string() })?;
+    paths::write_durable(&paths.node_key(), csr.key_pem.as_bytes(), 0o600)?;
+    paths::write_durable(&path, csr.csr_pem.as_bytes(), 0o600)?;
+    Ok(csr)
+}

@@ -1,0 +1,133 @@
+//! Where an agent keeps its files, and how it writes those that must survive a power cut.
+//!
+//! ```text
+//! data_dir/lock                      held by the running agent
+//! data_dir/cluster/ca.pem            certificate of the cluster's authority
+//! data_dir/cluster/ca.key            its key, on the founding node alone
+//! data_dir/cluster/node.pem node.key this node's certificate and key
+//! data_dir/cluster/join.csr          the request for that certificate: a repeated join is the same node
+//! data_dir/cluster/cluster.json      who this node is; written last: with it, the node belongs to a cluster
+//! data_dir/control/raft.redb         the control plane's log
+//! data_dir/shard-0/                  journal and copies
+//! ```
+
+use crate::error::AgentError;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The files of one agent.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+impl Paths {
+    /// The files below `data_dir`.
+    #[must_use]
+    pub fn new(data_dir: &Path) -> Paths {
+        Paths { root: data_dir.to_path_buf() }
+    }
+
+    /// `data_dir` itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn cluster_dir(&self) -> PathBuf {
+        self.root.join("cluster")
+    }
+
+    pub(crate) fn ca_pem(&self) -> PathBuf {
+        self.cluster_dir().join("ca.pem")
+    }
+
+    pub(crate) fn ca_key(&self) -> PathBuf {
+        self.cluster_dir().join("ca.key")
+    }
+
+    pub(crate) fn node_pem(&self) -> PathBuf {
+        self.cluster_dir().join("node.pem")
+    }
+
+    pub(crate) fn node_key(&self) -> PathBuf {
+        self.cluster_dir().join("node.key")
+    }
+
+    /// Of a join that has not been answered yet.
+    pub(crate) fn join_csr(&self) -> PathBuf {
+        self.cluster_dir().join("join.csr")
+    }
+
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.cluster_dir().join("cluster.json")
+    }
+
+    pub(crate) fn control_dir(&self) -> PathBuf {
+        self.root.join("control")
+    }
+
+    pub(crate) fn raft(&self) -> PathBuf {
+        self.control_dir().join("raft.redb")
+    }
+
+    /// Journal and copies of the shard.
+    #[must_use]
+    pub fn shard(&self) -> PathBuf {
+        self.root.join("shard-0")
+    }
+
+    /// Makes the directories, and takes the lock that one agent at a time may hold.
+    pub(crate) fn lock(&self) -> Result<File, AgentError> {
+        for dir in [self.root.clone(), self.cluster_dir(), self.control_dir()] {
+            create_dir(&dir)?;
+        }
+        let path = self.root.join("lock");
+        let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = open.map_err(|e| AgentError::io("open the lock file", &path, e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => Err(AgentError::DataDirInUse { data_dir: self.root.clone() }),
+            Err(fs::TryLockError::Error(e)) => Err(AgentError::io("lock", &path, e)),
+        }
+    }
+}
+
+/// Makes a directory that only this user enters, if it is missing.
+pub(crate) fn create_dir(path: &Path) -> Result<(), AgentError> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|e| AgentError::io("create the directory", path, e)),
+    }
+}
+
+/// Writes a file whole or not at all, on stable storage when this returns.
+pub(crate) fn write_durable(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AgentError> {
+    let parent = path.parent().expect("files of an agent lie in a directory");
+    let draft = path.with_extension("draft");
+    let write = || -> io::Result<()> {
+        let _ = fs::remove_file(&draft);
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        File::open(parent)?.sync_all()
+    };
+    write().map_err(|e| AgentError::io("write", path, e))
+}
+
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, AgentError> {
+    fs::read(path).map_err(|e| AgentError::io("read", path, e))
+}
+
+/// Reads a private key, and refuses one that others may read: it may have been copied already.
+pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, AgentError> {
+    let meta = fs::metadata(path).map_err(|e| AgentError::io("read", path, e))?;
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(AgentError::KeyReadable { path: path.to_path_buf(), mode });
+    }
+    read(path)
+}

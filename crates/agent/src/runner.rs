@@ -1,0 +1,354 @@
+//! The shard's thread: carries what the world does to [`node::shard::Shard`], and what it wants to the world.
+//!
+//! One current-thread runtime, one ring, one QUIC endpoint, and the guests' connections: the hot path has no lock and no hop
+//! between threads. Each wake-up takes everything that has arrived, in one batch; what it appends shares one journal frame
+//! and one message per member.
+
+use crate::guests::{self, FromGuest, Shared, ToGuest};
+use crate::lanes::{Change, Lanes};
+use crate::random;
+use crate::shard_link::{FromShard, ShardPeer, ShardPort, ToShard};
+use bytes::Bytes;
+use holdfast_cluster::CopyReport;
+use holdfast_disk::{Disk, DiskConfig};
+use holdfast_format::message::{Message, ShardMessage};
+use holdfast_node::LocalView;
+use holdfast_node::shard::{Input, Output, Shard, ShardConfig};
+use holdfast_store::io::{DiskDone, DiskOp};
+use holdfast_transport::{Endpoint, Event, Identity, Lane, TransportConfig};
+use holdfast_types::{BlockRange, ByteOffset, NodeId, Time, VolumeId};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Inputs of one kind that are taken in one wake-up; the rest waits for the next, so that no source starves another.
+const BATCH: usize = 512;
+/// How often the control plane is told how the copies are, if that changed.
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a shard's thread needs.
+#[derive(Debug)]
+pub(crate) struct RunnerOptions {
+    pub(crate) shard: ShardConfig,
+    pub(crate) disk: DiskConfig,
+    pub(crate) transport: TransportConfig,
+    pub(crate) identity: Identity,
+    pub(crate) nbd_dir: PathBuf,
+    pub(crate) max_requests: usize,
+}
+
+struct Runner {
+    shard: Shard,
+    disk: Disk,
+    endpoint: Endpoint,
+    lanes: Lanes,
+    guests: Shared,
+    to_control: mpsc::Sender<FromShard>,
+    me: NodeId,
+    local: LocalView,
+    names: BTreeMap<VolumeId, String>,
+    peers: BTreeMap<NodeId, ShardPeer>,
+    out: Vec<Output>,
+    ops: Vec<DiskOp>,
+    done: Vec<DiskDone>,
+    report_at: Time,
+    reported: Vec<CopyReport>,
+}
+
+/// Runs until the control plane says stop or is gone.
+///
+/// # Errors
+/// What keeps the shard from starting: its directory, its port, its sockets.
+pub(crate) async fn run(options: RunnerOptions, port: ShardPort) -> Result<(), String> {
+    let ShardPort { mut from_control, to_control } = port;
+    let me = options.shard.me;
+    let disk = Disk::open(&options.disk).map_err(|e| e.to_string())?;
+    let (endpoint, mut events) =
+        Endpoint::bind(options.transport, &options.identity).await.map_err(|e| e.to_string())?;
+    let (guests, mut from_guests) = guests::registry(&options.nbd_dir, options.max_requests).map_err(|e| {
+        format!(
+            "expected to hold the volumes' sockets in {}: {e}; create it, or set [listen] nbd_dir",
+            options.nbd_dir.display()
+        )
+    })?;
+    let now = random::now();
+    let mut r = Runner {
+        shard: Shard::new(options.shard, now),
+        disk,
+        endpoint,
+        lanes: Lanes::default(),
+        guests,
+        to_control,
+        me,
+        local: LocalView::default(),
+        names: BTreeMap::new(),
+        peers: BTreeMap::new(),
+        out: Vec::new(),
+        ops: Vec::new(),
+        done: Vec::new(),
+        report_at: now,
+        reported: Vec::new(),
+    };
+    r.shard.handle(Input::Start, now, &mut r.out);
+    r.finish(now);
+    loop {
+        let mut sleep = r.shard.next_timeout().map_or(Duration::from_secs(1), |at| at.since(random::now()));
+        sleep = sleep.min(r.report_at.since(random::now()).max(REPORT_INTERVAL));
+        let mut woken = None;
+        tokio::select! {
+            () = r.disk.wait() => {}
+            event = events.recv() => match event { Some(e) => woken = Some(Woken::Event(e)), None => return Ok(()) },
+            guest = from_guests.recv() => woken = guest.map(Woken::Guest),
+            command = from_control.recv() => match command { Some(c) => woken = Some(Woken::Control(c)), None => return Ok(()) },
+            () = tokio::time::sleep(sleep) => {}
+        }
+        let now = random::now();
+        match woken {
+            Some(Woken::Event(event)) => r.on_event(event, now),
+            Some(Woken::Guest(guest)) => r.on_guest(guest, now),
+            Some(Woken::Control(ToShard::Shutdown)) => return Ok(()),
+            Some(Woken::Control(command)) => r.on_control(command, now),
+            None => {}
+        }
+        for _ in 0..BATCH {
+            let Some(event) = events.try_recv() else { break };
+            r.on_event(event, now);
+        }
+        for _ in 0..BATCH {
+            let Ok(guest) = from_guests.try_recv() else { break };
+            r.on_guest(guest, now);
+        }
+        r.finish(now);
+    }
+}
+
+enum Woken {
+    Event(Event),
+    Guest(FromGuest),
+    Control(ToShard),
+}
+
+impl Runner {
+    /// The block of work after every batch: completions, timers, one round of maintenance, then everything goes out.
+    fn finish(&mut self, now: Time) {
+        let mut done = std::mem::take(&mut self.done);
+        self.disk.completed(&mut done);
+        for d in done.drain(..) {
+            self.shard.handle(Input::Disk(d), now, &mut self.out);
+        }
+        self.done = done;
+        if self.shard.next_timeout().is_some_and(|at| at <= now) {
+            self.shard.handle(Input::Tick, now, &mut self.out);
+        }
+        self.shard.maintain(now, &mut self.out);
+        self.deliver(now);
+        // A name of its own: the loop's head would hold the registry borrowed through the whole loop.
+        let volumes = self.guests.borrow().volumes();
+        for volume in volumes {
+            let accepts = self.shard.accepts(volume);
+            self.guests.borrow_mut().set_accepts(volume, accepts);
+        }
+        if now >= self.report_at {
+            self.report(now);
+        }
+    }
+
+    fn deliver(&mut self, now: Time) {
+        let mut out = std::mem::take(&mut self.out);
+        for output in out.drain(..) {
+            match output {
+                Output::Disk(op) => self.ops.push(op),
+                Output::Send { to, volume, message } => self.send(to, Lane::Volume(volume), message.encode()),
+                Output::SendBeat { to, message } => self.send(to, Lane::Beat, vec![message.encode()]),
+                Output::Reply { volume, key, result } => {
+                    let reply = ToGuest::Reply { request: key.request, result };
+                    self.guests.borrow().send(volume, key.session, reply);
+                }
+                Output::Control(request) => self.tell(FromShard::Request(request)),
+                Output::CopyCreated { volume, incarnation } => {
+                    self.tell(FromShard::CopyCreated { volume, incarnation })
+                }
+                Output::CopyDeleted { volume } => {
+                    self.guests.borrow_mut().withdraw(volume);
+                    self.tell(FromShard::CopyDeleted { volume });
+                }
+                Output::Serving { volume, serving } => {
+                    let refusal = self.refusal(volume);
+                    self.guests.borrow_mut().set_serving(volume, serving, &refusal);
+                    self.report_at = now;
+                }
+                Output::OpenLane { peer, volume } => {
+                    self.endpoint.open(peer, Lane::Beat);
+                    self.endpoint.open(peer, Lane::Volume(volume));
+                }
+                Output::CloseLane { peer, volume } => self.endpoint.close(peer, Lane::Volume(volume)),
+                Output::Event { volume, text } => {
+                    tracing::info!(volume = volume.map(|v| v.0), "{text}");
+                    self.tell(FromShard::Event { volume, message: text });
+                }
+            }
+        }
+        self.out = out;
+        self.disk.submit(self.ops.drain(..));
+    }
+
+    /// Sends on a lane that is up. If its queue is full the stream is given up: the peer is greeted anew when it comes back,
+    /// and catches up from the log.
+    fn send(&mut self, to: NodeId, lane: Lane, message: Vec<Bytes>) {
+        let Some(session) = self.lanes.session(to, lane) else { return };
+        if self.endpoint.send(to, lane, session, message).is_err() {
+            tracing::debug!(peer = %to, ?lane, "a message found no way: the lane is closed or its queue is full");
+            self.endpoint.close(to, lane);
+            self.endpoint.open(to, lane);
+        }
+    }
+
+    /// Never waits: requests are repeated by their replica, reports and created copies are told again.
+    fn tell(&self, message: FromShard) {
+        if let Err(error) = self.to_control.try_send(message) {
+            tracing::warn!(%error, "the control thread lags behind the shard");
+        }
+    }
+
+    fn on_event(&mut self, event: Event, now: Time) {
+        match event {
+            Event::LaneUp { peer, lane, session } => {
+                let change = self.lanes.outgoing(peer, lane, Some(session));
+                self.lane_changed(peer, lane, change, now);
+            }
+            Event::LaneDown { peer, lane, .. } => {
+                let change = self.lanes.outgoing(peer, lane, None);
+                self.lane_changed(peer, lane, change, now);
+            }
+            Event::Incoming { peer, lane, session } => {
+                // A newer stream replaces an older one: the peer goes down first.
+                let replaced = self.lanes.is_up_with_other(peer, lane, session);
+                if replaced {
+                    self.lane_changed(peer, lane, Change::Down, now);
+                }
+                let change = self.lanes.incoming(peer, lane, session);
+                self.lane_changed(peer, lane, if replaced { Change::Up } else { change }, now);
+            }
+            Event::IncomingClosed { peer, lane, session } => {
+                let change = self.lanes.incoming_closed(peer, lane, session);
+                self.lane_changed(peer, lane, change, now);
+            }
+            Event::Message { peer, lane, session, bytes } => {
+                if self.lanes.is_current(peer, lane, session) {
+                    self.on_message(peer, lane, bytes, now);
+                }
+            }
+            Event::Join { .. } => {}
+        }
+    }
+
+    fn lane_changed(&mut self, peer: NodeId, lane: Lane, change: Change, now: Time) {
+        let Lane::Volume(volume) = lane else { return };
+        let input = match change {
+            Change::None => return,
+            Change::Up => Input::PeerUp { peer, volume },
+            Change::Down => Input::PeerDown { peer, volume },
+        };
+        self.shard.handle(input, now, &mut self.out);
+    }
+
+    fn on_message(&mut self, from: NodeId, lane: Lane, bytes: Bytes, now: Time) {
+        let input = match lane {
+            Lane::Beat => ShardMessage::decode(&bytes).map(|message| Input::Beat { from, message }),
+            Lane::Volume(volume) => Message::decode(bytes).map(|message| Input::Message { from, volume, message }),
+            Lane::Control => return,
+        };
+        match input {
+            Ok(input) => self.shard.handle(input, now, &mut self.out),
+            Err(error) => {
+                // Damaged between the peer's checksum and ours: nothing of it may be used, and the order is broken.
+                tracing::warn!(peer = %from, ?lane, %error, "a message could not be read; the lane is opened anew");
+                self.endpoint.close(from, lane);
+                self.endpoint.open(from, lane);
+            }
+        }
+    }
+
+    fn on_guest(&mut self, guest: FromGuest, now: Time) {
+        match guest {
+            FromGuest::Request { volume, request } => {
+                self.shard.handle(Input::Request { volume, request }, now, &mut self.out)
+            }
+            FromGuest::Closed { volume, session } => {
+                self.shard.handle(Input::SessionClosed { volume, session }, now, &mut self.out);
+            }
+            FromGuest::Extents { volume, key, offset, len } => {
+                let range = BlockRange::covering(ByteOffset(offset), len);
+                let extents = self.shard.extents(volume, range, now);
+                let extents = clip(&extents, offset, len);
+                self.guests.borrow().send(volume, key.session, ToGuest::Extents { request: key.request, extents });
+            }
+        }
+    }
+
+    fn on_control(&mut self, command: ToShard, now: Time) {
+        match command {
+            ToShard::View { view, names } => {
+                (self.local, self.names) = (view.clone(), names);
+                self.shard.handle(Input::Local(view), now, &mut self.out);
+                self.follow_views();
+            }
+            ToShard::Peers(peers) => {
+                let addresses = peers.iter().filter(|(n, _)| **n != self.me).map(|(n, p)| (*n, p.address)).collect();
+                self.endpoint.set_peers(&addresses);
+                self.peers = peers;
+                self.follow_views();
+            }
+            ToShard::Shutdown => {}
+        }
+    }
+
+    /// Every volume with a copy here has a socket; who may not attach is told who is primary.
+    fn follow_views(&mut self) {
+        for view in &self.local.views {
+            let Some(name) = self.names.get(&view.volume) else { continue };
+            if let Err(error) = guests::export(&self.guests, view.volume, name, view.size.bytes()) {
+                tracing::error!(volume = name, %error, "the volume's socket could not be opened");
+            }
+            if !self.shard.is_serving(view.volume) {
+                let refusal = self.refusal(view.volume);
+                self.guests.borrow_mut().set_refusal(view.volume, refusal);
+            }
+        }
+        let wanted: Vec<VolumeId> = self.local.views.iter().map(|v| v.volume).collect();
+        let gone: Vec<VolumeId> = self.guests.borrow().volumes().into_iter().filter(|v| !wanted.contains(v)).collect();
+        for volume in gone {
+            self.guests.borrow_mut().withdraw(volume);
+        }
+    }
+
+    fn refusal(&self, volume: VolumeId) -> String {
+        let name = self.names.get(&volume).cloned().unwrap_or_else(|| volume.to_string());
+        let view = self.local.views.iter().find(|v| v.volume == volume);
+        match view.and_then(|v| v.active.primary) {
+            Some(primary) if primary != self.me => {
+                let node = self.peers.get(&primary).map_or_else(|| primary.to_string(), |p| p.name.clone());
+                format!("{name} is served by its primary on node {node}: attach there")
+            }
+            Some(_) => format!("{name} is being opened here: try again"),
+            None => format!("{name} is not open yet: try again"),
+        }
+    }
+
+    fn report(&mut self, now: Time) {
+        self.report_at = now + REPORT_INTERVAL;
+        let reports = crate::reports::copy_reports(&self.shard.rows());
+        if reports != self.reported {
+            self.reported.clone_from(&reports);
+            self.tell(FromShard::Reports(reports));
+        }
+    }
+}
+
+/// Extents of whole blocks, cut down to the bytes asked for. Each is at most 1 GiB long.
+fn clip(extents: &[(BlockRange, bool)], offset: u64, len: u64) -> Vec<(u64, bool)> {
+    let end = offset + len;
+    let ranges = extents.iter().map(|(r, hole)| (r.start.offset().0.max(offset), r.end().offset().0.min(end), *hole));
+    ranges.filter(|(from, to, _)| from < to).map(|(from, to, hole)| (to - from, hole)).collect()
+}

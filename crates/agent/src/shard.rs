@@ -1,0 +1,84 @@
+//! Starts the shard's thread with what the configuration says.
+
+use crate::config::{Config, DiskBackend};
+use crate::error::AgentError;
+use crate::paths::{Paths, create_dir};
+use crate::random;
+use crate::runner::{self, RunnerOptions};
+use crate::shard_link::{FromShard, ShardPort};
+use holdfast_disk::{Backend, DiskConfig};
+use holdfast_node::shard::ShardConfig;
+use holdfast_replication::{Limits, Timers};
+use holdfast_store::StoreConfig;
+use holdfast_transport::{Identity, TransportConfig};
+use holdfast_types::Life;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::thread::JoinHandle;
+
+/// Where the shard of the node whose control plane listens on `control` listens: the next port.
+pub(crate) fn shard_address(control: SocketAddr) -> SocketAddr {
+    SocketAddr::new(control.ip(), control.port().saturating_add(1))
+}
+
+/// Starts the thread. It ends after `ToShard::Shutdown`, or when the other end of the link is gone.
+///
+/// # Errors
+/// The thread could not be started. What the shard finds later comes as `FromShard::Fatal`.
+pub(crate) fn spawn(
+    config: &Config,
+    identity: &Identity,
+    life: Life,
+    port: ShardPort,
+) -> Result<JoinHandle<()>, AgentError> {
+    let dir = Paths::new(&config.node.data_dir).shard();
+    create_dir(&dir)?;
+    let options = options(config, identity.clone(), life);
+    let body = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime of one thread needs two file descriptors");
+        let fatal = port.to_control.clone();
+        let local = tokio::task::LocalSet::new();
+        if let Err(reason) = local.block_on(&runtime, runner::run(options, port)) {
+            // The control thread is gone first: then the process ends anyway.
+            let _ = fatal.blocking_send(FromShard::Fatal(reason));
+        }
+    };
+    let thread = std::thread::Builder::new().name("shard-0".to_owned()).spawn(body);
+    thread.map_err(|e| AgentError::io("start the thread of", Path::new("shard-0"), e))
+}
+
+fn options(config: &Config, identity: Identity, life: Life) -> RunnerOptions {
+    let segments = u32::try_from(config.limits.journal_max / config.limits.journal_segment).unwrap_or(u32::MAX);
+    let store = StoreConfig {
+        segment_bytes: config.limits.journal_segment,
+        max_segments: segments.clamp(4, 90),
+        ..StoreConfig::default()
+    };
+    let mut disk = DiskConfig::new(Paths::new(&config.node.data_dir).shard());
+    disk.backend = match config.limits.disk_backend {
+        DiskBackend::IoUring => Backend::IoUring,
+        DiskBackend::Pread => Backend::Pread,
+    };
+    let mut transport = TransportConfig::new(shard_address(config.listen.peer));
+    transport.max_message_bytes = 8 << 20;
+    if config.limits.mtu > 0 {
+        transport.mtu_max = config.limits.mtu;
+    }
+    RunnerOptions {
+        shard: ShardConfig {
+            me: identity.node,
+            life,
+            timers: Timers { lease: config.cluster.lease, ..Timers::default() },
+            beat: config.cluster.heartbeat,
+            limits: Limits::default(),
+            store,
+            seed: random::id(),
+        },
+        disk,
+        transport,
+        identity,
+        nbd_dir: config.listen.nbd_dir.clone(),
+        max_requests: usize::try_from(config.limits.max_inflight).expect("a 32-bit number of requests"),
+    }
+}

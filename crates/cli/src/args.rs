@@ -1,0 +1,247 @@
+//! The command line. What a command does and what it promises stands in its help.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Keeps the disk of a virtual machine alive when the host under it dies.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused because it would be unsafe.\n\
+    Try it on one machine: holdfast demo")]
+pub(crate) struct Cli {
+    /// Admin socket of the agent to ask
+    #[arg(long, global = true, value_name = "PATH", default_value = "/run/holdfast/admin.sock")]
+    pub(crate) socket: PathBuf,
+    /// Tables for people, JSON for programs (alone on stdout)
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Found a cluster: its authority, this node's certificate, the first voter
+    Init(ConfigArgs),
+    /// Join tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Join a cluster as a new node
+    Join(JoinArgs),
+    /// Run the daemon in the foreground
+    Agent(ConfigArgs),
+    /// Show the cluster, or one volume, with what is unsafe and why
+    Status {
+        /// Only this volume
+        volume: Option<String>,
+    },
+    /// Nodes of the cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Make another copy of a volume the primary
+    #[command(long_about = "Make another copy of a volume the primary.\n\n\
+        While the primary is alive this is a switchover: it drains, hands over, loses nothing, and I/O pauses for \
+        milliseconds. With --force nobody waits for it: use that when the primary is alive but must not go on. \
+        Acknowledged writes are never lost either way.")]
+    Failover(FailoverArgs),
+    /// Show what happened, when, why, and to which volume
+    Events {
+        /// Keep showing what happens
+        #[arg(long, short)]
+        follow: bool,
+        /// Only about this volume
+        #[arg(long, value_name = "NAME")]
+        volume: Option<String>,
+    },
+    /// The whole story on one machine: agents, a disk image, load, a switchover, a kill, the proof
+    Demo(DemoArgs),
+    /// Run the deterministic simulator of whole clusters
+    Sim(SimArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token that lets one node join, once, until it expires
+    Create {
+        /// How long it may be used
+        #[arg(long, value_name = "DURATION", default_value = "1h")]
+        valid: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// listen.peer of a node of the cluster, as `token create` names it
+    pub(crate) address: String,
+    /// The token, as `token create` prints it
+    #[arg(long)]
+    pub(crate) token: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List the nodes
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Create a volume
+    Create(CreateArgs),
+    /// List the volumes
+    List,
+    /// Show one volume with its copies
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Delete a volume and all its copies, for ever
+    Delete {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Name: letters, digits, `.`, `_`, `-`
+    pub(crate) name: String,
+    /// Size that the VM sees, such as 10GiB
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) size: String,
+    /// Copies, each on another node [default: 3, or as many as there are nodes]
+    #[arg(long, value_name = "N")]
+    pub(crate) copies: Option<u32>,
+    /// Copies that must hold a write before it is acknowledged [default: a majority]
+    #[arg(long, value_name = "W")]
+    pub(crate) quorum: Option<u32>,
+    /// When a write counts as durable
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
+    pub(crate) durability: DurabilityArg,
+    /// Nodes that hold the copies [default: the cluster places them]
+    #[arg(long, value_name = "NODES", value_delimiter = ',')]
+    pub(crate) on: Vec<String>,
+    /// Node of the first primary [default: the cluster chooses]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) primary: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DurabilityArg {
+    /// On stable storage of the quorum
+    Sync,
+    /// In memory of the quorum; flush and FUA on stable storage of the quorum
+    Flush,
+    /// On stable storage of the primary; other copies follow
+    Async,
+}
+
+impl DurabilityArg {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            DurabilityArg::Sync => "sync",
+            DurabilityArg::Flush => "flush",
+            DurabilityArg::Async => "async",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FailoverArgs {
+    /// The volume
+    pub(crate) volume: String,
+    /// The next primary [default: the best copy that is not primary]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) to: Option<String>,
+    /// Never wait for the present primary
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Agents to start
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=7))]
+    pub(crate) nodes: u8,
+    /// How long the load runs, waits for failover and repair not counted
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..=86_400))]
+    pub(crate) seconds: u64,
+    /// Disk image to keep alive, raw or qcow2 [default: an ext4 file system made for the occasion]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// Empty directory for the agents' data [default: a new one below the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Keep the directory, and say how to look at it
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Seed of the load [default: drawn]
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimArgs {
+    /// How many seeds to run, from --seed on, or from 0
+    #[arg(long, value_name = "N")]
+    pub(crate) seeds: Option<u64>,
+    /// The one seed to replay, or the first of --seeds
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// Print each event of a replay
+    #[arg(long)]
+    pub(crate) verbose: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_operators_contract_parses() {
+        for line in [
+            "holdfast init --config F",
+            "holdfast token create",
+            "holdfast join 10.0.0.1:7400 --token T --config F",
+            "holdfast agent --config F",
+            "holdfast status --output json",
+            "holdfast status vm1 --socket /tmp/a.sock",
+            "holdfast node list",
+            "holdfast volume create vm1 --size 10GiB --copies 3 --quorum 2 --durability sync --on n1,n2,n3 --primary n1",
+            "holdfast volume list",
+            "holdfast volume show vm1",
+            "holdfast volume delete vm1",
+            "holdfast failover vm1 --to n2 --force",
+            "holdfast events --follow",
+            "holdfast demo --nodes 3 --seconds 20 --image F --dir D --keep --output json",
+            "holdfast sim --seeds 5000",
+            "holdfast sim --seed 3 --verbose",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+    }
+}

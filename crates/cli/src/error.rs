@@ -1,0 +1,112 @@
+//! How a command ends: a sentence on stderr, and an exit status that a script can act on.
+
+use crate::harness::HarnessError;
+use crate::workload::WorkloadError;
+use holdfast_agent::AgentError;
+use holdfast_agent::admin::ConnectError;
+use holdfast_agent::config::ConfigError;
+use std::process::ExitCode;
+
+/// Exit statuses other than 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It was tried and failed.
+    Failed,
+    /// The command makes no sense as written.
+    Usage,
+    /// It would be unsafe.
+    Refused,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(match exit {
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Refused => 3,
+        })
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CliError {
+    /// The daemon, `init` or `join`.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No agent on the admin socket.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The agent's answer.
+    #[error("{}", .0.message())]
+    Status(#[source] Box<tonic::Status>),
+    /// An argument.
+    #[error("{0}")]
+    Usage(String),
+    /// Processes of the demo.
+    #[error(transparent)]
+    Harness(#[from] HarnessError),
+    /// Load of the demo.
+    #[error(transparent)]
+    Workload(#[from] WorkloadError),
+    /// The demo found a broken promise.
+    #[error("expected every acknowledged write, equal copies and a clean file system, found: {0}")]
+    Broken(String),
+    /// The simulator found one.
+    #[error("{0}")]
+    Simulator(String),
+    /// A tool of the system.
+    #[error("expected {tool} to {what}, found: {found}; install it with scripts/setup if it is missing")]
+    Tool {
+        /// Its name.
+        tool: &'static str,
+        /// What it was to do.
+        what: &'static str,
+        /// What it said.
+        found: String,
+    },
+    /// A file or a pipe.
+    #[error("could not {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Ctrl-C.
+    #[error("interrupted; all processes of the demo were ended")]
+    Interrupted,
+}
+
+impl CliError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> CliError {
+        let what = what.into();
+        move |source| CliError::Io { what, source }
+    }
+
+    /// The status that the process ends with.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            CliError::Config(_) | CliError::Usage(_) => Exit::Usage,
+            CliError::Agent(e) if e.is_usage() => Exit::Usage,
+            CliError::Status(status) => match status.code() {
+                tonic::Code::InvalidArgument => Exit::Usage,
+                tonic::Code::FailedPrecondition => Exit::Refused,
+                _ => Exit::Failed,
+            },
+            _ => Exit::Failed,
+        }
+    }
+}
+
+impl From<tonic::Status> for CliError {
+    fn from(status: tonic::Status) -> CliError {
+        CliError::Status(Box::new(status))
+    }
+}

@@ -1,0 +1,24 @@
+//! The `holdfast` binary as a library, so that the tests of whole clusters use the same harness and the same verified
+//! workload as `holdfast demo`.
+//!
+//! ```text
+//! args ──> run ──┬─ commands ──> the agent's admin socket ──> output
+//!                ├─ daemon   ──> holdfast-agent
+//!                ├─ simulate ──> holdfast-sim
+//!                └─ demo ─────> harness (processes) + workload (verified load over NBD)
+//! ```
+
+mod args;
+mod commands;
+mod daemon;
+mod demo;
+mod error;
+pub mod harness;
+mod output;
+mod run;
+mod simulate;
+mod units;
+pub mod workload;
+
+pub use error::{CliError, Exit};
+pub use run::main;

@@ -1,0 +1,102 @@
+//! The JSON that scripts rely on: names and types change only with a note in the changelog.
+
+use holdfast_agent::admin::pb;
+use serde_json::{Value, json};
+
+pub(crate) fn status_json(status: &pb::StatusResponse) -> Value {
+    json!({
+        "cluster": status.cluster,
+        "answered_by": status.answered_by,
+        "leader": optional(&status.leader),
+        "unsafe": status.r#unsafe,
+        "nodes": nodes_json(&status.nodes),
+        "volumes": volumes_json(&status.volumes),
+    })
+}
+
+pub(crate) fn nodes_json(nodes: &[pb::Node]) -> Value {
+    nodes.iter().map(node).collect()
+}
+
+fn node(node: &pb::Node) -> Value {
+    json!({
+        "name": node.name,
+        "id": node.id,
+        "state": node.state,
+        "voter": node.voter,
+        "leader": node.leader,
+        "address": node.address,
+        "failure_domain": node.failure_domain,
+        "copies": node.copies,
+        "primaries": node.primaries,
+        "draining": node.draining,
+    })
+}
+
+pub(crate) fn volumes_json(volumes: &[pb::Volume]) -> Value {
+    volumes.iter().map(volume_json).collect()
+}
+
+pub(crate) fn volume_json(volume: &pb::Volume) -> Value {
+    json!({
+        "name": volume.name,
+        "id": volume.id,
+        "size": volume.size,
+        "epoch": volume.epoch,
+        "primary": optional(&volume.primary),
+        "state": volume.state,
+        "reason": optional(&volume.reason),
+        "durability": volume.durability,
+        "quorum": volume.quorum,
+        "copies_wanted": volume.copies_wanted,
+        "copies": volume.copies.iter().map(copy).collect::<Value>(),
+        "exposure": volume.exposure,
+        "unsafe": volume.r#unsafe,
+        "nbd_socket": optional(&volume.nbd_socket),
+        "pending_epoch": (volume.pending_epoch != 0).then_some(volume.pending_epoch),
+        "pending_primary": optional(&volume.pending_primary),
+    })
+}
+
+fn copy(copy: &pb::Copy) -> Value {
+    json!({
+        "node": copy.node,
+        "role": copy.role,
+        "state": copy.state,
+        "durable_lsn": copy.durable_lsn,
+        "applied_lsn": copy.applied_lsn,
+        "digest": optional(&copy.digest),
+        "lag_bytes": copy.lag_bytes,
+        "lag_seconds": copy.lag_seconds,
+    })
+}
+
+pub(crate) fn token_json(token: &pb::TokenCreateResponse) -> Value {
+    json!({ "token": token.token, "expires_unix_ms": token.expires_unix_ms, "address": token.address })
+}
+
+pub(crate) fn failover_json(volume: &str, answer: &pb::FailoverResponse) -> Value {
+    json!({
+        "volume": volume,
+        "epoch": answer.epoch,
+        "from": optional(&answer.from),
+        "to": answer.to,
+        "planned": answer.planned,
+    })
+}
+
+pub(crate) fn event_json(event: &pb::Event) -> Value {
+    json!({
+        "seq": event.seq,
+        "unix_ms": event.unix_ms,
+        "node": event.node,
+        "kind": event.kind,
+        "volume": optional(&event.volume),
+        "message": event.message,
+    })
+}
+
+/// Empty means absent in the API, null in JSON.
+fn optional(text: &str) -> Value {
+    if text.is_empty() { Value::Null } else { Value::from(text) }
+}

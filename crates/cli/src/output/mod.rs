@@ -1,0 +1,20 @@
+//! What commands print: tables and sentences for people, JSON for programs.
+
+mod json;
+mod text;
+
+pub(crate) use json::{event_json, failover_json, nodes_json, status_json, token_json, volume_json, volumes_json};
+pub(crate) use text::{
+    event_line, failover_text, nodes_table, status_text, table, token_text, volume_text, volumes_table,
+};
+
+use crate::args::Output;
+use serde_json::Value;
+
+/// Prints one of the two.
+pub(crate) fn print(output: Output, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) {
+    match output {
+        Output::Json => println!("{}", json()),
+        Output::Table => println!("{}", text().trim_end()),
+    }
+}

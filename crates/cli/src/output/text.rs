@@ -1,0 +1,158 @@
+//! Tables and sentences.
+
+use crate::units;
+use comfy_table::{Cell, Table, TableComponent, presets};
+use holdfast_agent::admin::pb;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// What is not known.
+const UNKNOWN: &str = "-";
+
+pub(crate) fn status_text(status: &pb::StatusResponse) -> String {
+    let leader = if status.leader.is_empty() { "none" } else { &status.leader };
+    let mut out = format!("cluster {}, leader {leader}, answered by {}\n", status.cluster, status.answered_by);
+    out += &warnings("", &status.r#unsafe);
+    let _ = writeln!(out, "\n{}", nodes_table(&status.nodes));
+    match status.volumes.as_slice() {
+        [] => out += "\nno volumes; create one with: holdfast volume create NAME --size SIZE\n",
+        [one] => out += &format!("\n{}", volume_text(one)),
+        many => {
+            let _ = writeln!(out, "\n{}", volumes_table(many));
+            for volume in many {
+                out += &reason(volume);
+                out += &warnings(&format!("{}: ", volume.name), &volume.r#unsafe);
+            }
+        }
+    }
+    out
+}
+
+pub(crate) fn nodes_table(nodes: &[pb::Node]) -> String {
+    let mut table = table(&["node", "state", "raft", "address", "domain", "copies", "primaries"]);
+    for node in nodes {
+        let raft = match (node.leader, node.voter) {
+            (true, _) => "leader",
+            (false, true) => "voter",
+            (false, false) => UNKNOWN,
+        };
+        let state = if node.draining { format!("{}, draining", node.state) } else { node.state.clone() };
+        let (copies, primaries) = (node.copies.to_string(), node.primaries.to_string());
+        let row = [&node.name, state.as_str(), raft, &node.address, &node.failure_domain, &copies, &primaries];
+        table.add_row(row.map(Cell::new));
+    }
+    table.to_string()
+}
+
+pub(crate) fn volumes_table(volumes: &[pb::Volume]) -> String {
+    let mut table = table(&["volume", "size", "state", "primary", "epoch", "quorum", "durability"]);
+    for volume in volumes {
+        let row = [
+            volume.name.clone(),
+            units::bytes(volume.size),
+            volume.state.clone(),
+            known(&volume.primary),
+            volume.epoch.to_string(),
+            format!("{} of {}", volume.quorum, volume.copies.len()),
+            volume.durability.clone(),
+        ];
+        table.add_row(row.map(Cell::new));
+    }
+    table.to_string()
+}
+
+pub(crate) fn volume_text(volume: &pb::Volume) -> String {
+    let mut out = format!(
+        "volume {}: {}, {}, {}, epoch {}, a write needs {} of {} copies\n",
+        volume.name,
+        volume.state,
+        units::bytes(volume.size),
+        volume.durability,
+        volume.epoch,
+        volume.quorum,
+        volume.copies.len(),
+    );
+    out += &reason(volume);
+    if volume.pending_epoch != 0 {
+        let _ = writeln!(out, "epoch {} is claimed by {}", volume.pending_epoch, known(&volume.pending_primary));
+    }
+    if !volume.nbd_socket.is_empty() {
+        let _ = writeln!(out, "attach at nbd+unix:///{}?socket={}", volume.name, volume.nbd_socket);
+    }
+    out += &warnings("", &volume.r#unsafe);
+    let mut table = table(&["copy on", "role", "state", "durable", "applied", "digest", "behind"]);
+    for copy in &volume.copies {
+        let row = [
+            copy.node.clone(),
+            copy.role.clone(),
+            copy.state.clone(),
+            number(copy.durable_lsn),
+            number(copy.applied_lsn),
+            known(&copy.digest),
+            behind(copy),
+        ];
+        table.add_row(row.map(Cell::new));
+    }
+    let _ = writeln!(out, "{table}");
+    out
+}
+
+pub(crate) fn token_text(token: &pb::TokenCreateResponse) -> String {
+    format!(
+        "On the new node, once, before {} UTC:\n\n  holdfast join {} --token {} --config FILE\n",
+        units::time(token.expires_unix_ms),
+        token.address,
+        token.token,
+    )
+}
+
+pub(crate) fn failover_text(volume: &str, answer: &pb::FailoverResponse) -> String {
+    let from = if answer.from.is_empty() { "no primary" } else { &answer.from };
+    let how = if answer.planned { "drains and hands over" } else { "is not waited for" };
+    format!("{volume}: {} becomes primary; {from} {how}. See: holdfast status {volume}", answer.to)
+}
+
+pub(crate) fn event_line(event: &pb::Event) -> String {
+    let about = if event.volume.is_empty() { String::new() } else { format!(" {}:", event.volume) };
+    format!("{}  {:<8} {:<16}{about} {}", units::time(event.unix_ms), event.node, event.kind, event.message)
+}
+
+/// A table without lines between its rows.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
+    table.remove_style(TableComponent::LeftBorderIntersections).remove_style(TableComponent::RightBorderIntersections);
+    table
+}
+
+fn reason(volume: &pb::Volume) -> String {
+    if volume.reason.is_empty() {
+        String::new()
+    } else {
+        format!("{} is {}: {}\n", volume.name, volume.state, volume.reason)
+    }
+}
+
+fn warnings(prefix: &str, sentences: &[String]) -> String {
+    sentences.iter().map(|sentence| format!("UNSAFE {prefix}{sentence}\n")).collect()
+}
+
+fn behind(copy: &pb::Copy) -> String {
+    match (copy.lag_bytes, copy.lag_seconds) {
+        (None, None) => UNKNOWN.to_owned(),
+        (Some(bytes), None) => units::bytes(bytes),
+        (bytes, Some(seconds)) => {
+            let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+            format!("{}, {}", bytes.map_or_else(|| UNKNOWN.to_owned(), units::bytes), units::duration(time))
+        }
+    }
+}
+
+fn known(text: &str) -> String {
+    if text.is_empty() { UNKNOWN.to_owned() } else { text.to_owned() }
+}
+
+fn number(number: Option<u64>) -> String {
+    number.map_or_else(|| UNKNOWN.to_owned(), |number| number.to_string())
+}

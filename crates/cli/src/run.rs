@@ -1,0 +1,47 @@
+//! From the command line to the command, and from its outcome to an exit status.
+
+use crate::args::{Cli, Command};
+use crate::error::CliError;
+use crate::{commands, daemon, demo, simulate};
+use clap::Parser;
+use std::process::ExitCode;
+
+/// The whole process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("holdfast: {error}");
+            error.exit().into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), CliError> {
+    let Cli { socket, output, command } = cli;
+    match command {
+        Command::Init(args) => daemon::init(&args.config, output),
+        Command::Join(args) => daemon::join(&args, output),
+        Command::Agent(args) => daemon::agent(&args.config),
+        Command::Demo(args) => runtime()?.block_on(demo::run(args, output)),
+        Command::Sim(args) => simulate::run(&args, output),
+        command => {
+            die_of_broken_pipes();
+            runtime()?.block_on(commands::run(&socket, output, command))
+        }
+    }
+}
+
+/// One thread: the commands wait more than they work.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::io("start the runtime"))
+}
+
+/// `holdfast events --follow | head` ends quietly instead of panicking in `println!`. Only for commands that print and end:
+/// an agent must survive a guest that closes its socket.
+fn die_of_broken_pipes() {
+    // SAFETY: no other thread runs yet; SIG_DFL is a valid disposition for SIGPIPE.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}

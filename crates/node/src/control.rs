@@ -1,0 +1,416 @@
+//! The control plane of one node: Raft, the cluster's state machine and the failure detector, wired together.
+//!
+//! Flow
+//! ```text
+//!  Tick, Message, PeerUp .. ─► Control::handle ─► Send, Persist, Compact
+//!  Propose (admin API)      ─►                 ─► Done, once the command is applied *here*
+//!  CopyCreated, Request ..  ─►                 ─► Local: what this node's copies are to do
+//! ```
+//! Every node runs one: voters and learners alike hold the whole state, so that any node answers `status` and each
+//! gets its own volumes' views from its own log. A proposal goes to whoever leads, wrapped in an envelope that names
+//! the proposer; the proposer learns the outcome when the entry reaches its own state (see [`applied`]).
+//!
+//! Heartbeats go from every node to every node, outside the log: each leader-to-be already knows who lives. Only the
+//! leader acts on it.
+//!
+//! Invariants
+//! - What a copy is told (`Output::Local`) was committed by Raft.
+//! - A proposal is applied at most once, however often it was sent.
+//! - A waiting caller gets exactly one answer, at the latest when its time is up.
+//! - `Persist` and `Compact` leave in the order in which Raft gave them.
+//!
+//! Deliberately absent: sockets, files, clocks; the decisions themselves (see `holdfast-cluster`).
+
+mod api;
+mod applied;
+mod copies;
+mod events;
+mod lead;
+mod proposals;
+mod timers;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use crate::local::LocalView;
+use applied::{Applied, Replicated};
+use bytes::Bytes;
+use copies::Copies;
+use events::Watch;
+use holdfast_cluster::{Command, Detector, Heartbeat, State};
+use holdfast_consensus as consensus;
+use holdfast_consensus::{Raft, RaftStatus, Stored};
+use holdfast_types::{ControlRequest, NodeId, Time};
+use proposals::{Pending, Proposals};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+use timers::Every;
+use wire::{Envelope, Message};
+
+pub use api::{ControlConfig, Failure, Input, Output, founding_snapshot};
+pub use events::{Event, EventKind};
+
+/// How long a caller waits for the outcome of its proposal.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// A proposal of the node itself: its cause is looked at again after that.
+const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+/// Silence after which a proposal is sent again.
+const RESEND: Duration = Duration::from_millis(500);
+/// How often the leader looks whether something is to be decided, and everybody whether something is to be repeated.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// Ticks of Raft caught up with after a gap: more would start an election for no reason but the gap.
+const MAX_TICKS_AT_ONCE: u32 = 3;
+
+/// Tokens of what is proposed to Raft without an id of this node's proposals.
+const FORWARDED: u64 = u64::MAX;
+const MEMBERSHIP: u64 = u64::MAX - 1;
+
+/// The control plane of one node.
+pub struct Control {
+    config: ControlConfig,
+    raft: Raft,
+    replicated: Replicated,
+    detector: Detector,
+    proposals: Proposals,
+    copies: Copies,
+    watch: Watch,
+    /// Peers with an open lane.
+    connected: BTreeSet<NodeId>,
+    told_local: Option<LocalView>,
+    told_peers: BTreeMap<NodeId, String>,
+    /// The state changed since `told_local` and `told_peers` were made.
+    changed: bool,
+    applied_since_snapshot: u64,
+    tick: Every,
+    heartbeat: Every,
+    housekeeping: Every,
+}
+
+impl Control {
+    /// A node with what its storage holds.
+    ///
+    /// # Errors
+    /// What is stored contradicts itself.
+    pub fn new(config: ControlConfig, stored: Stored, now: Time) -> Result<Control, consensus::ConsensusError> {
+        config.validate();
+        Ok(Control {
+            raft: Raft::new(config.raft(), stored)?,
+            replicated: Replicated::default(),
+            detector: Detector::new(config.failure_timeout, now),
+            proposals: Proposals::new(config.me, config.life),
+            copies: Copies::default(),
+            watch: Watch::default(),
+            connected: BTreeSet::new(),
+            told_local: None,
+            told_peers: BTreeMap::new(),
+            changed: true,
+            applied_since_snapshot: 0,
+            // At once: the first one brings what is stored.
+            tick: Every::from(config.tick, now),
+            heartbeat: Every::new(config.heartbeat, now),
+            housekeeping: Every::new(HOUSEKEEPING, now),
+            config,
+        })
+    }
+
+    /// Something happened; what is to be done is appended to `out`.
+    pub fn handle(&mut self, input: Input, now: Time, out: &mut Vec<Output>) {
+        match input {
+            Input::Tick => self.tick(now, out),
+            Input::Message { from, bytes } => self.message(from, bytes, now, out),
+            Input::PeerUp(peer) => {
+                self.connected.insert(peer);
+                out.push(Output::Send { to: peer, bytes: self.heartbeat_message() });
+            }
+            Input::PeerDown(peer) => {
+                self.connected.remove(&peer);
+                self.raft(consensus::Input::Unreachable(peer), now, out);
+            }
+            Input::Persisted { batch } => self.raft(consensus::Input::Persisted { batch }, now, out),
+            Input::Request(request) => self.request(&request, now),
+            Input::CopyCreated { volume, incarnation } => {
+                self.copies.created(volume, incarnation);
+                // It may be another copy than the one that counts: that is to be said now.
+                self.changed = true;
+            }
+            Input::CopyDeleted { volume } => self.copies.deleted(volume),
+            Input::Reports(reports) => self.copies.reports = reports,
+            Input::Propose { token, command } => self.propose_for(token, &command, now, out),
+        }
+        self.propose_for_copies(now);
+        self.send_proposals(now, out);
+        self.tell(now, out);
+    }
+
+    /// When `Input::Tick` is due.
+    #[must_use]
+    pub fn next_timeout(&self) -> Time {
+        self.tick.next().min(self.heartbeat.next()).min(self.housekeeping.next())
+    }
+
+    /// The replicated state, if this node has received it.
+    #[must_use]
+    pub fn state(&self) -> Option<&State> {
+        self.replicated.state()
+    }
+
+    /// Who lives, and what the copies reported.
+    #[must_use]
+    pub fn detector(&self) -> &Detector {
+        &self.detector
+    }
+
+    /// Raft's view of itself.
+    #[must_use]
+    pub fn raft_status(&self) -> RaftStatus {
+        self.raft.status()
+    }
+
+    /// Peers with an open lane.
+    #[must_use]
+    pub fn connected(&self) -> &BTreeSet<NodeId> {
+        &self.connected
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
+        let mut ticks = 0;
+        while ticks < MAX_TICKS_AT_ONCE && self.tick.due(now) {
+            ticks += 1;
+            self.raft(consensus::Input::Tick, now, out);
+        }
+        if self.heartbeat.due(now) {
+            self.beat(now, out);
+        }
+        if self.housekeeping.due(now) {
+            self.keep_house(now, out);
+        }
+    }
+
+    /// Tells everybody that this node lives and how its copies are, itself included.
+    fn beat(&mut self, now: Time, out: &mut Vec<Output>) {
+        let bytes = self.heartbeat_message();
+        let peers = self.told_peers.keys().filter(|peer| **peer != self.config.me);
+        out.extend(peers.map(|peer| Output::Send { to: *peer, bytes: bytes.clone() }));
+        let own = self.own_heartbeat();
+        self.detector.heard(own, now);
+    }
+
+    fn keep_house(&mut self, now: Time, out: &mut Vec<Output>) {
+        for pending in self.proposals.expired(now) {
+            let failure = self.no_leader(&pending, now);
+            answer(&pending, Err(failure), out);
+        }
+        let status = self.raft.status();
+        if status.leader.is_none() && status.voters == [self.config.me] {
+            // Nobody else can lead, so there is nobody to wait for.
+            self.raft(consensus::Input::Campaign, now, out);
+        }
+        self.lead(now, out);
+        if let Some(state) = self.replicated.state() {
+            self.watch.liveness(state, &self.detector, now, out);
+        }
+        if self.applied_since_snapshot >= self.config.snapshot_every {
+            self.compact(self.raft.status().applied, now, out);
+        }
+    }
+
+    fn message(&mut self, from: NodeId, bytes: Bytes, now: Time, out: &mut Vec<Output>) {
+        match Message::decode(bytes) {
+            Some(Message::Raft(bytes)) => self.raft(consensus::Input::Message { from, bytes }, now, out),
+            Some(Message::Heartbeat(bytes)) => {
+                // A node speaks for itself alone.
+                if let Ok(heartbeat) = Heartbeat::decode(&bytes)
+                    && heartbeat.node == from
+                {
+                    self.detector.heard(heartbeat, now);
+                }
+            }
+            Some(Message::Forward(data)) => self.forwarded(from, data, now, out),
+            None => {}
+        }
+    }
+
+    /// A peer takes this node for the leader. If it is not, the peer finds out by itself and sends again.
+    fn forwarded(&mut self, from: NodeId, data: Bytes, now: Time, out: &mut Vec<Output>) {
+        let Some(envelope) = Envelope::decode(data.clone()) else { return };
+        // Checked before it is in the log, where every node would trip over it.
+        let sound = envelope.node == from && Command::decode(&envelope.command).is_ok();
+        if sound && self.raft.status().is_leader {
+            self.raft(consensus::Input::Propose { token: FORWARDED, data }, now, out);
+        }
+    }
+
+    fn propose_for(&mut self, token: u64, command: &Command, now: Time, out: &mut Vec<Output>) {
+        if !self.proposals.add(Some(token), Bytes::from(command.encode()), now, PATIENCE) {
+            out.push(Output::Done { token, result: Err(Failure::Busy) });
+        }
+    }
+
+    /// Proposes without waiting for the outcome, unless the same is on its way.
+    fn propose(&mut self, command: &Command, now: Time) {
+        let bytes = Bytes::from(command.encode());
+        if !self.proposals.contains(&bytes) {
+            // A full queue drops it: its cause is looked at again.
+            self.proposals.add(None, bytes, now, SHORT_PATIENCE);
+        }
+    }
+
+    /// A copy asks again until it sees the outcome in its view.
+    fn request(&mut self, request: &ControlRequest, now: Time) {
+        let node = self.config.me;
+        let command = match *request {
+            ControlRequest::Claim { volume, base, life } => Command::Claim { volume, base, node, life },
+            ControlRequest::Activate { volume, epoch } => Command::Activate { volume, epoch },
+        };
+        self.propose(&command, now);
+    }
+
+    fn propose_for_copies(&mut self, now: Time) {
+        let Some(state) = self.replicated.state() else { return };
+        for command in self.copies.due(state, self.config.me, now) {
+            self.propose(&command, now);
+        }
+    }
+
+    fn send_proposals(&mut self, now: Time, out: &mut Vec<Output>) {
+        let status = self.raft.status();
+        let Some(leader) = status.leader else { return };
+        for (id, data) in self.proposals.due(now, RESEND) {
+            if status.is_leader {
+                self.raft(consensus::Input::Propose { token: id, data }, now, out);
+            } else {
+                out.push(Output::Send { to: leader, bytes: Message::Forward(data).encode() });
+            }
+        }
+    }
+
+    /// Feeds Raft, and carries its outputs on until it has no more.
+    fn raft(&mut self, input: consensus::Input, now: Time, out: &mut Vec<Output>) {
+        let mut inputs = VecDeque::from([input]);
+        let mut outputs = Vec::new();
+        while let Some(input) = inputs.pop_front() {
+            self.raft.handle(input, &mut outputs);
+            for output in outputs.drain(..) {
+                if let Some(next) = raft_output(self, output, now, out) {
+                    inputs.push_back(next);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, index: u64, data: Bytes, out: &mut Vec<Output>) {
+        self.applied_since_snapshot += 1;
+        match self.replicated.apply(index, data) {
+            Ok((envelope, applied)) => {
+                let pending = self.proposals.applied(&envelope);
+                let Applied::Done(result) = applied else { return };
+                self.changed |= result.is_ok();
+                if let Some(pending) = pending {
+                    answer(&pending, result.map_err(Failure::Refused), out);
+                }
+            }
+            Err(e) => out.push(Output::Fatal(e.to_string())),
+        }
+    }
+
+    fn restore(&mut self, state: Bytes, out: &mut Vec<Output>) {
+        match Replicated::restore(state) {
+            Ok(replicated) => self.replicated = replicated,
+            Err(e) => return out.push(Output::Fatal(e.to_string())),
+        }
+        self.changed = true;
+        self.applied_since_snapshot = 0;
+        let (me, life) = (self.config.me, self.config.life);
+        // Applied while this node was behind: that it happened is known, how it ended is not.
+        for pending in self.proposals.take(|id| self.replicated.saw(me, life, id)) {
+            answer(&pending, Err(Failure::Unknown), out);
+        }
+    }
+
+    fn compact(&mut self, upto: u64, now: Time, out: &mut Vec<Output>) {
+        if let Some(state) = self.replicated.snapshot() {
+            self.applied_since_snapshot = 0;
+            self.raft(consensus::Input::Compact { upto, state }, now, out);
+        }
+    }
+
+    /// Tells the shard, the transport and the operator what changed for them.
+    fn tell(&mut self, now: Time, out: &mut Vec<Output>) {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
+        let me = self.config.me;
+        let mut peers = self.config.peers.clone();
+        if let Some(state) = self.replicated.state() {
+            self.watch.state(state, now, out);
+            self.copies.strangers(state, me, now, out);
+            let local = copies::local_view(state, me);
+            if self.told_local.as_ref() != Some(&local) {
+                out.push(Output::Local(local.clone()));
+                self.told_local = Some(local);
+            }
+            peers = lead::addresses(state);
+        }
+        if self.told_peers != peers {
+            out.push(Output::Peers(peers.clone()));
+            self.told_peers = peers;
+        }
+    }
+
+    fn own_heartbeat(&self) -> Heartbeat {
+        Heartbeat { node: self.config.me, life: self.config.life.0, copies: self.copies.reports.clone() }
+    }
+
+    fn heartbeat_message(&self) -> Bytes {
+        Message::Heartbeat(Bytes::from(self.own_heartbeat().encode())).encode()
+    }
+
+    fn no_leader(&self, pending: &Pending, now: Time) -> Failure {
+        let status = self.raft.status();
+        let state = self.replicated.state();
+        let name = |node: &NodeId| lead::name(state, *node);
+        let answering = |node: &&NodeId| **node == self.config.me || self.detector.alive(**node, now);
+        Failure::NoLeader {
+            waited: now.since(pending.since),
+            leader: status.leader.as_ref().map(name),
+            answering: status.voters.iter().filter(answering).map(name).collect(),
+            voters: status.voters.iter().map(name).collect(),
+        }
+    }
+}
+
+/// Carries one output of Raft on; what Raft is to be told in return.
+fn raft_output(
+    control: &mut Control,
+    output: consensus::Output,
+    now: Time,
+    out: &mut Vec<Output>,
+) -> Option<consensus::Input> {
+    match output {
+        consensus::Output::Persist(batch) => out.push(Output::Persist(batch)),
+        consensus::Output::Compacted { first_index, snapshot } => out.push(Output::Compact { first_index, snapshot }),
+        consensus::Output::Send { to, bytes } => out.push(Output::Send { to, bytes: Message::Raft(bytes).encode() }),
+        consensus::Output::Apply { index, data } => control.apply(index, data, out),
+        consensus::Output::Restore { state, .. } => control.restore(state, out),
+        // What was dropped is sent again: when the leader changes, or after a silence.
+        consensus::Output::Dropped { .. } | consensus::Output::ReadReady { .. } => {}
+        consensus::Output::RoleChanged { leader, .. } => {
+            control.proposals.forget_sent();
+            let leader = leader.map(|node| lead::name(control.replicated.state(), node));
+            control.watch.leader(leader, now, out);
+        }
+        consensus::Output::MembershipApplied { index, .. } => {
+            // A newcomer is brought in by a snapshot that names it.
+            let state = control.replicated.snapshot()?;
+            return Some(consensus::Input::Compact { upto: index, state });
+        }
+    }
+    None
+}
+
+fn answer(pending: &Pending, result: Result<holdfast_cluster::Outcome, Failure>, out: &mut Vec<Output>) {
+    if let Some(token) = pending.token {
+        out.push(Output::Done { token, result });
+    }
+}

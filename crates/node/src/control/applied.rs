@@ -1,0 +1,139 @@
+//! The replicated state as this node has it: the cluster's state machine, and which proposals went into it.
+//!
+//! A proposal can be in the log twice: its proposer repeats it when the leader changes. Only the first one is applied.
+//! For each node the state remembers its present life and which of that life's ids it has seen; ids that the proposer
+//! no longer waits for are forgotten. Everything here is a function of the log alone, so all nodes agree.
+
+use super::wire::Envelope;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use holdfast_cluster::{Command, Outcome, Refusal, State};
+use holdfast_types::{Life, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+
+const SNAPSHOT_VERSION: u8 = 1;
+/// Ids of one node remembered above its floor. A proposer has at most a few hundred open; the rest is a margin.
+const MAX_SEEN: usize = 4096;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Proposer {
+    life: Life,
+    /// Every id below counts as seen.
+    floor: u64,
+    seen: BTreeSet<u64>,
+}
+
+/// What applying an envelope did.
+pub(super) enum Applied {
+    /// The command was carried out, or refused.
+    Done(Result<Outcome, Refusal>),
+    /// An earlier entry was the same proposal.
+    Repeated,
+}
+
+/// Why the state can't go on: this agent is older than what the others wrote, or the bytes are damaged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ApplyError {
+    #[error(
+        "expected a command that this version knows at index {index} of the control plane's log, found {found}; upgrade this agent"
+    )]
+    Command { index: u64, found: String },
+    #[error(
+        "expected a snapshot of the control plane's state that this version knows, found {found}; upgrade this agent"
+    )]
+    Snapshot { found: String },
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Replicated {
+    /// `None`: this node has not received anything yet.
+    state: Option<State>,
+    proposers: BTreeMap<NodeId, Proposer>,
+}
+
+impl Replicated {
+    pub(super) fn state(&self) -> Option<&State> {
+        self.state.as_ref()
+    }
+
+    pub(super) fn apply(&mut self, index: u64, data: Bytes) -> Result<(Envelope, Applied), ApplyError> {
+        let unknown = |found: String| ApplyError::Command { index, found };
+        let envelope = Envelope::decode(data).ok_or_else(|| unknown("an envelope of another version".to_owned()))?;
+        let command = Command::decode(&envelope.command).map_err(|e| unknown(e.to_string()))?;
+        let state = self.state.as_mut().ok_or_else(|| unknown("a command before any state".to_owned()))?;
+        if !self.proposers.entry(envelope.node).or_default().admit(&envelope) {
+            return Ok((envelope, Applied::Repeated));
+        }
+        let result = state.apply(&command);
+        Ok((envelope, Applied::Done(result)))
+    }
+
+    /// Whether the proposal is part of the state.
+    pub(super) fn saw(&self, node: NodeId, life: Life, id: u64) -> bool {
+        self.proposers.get(&node).is_some_and(|p| p.life == life && (id < p.floor || p.seen.contains(&id)))
+    }
+
+    pub(super) fn snapshot(&self) -> Option<Bytes> {
+        let state = self.state.as_ref()?.encode();
+        let mut out = BytesMut::with_capacity(64 + state.len());
+        out.put_u8(SNAPSHOT_VERSION);
+        out.put_u64_le(length(self.proposers.len()));
+        for (node, proposer) in &self.proposers {
+            for field in [node.0, proposer.life.0, proposer.floor, length(proposer.seen.len())] {
+                out.put_u64_le(field);
+            }
+            proposer.seen.iter().for_each(|id| out.put_u64_le(*id));
+        }
+        out.put_slice(&state);
+        Some(out.freeze())
+    }
+
+    pub(super) fn restore(snapshot: Bytes) -> Result<Replicated, ApplyError> {
+        let unknown = |found: &str| ApplyError::Snapshot { found: found.to_owned() };
+        let mut rest = snapshot;
+        let version = rest.try_get_u8().map_err(|_| unknown("nothing"))?;
+        if version != SNAPSHOT_VERSION {
+            return Err(unknown(&format!("version {version}")));
+        }
+        let proposers = proposers(&mut rest).ok_or_else(|| unknown("a list of proposers that ends early"))?;
+        let state = State::decode(&rest).map_err(|e| unknown(&e.to_string()))?;
+        Ok(Replicated { state: Some(state), proposers })
+    }
+
+    /// A state nobody has proposed anything to yet.
+    pub(super) fn founding(state: State) -> Replicated {
+        Replicated { state: Some(state), proposers: BTreeMap::new() }
+    }
+}
+
+impl Proposer {
+    /// Whether this proposal is new; from now on it is not.
+    fn admit(&mut self, envelope: &Envelope) -> bool {
+        if self.life != envelope.life {
+            *self = Proposer { life: envelope.life, floor: 0, seen: BTreeSet::new() };
+        }
+        self.floor = self.floor.max(envelope.oldest);
+        if self.seen.len() >= MAX_SEEN {
+            let lowest = *self.seen.first().expect("a full set has a first id");
+            self.floor = self.floor.max(lowest + 1);
+        }
+        let floor = self.floor;
+        self.seen.retain(|id| *id >= floor);
+        envelope.id >= floor && self.seen.insert(envelope.id)
+    }
+}
+
+fn proposers(from: &mut Bytes) -> Option<BTreeMap<NodeId, Proposer>> {
+    let mut proposers = BTreeMap::new();
+    for _ in 0..from.try_get_u64_le().ok()? {
+        let node = NodeId(from.try_get_u64_le().ok()?);
+        let (life, floor) = (Life(from.try_get_u64_le().ok()?), from.try_get_u64_le().ok()?);
+        let count = from.try_get_u64_le().ok()?;
+        let seen = (0..count).map(|_| from.try_get_u64_le().ok()).collect::<Option<BTreeSet<u64>>>()?;
+        proposers.insert(node, Proposer { life, floor, seen });
+    }
+    Some(proposers)
+}
+
+fn length(n: usize) -> u64 {
+    u64::try_from(n).expect("a length fits in 64 bits")
+}

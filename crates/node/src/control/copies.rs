@@ -1,0 +1,109 @@
+//! This node's copies: what the shard said of them, what the state wants of them, and what still has to be proposed.
+
+use super::Output;
+use super::events::{Event, EventKind};
+use crate::local::LocalView;
+use holdfast_cluster::{Command, CopyReport, Phase, State, Volume};
+use holdfast_types::{Incarnation, NodeId, Time, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long to wait before proposing again what the state still does not show.
+const AGAIN: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub(super) struct Copies {
+    /// The shard's latest word.
+    pub(super) reports: Vec<CopyReport>,
+    /// Copies that the shard has.
+    created: BTreeMap<VolumeId, Incarnation>,
+    /// Copies that the shard removed, until the state knows.
+    deleted: BTreeSet<VolumeId>,
+    /// When something was last proposed for a volume.
+    proposed: BTreeMap<VolumeId, Time>,
+    /// Refused for good: another on-disk state counts (S20). Said once.
+    refused: BTreeSet<VolumeId>,
+}
+
+impl Copies {
+    pub(super) fn created(&mut self, volume: VolumeId, incarnation: Incarnation) {
+        let before = self.created.insert(volume, incarnation);
+        if before != Some(incarnation) {
+            self.refused.remove(&volume);
+            self.proposed.remove(&volume);
+        }
+        self.deleted.remove(&volume);
+    }
+
+    pub(super) fn deleted(&mut self, volume: VolumeId) {
+        self.created.remove(&volume);
+        self.refused.remove(&volume);
+        self.proposed.remove(&volume);
+        self.deleted.insert(volume);
+    }
+
+    /// What is to be proposed now.
+    pub(super) fn due(&mut self, state: &State, me: NodeId, now: Time) -> Vec<Command> {
+        let unwanted = state.copies_unwanted(me);
+        self.deleted.retain(|volume| unwanted.contains(volume));
+        let mut commands = Vec::new();
+        for (volume, _) in state.copies_wanted(me) {
+            if let Some(incarnation) = self.created.get(&volume)
+                && due(&mut self.proposed, volume, now)
+            {
+                commands.push(Command::RegisterCopy { volume, node: me, incarnation: *incarnation });
+            }
+        }
+        for volume in &self.deleted {
+            if due(&mut self.proposed, *volume, now) {
+                commands.push(Command::CopyDeleted { volume: *volume, node: me });
+            }
+        }
+        commands
+    }
+
+    /// Says once of each copy that another on-disk state counts in its place (S20).
+    pub(super) fn strangers(&mut self, state: &State, me: NodeId, now: Time, out: &mut Vec<Output>) {
+        for (volume, found) in &self.created {
+            let Some(known) = state.volumes.get(volume) else { continue };
+            let Some(registered) = registered_copies(known).get(&me).copied() else { continue };
+            if registered != *found && self.refused.insert(*volume) {
+                let message = format!(
+                    "expected the copy {registered} of volume {} on this node, found {found}: its disk lost its memory, so \
+                     it does not count; replace the copy",
+                    known.name
+                );
+                let volume = Some(known.name.clone());
+                out.push(Output::Event(Event { at: now, kind: EventKind::CopyFailed, volume, message }));
+            }
+        }
+    }
+}
+
+/// What the state says about the copies of `me`.
+pub(super) fn local_view(state: &State, me: NodeId) -> LocalView {
+    let registered = state.volumes.iter().filter_map(|(id, v)| Some((*id, *registered_copies(v).get(&me)?)));
+    LocalView {
+        views: state.views_for(me),
+        create: state.copies_wanted(me),
+        delete: state.copies_unwanted(me),
+        registered: registered.collect(),
+    }
+}
+
+/// The on-disk states that count.
+pub(super) fn registered_copies(volume: &Volume) -> BTreeMap<NodeId, Incarnation> {
+    match &volume.phase {
+        Phase::Creating { copies, .. } => copies.iter().filter_map(|(n, i)| Some((*n, (*i)?))).collect(),
+        Phase::Open { active, .. } => active.members.iter().map(|m| (m.node, m.incarnation)).collect(),
+        Phase::Deleting { .. } => BTreeMap::new(),
+    }
+}
+
+fn due(proposed: &mut BTreeMap<VolumeId, Time>, volume: VolumeId, now: Time) -> bool {
+    let due = proposed.get(&volume).is_none_or(|last| now.since(*last) >= AGAIN);
+    if due {
+        proposed.insert(volume, now);
+    }
+    due
+}

@@ -1,0 +1,229 @@
+//! What happened, for the operator: found by comparing the state before with the state after.
+
+use super::Output;
+use super::copies::registered_copies;
+use super::lead::present;
+use holdfast_cluster::{Detector, State, Volume};
+use holdfast_types::{Configuration, Epoch, Incarnation, NodeId, Time, VolumeId, VolumeView};
+use std::collections::BTreeMap;
+
+/// Kinds of events, named as the admin API names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A node answers again.
+    NodeUp,
+    /// A node is silent.
+    NodeDown,
+    /// A node joined.
+    NodeAdded,
+    /// A node was removed.
+    NodeRemoved,
+    /// Another node leads the control plane, or none.
+    Leader,
+    /// Another epoch is active.
+    Epoch,
+    /// A node claims a volume.
+    Claim,
+    /// A node is to become primary.
+    Nominee,
+    /// A volume exists.
+    VolumeCreated,
+    /// A volume no longer exists.
+    VolumeDeleted,
+    /// A copy counts from now on.
+    CopyRegistered,
+    /// A copy is refused.
+    CopyFailed,
+}
+
+impl EventKind {
+    /// As the admin API names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            EventKind::NodeUp => "node_up",
+            EventKind::NodeDown => "node_down",
+            EventKind::NodeAdded => "node_added",
+            EventKind::NodeRemoved => "node_removed",
+            EventKind::Leader => "leader",
+            EventKind::Epoch => "epoch",
+            EventKind::Claim => "claim",
+            EventKind::Nominee => "nominee",
+            EventKind::VolumeCreated => "volume_created",
+            EventKind::VolumeDeleted => "volume_deleted",
+            EventKind::CopyRegistered => "copy_registered",
+            EventKind::CopyFailed => "copy_failed",
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When, on this node's clock.
+    pub at: Time,
+    /// What.
+    pub kind: EventKind,
+    /// The volume it is about.
+    pub volume: Option<String>,
+    /// One sentence.
+    pub message: String,
+}
+
+/// What was last seen, to compare with.
+#[derive(Default)]
+pub(super) struct Watch {
+    leader: Option<String>,
+    nodes: BTreeMap<NodeId, String>,
+    alive: BTreeMap<NodeId, bool>,
+    volumes: BTreeMap<VolumeId, Seen>,
+    /// The first state is no news: it is what was stored.
+    started: bool,
+}
+
+/// One volume as it was.
+struct Seen {
+    name: String,
+    size: u64,
+    view: Option<VolumeView>,
+    registered: BTreeMap<NodeId, Incarnation>,
+}
+
+impl Watch {
+    pub(super) fn leader(&mut self, leader: Option<String>, now: Time, out: &mut Vec<Output>) {
+        if self.leader == leader {
+            return;
+        }
+        let message = match &leader {
+            Some(name) => format!("{name} leads the control plane"),
+            None => "the control plane has no leader".to_owned(),
+        };
+        self.leader = leader;
+        emit(out, now, EventKind::Leader, None, message);
+    }
+
+    /// Compares who lives with who lived.
+    pub(super) fn liveness(&mut self, state: &State, detector: &Detector, now: Time, out: &mut Vec<Output>) {
+        for (id, node) in present(state) {
+            // One that was never heard of is no news yet: this node may have started a moment ago.
+            let alive = detector.alive(id, now) && detector.life(id).is_some();
+            match (self.alive.insert(id, alive), alive) {
+                (Some(true), false) => {
+                    emit(out, now, EventKind::NodeDown, None, format!("node {} is silent", node.name));
+                }
+                (Some(false) | None, true) => {
+                    emit(out, now, EventKind::NodeUp, None, format!("node {} answers", node.name));
+                }
+                (Some(true), true) | (Some(false) | None, false) => {}
+            }
+        }
+        self.alive.retain(|node, _| state.node(*node).is_some());
+    }
+
+    /// Compares the state with the one before.
+    pub(super) fn state(&mut self, state: &State, now: Time, out: &mut Vec<Output>) {
+        let nodes: BTreeMap<NodeId, String> = present(state).map(|(id, n)| (id, n.name.clone())).collect();
+        let volumes: BTreeMap<VolumeId, Seen> = state.volumes.iter().map(|(id, v)| (*id, see(state, *id, v))).collect();
+        if std::mem::replace(&mut self.started, true) {
+            self.nodes_changed(&nodes, now, out);
+            self.volumes_changed(&volumes, &nodes, now, out);
+        }
+        (self.nodes, self.volumes) = (nodes, volumes);
+    }
+
+    fn nodes_changed(&self, nodes: &BTreeMap<NodeId, String>, now: Time, out: &mut Vec<Output>) {
+        for (node, name) in nodes.iter().filter(|(node, _)| !self.nodes.contains_key(node)) {
+            emit(out, now, EventKind::NodeAdded, None, format!("node {name} joined as {node}"));
+        }
+        for (_, name) in self.nodes.iter().filter(|(node, _)| !nodes.contains_key(node)) {
+            emit(out, now, EventKind::NodeRemoved, None, format!("node {name} was removed"));
+        }
+    }
+
+    fn volumes_changed(
+        &self,
+        volumes: &BTreeMap<VolumeId, Seen>,
+        nodes: &BTreeMap<NodeId, String>,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) {
+        let name = |node: NodeId| nodes.get(&node).cloned().unwrap_or_else(|| node.to_string());
+        for (id, after) in volumes {
+            if let Some(before) = self.volumes.get(id) {
+                changes(before, after, &name, now, out);
+            } else {
+                let message = format!("volume {} of {} bytes was created as {id}", after.name, after.size);
+                emit(out, now, EventKind::VolumeCreated, Some(&after.name), message);
+            }
+        }
+        for (_, gone) in self.volumes.iter().filter(|(id, _)| !volumes.contains_key(id)) {
+            let message = format!("volume {} and all its copies are gone", gone.name);
+            emit(out, now, EventKind::VolumeDeleted, Some(&gone.name), message);
+        }
+    }
+}
+
+fn see(state: &State, id: VolumeId, volume: &Volume) -> Seen {
+    Seen {
+        name: volume.name.clone(),
+        size: volume.size.bytes(),
+        view: state.view(id),
+        registered: registered_copies(volume),
+    }
+}
+
+/// What changed about one volume.
+fn changes(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Time, out: &mut Vec<Output>) {
+    let volume = Some(after.name.as_str());
+    for (node, incarnation) in &after.registered {
+        if before.registered.get(node) != Some(incarnation) {
+            let message = format!("the copy on {} counts as {incarnation}", name(*node));
+            emit(out, now, EventKind::CopyRegistered, volume, message);
+        }
+    }
+    let Some(now_view) = &after.view else { return };
+    let then_view = before.view.as_ref();
+    if let Some(nominee) = now_view.nominee
+        && then_view.and_then(|v| v.nominee) != Some(nominee)
+    {
+        let how = if nominee.planned { "after the primary has handed over" } else { "without waiting for the primary" };
+        let message = format!("{} is to succeed epoch {} {how}", name(nominee.node), nominee.base);
+        emit(out, now, EventKind::Nominee, volume, message);
+    }
+    if let Some(pending) = &now_view.pending
+        && then_view.and_then(|v| v.pending.as_ref()) != Some(pending)
+    {
+        let (epoch, who) = (pending.configuration.epoch, primary(&pending.configuration, name));
+        let message = format!("{who} claims epoch {epoch} on the base of {}", pending.base);
+        emit(out, now, EventKind::Claim, volume, message);
+    }
+    if let Some(then_view) = then_view
+        && then_view.active.epoch != now_view.active.epoch
+    {
+        emit(out, now, EventKind::Epoch, volume, reign(then_view, now_view, name));
+    }
+}
+
+/// Who reigns, after whom, and why.
+fn reign(before: &VolumeView, after: &VolumeView, name: &dyn Fn(NodeId) -> String) -> String {
+    let why = match before.nominee {
+        _ if before.active.epoch == Epoch::ZERO => "the volume opens for the first time",
+        Some(nominee) if nominee.planned => "a planned switchover",
+        Some(_) => "the control plane chose its primary",
+        None => "its primary asked for it",
+    };
+    let (epoch, new, old) = (after.active.epoch, primary(&after.active, name), primary(&before.active, name));
+    if before.active.primary == after.active.primary {
+        format!("epoch {epoch} is active, {new} stays primary: {why}")
+    } else {
+        format!("epoch {epoch} is active, primary {new} after {old}: {why}")
+    }
+}
+
+fn primary(configuration: &Configuration, name: &dyn Fn(NodeId) -> String) -> String {
+    configuration.primary.map_or_else(|| "nobody".to_owned(), name)
+}
+
+fn emit(out: &mut Vec<Output>, at: Time, kind: EventKind, volume: Option<&str>, message: String) {
+    out.push(Output::Event(Event { at, kind, volume: volume.map(str::to_owned), message }));
+}

@@ -1,0 +1,426 @@
+//! Three control planes in one process, on a network with seeded delays and losses.
+
+use super::*;
+use holdfast_cluster::{CopyReport, CopyRole, CopyState, Outcome, RefusalKind};
+use holdfast_types::{ClusterId, Durability, Epoch, Incarnation, Life, Lsn, Rng, VolumeId};
+
+const N1: NodeId = NodeId(1);
+const N2: NodeId = NodeId(2);
+const N3: NodeId = NodeId(3);
+const V1: VolumeId = VolumeId(1);
+
+enum Due {
+    Message { from: NodeId, to: NodeId, bytes: Bytes },
+    Persisted { node: NodeId, batch: u64 },
+}
+
+#[derive(Default)]
+struct Seen {
+    local: LocalView,
+    peers: BTreeMap<NodeId, String>,
+    done: Vec<(u64, Result<Outcome, Failure>)>,
+    events: Vec<Event>,
+}
+
+struct Net {
+    now: Time,
+    rng: Rng,
+    controls: BTreeMap<NodeId, Control>,
+    stored: BTreeMap<NodeId, Stored>,
+    seen: BTreeMap<NodeId, Seen>,
+    lives: u64,
+    due: BTreeMap<(Time, u64), Due>,
+    sequence: u64,
+    /// When the newest message of a pair arrives: a pair's messages stay in order.
+    arrival: BTreeMap<(NodeId, NodeId), Time>,
+    cut: BTreeSet<NodeId>,
+    loss_per_million: u32,
+}
+
+fn node(name: &str) -> Command {
+    Command::AddNode {
+        name: name.to_owned(),
+        address: format!("{name}:7400"),
+        failure_domain: name.to_owned(),
+        voter: true,
+        fingerprint: "ab".to_owned(),
+        token_id: None,
+    }
+}
+
+fn volume(name: &str, nodes: &[NodeId]) -> Command {
+    let write_quorum = u8::try_from(nodes.len() / 2 + 1).unwrap();
+    let nodes = nodes.to_vec();
+    Command::CreateVolume {
+        name: name.to_owned(),
+        size: 1 << 30,
+        durability: Durability::Sync,
+        write_quorum,
+        nodes,
+        primary: None,
+    }
+}
+
+impl Net {
+    /// One founding node.
+    fn new(seed: u64) -> Net {
+        let mut state = State::new(ClusterId(7), "test");
+        assert_eq!(state.apply(&node("alpha")), Ok(Outcome::Node(N1)));
+        let mut net = Net {
+            now: Time(1_000_000_000),
+            rng: Rng::new(seed),
+            controls: BTreeMap::new(),
+            stored: BTreeMap::from([(N1, Stored::founding(N1, founding_snapshot(state)))]),
+            seen: BTreeMap::new(),
+            lives: 1,
+            due: BTreeMap::new(),
+            sequence: 0,
+            arrival: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            loss_per_million: 0,
+        };
+        net.start(N1);
+        net
+    }
+
+    /// Three nodes that all vote.
+    fn three(seed: u64) -> Net {
+        let mut net = Net::new(seed);
+        net.run(3000);
+        assert_eq!(net.propose(N1, node("beta")), Ok(Outcome::Node(N2)));
+        net.start(N2);
+        assert_eq!(net.propose(N1, node("gamma")), Ok(Outcome::Node(N3)));
+        net.start(N3);
+        let voters = |net: &Net| net.controls[&N1].raft_status().voters.len() == 3;
+        assert!(net.until(20_000, voters), "both become voters: {:?}", net.controls[&N1].raft_status());
+        net
+    }
+
+    fn start(&mut self, id: NodeId) {
+        self.lives += 1;
+        let peers = BTreeMap::from([(N1, "alpha:7400".to_owned())]);
+        let config = ControlConfig {
+            peers,
+            snapshot_every: 20,
+            ..ControlConfig::new(id, Life(self.lives), self.rng.next_u64())
+        };
+        let stored = self.stored.entry(id).or_default().clone();
+        let control = Control::new(config, stored, self.now).unwrap();
+        self.controls.insert(id, control);
+        self.seen.entry(id).or_default().local = LocalView::default();
+        self.input(id, Input::Tick);
+        let others: Vec<NodeId> = self.controls.keys().copied().filter(|n| *n != id).collect();
+        for other in others {
+            self.input(id, Input::PeerUp(other));
+            self.input(other, Input::PeerUp(id));
+        }
+    }
+
+    fn kill(&mut self, id: NodeId) {
+        self.controls.remove(&id);
+        self.due.retain(|_, due| !matches!(due, Due::Persisted { node, .. } if *node == id));
+    }
+
+    fn input(&mut self, id: NodeId, input: Input) {
+        let mut out = Vec::new();
+        let Some(control) = self.controls.get_mut(&id) else { return };
+        control.handle(input, self.now, &mut out);
+        for output in out {
+            self.output(id, output);
+        }
+    }
+
+    fn output(&mut self, id: NodeId, output: Output) {
+        let seen = self.seen.entry(id).or_default();
+        match output {
+            Output::Send { to, bytes } => self.send(id, to, bytes),
+            Output::Persist(batch) => {
+                self.stored.entry(id).or_default().write(&batch);
+                let at = self.now + Duration::from_micros(self.rng.range(100, 5000));
+                self.later(at, Due::Persisted { node: id, batch: batch.batch });
+            }
+            Output::Compact { first_index, snapshot } => {
+                self.stored.entry(id).or_default().compact(first_index, snapshot)
+            }
+            Output::Local(local) => seen.local = local,
+            Output::Peers(peers) => seen.peers = peers,
+            Output::Done { token, result } => seen.done.push((token, result)),
+            Output::Event(event) => seen.events.push(event),
+            Output::Fatal(why) => panic!("{id}: {why}"),
+        }
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, bytes: Bytes) {
+        if self.cut.contains(&from) || self.cut.contains(&to) || self.rng.chance(self.loss_per_million) {
+            return;
+        }
+        let earliest = self.now + Duration::from_micros(self.rng.range(50, 3000));
+        let at = earliest.max(self.arrival.get(&(from, to)).copied().unwrap_or_default());
+        self.arrival.insert((from, to), at);
+        self.later(at, Due::Message { from, to, bytes });
+    }
+
+    fn later(&mut self, at: Time, due: Due) {
+        self.sequence += 1;
+        self.due.insert((at, self.sequence), due);
+    }
+
+    /// The next thing that happens; the clock jumps to it.
+    fn step(&mut self) {
+        let timer = self.controls.iter().map(|(id, c)| (c.next_timeout(), *id)).min();
+        let next = self.due.keys().next().copied();
+        match (next, timer) {
+            (Some((at, sequence)), timer) if timer.is_none_or(|(t, _)| at <= t) => {
+                self.now = self.now.max(at);
+                match self.due.remove(&(at, sequence)).unwrap() {
+                    Due::Message { from, to, bytes } => self.input(to, Input::Message { from, bytes }),
+                    Due::Persisted { node, batch } => self.input(node, Input::Persisted { batch }),
+                }
+            }
+            (_, Some((at, id))) => {
+                self.now = self.now.max(at);
+                self.input(id, Input::Tick);
+            }
+            (None | Some(_), None) => panic!("nothing will ever happen"),
+        }
+    }
+
+    fn run(&mut self, millis: u64) {
+        self.until(millis, |_| false);
+    }
+
+    fn until(&mut self, millis: u64, done: impl Fn(&Net) -> bool) -> bool {
+        let end = self.now + Duration::from_millis(millis);
+        while self.now < end {
+            if done(self) {
+                return true;
+            }
+            self.step();
+        }
+        done(self)
+    }
+
+    fn propose(&mut self, id: NodeId, command: Command) -> Result<Outcome, Failure> {
+        let token = self.ask(id, command);
+        assert!(self.until(15_000, |net| net.answer(id, token).is_some()), "every caller is answered");
+        self.answer(id, token).unwrap()
+    }
+
+    fn ask(&mut self, id: NodeId, command: Command) -> u64 {
+        self.sequence += 1;
+        let token = self.sequence;
+        self.input(id, Input::Propose { token, command });
+        token
+    }
+
+    fn answer(&self, id: NodeId, token: u64) -> Option<Result<Outcome, Failure>> {
+        let answers: Vec<_> = self.seen[&id].done.iter().filter(|(t, _)| *t == token).collect();
+        assert!(answers.len() <= 1, "a caller gets one answer");
+        answers.first().map(|(_, result)| result.clone())
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.controls.iter().find(|(_, c)| c.raft_status().is_leader).map(|(id, _)| *id)
+    }
+
+    fn view(&self, id: NodeId) -> Option<&holdfast_types::VolumeView> {
+        self.seen[&id].local.views.first()
+    }
+
+    /// A volume on all three whose copies exist.
+    fn with_volume(seed: u64) -> Net {
+        let mut net = Net::three(seed);
+        assert_eq!(net.propose(N2, volume("vm", &[N1, N2, N3])), Ok(Outcome::Volume(V1)));
+        for id in [N1, N2, N3] {
+            assert!(net.until(2000, |net| !net.seen[&id].local.create.is_empty()), "{id} is told to make its copy");
+            net.input(id, Input::CopyCreated { volume: V1, incarnation: Incarnation(id.0 + 100) });
+            net.input(id, Input::Reports(vec![report(CopyRole::Secondary, CopyState::Sealed)]));
+        }
+        let nominee = |net: &Net| [N1, N2, N3].iter().all(|n| net.view(*n).is_some_and(|v| v.nominee.is_some()));
+        assert!(net.until(5000, nominee), "with all copies registered, there is a nominee");
+        net
+    }
+
+    /// What the nominee's replica would do.
+    fn open(&mut self, id: NodeId) {
+        let base = self.view(id).unwrap().active.epoch;
+        let life = Life(self.lives);
+        self.input(id, Input::Request(ControlRequest::Claim { volume: V1, base, life }));
+        let pending = |net: &Net| {
+            net.view(id).is_some_and(|v| v.pending.as_ref().is_some_and(|p| p.configuration.primary == Some(id)))
+        };
+        assert!(self.until(5000, pending), "the claim shows as pending");
+        let epoch = self.view(id).unwrap().pending.as_ref().unwrap().configuration.epoch;
+        self.input(id, Input::Request(ControlRequest::Activate { volume: V1, epoch }));
+        assert!(self.until(5000, |net| net.view(id).unwrap().active.epoch == epoch), "the epoch is active");
+        self.input(id, Input::Reports(vec![report(CopyRole::Primary, CopyState::Serving)]));
+    }
+}
+
+fn report(role: CopyRole, state: CopyState) -> CopyReport {
+    CopyReport {
+        volume: V1,
+        epoch: Epoch(1),
+        role,
+        state,
+        received: Lsn(1),
+        durable: Lsn(1),
+        committed: Lsn(1),
+        applied: Lsn(1),
+        digest: None,
+        reason: None,
+        switchover: false,
+    }
+}
+
+#[test]
+fn one_node_leads_itself_and_answers() {
+    let mut net = Net::new(1);
+    assert!(net.until(5000, |net| net.leader() == Some(N1)));
+    assert_eq!(net.propose(N1, volume("vm", &[N1])), Ok(Outcome::Volume(V1)));
+    let refused = net.propose(N1, volume("vm", &[N1]));
+    assert!(matches!(refused, Err(Failure::Refused(r)) if r.kind == RefusalKind::Exists));
+    assert_eq!(net.seen[&N1].peers, BTreeMap::from([(N1, "alpha:7400".to_owned())]));
+}
+
+#[test]
+fn a_volume_opens_and_survives_the_death_of_its_primary_and_the_leader() {
+    for seed in 0..20 {
+        let mut net = Net::with_volume(seed);
+        let first = net.view(N1).unwrap().nominee.unwrap().node;
+        assert_eq!(first, N1);
+        net.open(N1);
+        let told = |net: &Net| {
+            net.seen[&N2].events.iter().any(|e| e.kind == EventKind::Epoch && e.volume.as_deref() == Some("vm"))
+        };
+        assert!(net.until(2000, told), "every node tells its operator");
+        net.run(2000);
+        assert_eq!(net.view(N2).unwrap().active.epoch, Epoch(1), "a serving primary is left alone");
+
+        let leader = net.leader().unwrap();
+        net.kill(leader);
+        if leader != N1 {
+            net.kill(N1);
+            net.start(leader);
+        }
+        let started = net.now;
+        let other =
+            |net: &Net| [N2, N3].iter().any(|n| net.view(*n).is_some_and(|v| v.nominee.is_some_and(|n| n.node != N1)));
+        assert!(net.until(8000, other), "another copy is nominated, seed {seed}");
+        assert!(net.now.since(started) < Duration::from_secs(6));
+        let next = net.view(N2).unwrap().nominee.or(net.view(N3).unwrap().nominee).unwrap().node;
+        net.until(1000, |net| net.view(next).unwrap().nominee.is_some());
+        net.open(next);
+        assert_eq!(net.view(next).unwrap().active.epoch, Epoch(2));
+    }
+}
+
+#[test]
+fn proposals_on_every_node_are_answered_once_in_spite_of_losses() {
+    for seed in 0..10 {
+        let mut net = Net::three(100 + seed);
+        net.loss_per_million = 100_000;
+        let mut asked = Vec::new();
+        for round in 0..12 {
+            for id in [N1, N2, N3] {
+                let name = format!("v{round}-{id}");
+                asked.push((id, net.ask(id, volume(&name, &[N1, N2, N3]))));
+                net.run(30);
+            }
+        }
+        net.loss_per_million = 0;
+        let all = |net: &Net| asked.iter().all(|(id, token)| net.answer(*id, *token).is_some());
+        assert!(net.until(20_000, all));
+        net.run(2000);
+        let created =
+            asked.iter().filter(|(id, token)| matches!(net.answer(*id, *token), Some(Ok(Outcome::Volume(_))))).count();
+        let refused: Vec<_> = asked.iter().filter_map(|(id, token)| net.answer(*id, *token)?.err()).collect();
+        // A proposal that was in the log twice would have been refused the second time as `Exists`.
+        assert!(refused.iter().all(|f| !matches!(f, Failure::Refused(_))), "{refused:?}");
+        let states: Vec<_> = net.controls.values().map(|c| c.state().unwrap().encode()).collect();
+        assert!(states.windows(2).all(|w| w[0] == w[1]), "all nodes agree");
+        let volumes = net.controls[&N1].state().unwrap().volumes.len();
+        assert!(volumes >= created && created >= 30, "{created} of {} created, {volumes} exist", asked.len());
+    }
+}
+
+#[test]
+fn a_proposal_outlives_the_leader_that_took_it() {
+    for seed in 0..20 {
+        let mut net = Net::three(200 + seed);
+        let leader = net.leader().unwrap();
+        let proposer = [N1, N2, N3].into_iter().find(|n| *n != leader).unwrap();
+        let token = net.ask(proposer, volume("vm", &[N1, N2, N3]));
+        net.run(seed % 7);
+        net.kill(leader);
+        assert!(net.until(10_000, |net| net.answer(proposer, token).is_some()));
+        assert_eq!(net.answer(proposer, token), Some(Ok(Outcome::Volume(V1))), "seed {seed}");
+        net.start(leader);
+        let same = |net: &Net| net.controls[&leader].state().is_some_and(|s| s.volumes.len() == 1);
+        assert!(net.until(10_000, same), "the old leader learns of it");
+    }
+}
+
+#[test]
+fn without_a_majority_the_caller_is_told_who_answers() {
+    let mut net = Net::three(3);
+    net.kill(N2);
+    net.kill(N3);
+    let Err(failure) = net.propose(N1, volume("vm", &[N1])) else { panic!("one of three decides nothing") };
+    let text = failure.to_string();
+    assert!(text.contains("of the voters alpha, beta, gamma only these answer: alpha; 2 are needed"), "{text}");
+    assert!(net.seen[&N1].events.iter().any(|e| e.kind == EventKind::NodeDown));
+}
+
+#[test]
+fn a_restarted_node_has_its_state_and_a_partitioned_one_catches_up_by_snapshot() {
+    let mut net = Net::three(4);
+    net.cut.insert(N3);
+    let leader_side = |net: &Net| net.leader().is_some_and(|l| l != N3);
+    assert!(net.until(5000, leader_side));
+    for i in 0..50 {
+        assert!(net.propose(N1, volume(&format!("v{i}"), &[N1, N2])).is_ok());
+    }
+    net.kill(N1);
+    net.start(N1);
+    net.cut.clear();
+    let caught_up = |net: &Net| net.controls.values().all(|c| c.state().is_some_and(|s| s.volumes.len() == 50));
+    assert!(net.until(10_000, caught_up));
+    let stored = &net.stored[&N1];
+    assert!(stored.entries.len() <= 45, "the log is compacted: {} entries", stored.entries.len());
+}
+
+#[test]
+fn a_copy_that_lost_its_memory_is_said_not_to_count() {
+    let mut net = Net::with_volume(5);
+    net.input(N2, Input::CopyCreated { volume: V1, incarnation: Incarnation(999) });
+    assert!(net.seen[&N2].events.iter().any(|e| e.kind == EventKind::CopyFailed));
+    assert_eq!(net.seen[&N2].local.registered[&V1], Incarnation(102));
+}
+
+#[test]
+fn a_deleted_volume_goes_when_its_last_copy_went() {
+    let mut net = Net::with_volume(6);
+    assert_eq!(net.propose(N3, Command::DeleteVolume { volume: V1 }), Ok(Outcome::Done));
+    for id in [N1, N2, N3] {
+        assert!(net.until(2000, |net| net.seen[&id].local.delete == [V1]), "{id} is told");
+        assert_eq!(net.view(id), None);
+        net.input(id, Input::CopyDeleted { volume: V1 });
+    }
+    let gone = |net: &Net| net.controls.values().all(|c| c.state().is_some_and(|s| s.volumes.is_empty()));
+    assert!(net.until(5000, gone));
+}
+
+#[test]
+fn a_peer_speaks_for_itself_alone() {
+    let mut net = Net::three(7);
+    let leader = net.leader().unwrap();
+    let before = net.controls[&leader].raft_status().last_index;
+    let forged =
+        Envelope { node: N1, life: Life(1), id: 1, oldest: 1, command: Bytes::from(volume("x", &[N1]).encode()) };
+    let bytes = Message::Forward(forged.encode()).encode();
+    net.input(leader, Input::Message { from: NodeId(77), bytes });
+    net.input(leader, Input::Message { from: N2, bytes: Bytes::from_static(b"\x01garbage") });
+    net.input(leader, Input::Message { from: N2, bytes: Bytes::from_static(b"\x02garbage") });
+    assert_eq!(net.controls[&leader].raft_status().last_index, before);
+}

@@ -1,0 +1,124 @@
+//! Messages of the control lane, and the envelope around each command in Raft's log.
+//!
+//! Little endian, one tag or version byte first. What a peer sends is checked here, and dropped if it is malformed.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use holdfast_types::{Life, NodeId};
+
+/// Longest command. The largest, a volume with seven copies, takes far less.
+pub(super) const MAX_COMMAND_BYTES: usize = 64 * 1024;
+/// Longest heartbeat: reports of some thousands of copies.
+const MAX_HEARTBEAT_BYTES: usize = 8 << 20;
+
+const TAG_RAFT: u8 = 1;
+const TAG_HEARTBEAT: u8 = 2;
+const TAG_FORWARD: u8 = 3;
+
+const ENVELOPE_VERSION: u8 = 1;
+const ENVELOPE_HEADER: usize = 1 + 4 * 8;
+
+/// A message between two nodes' control planes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    /// Raft's own.
+    Raft(Bytes),
+    /// `cluster::Heartbeat`, encoded.
+    Heartbeat(Bytes),
+    /// To the leader: order this envelope.
+    Forward(Bytes),
+}
+
+impl Message {
+    pub(super) fn encode(&self) -> Bytes {
+        let (tag, body) = match self {
+            Message::Raft(body) => (TAG_RAFT, body),
+            Message::Heartbeat(body) => (TAG_HEARTBEAT, body),
+            Message::Forward(body) => (TAG_FORWARD, body),
+        };
+        let mut out = BytesMut::with_capacity(1 + body.len());
+        out.put_u8(tag);
+        out.put_slice(body);
+        out.freeze()
+    }
+
+    /// `None`: malformed, or of a version to come.
+    pub(super) fn decode(mut bytes: Bytes) -> Option<Message> {
+        if bytes.is_empty() {
+            return None;
+        }
+        match bytes.get_u8() {
+            TAG_RAFT => Some(Message::Raft(bytes)),
+            TAG_HEARTBEAT if bytes.len() <= MAX_HEARTBEAT_BYTES => Some(Message::Heartbeat(bytes)),
+            TAG_FORWARD if bytes.len() <= ENVELOPE_HEADER + MAX_COMMAND_BYTES => Some(Message::Forward(bytes)),
+            _ => None,
+        }
+    }
+}
+
+/// A command in the log, and who waits for its outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Envelope {
+    /// Who proposed it.
+    pub(super) node: NodeId,
+    /// In which life.
+    pub(super) life: Life,
+    /// Counts up within that life. A proposal may be in the log more than once; only the first one counts.
+    pub(super) id: u64,
+    /// The proposer waits for no id below this one, so nobody needs to remember those.
+    pub(super) oldest: u64,
+    /// `cluster::Command`, encoded.
+    pub(super) command: Bytes,
+}
+
+impl Envelope {
+    pub(super) fn encode(&self) -> Bytes {
+        assert!(self.command.len() <= MAX_COMMAND_BYTES, "a command has at most {MAX_COMMAND_BYTES} bytes");
+        assert!(self.oldest <= self.id, "a proposal is waited for when it leaves: {self:?}");
+        let mut out = BytesMut::with_capacity(ENVELOPE_HEADER + self.command.len());
+        out.put_u8(ENVELOPE_VERSION);
+        for field in [self.node.0, self.life.0, self.id, self.oldest] {
+            out.put_u64_le(field);
+        }
+        out.put_slice(&self.command);
+        out.freeze()
+    }
+
+    /// `None`: malformed, or of a version to come.
+    pub(super) fn decode(mut bytes: Bytes) -> Option<Envelope> {
+        if bytes.len() < ENVELOPE_HEADER || bytes.len() > ENVELOPE_HEADER + MAX_COMMAND_BYTES {
+            return None;
+        }
+        if bytes.get_u8() != ENVELOPE_VERSION {
+            return None;
+        }
+        let node = NodeId(bytes.get_u64_le());
+        let life = Life(bytes.get_u64_le());
+        let (id, oldest) = (bytes.get_u64_le(), bytes.get_u64_le());
+        (oldest <= id).then_some(Envelope { node, life, id, oldest, command: bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_and_envelopes_survive_the_way_there_and_back() {
+        let body = Bytes::from_static(b"body");
+        for message in [Message::Raft(body.clone()), Message::Heartbeat(body.clone()), Message::Forward(body.clone())] {
+            assert_eq!(Message::decode(message.encode()), Some(message));
+        }
+        let envelope = Envelope { node: NodeId(3), life: Life(u64::MAX), id: 9, oldest: 7, command: body };
+        assert_eq!(Envelope::decode(envelope.encode()), Some(envelope));
+    }
+
+    #[test]
+    fn every_truncation_of_an_envelope_header_is_refused() {
+        let whole = Envelope { node: NodeId(3), life: Life(4), id: 9, oldest: 7, command: Bytes::new() }.encode();
+        for end in 0..whole.len() {
+            assert_eq!(Envelope::decode(whole.slice(..end)), None);
+        }
+        assert_eq!(Message::decode(Bytes::new()), None);
+        assert_eq!(Message::decode(Bytes::from_static(&[77, 1])), None);
+    }
+}

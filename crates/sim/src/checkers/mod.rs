@@ -1,0 +1,155 @@
+//! Checkers: each knows one property and is told what the world sees. None of them asks the code under test what it thinks.
+
+mod committed;
+mod epochs;
+mod flush;
+mod freshness;
+mod identity;
+mod image;
+mod quorum;
+mod register;
+
+pub(crate) use committed::Committed;
+pub(crate) use register::{OpKind, Register, change_in, sector_content};
+
+use crate::log::Nanos;
+use crate::options::VolumePlan;
+use epochs::Epochs;
+use flush::Flushes;
+use freshness::Freshness;
+use holdfast_format::RecordHeader;
+use holdfast_format::message::{BeatVolume, Message};
+use holdfast_types::{Epoch, Life, Lsn, NodeId, VolumeId};
+use identity::Identity;
+use quorum::Quorums;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A property that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its name in docs/PROTOCOL.md, or what else went wrong (`panic`, `liveness`, `gave up`, ..).
+    pub property: &'static str,
+    /// What was expected and what was found.
+    pub text: String,
+}
+
+impl Violation {
+    pub(crate) const fn new(property: &'static str, text: String) -> Violation {
+        Violation { property, text }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.property, self.text)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// Everything known about one volume.
+#[derive(Debug)]
+pub(crate) struct VolumeChecks {
+    pub(crate) register: Register,
+    pub(crate) committed: Committed,
+    pub(crate) quorums: Quorums,
+    pub(crate) epochs: Epochs,
+    pub(crate) freshness: Freshness,
+    pub(crate) flushes: Flushes,
+}
+
+/// All checkers.
+#[derive(Debug)]
+pub(crate) struct Checkers {
+    volumes: BTreeMap<VolumeId, VolumeChecks>,
+    identity: Identity,
+}
+
+impl Checkers {
+    pub(crate) fn new(plans: &[VolumePlan]) -> Checkers {
+        let checks = |plan: &VolumePlan| VolumeChecks {
+            register: Register::new(plan.size),
+            committed: Committed::new(plan.id, plan.size),
+            quorums: Quorums::new(plan),
+            epochs: Epochs::default(),
+            freshness: Freshness::default(),
+            flushes: Flushes::default(),
+        };
+        Checkers { volumes: plans.iter().map(|p| (p.id, checks(p))).collect(), identity: Identity::default() }
+    }
+
+    pub(crate) fn volume(&mut self, id: VolumeId) -> &mut VolumeChecks {
+        self.volumes.get_mut(&id).expect("every planned volume is checked")
+    }
+
+    /// A node's disk lost its files.
+    pub(crate) fn wiped(&mut self, node: NodeId) {
+        self.identity.wiped(node);
+        for v in self.volumes.values_mut() {
+            v.quorums.wiped(node);
+        }
+    }
+
+    /// Records reached a node's stable storage.
+    pub(crate) fn durable(&mut self, node: NodeId, records: &[RecordHeader]) {
+        for r in records {
+            if let Some(v) = self.volumes.get_mut(&r.volume) {
+                v.quorums.durable(node, r.lsn, r.epoch);
+            }
+        }
+    }
+
+    /// A node says something to another.
+    pub(crate) fn sent(
+        &mut self,
+        node: NodeId,
+        life: Life,
+        volume: VolumeId,
+        message: &Message,
+    ) -> Result<(), Violation> {
+        self.identity.sent(node, volume, message)?;
+        let v = self.volume(volume);
+        v.epochs.sent(node, life, message)?;
+        match message {
+            Message::Append { epoch, committed, records } => {
+                v.committed.observe(records)?;
+                v.commit(*epoch, *committed)
+            }
+            Message::LogPart { records, .. } => v.committed.observe(records),
+            _ => Ok(()),
+        }
+    }
+
+    /// A primary says how far it has committed.
+    pub(crate) fn beat(&mut self, beat: &BeatVolume) -> Result<(), Violation> {
+        self.volume(beat.volume).commit(beat.epoch, beat.committed)
+    }
+}
+
+impl VolumeChecks {
+    /// A primary of an active epoch calls everything up to `lsn` committed.
+    pub(crate) fn commit(&mut self, epoch: Epoch, lsn: Lsn) -> Result<(), Violation> {
+        if !self.epochs.was_activated(epoch) {
+            return Ok(());
+        }
+        for (lsn, epoch) in self.committed.advance(epoch, lsn)? {
+            self.quorums.committed(lsn, epoch)?;
+        }
+        Ok(())
+    }
+
+    /// The control plane activated an epoch.
+    pub(crate) fn activated(&mut self, epoch: Epoch, node: NodeId, now: Nanos) -> Result<(), Violation> {
+        self.epochs.activated(epoch, node)?;
+        self.register.activated(epoch, now);
+        self.freshness.activated(epoch, now);
+        let Some(start) = self.committed.start_of(epoch) else {
+            return Err(Violation::new(
+                "S2",
+                format!("{epoch} was activated although {node} never sent its first record"),
+            ));
+        };
+        self.commit(epoch, start)
+    }
+}

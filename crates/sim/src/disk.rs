@@ -1,0 +1,380 @@
+//! A node's disk: files with a volatile layer.
+//!
+//! A write is visible when its operation completes, and on stable storage when it was durable or a later `Sync` that was
+//! issued after its completion has completed. At a crash every other write is, independently, kept, lost or torn at
+//! sectors; so is every write in flight.
+
+use crate::faults::FaultKind;
+use crate::log::{MS, Nanos};
+use crate::options::{DiskPlan, index};
+use bytes::Bytes;
+use holdfast_format::RecordHeader;
+use holdfast_store::io::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskReply, FileId, OpId};
+use holdfast_types::{Rng, SECTOR_SIZE};
+use std::collections::BTreeMap;
+
+const EIO: i32 = 5;
+
+/// A write that a crash may undo. `old` undoes it.
+#[derive(Clone, Debug)]
+struct Unsynced {
+    seq: u64,
+    offset: usize,
+    new: Bytes,
+    old: Vec<u8>,
+    /// Laid over older unsynced writes, itself durable.
+    durable: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct File {
+    content: Vec<u8>,
+    unsynced: Vec<Unsynced>,
+    /// Blocks were really written when it was made: writes never need space.
+    written: bool,
+}
+
+impl File {
+    fn grow(&mut self, end: usize) {
+        if self.content.len() < end {
+            self.content.resize(end, 0);
+        }
+    }
+
+    fn apply(&mut self, seq: u64, offset: usize, new: Bytes, durable: bool) {
+        let end = offset + new.len();
+        self.grow(end);
+        let overlaps = self.unsynced.iter().any(|u| u.offset < end && offset < u.offset + u.new.len());
+        let old = self.content[offset..end].to_vec();
+        self.content[offset..end].copy_from_slice(&new);
+        if !durable || overlaps {
+            self.unsynced.push(Unsynced { seq, offset, new, old, durable });
+        }
+    }
+
+    /// Undoes everything that is not durable, newest first; returns it oldest first.
+    fn undo(&mut self) -> Vec<Unsynced> {
+        let entries = std::mem::take(&mut self.unsynced);
+        for u in entries.iter().rev() {
+            self.content[u.offset..u.offset + u.old.len()].copy_from_slice(&u.old);
+        }
+        entries
+    }
+
+    fn redo(&mut self, offset: usize, new: &[u8], fate: Fate, rng: &mut Rng) {
+        self.grow(offset + new.len());
+        match fate {
+            Fate::Lost => {}
+            Fate::Kept => self.content[offset..offset + new.len()].copy_from_slice(new),
+            Fate::Torn => {
+                for (i, sector) in new.chunks(SECTOR_SIZE).enumerate() {
+                    if rng.chance(500_000) {
+                        let at = offset + i * SECTOR_SIZE;
+                        self.content[at..at + sector.len()].copy_from_slice(sector);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Lost,
+    Torn,
+}
+
+impl Fate {
+    fn draw(rng: &mut Rng) -> Fate {
+        match rng.below(3) {
+            0 => Fate::Kept,
+            1 => Fate::Lost,
+            _ => Fate::Torn,
+        }
+    }
+
+    fn kind(self) -> FaultKind {
+        match self {
+            Fate::Kept => FaultKind::KeptWrite,
+            Fate::Lost => FaultKind::LostWrite,
+            Fate::Torn => FaultKind::TornWrite,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct InFlight {
+    op: DiskOp,
+    /// Writes that had completed when it was issued: a `Sync` covers these.
+    issued_at: u64,
+}
+
+/// One node's disk.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    plan: DiskPlan,
+    rng: Rng,
+    files: BTreeMap<FileId, File>,
+    in_flight: BTreeMap<u64, InFlight>,
+    next_ticket: u64,
+    /// Counts completed writes.
+    seq: u64,
+    /// Latencies are this many times longer.
+    pub(crate) slowness: u64,
+    pub(crate) stalled_until: Nanos,
+    pub(crate) no_space: bool,
+    /// The next operation of this sort fails.
+    pub(crate) fail_next: Option<FaultKind>,
+    remembered: BTreeMap<FileId, File>,
+    /// Mutant: what is called durable is not.
+    pub(crate) lies: bool,
+}
+
+/// What came of an operation.
+pub(crate) struct Completed {
+    pub(crate) done: DiskDone,
+    /// Records that are on stable storage since.
+    pub(crate) durable: Vec<RecordHeader>,
+    pub(crate) fault: Option<FaultKind>,
+}
+
+impl Disk {
+    pub(crate) fn new(plan: DiskPlan, rng: Rng) -> Disk {
+        Disk {
+            plan,
+            rng,
+            files: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            next_ticket: 0,
+            seq: 0,
+            slowness: 1,
+            stalled_until: 0,
+            no_space: false,
+            fail_next: None,
+            remembered: BTreeMap::new(),
+            lies: false,
+        }
+    }
+
+    /// Takes an operation; it is to be completed, by its ticket, at the time returned.
+    pub(crate) fn submit(&mut self, op: DiskOp, now: Nanos) -> (u64, Nanos) {
+        self.next_ticket += 1;
+        let span = self.plan.latency_max - self.plan.latency_min;
+        let mut latency = (self.plan.latency_min + self.rng.below(span + 1)) * self.slowness;
+        if matches!(op.kind, DiskOpKind::Sync | DiskOpKind::Create { .. }) {
+            latency *= 3;
+        }
+        if self.rng.chance(5_000) {
+            latency += self.rng.below(20 * MS);
+        }
+        self.in_flight.insert(self.next_ticket, InFlight { op, issued_at: self.seq });
+        (self.next_ticket, now.max(self.stalled_until) + latency)
+    }
+
+    /// Carries an operation out.
+    pub(crate) fn complete(&mut self, ticket: u64) -> Option<Completed> {
+        let InFlight { op, issued_at } = self.in_flight.remove(&ticket)?;
+        let (result, durable, fault) = match self.failure(&op) {
+            Some((error, fault)) => (Err(error), self.half_done(&op), Some(fault)),
+            None => {
+                let (result, durable) = self.carry_out(&op, issued_at);
+                (result, durable, None)
+            }
+        };
+        Some(Completed { done: DiskDone { id: op.id, result }, durable, fault })
+    }
+
+    /// Power is gone: what was not durable meets its fate. Returns the records that may have survived by luck.
+    pub(crate) fn crash(&mut self, count: &mut impl FnMut(FaultKind)) -> Vec<RecordHeader> {
+        let mut lucky = Vec::new();
+        let rng = &mut self.rng;
+        for (id, file) in &mut self.files {
+            for u in file.undo() {
+                let fate = if u.durable { Fate::Kept } else { Fate::draw(rng) };
+                lucky.extend(records_in(*id, &u.new));
+                if !u.durable {
+                    count(fate.kind());
+                }
+                file.redo(u.offset, &u.new, fate, rng);
+            }
+        }
+        for InFlight { op, .. } in std::mem::take(&mut self.in_flight).into_values() {
+            let fate = Fate::draw(&mut self.rng);
+            count(fate.kind());
+            lucky.extend(self.settle(&op, fate));
+        }
+        (self.fail_next, self.slowness, self.stalled_until) = (None, 1, 0);
+        lucky
+    }
+
+    /// All files are gone, or (a mutant) as they were when they were remembered.
+    pub(crate) fn wipe(&mut self, roll_back: bool) {
+        self.files.clear();
+        self.in_flight.clear();
+        if roll_back {
+            self.files.clone_from(&self.remembered);
+        }
+    }
+
+    /// Mutant: keeps what is there now for a later roll-back.
+    pub(crate) fn remember(&mut self) {
+        if self.remembered.is_empty() {
+            self.remembered.clone_from(&self.files);
+        }
+    }
+
+    /// What a reader of the file sees.
+    pub(crate) fn content(&self, file: FileId) -> Option<&[u8]> {
+        self.files.get(&file).map(|f| f.content.as_slice())
+    }
+
+    fn failure(&mut self, op: &DiskOp) -> Option<(DiskError, FaultKind)> {
+        let kind = match op.kind {
+            DiskOpKind::Read { .. } => FaultKind::ReadError,
+            DiskOpKind::Write { .. } => FaultKind::WriteError,
+            DiskOpKind::Sync => FaultKind::SyncError,
+            _ => FaultKind::NoSpace,
+        };
+        if self.fail_next == Some(kind) {
+            self.fail_next = None;
+            return Some((DiskError::Io(EIO), kind));
+        }
+        let takes_space = match op.kind {
+            DiskOpKind::Create { .. } => true,
+            DiskOpKind::Write { .. } => self.files.get(&op.file).is_some_and(|f| !f.written),
+            _ => false,
+        };
+        (self.no_space && takes_space).then_some((DiskError::NoSpace, FaultKind::NoSpace))
+    }
+
+    /// A failed write may have reached the medium in part; a failed sync may have lost what it should have synced.
+    fn half_done(&mut self, op: &DiskOp) -> Vec<RecordHeader> {
+        match &op.kind {
+            DiskOpKind::Write { .. } => {
+                let fate = Fate::draw(&mut self.rng);
+                return self.settle(op, fate);
+            }
+            DiskOpKind::Sync => {
+                if let Some(file) = self.files.get_mut(&op.file) {
+                    for u in file.undo() {
+                        let fate = if u.durable { Fate::Kept } else { Fate::draw(&mut self.rng) };
+                        file.redo(u.offset, &u.new, fate, &mut self.rng);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    /// What became of an operation that never completed.
+    fn settle(&mut self, op: &DiskOp, fate: Fate) -> Vec<RecordHeader> {
+        match &op.kind {
+            DiskOpKind::Write { offset, data, .. } => {
+                let data = joined(data);
+                if let Some(file) = self.files.get_mut(&op.file) {
+                    file.redo(index(*offset), &data, fate, &mut self.rng);
+                }
+                return if fate == Fate::Lost { Vec::new() } else { records_in(op.file, &data) };
+            }
+            DiskOpKind::Punch { offset, len } => {
+                let zeros = vec![0; index(*len)];
+                if let Some(file) = self.files.get_mut(&op.file) {
+                    let room = file.content.len().saturating_sub(index(*offset)).min(zeros.len());
+                    file.redo(index(*offset), &zeros[..room], fate, &mut self.rng);
+                }
+            }
+            DiskOpKind::Create { len, written } if fate != Fate::Lost => {
+                self.files
+                    .insert(op.file, File { content: vec![0; index(*len)], unsynced: Vec::new(), written: *written });
+            }
+            DiskOpKind::Delete if fate != Fate::Lost => {
+                self.files.remove(&op.file);
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    fn carry_out(&mut self, op: &DiskOp, issued_at: u64) -> (Result<DiskReply, DiskError>, Vec<RecordHeader>) {
+        let none = Vec::new();
+        match &op.kind {
+            DiskOpKind::List => {
+                let files = self.files.iter().map(|(id, f)| (*id, f.content.len() as u64)).collect();
+                return (Ok(DiskReply::Files(files)), none);
+            }
+            DiskOpKind::Create { len, written } => {
+                self.files
+                    .insert(op.file, File { content: vec![0; index(*len)], unsynced: Vec::new(), written: *written });
+                return (Ok(DiskReply::Done), none);
+            }
+            DiskOpKind::Delete => {
+                self.files.remove(&op.file);
+                return (Ok(DiskReply::Done), none);
+            }
+            _ => {}
+        }
+        let Some(file) = self.files.get_mut(&op.file) else { return (Err(DiskError::NotFound), none) };
+        match &op.kind {
+            DiskOpKind::Read { offset, len } => {
+                let (from, len) = (index(*offset), index(u64::from(*len)));
+                let mut data = vec![0; len];
+                let held = file.content.len().saturating_sub(from).min(len);
+                data[..held].copy_from_slice(&file.content[from.min(file.content.len())..][..held]);
+                (Ok(DiskReply::Data(data.into())), none)
+            }
+            DiskOpKind::Write { offset, data, durable } => {
+                self.seq += 1;
+                let data = joined(data);
+                let records = if *durable { records_in(op.file, &data) } else { none };
+                file.apply(self.seq, index(*offset), data, *durable && !self.lies);
+                (Ok(DiskReply::Done), records)
+            }
+            DiskOpKind::Punch { offset, len } => {
+                self.seq += 1;
+                let room = file.content.len().saturating_sub(index(*offset)).min(index(*len));
+                file.apply(self.seq, index(*offset), vec![0; room].into(), false);
+                (Ok(DiskReply::Done), none)
+            }
+            DiskOpKind::Sync => {
+                let mut records = none;
+                if !self.lies {
+                    for u in file.unsynced.extract_if(.., |u| u.seq <= issued_at) {
+                        records.extend(records_in(op.file, &u.new));
+                    }
+                }
+                (Ok(DiskReply::Done), records)
+            }
+            DiskOpKind::List | DiskOpKind::Create { .. } | DiskOpKind::Delete => unreachable!("handled above"),
+        }
+    }
+
+    /// Operations that are under way, for a log.
+    pub(crate) fn describe(op: &DiskOp) -> String {
+        let OpId(id) = op.id;
+        match &op.kind {
+            DiskOpKind::Write { offset, data, durable } => {
+                let len: usize = data.iter().map(Bytes::len).sum();
+                format!("op {id} {:?} write {offset}+{len} durable={durable}", op.file)
+            }
+            kind => format!("op {id} {:?} {kind:?}", op.file),
+        }
+    }
+}
+
+fn joined(data: &[Bytes]) -> Bytes {
+    match data {
+        [one] => one.clone(),
+        many => many.iter().flat_map(|p| p.iter().copied()).collect(),
+    }
+}
+
+/// Record headers in journal bytes, found by their magic and CRC, wherever they lie: nothing of the journal's own layout
+/// is believed.
+fn records_in(file: FileId, data: &[u8]) -> Vec<RecordHeader> {
+    if !matches!(file, FileId::Segment(_)) {
+        return Vec::new();
+    }
+    data.chunks_exact(RecordHeader::LEN).filter(|c| c.starts_with(b"HFRC")).filter_map(RecordHeader::decode).collect()
+}

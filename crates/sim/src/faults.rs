@@ -1,0 +1,144 @@
+//! The kinds of faults, which of them a seed uses, and how often each one fired.
+
+use holdfast_types::Rng;
+use std::collections::BTreeMap;
+
+macro_rules! fault_kinds {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// A kind of fault.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum FaultKind { $($(#[$doc])* $name),* }
+
+        impl FaultKind {
+            /// Every kind.
+            pub const ALL: &[FaultKind] = &[$(FaultKind::$name),*];
+        }
+    };
+}
+
+fault_kinds! {
+    /// A process is killed (with its host: what was not synced may be lost), and comes back.
+    Crash,
+    /// All of them at once.
+    CrashAll,
+    /// Killed again while it recovers.
+    CrashInRecovery,
+    /// Stopped for less than a lease.
+    Pause,
+    /// Stopped for longer than a lease.
+    PauseLong,
+    /// A connection breaks and is made again.
+    ConnectionLoss,
+    /// Nodes in two groups that can't talk to each other.
+    Partition,
+    /// One direction between two nodes is dead.
+    OneWay,
+    /// One node hears and is heard by nobody.
+    Isolate,
+    /// One node hears others and is not heard.
+    Mute,
+    /// A link delays everything.
+    SlowLink,
+    /// One bit of a message is flipped on the way.
+    CorruptFrame,
+    /// Every operation of a disk takes long.
+    SlowDisk,
+    /// A disk does nothing for a while.
+    StalledDisk,
+    /// A write fails with EIO.
+    WriteError,
+    /// A read fails with EIO.
+    ReadError,
+    /// A sync fails with EIO, and what it should have synced may be lost.
+    SyncError,
+    /// No space for a while.
+    NoSpace,
+    /// A node loses all its files.
+    Wipe,
+    /// At a crash, a write that was not synced was lost.
+    LostWrite,
+    /// At a crash, a write that was not synced was kept.
+    KeptWrite,
+    /// At a crash, some sectors of a write were kept.
+    TornWrite,
+    /// Clocks of the nodes run at different rates.
+    ClockDrift,
+    /// The control plane is reached by nobody for a while.
+    ControlDown,
+    /// A request to the control plane is lost.
+    ControlLost,
+    /// A request to the control plane arrives twice.
+    ControlTwice,
+    /// A view is delivered twice.
+    ViewTwice,
+    /// A restarted node is told an old view first.
+    StaleView,
+    /// A planned hand-over.
+    Switchover,
+    /// A planned hand-over that is taken back.
+    SwitchoverCancelled,
+    /// Another primary is wanted at once although the old one is well.
+    ForcedFailover,
+    /// A guest closes its connection with requests under way.
+    Detach,
+}
+
+/// How often each kind fired.
+pub type FaultCounts = BTreeMap<FaultKind, u64>;
+
+/// Kinds that a fault event may start, as opposed to those that follow from others or from a setting.
+const STARTED: &[FaultKind] = &[
+    FaultKind::Crash,
+    FaultKind::CrashAll,
+    FaultKind::CrashInRecovery,
+    FaultKind::Pause,
+    FaultKind::PauseLong,
+    FaultKind::ConnectionLoss,
+    FaultKind::Partition,
+    FaultKind::OneWay,
+    FaultKind::Isolate,
+    FaultKind::Mute,
+    FaultKind::SlowLink,
+    FaultKind::CorruptFrame,
+    FaultKind::SlowDisk,
+    FaultKind::StalledDisk,
+    FaultKind::WriteError,
+    FaultKind::ReadError,
+    FaultKind::SyncError,
+    FaultKind::NoSpace,
+    FaultKind::Wipe,
+    FaultKind::ControlDown,
+    FaultKind::Switchover,
+    FaultKind::SwitchoverCancelled,
+    FaultKind::ForcedFailover,
+    FaultKind::Detach,
+];
+
+/// A seed's own mix: some kinds, each with a weight (swarm testing: a mix of everything hides what a mix of few finds).
+pub(crate) fn draw_mix(rng: &mut Rng) -> Vec<(FaultKind, u64)> {
+    let share = rng.range(100_000, 700_000);
+    let share = u32::try_from(share).expect("below a million");
+    let mut mix = Vec::new();
+    for kind in STARTED {
+        if rng.chance(share) {
+            mix.push((*kind, rng.range(1, 10)));
+        }
+    }
+    mix
+}
+
+/// One kind of a mix, by weight.
+pub(crate) fn pick(mix: &[(FaultKind, u64)], rng: &mut Rng) -> Option<FaultKind> {
+    let total: u64 = mix.iter().map(|m| m.1).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut at = rng.below(total);
+    for (kind, weight) in mix {
+        if at < *weight {
+            return Some(*kind);
+        }
+        at -= weight;
+    }
+    None
+}

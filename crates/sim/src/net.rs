@@ -1,0 +1,313 @@
+//! The network: connections between pairs of nodes, ordered lanes in them, directions that can be dead.
+//!
+//! A lane of a volume is up when both ends have opened it and the connection stands; each end is told on its own, and gets
+//! no message of the lane before. What is on its way when a connection ends is lost; what is sent into a dead direction
+//! waits until the direction is alive again or the connection ends. Lanes don't wait for each other.
+
+use crate::log::{MS, Nanos};
+use crate::options::NetPlan;
+use bytes::Bytes;
+use holdfast_types::{NodeId, Rng, VolumeId};
+use std::collections::BTreeMap;
+
+/// An ordered stream in one direction of a pair of nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lane {
+    Volume(VolumeId),
+    Beat,
+}
+
+/// Bytes on their way.
+#[derive(Clone, Debug)]
+pub(crate) struct Packet {
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+    pub(crate) lane: Lane,
+    pub(crate) generation: u64,
+    pub(crate) bytes: Bytes,
+    pub(crate) corrupted: bool,
+}
+
+/// A notice to one end of a volume's lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaneNotice {
+    pub(crate) node: NodeId,
+    pub(crate) peer: NodeId,
+    pub(crate) volume: VolumeId,
+    pub(crate) generation: u64,
+    pub(crate) at: Nanos,
+}
+
+#[derive(Clone, Debug, Default)]
+struct LaneState {
+    opened: [bool; 2],
+    /// When each end is told that the lane is up, in this generation of the connection.
+    up_at: Option<[Nanos; 2]>,
+    /// The generation that each end believes to be up.
+    told: [Option<u64>; 2],
+}
+
+#[derive(Clone, Debug, Default)]
+struct Connection {
+    generation: u64,
+    up: bool,
+    lanes: BTreeMap<VolumeId, LaneState>,
+}
+
+/// All connections.
+#[derive(Debug)]
+pub(crate) struct Net {
+    plan: NetPlan,
+    rng: Rng,
+    connections: BTreeMap<(NodeId, NodeId), Connection>,
+    /// How many faults hold each direction dead.
+    dead: BTreeMap<(NodeId, NodeId), u32>,
+    /// Extra delay of each direction.
+    slow: BTreeMap<(NodeId, NodeId), Nanos>,
+    last: BTreeMap<(NodeId, NodeId, Lane), Nanos>,
+    waiting: BTreeMap<(NodeId, NodeId), Vec<Packet>>,
+    /// The next message with records or table on this direction gets a flipped bit.
+    pub(crate) corrupt_next: Option<NodeId>,
+}
+
+fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
+    if a < b { (a, b) } else { (b, a) }
+}
+
+/// Which end of its pair `node` is.
+fn side(node: NodeId, peer: NodeId) -> usize {
+    usize::from(node > peer)
+}
+
+impl Net {
+    pub(crate) fn new(plan: NetPlan, rng: Rng, nodes: &[NodeId]) -> Net {
+        let mut connections = BTreeMap::new();
+        for (i, a) in nodes.iter().enumerate() {
+            for b in &nodes[i + 1..] {
+                connections.insert(pair(*a, *b), Connection::default());
+            }
+        }
+        Net {
+            plan,
+            rng,
+            connections,
+            dead: BTreeMap::new(),
+            slow: BTreeMap::new(),
+            last: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            corrupt_next: None,
+        }
+    }
+
+    /// All pairs.
+    pub(crate) fn pairs(&self) -> Vec<(NodeId, NodeId)> {
+        self.connections.keys().copied().collect()
+    }
+
+    pub(crate) fn is_up(&self, a: NodeId, b: NodeId) -> bool {
+        self.connections[&pair(a, b)].up
+    }
+
+    pub(crate) fn generation(&self, a: NodeId, b: NodeId) -> u64 {
+        self.connections[&pair(a, b)].generation
+    }
+
+    pub(crate) fn is_dead(&self, from: NodeId, to: NodeId) -> bool {
+        self.dead.get(&(from, to)).is_some_and(|n| *n > 0)
+    }
+
+    /// Whether messages pass in both directions.
+    pub(crate) fn reaches(&self, a: NodeId, b: NodeId) -> bool {
+        a == b || !(self.is_dead(a, b) || self.is_dead(b, a))
+    }
+
+    pub(crate) fn kill_direction(&mut self, from: NodeId, to: NodeId) {
+        *self.dead.entry((from, to)).or_default() += 1;
+    }
+
+    /// The direction is alive again as far as this fault goes: what waited is sent.
+    pub(crate) fn revive_direction(&mut self, from: NodeId, to: NodeId, now: Nanos) -> Vec<(Packet, Nanos)> {
+        if let Some(n) = self.dead.get_mut(&(from, to)) {
+            *n = n.saturating_sub(1);
+        }
+        if self.is_dead(from, to) {
+            return Vec::new();
+        }
+        let waiting = self.waiting.remove(&(from, to)).unwrap_or_default();
+        waiting
+            .into_iter()
+            .filter(|p| self.arrives(p))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|p| self.on_its_way(p, now))
+            .collect()
+    }
+
+    pub(crate) fn set_slow(&mut self, from: NodeId, to: NodeId, extra: Nanos) {
+        self.slow.insert((from, to), extra);
+    }
+
+    /// How long until somebody notices that a connection is dead.
+    pub(crate) fn notice_delay(&mut self, at_once: bool) -> Nanos {
+        if at_once {
+            self.rng.below(5 * MS)
+        } else {
+            self.plan.idle_timeout / 2 + self.rng.below(self.plan.idle_timeout / 2)
+        }
+    }
+
+    /// A message from a node: on its way, or `None` if it is lost or waits.
+    pub(crate) fn send(
+        &mut self,
+        from: NodeId,
+        to: NodeId,
+        lane: Lane,
+        bytes: Bytes,
+        now: Nanos,
+    ) -> Option<(Packet, Nanos)> {
+        let connection = self.connections.get(&pair(from, to))?;
+        let generation = connection.generation;
+        let believed = match lane {
+            Lane::Volume(v) => connection.lanes.get(&v).is_some_and(|l| l.told[side(from, to)] == Some(generation)),
+            Lane::Beat => true,
+        };
+        if !connection.up || !believed {
+            return None;
+        }
+        let mut packet = Packet { from, to, lane, generation, bytes, corrupted: false };
+        if self.corrupt_next == Some(from) {
+            self.corrupt_next = None;
+            packet = self.corrupt(packet);
+        }
+        if self.is_dead(from, to) {
+            self.waiting.entry((from, to)).or_default().push(packet);
+            return None;
+        }
+        Some(self.on_its_way(packet, now))
+    }
+
+    fn corrupt(&mut self, mut packet: Packet) -> Packet {
+        let mut bytes = packet.bytes.to_vec();
+        let at = crate::options::index(self.rng.below(bytes.len() as u64));
+        bytes[at] ^= 1 << self.rng.below(8);
+        packet.bytes = bytes.into();
+        packet.corrupted = true;
+        packet
+    }
+
+    fn on_its_way(&mut self, packet: Packet, now: Nanos) -> (Packet, Nanos) {
+        let (from, to) = (packet.from, packet.to);
+        let mut delay = self.plan.delay_min + self.rng.below(self.plan.delay_max - self.plan.delay_min);
+        if self.rng.chance(self.plan.spike_ppm) {
+            delay += self.rng.below(200 * MS);
+        }
+        delay += self.slow.get(&(from, to)).copied().unwrap_or(0);
+        let told_at = match packet.lane {
+            Lane::Volume(v) => {
+                let lane = self.connections.get(&pair(from, to)).and_then(|c| c.lanes.get(&v));
+                lane.and_then(|l| l.up_at).map_or(0, |at| at[side(to, from)])
+            }
+            Lane::Beat => 0,
+        };
+        let last = self.last.entry((from, to, packet.lane)).or_default();
+        let at = (now + delay).max(*last + 1).max(told_at + 1);
+        *last = at;
+        (packet, at)
+    }
+
+    /// Whether a packet's connection still stands.
+    pub(crate) fn arrives(&self, packet: &Packet) -> bool {
+        let c = &self.connections[&pair(packet.from, packet.to)];
+        c.up && c.generation == packet.generation
+    }
+
+    /// `node` wants a lane; who is to be told that it is up?
+    pub(crate) fn open(&mut self, node: NodeId, peer: NodeId, volume: VolumeId, now: Nanos) -> Vec<LaneNotice> {
+        let Some(c) = self.connections.get_mut(&pair(node, peer)) else { return Vec::new() };
+        c.lanes.entry(volume).or_default().opened[side(node, peer)] = true;
+        self.raise(node, peer, now)
+    }
+
+    pub(crate) fn close(&mut self, node: NodeId, peer: NodeId, volume: VolumeId) {
+        if let Some(c) = self.connections.get_mut(&pair(node, peer)) {
+            c.lanes.remove(&volume);
+        }
+    }
+
+    /// A connection is made. Ends that did not notice the end of the old one yet must be told first (`believers`).
+    pub(crate) fn connect(&mut self, a: NodeId, b: NodeId, now: Nanos) -> Vec<LaneNotice> {
+        let c = self.connections.get_mut(&pair(a, b)).expect("every pair has an entry");
+        c.generation += 1;
+        c.up = true;
+        for lane in c.lanes.values_mut() {
+            lane.up_at = None;
+            lane.told = [None; 2];
+        }
+        self.waiting.remove(&(a, b));
+        self.waiting.remove(&(b, a));
+        self.raise(a, b, now)
+    }
+
+    fn raise(&mut self, a: NodeId, b: NodeId, now: Nanos) -> Vec<LaneNotice> {
+        let (a, b) = pair(a, b);
+        let delays = [self.rng.below(20 * MS), self.rng.below(20 * MS)];
+        let c = self.connections.get_mut(&(a, b)).expect("every pair has an entry");
+        let mut notices = Vec::new();
+        if !c.up {
+            return notices;
+        }
+        for (volume, lane) in &mut c.lanes {
+            if lane.up_at.is_none() && lane.opened == [true; 2] {
+                let at = [now + delays[0], now + delays[1]];
+                lane.up_at = Some(at);
+                let (volume, generation) = (*volume, c.generation);
+                notices.push(LaneNotice { node: a, peer: b, volume, generation, at: at[0] });
+                notices.push(LaneNotice { node: b, peer: a, volume, generation, at: at[1] });
+            }
+        }
+        notices
+    }
+
+    /// The time of a notice has come: whether it still holds.
+    pub(crate) fn told(&mut self, notice: &LaneNotice) -> bool {
+        let Some(c) = self.connections.get_mut(&pair(notice.node, notice.peer)) else { return false };
+        let Some(lane) = c.lanes.get_mut(&notice.volume) else { return false };
+        let holds = c.up && c.generation == notice.generation && lane.up_at.is_some();
+        if holds {
+            lane.told[side(notice.node, notice.peer)] = Some(notice.generation);
+        }
+        holds
+    }
+
+    /// The connection ends; its ends notice later.
+    pub(crate) fn drop_connection(&mut self, a: NodeId, b: NodeId) {
+        let c = self.connections.get_mut(&pair(a, b)).expect("every pair has an entry");
+        c.up = false;
+        for lane in c.lanes.values_mut() {
+            lane.up_at = None;
+        }
+    }
+
+    /// `node` notices that its connection to `peer` has ended: volumes whose lanes it believed to be up.
+    pub(crate) fn notice_down(&mut self, node: NodeId, peer: NodeId) -> Vec<VolumeId> {
+        let s = side(node, peer);
+        let c = self.connections.get_mut(&pair(node, peer)).expect("every pair has an entry");
+        if c.up {
+            return Vec::new();
+        }
+        c.lanes.iter_mut().filter_map(|(v, l)| l.told[s].take().map(|_| *v)).collect()
+    }
+
+    /// A process ended: it wants no lane and believes nothing.
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        for ((a, b), c) in &mut self.connections {
+            if *a == node || *b == node {
+                let s = usize::from(*b == node);
+                for lane in c.lanes.values_mut() {
+                    lane.opened[s] = false;
+                    lane.told[s] = None;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Carrying: what a shard puts out goes to disk, network, control plane and guests, and what they bring goes in.
+
+use super::{Event, World};
+use crate::checkers::Violation;
+use crate::control_stub::Decision;
+use crate::disk::Disk;
+use crate::faults::FaultKind;
+use crate::log::{MS, Nanos, US};
+use crate::net::{Lane, LaneNotice, Packet};
+use crate::options::Mutant;
+use bytes::Bytes;
+use holdfast_format::message::{Message, ShardMessage};
+use holdfast_node::shard::{CopyRow, Input, Output};
+use holdfast_replication::RoleName;
+use holdfast_types::{ControlRequest, Epoch, Life, NodeId, VolumeId};
+
+impl World {
+    pub(super) fn wake(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
+        let now = self.now;
+        let node = self.node(id);
+        if node.life != life || node.wake_at != Some(now) {
+            return Ok(());
+        }
+        node.wake_at = None;
+        if !node.responsive() {
+            return Ok(());
+        }
+        node.inbox.push_back(Input::Tick);
+        self.run_node(id, life)
+    }
+
+    /// One turn of a node's loop.
+    pub(super) fn run_node(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
+        let now = self.now;
+        let node = self.node(id);
+        if node.life != life {
+            return Ok(());
+        }
+        node.run_scheduled = false;
+        if !node.responsive() {
+            return Ok(());
+        }
+        let local = node.clock.reads(now);
+        let inputs: Vec<Input> = node.inbox.drain(..).collect();
+        let Some(shard) = node.shard.as_mut() else { return Ok(()) };
+        let mut out = Vec::new();
+        let count = inputs.len() as u64;
+        let mut closed = Vec::new();
+        for input in inputs {
+            if let Input::SessionClosed { session, .. } = &input {
+                closed.push(*session);
+            }
+            shard.handle(input, local, &mut out);
+        }
+        shard.maintain(local, &mut out);
+        let rows = shard.rows();
+        self.note("run", &[id.0, count, out.len() as u64], || {
+            format!("{id} takes {count} inputs, gives {} outputs", out.len())
+        });
+        closed.into_iter().for_each(|s| self.session_closed_at_node(s));
+        let life = Life(life << 16 | id.0);
+        self.show(id, life, &out, &rows)?;
+        for output in out {
+            self.carry(id, output, &rows)?;
+        }
+        self.schedule_wake(id);
+        Ok(())
+    }
+
+    fn schedule_wake(&mut self, id: NodeId) {
+        let late = self.rngs.schedule.below(200 * US);
+        let now = self.now;
+        let node = self.node(id);
+        let Some(due) = node.shard.as_ref().and_then(|s| s.next_timeout()) else { return };
+        let at = node.clock.true_time(due).max(now + US) + late;
+        if node.wake_at.is_none_or(|w| at < w || w <= now) {
+            node.wake_at = Some(at);
+            let life = node.life;
+            self.at(at, Event::Wake(id, life));
+        }
+    }
+
+    /// The checkers see everything before anything is carried out.
+    fn show(&mut self, id: NodeId, life: Life, out: &[Output], rows: &[CopyRow]) -> Result<(), Violation> {
+        for output in out {
+            match output {
+                Output::Send { volume, message, .. } => self.checkers.sent(id, life, *volume, message)?,
+                Output::SendBeat { message: ShardMessage::Beat { volumes, .. }, .. } => {
+                    volumes.iter().try_for_each(|beat| self.checkers.beat(beat))?;
+                }
+                _ => {}
+            }
+        }
+        let led = self.nodes[&id].led.clone();
+        let excused = self.nodes[&id].wiped || self.nodes[&id].disk_failed;
+        for row in rows {
+            if let Some(why) = row.failed.as_ref().filter(|_| !excused) {
+                let text = format!("the copy of {} at {id} gave up although its disk never failed: {why}", row.volume);
+                return Err(Violation::new("gave up", text));
+            }
+            let Some(status) = &row.status else { continue };
+            // It may have let go in this very turn, after it had committed something.
+            let reign = self.nodes[&id].serving.get(&row.volume).copied();
+            let reign = reign.or((status.role == RoleName::Primary).then_some(status.promised));
+            let v = self.checkers.volume(row.volume);
+            if let Some(epoch) = reign {
+                v.commit(epoch, status.positions.committed)?;
+            }
+            if status.role != RoleName::Failed {
+                v.committed.image_at(id, led.contains(&row.volume), status.positions.applied, row.digest)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn carry(&mut self, id: NodeId, output: Output, rows: &[CopyRow]) -> Result<(), Violation> {
+        match output {
+            Output::Disk(op) => {
+                let now = self.now;
+                let text = if self.log.recording() { Disk::describe(&op) } else { String::new() };
+                let node = self.node(id);
+                let life = node.life;
+                let (ticket, at) = node.disk.submit(op, now);
+                self.note("disk", &[id.0, ticket, at], || format!("{id} {text}"));
+                self.at(at, Event::DiskDone(id, life, ticket));
+            }
+            Output::Send { to, volume, message } => self.send(id, to, volume, &message),
+            Output::SendBeat { to, message } => self.transmit(id, to, Lane::Beat, message.encode()),
+            Output::Reply { volume, key, result } => return self.reply(id, volume, key, result),
+            Output::Control(request) => self.ask_control(id, request),
+            Output::CopyCreated { volume, incarnation } => {
+                let at = self.now + self.control_delay();
+                self.at(at, Event::CopyCreated(id, volume, incarnation));
+            }
+            Output::CopyDeleted { .. } => {}
+            Output::Serving { volume, serving } => {
+                let epoch = rows
+                    .iter()
+                    .find(|r| r.volume == volume)
+                    .and_then(|r| r.status.as_ref())
+                    .map_or(Epoch::ZERO, |s| s.promised);
+                self.serving(id, volume, epoch, serving);
+            }
+            Output::OpenLane { peer, volume } => {
+                let notices = self.net.open(id, peer, volume, self.now);
+                notices.into_iter().for_each(|n| self.at(n.at, Event::LaneUp(n)));
+            }
+            Output::CloseLane { peer, volume } => self.net.close(id, peer, volume),
+            Output::Event { text, .. } => self.note("says", &[id.0], || format!("{id}: {text}")),
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, volume: VolumeId, message: &Message) {
+        let bytes: Bytes = match message.encode().as_slice() {
+            [one] => one.clone(),
+            pieces => pieces.iter().flat_map(|p| p.iter().copied()).collect(),
+        };
+        self.note("send", &[from.0, to.0, bytes.len() as u64], || {
+            format!("{from} to {to} {volume}: {}", brief(message))
+        });
+        if self.options.mutant == Some(Mutant::ForgedAcks) {
+            self.forge_ack(from, to, volume, message);
+        }
+        self.transmit(from, to, Lane::Volume(volume), bytes);
+    }
+
+    fn forge_ack(&mut self, from: NodeId, to: NodeId, volume: VolumeId, message: &Message) {
+        if let Message::Append { epoch, records, .. } = message
+            && let Some(last) = records.last()
+        {
+            let ack = Message::AppendAck {
+                epoch: *epoch,
+                received: last.lsn(),
+                durable: last.lsn(),
+                checkpoint: holdfast_types::Lsn::ZERO,
+            };
+            let input = Input::Message { from: to, volume, message: ack };
+            self.give(from, input);
+        }
+    }
+
+    fn transmit(&mut self, from: NodeId, to: NodeId, lane: Lane, bytes: Bytes) {
+        let corrupting = self.net.corrupt_next == Some(from);
+        let sent = self.net.send(from, to, lane, bytes, self.now);
+        if corrupting && self.net.corrupt_next.is_none() {
+            self.fired(FaultKind::CorruptFrame);
+        }
+        if let Some((packet, at)) = sent {
+            self.at(at, Event::Deliver(packet));
+        }
+    }
+
+    pub(super) fn deliver(&mut self, packet: &Packet) -> Result<(), Violation> {
+        if !self.net.arrives(packet) {
+            return Ok(());
+        }
+        let (from, to) = (packet.from, packet.to);
+        self.note("arrive", &[from.0, to.0, packet.bytes.len() as u64], || {
+            format!("{} bytes from {from} at {to} on {:?}", packet.bytes.len(), packet.lane)
+        });
+        let input = match packet.lane {
+            Lane::Volume(volume) => {
+                Message::decode(packet.bytes.clone()).ok().map(|message| Input::Message { from, volume, message })
+            }
+            Lane::Beat => ShardMessage::decode(&packet.bytes).ok().map(|message| Input::Beat { from, message }),
+        };
+        match input {
+            Some(_) if packet.corrupted => {
+                let text = format!("a message from {from} to {to} with a flipped bit was decoded: {:?}", packet.bytes);
+                Err(Violation::new("S18", text))
+            }
+            Some(input) => {
+                self.give(to, input);
+                Ok(())
+            }
+            None if packet.corrupted => {
+                self.break_connection(from, to, true);
+                Ok(())
+            }
+            None => Err(Violation::new("format", format!("a message from {from} to {to} can't be decoded"))),
+        }
+    }
+
+    pub(super) fn disk_done(&mut self, id: NodeId, life: u64, ticket: u64) {
+        let node = self.node(id);
+        if node.life != life || !node.alive() {
+            return;
+        }
+        let Some(completed) = node.disk.complete(ticket) else { return };
+        if completed.fault.is_some_and(|f| f != FaultKind::NoSpace) {
+            node.disk_failed = true;
+        }
+        if let Some(fault) = completed.fault {
+            self.fired(fault);
+            self.note("fault", &[id.0, ticket], || format!("{id}: {fault:?}"));
+        }
+        self.checkers.durable(id, &completed.durable);
+        self.note("done", &[id.0, ticket], || {
+            format!("{id} op {} {:?}", completed.done.id.0, completed.done.result.as_ref().err())
+        });
+        self.give(id, Input::Disk(completed.done));
+    }
+
+    pub(super) fn lane_up(&mut self, notice: &LaneNotice) {
+        if self.node(notice.node).alive() && self.net.told(notice) {
+            let (node, peer, volume) = (notice.node, notice.peer, notice.volume);
+            self.note("lane", &[node.0, peer.0, volume.0], || format!("{node}: lane to {peer} of {volume} is up"));
+            self.give(node, Input::PeerUp { peer, volume });
+        }
+    }
+
+    /// A connection ends now; its ends notice soon (`at_once`) or when they have waited long enough.
+    pub(super) fn break_connection(&mut self, a: NodeId, b: NodeId, at_once: bool) {
+        if !self.net.is_up(a, b) {
+            return;
+        }
+        let generation = self.net.generation(a, b);
+        self.net.drop_connection(a, b);
+        self.note("break", &[a.0, b.0], || format!("connection {a} - {b}"));
+        for (node, peer) in [(a, b), (b, a)] {
+            let at = self.now + self.net.notice_delay(at_once);
+            self.at(at, Event::ConnectionLost(node, peer, generation));
+        }
+        let at = self.now + self.rngs.schedule.range(MS, 100 * MS);
+        self.at(at, Event::Connect(a, b));
+    }
+
+    pub(super) fn connection_lost(&mut self, node: NodeId, peer: NodeId, generation: u64) {
+        if self.net.generation(node, peer) == generation {
+            self.tell_down(node, peer);
+        }
+    }
+
+    fn tell_down(&mut self, node: NodeId, peer: NodeId) {
+        for volume in self.net.notice_down(node, peer) {
+            self.note("lane", &[node.0, peer.0, volume.0, 0], || format!("{node}: lane to {peer} of {volume} is down"));
+            self.give(node, Input::PeerDown { peer, volume });
+        }
+    }
+
+    pub(super) fn connection_check(&mut self, a: NodeId, b: NodeId, generation: u64) {
+        let stands = self.net.is_up(a, b) && self.net.generation(a, b) == generation;
+        if stands && !self.can_talk(a, b) {
+            self.break_connection(a, b, true);
+        }
+    }
+
+    fn can_talk(&self, a: NodeId, b: NodeId) -> bool {
+        self.net.reaches(a, b) && self.nodes[&a].responsive() && self.nodes[&b].responsive()
+    }
+
+    pub(super) fn connect(&mut self, a: NodeId, b: NodeId) {
+        if self.net.is_up(a, b) {
+            return;
+        }
+        if !self.can_talk(a, b) {
+            let at = self.now + self.rngs.schedule.range(20 * MS, 150 * MS);
+            self.at(at, Event::Connect(a, b));
+            return;
+        }
+        // An end that did not notice the end of the old connection learns of it from the new one.
+        self.tell_down(a, b);
+        self.tell_down(b, a);
+        let notices = self.net.connect(a, b, self.now);
+        self.note("connect", &[a.0, b.0], || format!("connection {a} - {b}"));
+        notices.into_iter().for_each(|n| self.at(n.at, Event::LaneUp(n)));
+    }
+
+    fn control_delay(&mut self) -> Nanos {
+        self.rngs.control.range(MS, 20 * MS)
+    }
+
+    fn ask_control(&mut self, id: NodeId, request: ControlRequest) {
+        self.note("ask", &[id.0], || format!("{id}: {request:?}"));
+        if !self.reaches_control(id) {
+            return;
+        }
+        if self.settling.is_none() && self.rngs.control.chance(30_000) {
+            self.fired(FaultKind::ControlLost);
+            return;
+        }
+        if self.rngs.control.chance(30_000) {
+            self.fired(FaultKind::ControlTwice);
+            let at = self.now + self.control_delay() * 4;
+            self.at(at, Event::ControlRequest(id, request.clone()));
+        }
+        let at = self.now + self.control_delay();
+        self.at(at, Event::ControlRequest(id, request));
+    }
+
+    /// Whether a node reaches the majority that the control plane needs.
+    pub(super) fn reaches_control(&self, id: NodeId) -> bool {
+        let reached = self.nodes.values().filter(|n| n.responsive() && self.net.reaches(id, n.id)).count();
+        !self.control_down && self.nodes[&id].responsive() && 2 * reached > self.nodes.len()
+    }
+
+    pub(super) fn control_request(&mut self, id: NodeId, request: &ControlRequest) -> Result<(), Violation> {
+        if self.control_down {
+            return Ok(());
+        }
+        let decision = self.control.request(id, request);
+        self.note("control", &[id.0, self.control.version() as u64], || format!("{id}: {request:?}: {decision:?}"));
+        if let Decision::Activated { volume, epoch, node } = decision {
+            self.counters.epochs += 1;
+            let now = self.now;
+            self.checkers.volume(volume).activated(epoch, node, now)?;
+        }
+        if decision != Decision::Refused {
+            self.tell_views();
+        }
+        Ok(())
+    }
+
+    /// Sends the newest state to every node that is reached and has not been told it.
+    pub(super) fn tell_views(&mut self) {
+        let version = self.control.version();
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            let link = self.control_links[&id];
+            if link.told == Some(version) || !self.reaches_control(id) {
+                continue;
+            }
+            if link.told.is_none() && version > 0 && self.rngs.control.chance(400_000) {
+                self.fired(FaultKind::StaleView);
+                let old = version.saturating_sub(crate::options::index(self.rngs.control.range(1, 4)));
+                self.tell_view(id, old);
+            }
+            self.tell_view(id, version);
+            if self.rngs.control.chance(50_000) {
+                self.fired(FaultKind::ViewTwice);
+                self.tell_view(id, version);
+            }
+        }
+    }
+
+    fn tell_view(&mut self, id: NodeId, version: usize) {
+        let delay = self.control_delay();
+        let now = self.now;
+        let link = self.control_links.get_mut(&id).expect("every node has a link");
+        link.told = Some(version);
+        link.last_at = (now + delay).max(link.last_at + 1);
+        let at = link.last_at;
+        let life = self.node(id).life;
+        self.at(at, Event::ControlView(id, life, version));
+    }
+
+    pub(super) fn control_view(&mut self, id: NodeId, life: u64, version: usize) {
+        if self.node(id).life != life || !self.node(id).alive() {
+            return;
+        }
+        let local = self.control.local(id, version);
+        self.note("view", &[id.0, version as u64], || format!("{id} learns state {version}"));
+        self.give(id, Input::Local(local));
+    }
+
+    pub(super) fn control_watch(&mut self) {
+        let at = self.now + 100 * MS;
+        self.at(at, Event::ControlWatch);
+        if self.control_down {
+            return;
+        }
+        let nodes = &self.nodes;
+        let well: Vec<NodeId> = nodes.keys().copied().filter(|n| self.reaches_control(*n)).collect();
+        let copy_is_well = |v: VolumeId, n: NodeId| {
+            let rows = nodes[&n].shard.as_ref().map(|s| s.rows()).unwrap_or_default();
+            well.contains(&n) && rows.iter().any(|r| r.volume == v && r.failed.is_none())
+        };
+        let serves = |v: VolumeId, n: NodeId| nodes[&n].serving.contains_key(&v);
+        let nominated = self.control.watch(self.options.detect, self.now, copy_is_well, serves);
+        for (volume, node) in nominated {
+            self.note("nominate", &[volume.0, node.0], || format!("{node} for {volume}"));
+        }
+        self.tell_views();
+    }
+}
+
+/// A message in a line.
+fn brief(message: &Message) -> String {
+    let span = |records: &[holdfast_format::Record]| match (records.first(), records.last()) {
+        (Some(a), Some(b)) => format!("{} {} to {} {}", a.epoch(), a.lsn(), b.epoch(), b.lsn()),
+        _ => "nothing".to_owned(),
+    };
+    match message {
+        Message::Append { epoch, committed, records } => {
+            format!("Append {epoch} committed {committed}: {}", span(records))
+        }
+        Message::LogPart { epoch, from, records } => format!("LogPart {epoch} from {from}: {}", span(records)),
+        other => format!("{other:?}"),
+    }
+}

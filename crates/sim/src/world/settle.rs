@@ -1,0 +1,146 @@
+//! After the storm: everything heals, and the cluster must become healthy within a bounded time.
+
+use super::storm::Cure;
+use super::{Event, World};
+use crate::checkers::Violation;
+use crate::log::{MS, Nanos, SECOND};
+use holdfast_types::{Lsn, NodeId, VolumeId};
+
+/// Virtual time from the end of the storm to a healthy cluster, at most.
+const BOUND: Nanos = 30 * SECOND;
+/// Requests of a client that remain for the time after the storm.
+const LEFT: u64 = 20;
+
+impl World {
+    pub(super) fn settle(&mut self) -> Result<(), Violation> {
+        self.settling = Some(self.now);
+        self.note("settle", &[], || "everything heals".to_owned());
+        self.control_down = false;
+        let keys: Vec<u64> = self.partitions.keys().copied().collect();
+        for key in keys {
+            self.cure(Cure::Partition(key))?;
+        }
+        self.net.corrupt_next = None;
+        for id in self.options.nodes.clone() {
+            for peer in self.options.nodes.clone() {
+                self.net.set_slow(id, peer, 0);
+            }
+            self.heal_node(id)?;
+        }
+        self.clients.iter_mut().for_each(|c| c.left = c.left.min(LEFT));
+        self.at(self.now + 100 * MS, Event::Health);
+        Ok(())
+    }
+
+    fn heal_node(&mut self, id: NodeId) -> Result<(), Violation> {
+        let now = self.now;
+        let node = self.node(id);
+        node.disk.no_space = false;
+        node.disk.fail_next = None;
+        (node.disk.slowness, node.disk.stalled_until) = (1, 0);
+        if node.paused {
+            self.cure(Cure::Resume(id))?;
+        }
+        if self.nodes[&id].alive() && self.nodes[&id].disk_failed {
+            self.crash(id)?;
+        }
+        if !self.nodes[&id].alive() {
+            self.at(now + 10 * MS, Event::Cure(Cure::Restart { node: id, and_crash: false }));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_health(&mut self) -> Result<(), Violation> {
+        let since = self.settling.expect("health is asked for after the storm");
+        let idle = self.clients.iter().all(crate::guest::Client::is_idle);
+        let sick = self.sickness();
+        if let (true, None) = (idle, &sick) {
+            return self.verify();
+        }
+        if self.now - since > BOUND {
+            let why = sick.unwrap_or_else(|| "guests still wait for answers".to_owned());
+            let text = format!("{} s after everything healed: {why}; {}", BOUND / SECOND, self.describe());
+            return Err(Violation::new("liveness", text));
+        }
+        self.at(self.now + 100 * MS, Event::Health);
+        Ok(())
+    }
+
+    /// First every sector is read through the primaries, then the images are compared with the committed log.
+    fn verify(&mut self) -> Result<(), Violation> {
+        let mut reading = false;
+        for plan in self.options.volumes.clone() {
+            let client = self.clients.iter_mut().find(|c| c.volume == plan.id).expect("every volume has a client");
+            if client.verifying.is_none() {
+                client.verifying = Some(0);
+                reading = true;
+            }
+        }
+        if reading {
+            self.at(self.now + 20 * MS, Event::Health);
+            return Ok(());
+        }
+        for plan in self.options.volumes.clone() {
+            self.checkers.volume(plan.id).committed.settle_deferred()?;
+        }
+        for id in self.options.nodes.clone() {
+            if !self.nodes[&id].wiped && !self.options.may_lag {
+                self.look_at_images(id, true)?;
+            }
+        }
+        self.verified = true;
+        Ok(())
+    }
+
+    /// Why the cluster is not healthy, if it is not.
+    fn sickness(&mut self) -> Option<String> {
+        let volumes: Vec<VolumeId> = self.options.volumes.iter().map(|v| v.id).collect();
+        volumes.into_iter().find_map(|v| self.volume_sickness(v))
+    }
+
+    fn volume_sickness(&mut self, id: VolumeId) -> Option<String> {
+        let last = self.checkers.volume(id).committed.last();
+        let Some(view) = self.control.view(id) else { return Some(format!("{id} was never formed")) };
+        let Some(primary) = view.active.primary else { return Some(format!("{id} was never opened")) };
+        if self.nodes[&primary].serving.get(&id) != Some(&view.active.epoch) {
+            return Some(format!("{primary} does not serve {id} in {}", view.active.epoch));
+        }
+        let members: Vec<NodeId> =
+            view.active.members.iter().map(|m| m.node).filter(|n| !self.nodes[n].wiped).collect();
+        let sick: Vec<String> = members.iter().filter_map(|n| self.copy_sickness(id, *n, last)).collect();
+        let needed = usize::from(view.active.write_quorum);
+        let enough = if self.options.may_lag { members.len() - sick.len() >= needed } else { sick.is_empty() };
+        (!enough).then(|| sick.join(", "))
+    }
+
+    fn copy_sickness(&self, id: VolumeId, node: NodeId, last: Lsn) -> Option<String> {
+        let rows = self.nodes[&node].shard.as_ref().map(|s| s.rows()).unwrap_or_default();
+        let Some(row) = rows.into_iter().find(|r| r.volume == id) else {
+            return Some(format!("{node} has no copy of {id}"));
+        };
+        let Some(status) = row.status else {
+            return Some(format!("the copy of {id} at {node} takes no part: {:?}", row.failed));
+        };
+        let p = status.positions;
+        let even = [p.applied, p.committed, p.durable, p.received].iter().all(|lsn| *lsn == last);
+        (!status.in_epoch || !even).then(|| format!("the copy of {id} at {node} is at {p:?} of {last}: {status:?}"))
+    }
+
+    /// The state of everything in a line, for a violation's text.
+    pub(super) fn describe(&self) -> String {
+        let mut parts = Vec::new();
+        for plan in &self.options.volumes {
+            parts.push(format!("{:?}", self.control.view(plan.id)));
+        }
+        for node in self.nodes.values() {
+            let rows = node.shard.as_ref().map(|s| s.rows()).unwrap_or_default();
+            parts.push(format!(
+                "{} life {} wiped {} serving {:?}: {rows:?}",
+                node.id, node.life, node.wiped, node.serving
+            ));
+        }
+        let waiting: usize = self.clients.iter().filter_map(|c| c.session.as_ref()).map(|s| s.pending.len()).sum();
+        parts.push(format!("{waiting} requests wait"));
+        parts.join(" | ")
+    }
+}

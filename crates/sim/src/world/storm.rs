@@ -1,0 +1,347 @@
+//! Faults, and their ends.
+
+use super::{Event, World};
+use crate::checkers::Violation;
+use crate::faults::{FaultKind, pick};
+use crate::log::{MS, Nanos, SECOND};
+use crate::options::{Mutant, index};
+use holdfast_store::io::FileId;
+use holdfast_types::{NodeId, VolumeId};
+
+/// The end of a fault.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cure {
+    Restart { node: NodeId, and_crash: bool },
+    CrashAgain(NodeId, u64),
+    Resume(NodeId),
+    Partition(u64),
+    Link(NodeId, NodeId),
+    Disk(NodeId),
+    Space(NodeId),
+    Control,
+    Withdraw(VolumeId),
+}
+
+impl World {
+    pub(super) fn next_fault(&mut self) -> Result<(), Violation> {
+        if self.settling.is_some() {
+            return Ok(());
+        }
+        if self.options.mutant == Some(Mutant::Amnesia) {
+            self.nodes.values_mut().for_each(|n| n.disk.remember());
+        }
+        let pause = self.rngs.faults.below(2 * self.options.fault_interval) + 1;
+        let next = self.now + pause;
+        self.at(next, Event::Fault);
+        match pick(&self.options.faults, &mut self.rngs.faults) {
+            Some(kind) => self.start_fault(kind),
+            None => Ok(()),
+        }
+    }
+
+    fn start_fault(&mut self, kind: FaultKind) -> Result<(), Violation> {
+        let node = self.any_node();
+        match kind {
+            FaultKind::Crash | FaultKind::CrashAll | FaultKind::CrashInRecovery | FaultKind::Wipe => {
+                self.start_crash(kind, node)
+            }
+            FaultKind::Pause | FaultKind::PauseLong => {
+                self.pause(kind, node);
+                Ok(())
+            }
+            FaultKind::ConnectionLoss
+            | FaultKind::Partition
+            | FaultKind::OneWay
+            | FaultKind::Isolate
+            | FaultKind::Mute
+            | FaultKind::SlowLink
+            | FaultKind::CorruptFrame => {
+                self.start_net_fault(kind, node);
+                Ok(())
+            }
+            FaultKind::SlowDisk
+            | FaultKind::StalledDisk
+            | FaultKind::WriteError
+            | FaultKind::ReadError
+            | FaultKind::SyncError
+            | FaultKind::NoSpace => {
+                self.start_disk_fault(kind, node);
+                Ok(())
+            }
+            _ => {
+                self.start_control_fault(kind);
+                Ok(())
+            }
+        }
+    }
+
+    fn any_node(&mut self) -> NodeId {
+        let at = self.rngs.faults.below(self.options.nodes.len() as u64);
+        self.options.nodes[index(at)]
+    }
+
+    fn other_node(&mut self, node: NodeId) -> NodeId {
+        let others: Vec<NodeId> = self.options.nodes.iter().copied().filter(|n| *n != node).collect();
+        others[index(self.rngs.faults.below(others.len() as u64))]
+    }
+
+    /// Log-uniform: faults are short more often than long.
+    fn span(&mut self, from: Nanos, to: Nanos) -> Nanos {
+        let top = self.rngs.faults.range(from, to + 1);
+        self.rngs.faults.range(from, top + 1)
+    }
+
+    fn start_crash(&mut self, kind: FaultKind, node: NodeId) -> Result<(), Violation> {
+        let victims = match kind {
+            FaultKind::CrashAll => self.options.nodes.clone(),
+            FaultKind::Wipe if !self.may_wipe(node) => return Ok(()),
+            _ => vec![node],
+        };
+        let crashed: Vec<NodeId> = victims.into_iter().filter(|n| self.nodes[n].alive()).collect();
+        if crashed.is_empty() {
+            return Ok(());
+        }
+        self.fired(kind);
+        for node in crashed {
+            self.crash(node)?;
+            if kind == FaultKind::Wipe {
+                self.wipe(node);
+            }
+            let again = kind == FaultKind::CrashInRecovery;
+            let at = self.now + self.span(5 * MS, if again { 200 * MS } else { 5 * SECOND });
+            self.at(at, Event::Cure(Cure::Restart { node, and_crash: again }));
+        }
+        Ok(())
+    }
+
+    /// One copy may be lost for ever, if its volumes can do without it.
+    fn may_wipe(&self, node: NodeId) -> bool {
+        let bearable = self.options.volumes.iter().filter(|v| v.members.contains(&node)).all(|v| {
+            let (n, w) = (v.members.len(), usize::from(v.write_quorum));
+            n > w && n - 1 > n - w && self.control.view(v.id).is_some()
+        });
+        bearable && !self.options.may_lag && self.nodes.values().all(|n| !n.wiped)
+    }
+
+    fn wipe(&mut self, node: NodeId) {
+        self.note("wipe", &[node.0], || format!("{node} loses its disk"));
+        let roll_back = self.options.mutant == Some(Mutant::Amnesia);
+        self.node(node).disk.wipe(roll_back);
+        self.node(node).wiped = true;
+        self.checkers.wiped(node);
+    }
+
+    /// A process ends with its host: the disk's volatile layer meets its fate.
+    pub(super) fn crash(&mut self, id: NodeId) -> Result<(), Violation> {
+        self.note("crash", &[id.0], || format!("{id}"));
+        self.look_at_images(id, false)?;
+        let mut fates = Vec::new();
+        let node = self.node(id);
+        node.stop();
+        let lucky = node.disk.crash(&mut |kind| fates.push(kind));
+        self.checkers.durable(id, &lucky);
+        fates.into_iter().for_each(|kind| self.fired(kind));
+        self.end_sessions(id, None);
+        self.net.forget(id);
+        let at_once = self.rngs.schedule.chance(500_000);
+        for peer in self.options.nodes.clone() {
+            if peer != id {
+                self.break_connection(id, peer, at_once);
+            }
+        }
+        Ok(())
+    }
+
+    /// S16 on the bytes of every image of a node.
+    pub(super) fn look_at_images(&mut self, id: NodeId, quiet: bool) -> Result<(), Violation> {
+        for plan in self.options.volumes.iter().filter(|v| v.members.contains(&id)) {
+            let Some(image) = self.nodes[&id].disk.content(FileId::Image(plan.id)) else { continue };
+            let checks = self.checkers.volume(plan.id);
+            if quiet {
+                checks.image_equals(id, plan.id, image)?;
+            } else {
+                checks.image_bytes(id, plan.id, image)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, kind: FaultKind, id: NodeId) {
+        if !self.nodes[&id].responsive() {
+            return;
+        }
+        self.fired(kind);
+        self.node(id).paused = true;
+        let lease = u64::try_from(self.options.timers.lease.as_nanos()).expect("a lease is seconds");
+        let time = if kind == FaultKind::Pause { self.span(MS, lease / 2) } else { lease + self.span(MS, 3 * SECOND) };
+        self.note("pause", &[id.0, time], || format!("{id} for {} ms", time / MS));
+        let at = self.now + time;
+        self.at(at, Event::Cure(Cure::Resume(id)));
+        for peer in self.options.nodes.clone() {
+            if peer != id {
+                self.check_later(id, peer);
+            }
+        }
+    }
+
+    fn check_later(&mut self, a: NodeId, b: NodeId) {
+        let at = self.now + self.net.notice_delay(false);
+        let generation = self.net.generation(a, b);
+        self.at(at, Event::ConnectionCheck(a, b, generation));
+    }
+
+    fn start_net_fault(&mut self, kind: FaultKind, node: NodeId) {
+        let peer = self.other_node(node);
+        let others = self.options.nodes.clone().into_iter().filter(|n| *n != node);
+        let directions: Vec<(NodeId, NodeId)> = match kind {
+            FaultKind::ConnectionLoss => {
+                if self.net.is_up(node, peer) {
+                    self.fired(kind);
+                    self.break_connection(node, peer, false);
+                }
+                return;
+            }
+            FaultKind::CorruptFrame => {
+                self.net.corrupt_next = Some(node);
+                return;
+            }
+            FaultKind::SlowLink => {
+                self.fired(kind);
+                let extra = self.span(MS, 300 * MS);
+                self.net.set_slow(node, peer, extra);
+                let at = self.now + self.span(100 * MS, 4 * SECOND);
+                self.at(at, Event::Cure(Cure::Link(node, peer)));
+                return;
+            }
+            FaultKind::OneWay => vec![(node, peer)],
+            FaultKind::Mute => others.map(|n| (node, n)).collect(),
+            FaultKind::Isolate => others.flat_map(|n| [(node, n), (n, node)]).collect(),
+            _ => self.split(),
+        };
+        if directions.is_empty() {
+            return;
+        }
+        self.fired(kind);
+        let key = self.seq;
+        for (from, to) in &directions {
+            self.net.kill_direction(*from, *to);
+            self.check_later(*from, *to);
+        }
+        self.note("partition", &[key], || format!("{kind:?}: {directions:?}"));
+        self.partitions.insert(key, directions);
+        let at = self.now + self.span(20 * MS, 6 * SECOND);
+        self.at(at, Event::Cure(Cure::Partition(key)));
+    }
+
+    /// Every direction between two random groups.
+    fn split(&mut self) -> Vec<(NodeId, NodeId)> {
+        let sides = self.rngs.faults.next_u64();
+        let side = |n: NodeId| sides >> (n.0 % 64) & 1;
+        let nodes = &self.options.nodes;
+        nodes.iter().flat_map(|a| nodes.iter().map(|b| (*a, *b))).filter(|(a, b)| side(*a) != side(*b)).collect()
+    }
+
+    fn start_disk_fault(&mut self, kind: FaultKind, id: NodeId) {
+        let errors = matches!(kind, FaultKind::WriteError | FaultKind::ReadError | FaultKind::SyncError);
+        let failed = self.nodes.values().filter(|n| n.disk_failed || n.wiped || n.disk.fail_next.is_some()).count();
+        if errors && 2 * (failed + 1) > self.nodes.len() {
+            return;
+        }
+        let (now, time) = (self.now, self.span(50 * MS, 3 * SECOND));
+        self.note("diskfault", &[id.0], || format!("{id}: {kind:?}"));
+        let slowness = self.rngs.faults.range(5, 100);
+        let disk = &mut self.node(id).disk;
+        match kind {
+            FaultKind::SlowDisk => disk.slowness = slowness,
+            FaultKind::StalledDisk => disk.stalled_until = now + time,
+            FaultKind::NoSpace => disk.no_space = true,
+            _ => disk.fail_next = Some(kind),
+        }
+        let cure = match kind {
+            FaultKind::SlowDisk => Cure::Disk(id),
+            FaultKind::NoSpace => Cure::Space(id),
+            FaultKind::StalledDisk => return self.fired(kind),
+            // A node whose disk has failed stays out until its process is started anew.
+            _ => Cure::Disk(id),
+        };
+        if kind == FaultKind::SlowDisk {
+            self.fired(kind);
+        }
+        self.at(now + time, Event::Cure(cure));
+    }
+
+    fn start_control_fault(&mut self, kind: FaultKind) {
+        if kind == FaultKind::Detach {
+            return self.detach_somebody();
+        }
+        if kind == FaultKind::ControlDown {
+            self.fired(kind);
+            self.control_down = true;
+            let at = self.now + self.span(50 * MS, 4 * SECOND);
+            return self.at(at, Event::Cure(Cure::Control));
+        }
+        let plan = self.options.volumes[index(self.rngs.faults.below(self.options.volumes.len() as u64))].clone();
+        let Some(view) = self.control.view(plan.id) else { return };
+        let (primary, busy) = (view.active.primary, view.nominee.is_some());
+        let able: Vec<NodeId> =
+            plan.members.iter().copied().filter(|m| Some(*m) != primary && !self.nodes[m].wiped).collect();
+        if busy || primary.is_none() || able.is_empty() || self.control_down {
+            return;
+        }
+        let node = able[index(self.rngs.faults.below(able.len() as u64))];
+        self.fired(kind);
+        self.note("nominate", &[plan.id.0, node.0], || format!("{kind:?}: {node} for {}", plan.id));
+        self.control.nominate(plan.id, node, kind != FaultKind::ForcedFailover, self.now);
+        self.tell_views();
+        if kind == FaultKind::SwitchoverCancelled {
+            let at = self.now + self.span(MS, 300 * MS);
+            self.at(at, Event::Cure(Cure::Withdraw(plan.id)));
+        }
+    }
+
+    pub(super) fn cure(&mut self, cure: Cure) -> Result<(), Violation> {
+        let now = self.now;
+        match cure {
+            Cure::Restart { node, and_crash } => {
+                self.start_node(node);
+                if and_crash && self.settling.is_none() {
+                    let at = now + self.rngs.faults.below(30 * MS);
+                    let life = self.node(node).life;
+                    self.at(at, Event::Cure(Cure::CrashAgain(node, life)));
+                }
+            }
+            Cure::CrashAgain(node, life) => {
+                if self.nodes[&node].life == life && self.nodes[&node].alive() && self.settling.is_none() {
+                    self.crash(node)?;
+                    self.at(now + 300 * MS, Event::Cure(Cure::Restart { node, and_crash: false }));
+                }
+            }
+            Cure::Resume(node) => {
+                self.node(node).paused = false;
+                self.schedule_run(node);
+            }
+            Cure::Partition(key) => {
+                for (from, to) in self.partitions.remove(&key).unwrap_or_default() {
+                    let sent = self.net.revive_direction(from, to, now);
+                    sent.into_iter().for_each(|(packet, at)| self.at(at, Event::Deliver(packet)));
+                }
+            }
+            Cure::Link(from, to) => self.net.set_slow(from, to, 0),
+            Cure::Disk(node) => {
+                self.node(node).disk.slowness = 1;
+                self.node(node).disk.fail_next = None;
+                if self.nodes[&node].disk_failed && self.nodes[&node].alive() {
+                    self.crash(node)?;
+                    self.at(now + 200 * MS, Event::Cure(Cure::Restart { node, and_crash: false }));
+                }
+            }
+            Cure::Space(node) => self.node(node).disk.no_space = false,
+            Cure::Control => self.control_down = false,
+            Cure::Withdraw(volume) => {
+                self.control.withdraw(volume);
+                self.tell_views();
+            }
+        }
+        Ok(())
+    }
+}

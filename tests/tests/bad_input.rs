@@ -1,0 +1,211 @@
+//! Wrong input: each mistake is answered with one sentence on stderr and the right exit status, and damages nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
+use holdfast_tests::{PATIENCE, TestCluster, binary, scratch};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+const REFUSED: i32 = 3;
+/// A daemon that runs although it should not is ended after so many seconds, with status 124.
+const TOO_LONG: &str = "20";
+const SIZE: u64 = 16 << 20;
+
+/// Runs the binary, which must refuse with this status and one sentence that holds all of `words`.
+fn refuse(args: &[&str], status: i32, words: &[&str]) {
+    let output = Command::new("timeout").arg(TOO_LONG).arg(binary()).args(args).output().expect("timeout is there");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(status), "{args:?}\nstdout: {out}\nstderr: {err}");
+    assert!(!err.contains("panicked"), "{args:?}: {err}");
+    // A daemon logs before it refuses.
+    let sentence = err.lines().last().unwrap_or_default();
+    assert!(sentence.starts_with("holdfast: ") && sentence.len() > 20, "{args:?}: expected a sentence, found {err:?}");
+    for word in words {
+        assert!(sentence.contains(word), "{args:?}: expected {word:?} in {sentence:?}");
+    }
+    assert!(out.is_empty(), "{args:?}: expected nothing on stdout, found {out}");
+}
+
+struct Files {
+    dir: tempfile::TempDir,
+}
+
+impl Files {
+    fn new() -> Files {
+        Files { dir: scratch() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A configuration; `more` is appended.
+    fn config(&self, name: &str, data_dir: &Path, more: &str) -> String {
+        let (dir, data) = (self.dir.path().display(), data_dir.display());
+        let text = format!(
+            "[node]\nname = \"{name}\"\ndata_dir = \"{data}\"\n[listen]\npeer = \"127.0.0.1:17999\"\n\
+             admin = \"{dir}/{name}.sock\"\nnbd_dir = \"{dir}\"\n{more}"
+        );
+        self.write(&format!("{name}.toml"), &text)
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+}
+
+#[test]
+fn configurations() {
+    let files = Files::new();
+    let data = files.path("data");
+    let unknown_key = files.config("a", &data, "pear = 1\n");
+    refuse(&["agent", "--config", &unknown_key], USAGE, &["listen.pear", "peer"]);
+    let unknown_section = files.config("b", &data, "[clusters]\n");
+    refuse(&["init", "--config", &unknown_section], USAGE, &["clusters", "cluster"]);
+    let no_parent = files.config("c", &files.path("missing/data"), "");
+    refuse(&["init", "--config", &no_parent], USAGE, &["missing", "exist"]);
+    let wrong_type = files.config("d", &data, "[cluster]\nvoter = \"perhaps\"\n");
+    refuse(&["agent", "--config", &wrong_type], USAGE, &["voter"]);
+    let wrong_time = files.config("e", &data, "[cluster]\nlease = \"soon\"\n");
+    refuse(&["agent", "--config", &wrong_time], USAGE, &["soon", "duration"]);
+    let no_toml = files.write("f.toml", "this is no TOML");
+    refuse(&["agent", "--config", &no_toml], USAGE, &["TOML"]);
+    refuse(&["agent", "--config", "/nonexistent/config"], USAGE, &["/nonexistent/config"]);
+    assert!(!data.exists(), "a refused configuration left a data directory");
+}
+
+#[test]
+fn a_node_without_a_cluster() {
+    let files = Files::new();
+    let config = files.config("a", &files.path("data"), "");
+    refuse(&["agent", "--config", &config], FAILED, &["holdfast init", "holdfast join"]);
+    let socket = files.path("nobody.sock").display().to_string();
+    refuse(&["status", "--socket", &socket], FAILED, &["nobody.sock", "--socket"]);
+    refuse(&["join", "127.0.0.1:1", "--token", "nonsense", "--config", &config], USAGE, &["token"]);
+    refuse(&["join", "nowhere", "--token", "nonsense", "--config", &config], USAGE, &["HOST:PORT"]);
+    refuse(&["volume", "create", "v", "--size", "large", "--socket", &socket], USAGE, &["--size", "large"]);
+}
+
+#[test]
+fn founding_twice() {
+    let files = Files::new();
+    let config = files.config("a", &files.path("data"), "");
+    let status = Command::new(binary()).args(["init", "--config", &config]).output().unwrap();
+    assert!(status.status.success(), "{status:?}");
+    let before = snapshot(&files.path("data/cluster"));
+    refuse(&["init", "--config", &config], FAILED, &["already"]);
+    let renamed = files.config("b", &files.path("data"), "");
+    refuse(&["agent", "--config", &renamed], FAILED, &["node.name", "a"]);
+    assert_eq!(snapshot(&files.path("data/cluster")), before, "a refused command changed the identity");
+}
+
+#[tokio::test]
+async fn volumes_and_nodes() {
+    let cluster = TestCluster::start().await;
+    cluster.volume("taken", SIZE).await;
+    let socket = cluster.nodes()[1].admin().display().to_string();
+    let ask = |args: &[&str], status, words: &[&str]| refuse(&[args, &["--socket", &socket]].concat(), status, words);
+    ask(&["volume", "create", "v", "--size", "0"], USAGE, &["size"]);
+    ask(&["volume", "create", "v", "--size", "1000"], USAGE, &["512"]);
+    ask(&["volume", "create", "../v", "--size", "1MiB"], USAGE, &["name"]);
+    ask(&["volume", "create", "v", "--size", "1MiB", "--on", "n1,n2,n9"], FAILED, &["n9"]);
+    ask(&["volume", "create", "v", "--size", "1MiB", "--on", "n1,n1,n2"], USAGE, &["n1"]);
+    ask(&["volume", "create", "v", "--size", "1MiB", "--quorum", "4"], USAGE, &["quorum"]);
+    ask(&["volume", "create", "v", "--size", "1MiB", "--durability", "async"], USAGE, &["async"]);
+    ask(&["volume", "create", "taken", "--size", "1MiB"], FAILED, &["taken"]);
+    ask(&["volume", "show", "unknown"], FAILED, &["unknown"]);
+    ask(&["status", "unknown"], FAILED, &["unknown"]);
+    ask(&["volume", "delete", "unknown"], FAILED, &["unknown"]);
+    ask(&["failover", "unknown"], FAILED, &["unknown"]);
+    ask(&["failover", "taken", "--to", "n9"], FAILED, &["n9"]);
+    let primary = cluster.nodes()[cluster.primary("taken").await].name().to_owned();
+    ask(&["failover", "taken", "--to", &primary], REFUSED, &[&primary, "already"]);
+    assert_eq!(cluster.volume_names().await, ["taken"]);
+    cluster.wait_in_sync("taken", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[tokio::test]
+async fn what_belongs_to_another() {
+    let mut cluster = TestCluster::start().await;
+    cluster.volume("v", SIZE).await;
+    let files = Files::new();
+    // Somebody else's sockets and directories.
+    let config = cluster.nodes()[0].config().display().to_string();
+    refuse(&["agent", "--config", &config], FAILED, &["another one running"]);
+    let other = files.config("other", &files.path("other"), "");
+    assert!(Command::new(binary()).args(["init", "--config", &other]).status().unwrap().success());
+    let same_socket = fs::read_to_string(&other).unwrap().replace(
+        &format!("{}/other.sock", files.dir.path().display()),
+        &cluster.nodes()[0].admin().display().to_string(),
+    );
+    let same_socket = files.write("same.toml", &same_socket);
+    refuse(&["agent", "--config", &same_socket], FAILED, &["running agent"]);
+    // The certificate of another cluster.
+    cluster.kill(2);
+    let (here, there) = (cluster.nodes()[2].data_dir().join("cluster"), files.path("other/cluster"));
+    let before = snapshot(&here);
+    for name in ["node.pem", "node.key"] {
+        fs::copy(there.join(name), here.join(name)).unwrap();
+    }
+    let config = cluster.nodes()[2].config().display().to_string();
+    refuse(&["agent", "--config", &config], FAILED, &[]);
+    restore(&here, &before);
+    cluster.launch(2).unwrap();
+    cluster.wait_healthy("v", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[tokio::test]
+async fn journals_that_are_not_ours() {
+    let mut cluster = TestCluster::start().await;
+    cluster.volume("v", SIZE).await;
+    cluster.wait_in_sync("v", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    cluster.kill(2);
+    let config = cluster.nodes()[2].config().display().to_string();
+    let segment = first_segment(&cluster.nodes()[2].data_dir().join("shard-0"));
+    let whole = fs::read(&segment).unwrap();
+    File::options().write(true).open(&segment).unwrap().set_len(whole.len() as u64 / 2 + 100).unwrap();
+    refuse(&["agent", "--config", &config], FAILED, &["segment"]);
+    let mut foreign = File::create(&segment).unwrap();
+    foreign.write_all(&vec![0x5A; whole.len()]).unwrap();
+    drop(foreign);
+    refuse(&["agent", "--config", &config], FAILED, &["segment"]);
+    fs::write(&segment, whole).unwrap();
+    cluster.launch(2).unwrap();
+    cluster.wait_in_sync("v", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// The first file below `dir` whose path names a segment.
+fn first_segment(dir: &Path) -> PathBuf {
+    let mut found: Vec<PathBuf> =
+        walk(dir).into_iter().filter(|path| path.to_string_lossy().contains("segment")).collect();
+    found.sort();
+    found.into_iter().next().unwrap_or_else(|| panic!("a segment file in {}: {:?}", dir.display(), walk(dir)))
+}
+
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+fn snapshot(dir: &Path) -> Vec<(OsString, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+fn restore(dir: &Path, files: &[(OsString, Vec<u8>)]) {
+    for (name, content) in files {
+        fs::write(dir.join(name), content).unwrap();
+    }
+}
