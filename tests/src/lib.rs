@@ -16,8 +16,6 @@ use tempfile::TempDir;
 
 /// No wait of a test is longer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Small journals: many clusters share one disk.
-const LIMITS: &str = "[limits]\njournal_max = \"256MiB\"\n";
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -37,8 +35,7 @@ impl TestCluster {
     pub async fn start() -> TestCluster {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = scratch();
-        let mut options = ClusterOptions::new(binary().to_path_buf(), dir.path().to_path_buf());
-        LIMITS.clone_into(&mut options.extra);
+        let options = ClusterOptions::new(binary().to_path_buf(), dir.path().to_path_buf());
         let mut test = TestCluster { cluster: None, dir: Some(dir), _turn: turn };
         match Cluster::start(options).await {
             Ok(cluster) => test.cluster = Some(cluster),

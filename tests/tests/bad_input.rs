@@ -112,7 +112,7 @@ async fn volumes_and_nodes() {
     cluster.volume("taken", SIZE).await;
     let socket = cluster.nodes()[1].admin().display().to_string();
     let ask = |args: &[&str], status, words: &[&str]| refuse(&[args, &["--socket", &socket]].concat(), status, words);
-    ask(&["volume", "create", "v", "--size", "0"], USAGE, &["size"]);
+    ask(&["volume", "create", "v", "--size", "0"], USAGE, &["512 bytes"]);
     ask(&["volume", "create", "v", "--size", "1000"], USAGE, &["512"]);
     ask(&["volume", "create", "../v", "--size", "1MiB"], USAGE, &["name"]);
     ask(&["volume", "create", "v", "--size", "1MiB", "--on", "n1,n2,n9"], FAILED, &["n9"]);

@@ -198,11 +198,6 @@ impl Registry {
         }
     }
 
-    /// Connections of all volumes.
-    pub(crate) fn sessions(&self) -> usize {
-        self.exports.values().map(|e| e.sessions.len()).sum()
-    }
-
     fn accepts(&self, volume: VolumeId) -> bool {
         self.exports.get(&volume).is_some_and(|e| e.accepts)
     }

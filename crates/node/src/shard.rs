@@ -559,14 +559,14 @@ impl Shard {
                 R::Serving(serving) => out.push(Output::Serving { volume, serving }),
                 R::BeatNow => self.beat_at = now,
                 R::Event(text) => out.push(Output::Event { volume: Some(volume), text }),
-                R::Fail(why) => self.copy_failed(volume, why, out),
+                R::Fail(why) => self.copy_failed(volume, &why, out),
             }
         }
     }
 
-    fn copy_failed(&mut self, volume: VolumeId, why: String, out: &mut Vec<Output>) {
+    fn copy_failed(&mut self, volume: VolumeId, why: &str, out: &mut Vec<Output>) {
         if let Some(copy) = self.copies.get_mut(&volume) {
-            copy.failed.get_or_insert(why.clone());
+            copy.failed.get_or_insert_with(|| why.to_owned());
         }
         out.push(Output::Event { volume: Some(volume), text: format!("the copy here takes no part any more: {why}") });
     }
@@ -619,7 +619,7 @@ impl Shard {
             }
             S::Failed { volume: Some(volume), reason } => {
                 self.replica(volume, R::Failed(reason.clone()), now, out);
-                self.copy_failed(volume, reason, out);
+                self.copy_failed(volume, &reason, out);
             }
             S::Failed { volume: None, reason } => self.all_failed(&reason, now, out),
         }

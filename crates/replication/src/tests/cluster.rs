@@ -287,7 +287,7 @@ impl Cluster {
             }
             if !self.control_held {
                 while let Some((id, request)) = self.control.pop_front() {
-                    self.decide(id, request);
+                    self.decide(id, &request);
                 }
             }
             if self.beat_at == Time::ZERO {
@@ -300,8 +300,8 @@ impl Cluster {
         }
     }
 
-    fn decide(&mut self, node: NodeId, request: ControlRequest) {
-        match request {
+    fn decide(&mut self, node: NodeId, request: &ControlRequest) {
+        match *request {
             ControlRequest::Claim { base, life, .. } if base == self.view.active.epoch => {
                 self.max_epoch = self.max_epoch.next();
                 let configuration =

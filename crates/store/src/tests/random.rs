@@ -16,7 +16,7 @@ fn volume_step(h: &mut Harness, v: VolumeId) {
         }
         // A secondary gets again what it lost: the same records.
         0..30 if !m.lost.is_empty() && !adopting => {
-            let mut lost = m.lost.clone();
+            let mut lost = m.lost;
             let n = 1 + usize::try_from(h.rng.below(u64::try_from(lost.len()).expect("small"))).expect("small");
             let rest = lost.split_off(n);
             let model = h.models.get_mut(&v).expect("known");

@@ -99,7 +99,7 @@ fn rot_is_remembered_until_it_is_repaired() {
     let full = base.models[&V1].clone();
     let mut h = Harness::new(5, small());
     h.models = base.models.clone();
-    h.disk.files = base.disk.files.clone();
+    h.disk.files = base.disk.files;
     h.strict = false;
     // The body of a record above the checkpoint: found by its bytes.
     let victim = &full.log[full.log.len() - 2..].iter().find(|r| r.body().len() >= 4096).expect("a write").clone();
