@@ -26,6 +26,8 @@ use tokio::sync::mpsc;
 const BATCH: usize = 512;
 /// How often the control plane is told how the copies are, if that changed.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+/// A change that nothing woke the thread for is told after so long at the latest.
+const IDLE_REPORT: Duration = Duration::from_millis(300);
 
 /// What a shard's thread needs.
 #[derive(Debug)]
@@ -94,7 +96,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort) -> Result<(), S
     r.finish(now);
     loop {
         let mut sleep = r.shard.next_timeout().map_or(Duration::from_secs(1), |at| at.since(random::now()));
-        sleep = sleep.min(r.report_at.since(random::now()).max(REPORT_INTERVAL));
+        sleep = sleep.min(IDLE_REPORT);
         let mut woken = None;
         tokio::select! {
             () = r.disk.wait() => {}
@@ -183,6 +185,7 @@ impl Runner {
                     self.endpoint.open(peer, Lane::Volume(volume));
                 }
                 Output::CloseLane { peer, volume } => self.endpoint.close(peer, Lane::Volume(volume)),
+                Output::Fatal(reason) => self.tell(FromShard::Fatal(reason)),
                 Output::Event { volume, text } => {
                     tracing::info!(volume = volume.map(|v| v.0), "{text}");
                     self.tell(FromShard::Event { volume, message: text });

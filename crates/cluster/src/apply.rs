@@ -177,7 +177,11 @@ impl State {
             return refuse(NotFound, format!("there is no node {unknown}"));
         }
         let copies: BTreeMap<_, _> = nodes.iter().map(|n| (*n, None)).collect();
-        require(copies.len() == wanted, Invalid, || "a node holds at most one copy of a volume".into())?;
+        let twice = nodes.iter().enumerate().find(|(i, n)| nodes[..*i].contains(n)).and_then(|(_, n)| self.node(*n));
+        require(copies.len() == wanted, Invalid, || {
+            let name = twice.map_or_else(String::new, |n| n.name.clone());
+            format!("a node holds at most one copy of a volume, found {name} more than once; name each node once")
+        })?;
         Ok(copies)
     }
 

@@ -164,6 +164,8 @@ pub enum Output {
         /// The volume.
         volume: VolumeId,
     },
+    /// The journal could not be opened at all: the process should end and say so, before anybody counts on it.
+    Fatal(String),
     /// For people.
     Event {
         /// Which volume it concerns; `None`: all of the shard.
@@ -627,7 +629,10 @@ impl Shard {
 
     fn all_failed(&mut self, reason: &str, now: Time, out: &mut Vec<Output>) {
         self.shard_failed = Some(reason.to_owned());
-        self.started = true;
+        if !std::mem::replace(&mut self.started, true) {
+            let hint = "every segment file of the journal must be the one that this node wrote; put the original files back, or replace this node's copies";
+            out.push(Output::Fatal(format!("{reason}; {hint}")));
+        }
         let volumes: Vec<VolumeId> = self.copies.keys().copied().collect();
         for volume in volumes {
             self.replica(volume, replication::Input::Failed(reason.to_owned()), now, out);

@@ -7,8 +7,8 @@
 //!
 //! Therefore the last spare is used only together with a release, else the next header would have no place to go to.
 //!
-//! Segments are released in any order, not only the oldest: a volume that is stalled pins what it needs and does not stop
-//! its neighbours (P10). What may be released: see `Level`.
+//! Segments are released in any order, not only the oldest: a volume that is stalled pins what it needs and no more. What may
+//! be released: see `Level`. A copy that failed pins its records until it is deleted: safety before its neighbours' room.
 
 use crate::io::{DiskOpKind, FileId};
 use crate::journal::Journal;
@@ -58,14 +58,13 @@ pub(crate) struct Opening {
 }
 
 /// What segments are kept for. Each level gives up more than the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
     /// Records above a checkpoint, and those that other copies may still ask for.
     CatchUp,
-    /// Records above a checkpoint: retention is a preference.
+    /// Records above a checkpoint: retention is a preference. What a failed copy may still hold alone is never given up:
+    /// without it the copy would open as whole after a restart and count in a fence quorum (S19, S20).
     Replay,
-    /// As before, without copies that have failed: they do not stop the others.
-    Living,
 }
 
 impl Segment {
@@ -84,7 +83,7 @@ impl Segment {
     fn needed(&self, level: Level, replicas: &BTreeMap<VolumeId, Replica>, failed: &BTreeSet<VolumeId>) -> bool {
         let needed = |(volume, lsn): (&VolumeId, &Lsn)| match replicas.get(volume) {
             Some(r) => *lsn > r.checkpoint || (level == Level::CatchUp && *lsn > r.trim),
-            None => failed.contains(volume) && level < Level::Living,
+            None => failed.contains(volume),
         };
         let evidence = self.damaged && replicas.values().any(|r| r.unknown_to.is_some());
         evidence
@@ -134,9 +133,6 @@ impl Journal {
         if full && self.spares.len() + released.len() < 2 {
             released = self.releasable(Level::Replay, replicas, failed, SPARES);
         }
-        if full && self.spares.len() + released.len() < 2 {
-            released = self.releasable(Level::Living, replicas, failed, SPARES);
-        }
         if self.spares.is_empty() || self.spares.len() + released.len() < 2 {
             self.starved = full;
             return;
@@ -152,8 +148,11 @@ impl Journal {
         replicas: &mut BTreeMap<VolumeId, Replica>,
         failed: &BTreeSet<VolumeId>,
     ) {
-        let level = if self.spares.len() < 2 { Level::Replay } else { Level::CatchUp };
-        let released = self.releasable(level, replicas, failed, usize::MAX);
+        let full = self.slots.len() >= as_count(cx.config.max_segments);
+        let mut released = self.releasable(Level::CatchUp, replicas, failed, usize::MAX);
+        if full && self.spares.len() + released.len() < 2 {
+            released = self.releasable(Level::Replay, replicas, failed, SPARES);
+        }
         self.open_segment(cx, replicas, &released);
     }
 

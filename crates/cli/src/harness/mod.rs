@@ -89,14 +89,23 @@ impl Cluster {
         for at in 1..self.nodes.len() {
             self.join(at).await?;
         }
-        let count = self.nodes.len();
-        self.wait_for("all nodes to be up", GATHER, async |cluster| {
-            let status = cluster.status(0).await?;
-            let states: Vec<_> = status.nodes.iter().map(|node| format!("{} {}", node.name, node.state)).collect();
-            let up = status.nodes.iter().filter(|node| node.state == "up").count();
-            if up == count { Ok(()) } else { Err(states.join(", ")) }
+        self.wait_for("every node to see all nodes up", GATHER, async |cluster| {
+            for at in 0..cluster.nodes.len() {
+                cluster.sees_all(at).await?;
+            }
+            Ok(())
         })
         .await
+    }
+
+    async fn sees_all(&self, at: usize) -> Result<(), String> {
+        let status = self.status(at).await?;
+        let up = status.nodes.iter().filter(|node| node.state == "up").count();
+        if up == self.nodes.len() {
+            return Ok(());
+        }
+        let states: Vec<_> = status.nodes.iter().map(|node| format!("{} {}", node.name, node.state)).collect();
+        Err(format!("{} sees {}", self.nodes[at].name(), states.join(", ")))
     }
 
     async fn join(&mut self, at: usize) -> Result<(), HarnessError> {

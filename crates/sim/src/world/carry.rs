@@ -146,6 +146,7 @@ impl World {
                 notices.into_iter().for_each(|n| self.at(n.at, Event::LaneUp(n)));
             }
             Output::CloseLane { peer, volume } => self.net.close(id, peer, volume),
+            Output::Fatal(reason) => self.note("fatal", &[id.0], || format!("{id}: {reason}")),
             Output::Event { text, .. } => self.note("says", &[id.0], || format!("{id}: {text}")),
         }
         Ok(())
