@@ -69,18 +69,9 @@ enum Check {
     Admitted(NodeId, String),
 }
 
-/// What the loop is made of.
+/// The loop's own state, beside what it was made of.
 pub(crate) struct ControlLoop {
-    pub(crate) me: NodeId,
-    pub(crate) cluster: ClusterId,
-    pub(crate) control: Control,
-    pub(crate) endpoint: Endpoint,
-    pub(crate) writes: mpsc::Sender<Write>,
-    pub(crate) shard: ShardHandle,
-    pub(crate) nbd_dir: PathBuf,
-    pub(crate) ca: Option<pki::CaMaterial>,
-    pub(crate) ca_pem: String,
-    pub(crate) address: SocketAddr,
+    parts: Parts,
     sessions: BTreeMap<NodeId, u64>,
     waiting: BTreeMap<u64, Waiting>,
     next_token: u64,
@@ -97,7 +88,7 @@ pub(crate) struct ControlLoop {
     fatal: Option<AgentError>,
 }
 
-/// What `ControlLoop::new` takes.
+/// What the loop is made of.
 pub(crate) struct Parts {
     pub(crate) me: NodeId,
     pub(crate) cluster: ClusterId,
@@ -113,18 +104,8 @@ pub(crate) struct Parts {
 
 impl ControlLoop {
     pub(crate) fn new(parts: Parts) -> ControlLoop {
-        let Parts { me, cluster, control, endpoint, writes, shard, nbd_dir, ca, ca_pem, address } = parts;
         ControlLoop {
-            me,
-            cluster,
-            control,
-            endpoint,
-            writes,
-            shard,
-            nbd_dir,
-            ca,
-            ca_pem,
-            address,
+            parts,
             sessions: BTreeMap::new(),
             waiting: BTreeMap::new(),
             next_token: 0,
@@ -154,7 +135,7 @@ impl ControlLoop {
             if let Some(fatal) = self.fatal.take() {
                 return Err(fatal);
             }
-            let sleep = self.control.next_timeout().since(random::now());
+            let sleep = self.parts.control.next_timeout().since(random::now());
             tokio::select! {
                 () = &mut stop => break,
                 event = events.recv() => match event { Some(e) => self.on_event(e).await, None => break },
@@ -163,7 +144,7 @@ impl ControlLoop {
                     Some(Written::Failed(error)) => return Err(error),
                     None => break,
                 },
-                message = self.shard.from.recv() => match message {
+                message = self.parts.shard.from.recv() => match message {
                     Some(message) => self.on_shard(message).await,
                     None => return Err(AgentError::Shard { reason: "its thread ended".to_owned() }),
                 },
@@ -173,14 +154,14 @@ impl ControlLoop {
             self.offer_again();
         }
         // The shard ends by itself when its end of the link closes.
-        let _ = self.shard.to.try_send(ToShard::Shutdown);
-        self.endpoint.shutdown().await;
+        let _ = self.parts.shard.to.try_send(ToShard::Shutdown);
+        self.parts.endpoint.shutdown().await;
         Ok(())
     }
 
     async fn feed(&mut self, input: Input) {
         let mut out = std::mem::take(&mut self.out);
-        self.control.handle(input, random::now(), &mut out);
+        self.parts.control.handle(input, random::now(), &mut out);
         for output in out.drain(..) {
             self.carry(output).await;
         }
@@ -191,7 +172,7 @@ impl ControlLoop {
         match output {
             Output::Send { to, bytes } => {
                 if let Some(session) = self.sessions.get(&to)
-                    && let Err(error) = self.endpoint.send(to, Lane::Control, *session, vec![bytes])
+                    && let Err(error) = self.parts.endpoint.send(to, Lane::Control, *session, vec![bytes])
                 {
                     // Raft repeats what is lost.
                     tracing::debug!(peer = %to, %error, "a message of the control plane was dropped");
@@ -212,17 +193,17 @@ impl ControlLoop {
 
     async fn write(&mut self, write: Write) {
         // A full queue means a stuck disk: the loop waits for it, bounded by the writer's failure.
-        if self.writes.send(write).await.is_err() {
+        if self.parts.writes.send(write).await.is_err() {
             tracing::debug!("the writer of the control plane's log has ended");
         }
     }
 
     fn send_view(&mut self) {
-        let state = self.control.state();
+        let state = self.parts.control.state();
         let name = |v: &VolumeId| Some((*v, state?.volumes.get(v)?.name.clone()));
         let names = self.local.views.iter().filter_map(|view| name(&view.volume)).collect();
         let view = ToShard::View { view: self.local.clone(), names };
-        self.unsent_view = self.shard.to.try_send(view).is_err();
+        self.unsent_view = self.parts.shard.to.try_send(view).is_err();
     }
 
     fn on_peers(&mut self, peers: BTreeMap<NodeId, String>) {
@@ -233,16 +214,20 @@ impl ControlLoop {
                 tracing::error!(peer = %node, address = text, "the peer's address is none: expected IP:PORT");
                 continue;
             };
-            let name =
-                self.control.state().and_then(|s| s.node(*node)).map_or_else(|| node.to_string(), |n| n.name.clone());
+            let name = self
+                .parts
+                .control
+                .state()
+                .and_then(|s| s.node(*node))
+                .map_or_else(|| node.to_string(), |n| n.name.clone());
             shards.insert(*node, ShardPeer { name, address: shard_address(address) });
-            if *node != self.me {
+            if *node != self.parts.me {
                 control.insert(*node, address);
             }
         }
-        self.endpoint.set_peers(&control);
+        self.parts.endpoint.set_peers(&control);
         for node in control.keys() {
-            self.endpoint.open(*node, Lane::Control);
+            self.parts.endpoint.open(*node, Lane::Control);
         }
         self.unsent_peers = Some(shards);
         self.peers = peers;
@@ -253,7 +238,7 @@ impl ControlLoop {
     fn offer_again(&mut self) {
         if let Some(peers) = self.unsent_peers.take()
             && let Err(mpsc::error::TrySendError::Full(ToShard::Peers(peers))) =
-                self.shard.to.try_send(ToShard::Peers(peers))
+                self.parts.shard.to.try_send(ToShard::Peers(peers))
         {
             self.unsent_peers = Some(peers);
         }
@@ -289,7 +274,7 @@ impl ControlLoop {
             FromShard::CopyDeleted { volume } => self.feed(Input::CopyDeleted { volume }).await,
             FromShard::Reports(reports) => self.feed(Input::Reports(reports)).await,
             FromShard::Event { volume, message } => {
-                let name = volume.and_then(|v| Some(self.control.state()?.volumes.get(&v)?.name.clone()));
+                let name = volume.and_then(|v| Some(self.parts.control.state()?.volumes.get(&v)?.name.clone()));
                 self.happened("shard", name, message);
             }
             FromShard::Fatal(reason) => self.fatal = Some(AgentError::Shard { reason }),
@@ -299,12 +284,12 @@ impl ControlLoop {
     async fn on_ask(&mut self, ask: Ask) {
         match ask {
             Ask::Look(look) => look(&View {
-                control: &self.control,
-                me: self.me,
+                control: &self.parts.control,
+                me: self.parts.me,
                 now: random::now(),
-                nbd_dir: &self.nbd_dir,
-                ca_pem: &self.ca_pem,
-                address: self.address,
+                nbd_dir: &self.parts.nbd_dir,
+                ca_pem: &self.parts.ca_pem,
+                address: self.parts.address,
             }),
             Ask::Propose(command, answer) => self.propose(command, Waiting::Admin(answer)).await,
             Ask::Events(answer) => {
@@ -337,7 +322,7 @@ impl ControlLoop {
     }
 
     async fn on_join(&mut self, request: &Bytes, reply: JoinReply) {
-        if self.ca.is_none() {
+        if self.parts.ca.is_none() {
             return self.relay_join(request.clone(), reply);
         }
         match self.check_join(request) {
@@ -352,10 +337,10 @@ impl ControlLoop {
 
     /// Only the founder holds the CA's key; every other node passes the conversation on to it.
     fn relay_join(&self, request: Bytes, reply: JoinReply) {
-        let founder = self.control.state().and_then(|s| s.node(FOUNDER));
+        let founder = self.parts.control.state().and_then(|s| s.node(FOUNDER));
         let address = founder.and_then(|n| n.address.parse::<SocketAddr>().ok());
         let name = founder.map_or_else(|| FOUNDER.to_string(), |n| n.name.clone());
-        let (Some(address), Ok(fingerprint)) = (address, pki::fingerprint(&self.ca_pem)) else {
+        let (Some(address), Ok(fingerprint)) = (address, pki::fingerprint(&self.parts.ca_pem)) else {
             return send_join(
                 reply,
                 Err(format!(
@@ -387,7 +372,7 @@ impl ControlLoop {
     fn check_join(&self, request: &Bytes) -> Result<Check, String> {
         let request: JoinRequest =
             serde_json::from_slice(request).map_err(|e| format!("the request can't be read: {e}"))?;
-        let state = self.control.state().ok_or("this node has not heard from its cluster yet")?;
+        let state = self.parts.control.state().ok_or("this node has not heard from its cluster yet")?;
         let secret = unhex(&request.secret).ok_or("the token's secret is not hexadecimal")?;
         let hash = hex(&random::sha256(&secret));
         let fingerprint = hex(&random::sha256(request.csr_pem.as_bytes()));
@@ -409,10 +394,10 @@ impl ControlLoop {
     }
 
     fn welcome(&self, node: NodeId, csr_pem: &str) -> Result<JoinAnswer, String> {
-        let ca = self.ca.as_ref().ok_or("this node no longer holds the CA's key")?;
-        let cert_pem = pki::sign_csr(ca, self.cluster, node, csr_pem).map_err(|e| e.to_string())?;
+        let ca = self.parts.ca.as_ref().ok_or("this node no longer holds the CA's key")?;
+        let cert_pem = pki::sign_csr(ca, self.parts.cluster, node, csr_pem).map_err(|e| e.to_string())?;
         let peers = self.peers.iter().filter(|(n, _)| **n != node).map(|(n, a)| (n.0, a.clone())).collect();
-        Ok(JoinAnswer::Welcome { node: node.0, ca_pem: self.ca_pem.clone(), cert_pem, peers })
+        Ok(JoinAnswer::Welcome { node: node.0, ca_pem: self.parts.ca_pem.clone(), cert_pem, peers })
     }
 
     fn happened(&mut self, kind: &'static str, volume: Option<String>, message: String) {
