@@ -118,7 +118,7 @@ async fn volumes_and_nodes() {
     ask(&["volume", "create", "v", "--size", "1MiB", "--on", "n1,n2,n9"], FAILED, &["n9"]);
     ask(&["volume", "create", "v", "--size", "1MiB", "--on", "n1,n1,n2"], USAGE, &["one copy"]);
     ask(&["volume", "create", "v", "--size", "1MiB", "--quorum", "4"], USAGE, &["quorum"]);
-    ask(&["volume", "create", "v", "--size", "1MiB", "--durability", "async"], USAGE, &["async"]);
+    ask(&["volume", "create", "v", "--size", "1MiB", "--durability", "async", "--quorum", "2"], USAGE, &["async"]);
     ask(&["volume", "create", "taken", "--size", "1MiB"], FAILED, &["taken"]);
     ask(&["volume", "show", "unknown"], FAILED, &["unknown"]);
     ask(&["status", "unknown"], FAILED, &["unknown"]);

@@ -91,16 +91,12 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
     let state =
         view.control.state().ok_or_else(|| Status::unavailable("this node has not heard from its cluster yet"))?;
     VolumeSize::new(r.size_bytes).map_err(|e| invalid(e.to_string()))?;
-    match r.durability.as_str() {
-        "" | "sync" => {}
-        "flush" | "async" => {
-            return Err(invalid(format!(
-                "expected --durability sync, found {}: this version does not have it yet",
-                r.durability
-            )));
-        }
+    let durability = match r.durability.as_str() {
+        "" | "sync" => Durability::Sync,
+        "flush" => Durability::Flush,
+        "async" => Durability::Async,
         other => return Err(invalid(format!("expected --durability sync, flush or async, found {other:?}"))),
-    }
+    };
     let alive = |n: NodeId| n == view.me || view.control.detector().alive(n, view.now);
     let present = state.nodes().filter(|n| !n.removed).count();
     let copies = if r.copies == 0 { present.min(3) } else { usize::try_from(r.copies).unwrap_or(usize::MAX) };
@@ -118,18 +114,11 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
         )));
     }
     let primary = if r.primary.is_empty() { None } else { Some(node_named(view, &r.primary)?) };
-    let majority = u32::try_from(nodes.len() / 2 + 1).unwrap_or(u32::MAX);
-    let quorum = if r.quorum == 0 { majority } else { r.quorum };
+    let usual = if durability == Durability::Async { 1 } else { nodes.len() / 2 + 1 };
+    let quorum = if r.quorum == 0 { u32::try_from(usual).unwrap_or(u32::MAX) } else { r.quorum };
     let write_quorum =
         u8::try_from(quorum).map_err(|_| invalid(format!("expected a quorum of at most 7, found {quorum}")))?;
-    Ok(Command::CreateVolume {
-        name: r.name.clone(),
-        size: r.size_bytes,
-        durability: Durability::Sync,
-        write_quorum,
-        nodes,
-        primary,
-    })
+    Ok(Command::CreateVolume { name: r.name.clone(), size: r.size_bytes, durability, write_quorum, nodes, primary })
 }
 
 /// The wish of a failover, and what the operator is told about it.

@@ -388,8 +388,7 @@ impl Guest {
         };
         let key = self.number(session, request.key);
         let (offset, len) = (ByteOffset(request.offset), u64::from(request.len));
-        let request = Request { key, op, offset, len, data: request.data };
-        // FUA asks for nothing more: an answered write is on stable storage of a quorum (S3).
+        let request = Request { key, op, offset, len, fua: request.fua, data: request.data };
         let _ = self.to_shard.send(FromGuest::Request { volume: self.volume, request });
     }
 

@@ -148,9 +148,10 @@ pub(crate) struct CreateArgs {
 pub(crate) enum DurabilityArg {
     /// On stable storage of the quorum
     Sync,
-    /// In memory of the quorum; flush and FUA on stable storage of the quorum
+    /// In memory of the quorum; flush and FUA on stable storage of the quorum: safe against the loss of a host, and after a
+    /// power cut of all hosts every flushed write is there
     Flush,
-    /// On stable storage of the primary; other copies follow
+    /// On stable storage of the primary; other copies follow, and none takes over without the primary
     Async,
 }
 

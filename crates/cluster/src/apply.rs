@@ -151,7 +151,7 @@ impl State {
         require(self.volumes.len() < MAX_VOLUMES, Invalid, || format!("a cluster has at most {MAX_VOLUMES} volumes"))?;
         let size = VolumeSize::new(size).map_err(|e| Refusal::new(Invalid, e.to_string()))?;
         let copies = self.check_copies(nodes)?;
-        check_quorum(write_quorum, copies.len())?;
+        check_quorum(write_quorum, copies.len(), durability)?;
         let primary = primary.unwrap_or(nodes[0]);
         let message = || format!("the primary is one of the nodes with a copy; {primary} is none of them");
         require(copies.contains_key(&primary), Invalid, message)?;
@@ -328,9 +328,14 @@ fn check_text(what: &str, text: &str) -> Result<(), Refusal> {
     require(sound, Invalid, || format!("a node's {what} has 1 to {MAX_TEXT_BYTES} bytes, found {}", text.len()))
 }
 
-fn check_quorum(write_quorum: u8, copies: usize) -> Result<(), Refusal> {
+fn check_quorum(write_quorum: u8, copies: usize, durability: Durability) -> Result<(), Refusal> {
     let w = usize::from(write_quorum);
     let majority = copies / 2 + 1;
+    if durability == Durability::Async {
+        return require(w == 1, Invalid, || {
+            format!("durability async means a write quorum of 1, the primary, found {w}; leave the quorum out")
+        });
+    }
     require(w <= copies, Invalid, || format!("a write quorum of {w} needs as many copies, found {copies}"))?;
     require(w >= majority, Unsafe, || {
         format!(

@@ -200,7 +200,7 @@ impl Look<'_> {
     fn nominate_best(&self, but: Option<NodeId>) -> Option<Command> {
         let able = |n: &NodeId| !self.dead(*n) && !self.report(*n).is_some_and(CopyReport::failed);
         let able: Vec<NodeId> = self.view.active.members.iter().map(|m| m.node).filter(able).collect();
-        if able.len() < self.view.active.fence_quorum() {
+        if !self.view.active.is_fence(|n| able.contains(&n)) {
             return None;
         }
         let log = |n: NodeId| self.report(n).map(|r| (r.epoch, r.durable));

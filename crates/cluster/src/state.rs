@@ -318,10 +318,10 @@ fn check_phase(volume: &Volume) -> Result<(), String> {
 
 /// The same as `Configuration::validate`, which panics; a snapshot is input.
 fn check_configuration(c: &Configuration) -> Result<(), String> {
-    let (n, w) = (c.members.len(), usize::from(c.write_quorum));
+    let n = c.members.len();
     ensure((1..=holdfast_types::MAX_MEMBERS).contains(&n), "a number of members out of range")?;
     ensure(c.members.windows(2).all(|m| m[0].node < m[1].node), "members are not sorted")?;
-    ensure(w >= 1 && w <= n && 2 * w > n, "W is no majority of the members")?;
+    ensure(c.quorum_is_sound(), "W is no majority of the members")?;
     ensure(c.primary.is_none() == (c.epoch == Epoch::ZERO), "a reign without a primary")?;
     ensure(c.primary.is_none_or(|p| c.member(p).is_some()), "a primary that is no member")?;
     c.validate();

@@ -210,6 +210,7 @@ impl Look<'_> {
         let in_sync = count(&|r| matches!(r.state, CopyState::Serving | CopyState::InSync));
         let able = count(&|r| !r.failed());
         let (n, w, r) = (members.len(), usize::from(active.write_quorum), active.fence_quorum());
+        let alone = active.primary.filter(|_| active.primary_decides());
         let serves = |p| self.fresh(v, p).is_some_and(|r| r.state == CopyState::Serving);
         let state = if active.primary.is_some_and(serves) && in_sync >= w {
             if in_sync == n { VolumeState::Healthy } else { VolumeState::Degraded }
@@ -221,6 +222,12 @@ impl Look<'_> {
             VolumeState::Stalled
         } else if able < r {
             reasons.push(format!("only {able} of {n} copies answer, {r} are needed to open"));
+            VolumeState::Stalled
+        } else if let Some(primary) = alone.filter(|p| self.fresh(v, *p).is_none_or(CopyReport::failed)) {
+            reasons.push(format!(
+                "{} alone holds everything that was acknowledged (durability async): the volume opens when it returns",
+                self.name(primary)
+            ));
             VolumeState::Stalled
         } else if let Some(next) = pending.and_then(|p| p.configuration.primary).or(nominee.map(|n| n.node)) {
             reasons.push(format!("{} is becoming primary", self.name(next)));

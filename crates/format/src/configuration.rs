@@ -52,12 +52,12 @@ pub fn decode_configuration(bytes: &[u8]) -> Result<Configuration, DecodeError> 
 
 /// The field that `Configuration::validate` would panic on.
 fn misfit(c: &Configuration) -> Option<&'static str> {
-    let (n, w) = (c.members.len(), usize::from(c.write_quorum));
+    let n = c.members.len();
     let ids_positive = c.members.first().is_some_and(|m| m.node != NodeId(0));
     if !(1..=MAX_MEMBERS).contains(&n) || !ids_positive || !c.members.windows(2).all(|p| p[0].node < p[1].node) {
         return Some("the list of members");
     }
-    if w < 1 || w > n || 2 * w <= n {
+    if !c.quorum_is_sound() {
         return Some("the write quorum");
     }
     let primary_fits = match c.primary {

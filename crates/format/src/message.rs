@@ -66,6 +66,8 @@ pub enum Message {
         epoch: Epoch,
         /// The epoch table of the sender's log.
         table: EpochTable,
+        /// End of the sender's log now.
+        last: Lsn,
     },
     /// N2: consecutive records.
     Append {
@@ -124,6 +126,9 @@ pub struct TailReport {
     pub first: Lsn,
     /// Rot: records above `last`, up to here, were once durable here and can't be read now. Presence unknown (trap 12).
     pub unknown_to: Option<Lsn>,
+    /// The epoch that this copy followed when an earlier life of its process ended: what it held of it in memory alone is
+    /// gone. 0 if there is none.
+    pub forgot: Epoch,
 }
 
 /// Between two nodes' shards, on a lane that bulk data can't starve: one message for all volumes they share.

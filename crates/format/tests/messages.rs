@@ -60,8 +60,8 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
 }
 
 fn reports() -> impl Strategy<Value = TailReport> {
-    let numbers = any::<[u64; 7]>();
-    (numbers, tables(), prop::option::of(lsn())).prop_map(|([i, e, l, h, c, a, f], table, unknown_to)| TailReport {
+    let numbers = any::<[u64; 8]>();
+    (numbers, tables(), prop::option::of(lsn())).prop_map(|([i, e, l, h, c, a, f, g], table, unknown_to)| TailReport {
         incarnation: Incarnation(i),
         last_epoch: Epoch(e),
         last: Lsn(l),
@@ -71,6 +71,7 @@ fn reports() -> impl Strategy<Value = TailReport> {
         applied: Lsn(a),
         first: Lsn(f),
         unknown_to,
+        forgot: Epoch(g),
     })
 }
 
@@ -83,7 +84,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         (epoch(), epoch()).prop_map(|(epoch, promised)| Message::Reject { epoch, promised }),
         (epoch(), lsn(), lsn()).prop_map(|(epoch, from, to)| Message::FetchLog { epoch, from, to }),
         (epoch(), lsn(), records()).prop_map(|(epoch, from, records)| Message::LogPart { epoch, from, records }),
-        (epoch(), tables()).prop_map(|(epoch, table)| Message::Adopt { epoch, table }),
+        (epoch(), tables(), lsn()).prop_map(|(epoch, table, last)| Message::Adopt { epoch, table, last }),
         (epoch(), lsn(), records()).prop_map(|(epoch, committed, records)| Message::Append {
             epoch,
             committed,
@@ -275,8 +276,10 @@ fn configurations_that_no_copy_acts_on_are_errors() {
         assert!(matches!(decode_configuration(&encode(&c)), Err(DecodeError::Field { .. })), "{c:?}");
     };
     refused(&|c| c.write_quorum = 0);
-    refused(&|c| c.write_quorum = 1);
     refused(&|c| c.write_quorum = 4);
+    refused(&|c| {
+        (c.members, c.write_quorum) = ((1..=4).map(|n| Member { node: NodeId(n), ..c.members[0] }).collect(), 2)
+    });
     refused(&|c| c.members.swap(0, 1));
     refused(&|c| c.members[1] = c.members[0]);
     refused(&|c| c.members[0].node = NodeId(0));

@@ -70,7 +70,7 @@ pub enum GuestOp {
     Read,
     /// Replace the range by the data.
     Write,
-    /// Everything answered so far is on stable storage of a quorum.
+    /// Answered when everything answered before it is on stable storage of a quorum.
     Flush,
     /// Zero the range, keep its space.
     WriteZeroes,
@@ -89,6 +89,8 @@ pub struct Request {
     pub offset: ByteOffset,
     /// How much, in bytes; above 0 except for `Flush`.
     pub len: u64,
+    /// Answered only when a quorum holds it on stable storage, whatever the volume's durability.
+    pub fua: bool,
     /// `Write`: a private copy of `len` bytes (trap 19). Empty otherwise.
     pub data: Bytes,
 }

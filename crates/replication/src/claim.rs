@@ -11,7 +11,9 @@ use crate::reign::Reign;
 use crate::replica::{Replica, Role};
 use holdfast_format::message::{Message, TailReport};
 use holdfast_format::{Draft, Record, RecordKind, encode_configuration};
-use holdfast_types::{BlockRange, ControlRequest, Epoch, EpochTable, Lsn, NodeId, Pending, Time};
+use holdfast_types::{
+    BlockRange, Configuration, ControlRequest, Durability, Epoch, EpochTable, Lsn, NodeId, Pending, Time,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Entries of an epoch table above which old ones are forgotten; far below the limit, so that a claim always fits.
@@ -86,7 +88,7 @@ impl Replica {
     }
 
     pub(crate) fn on_preclaim_reply(&mut self, from: NodeId, base: Epoch, yes: bool, now: Time, out: &mut Vec<Output>) {
-        let needed = self.view.active.fence_quorum();
+        let active = &self.view.active;
         let retry = self.timers.control_retry;
         let (volume, life) = (self.view.volume, self.life);
         let Role::Candidate(c) = &mut self.role else { return };
@@ -94,8 +96,8 @@ impl Replica {
             return;
         }
         c.yes.insert(from);
-        if c.yes.len() < needed || !c.yes.contains(&self.me) {
-            self.waiting = Some(format!("{} of {needed} members would let this copy take over", c.yes.len()));
+        if !active.is_fence(|n| c.yes.contains(&n)) || !c.yes.contains(&self.me) {
+            self.waiting = Some(format!("{} of {} would let this copy take over", c.yes.len(), needed(active)));
         } else if now >= c.claim_at {
             c.claim_at = now + retry;
             self.waiting = Some("the claim is before the control plane".to_owned());
@@ -162,13 +164,21 @@ impl Replica {
             .filter(|(node, t)| base.member(**node).is_some_and(|m| m.incarnation == t.incarnation) && tail_is_whole(t))
             .map(|(node, t)| (*node, t))
             .collect();
-        if valid.len() < base.fence_quorum() {
+        if !base.is_fence(|n| valid.iter().any(|(node, _)| *node == n)) {
             self.waiting = Some(format!(
-                "{} of the {} members needed answered with a whole log ({} answered); the volume opens when more return",
+                "{} of {} answered with a whole log ({} answered); the volume opens when more return",
                 valid.len(),
-                base.fence_quorum(),
+                needed(base),
                 c.tails.len()
             ));
+            return;
+        }
+        if self.view.durability == Durability::Flush && !memory_is_met(base, &valid) {
+            self.waiting = Some(
+                "a member that answered has restarted and forgot what it held in memory; the volume opens when one that has \
+                 not, or every member, answers"
+                    .to_owned(),
+            );
             return;
         }
         let best =
@@ -287,6 +297,27 @@ impl Replica {
             self.greet(peer, out);
         }
     }
+}
+
+/// Who must answer, for people.
+fn needed(configuration: &Configuration) -> String {
+    match configuration.primary.filter(|_| configuration.primary_decides()) {
+        Some(primary) => format!("the 1 member needed, {primary}, which alone knows what was acknowledged,"),
+        None => format!("the {} members needed", configuration.fence_quorum()),
+    }
+}
+
+/// Durability `flush`: whether the tails meet every set of W memories that may have answered a write.
+///
+/// x members that restarted have forgotten what was not durable. Of W memories that held a write, at least W − x are left
+/// among the N − x members that remember, so R of those meet them: the same R, counted without the forgetful. From x = W
+/// on, more memories were lost than the promise covers, and every flushed write is met by any fence. When all members
+/// answered there is nothing more to learn.
+fn memory_is_met(base: &Configuration, valid: &[(NodeId, &TailReport)]) -> bool {
+    let forgetful = valid.iter().filter(|(_, t)| t.forgot == base.epoch && base.epoch > Epoch::ZERO).count();
+    valid.len() == base.members.len()
+        || forgetful >= usize::from(base.write_quorum)
+        || valid.len() - forgetful >= base.fence_quorum()
 }
 
 /// Whether a tail counts (T3): nothing that the member once held durably is unreadable or gone.

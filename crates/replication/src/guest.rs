@@ -10,7 +10,7 @@ use crate::api::{GuestError, GuestOp, Output, Request, RequestKey};
 use crate::replica::{Replica, Role};
 use bytes::{Bytes, BytesMut};
 use holdfast_format::{Draft, Record, RecordKind};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, ByteOffset, Lsn, Quorum, SessionId, Time};
+use holdfast_types::{Answerable, BLOCK_SIZE, BlockIndex, BlockRange, ByteOffset, Lsn, Quorum, SessionId, Time};
 use std::collections::{BTreeMap, VecDeque};
 
 /// An appended write that is not committed here yet.
@@ -20,7 +20,16 @@ struct Written {
     range: BlockRange,
     /// Whom to answer; `None` once answered.
     key: Option<RequestKey>,
+    /// Answered only when a quorum holds it durably.
+    fua: bool,
     bytes: usize,
+}
+
+/// A flush that waits until what was answered before it is durable on a quorum (S3).
+#[derive(Clone, Copy, Debug)]
+struct Flushing {
+    key: RequestKey,
+    after: Lsn,
 }
 
 /// A sub-block request that holds its range.
@@ -49,6 +58,9 @@ struct Reading {
 #[derive(Debug, Default)]
 pub(crate) struct Guests {
     written: VecDeque<Written>,
+    flushes: VecDeque<Flushing>,
+    /// Highest LSN of an answered write.
+    answered: Lsn,
     merges: BTreeMap<u64, Merge>,
     /// Which merge and which edge a read is for.
     edge_reads: BTreeMap<u64, (u64, usize)>,
@@ -70,16 +82,25 @@ impl Guests {
 
     /// Nothing that has or will get an LSN is unanswered, and no read is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.written.iter().all(|w| w.key.is_none()) && self.merges.is_empty() && self.fetching.is_empty()
+        let unanswered = self.written.iter().any(|w| w.key.is_some()) || !self.flushes.is_empty();
+        !unanswered && self.merges.is_empty() && self.fetching.is_empty()
     }
 
-    /// N5: everything up to `quorum` is answered, in LSN order. Takes the proof that only the tracker makes.
-    pub(crate) fn answer_writes(&mut self, quorum: Quorum<Lsn>, out: &mut Vec<Output>) {
-        for w in self.written.iter_mut().take_while(|w| w.lsn <= quorum.get()) {
+    /// N5: what may be answered is, in LSN order; a write with FUA, and a flush, when a quorum holds it durably. Takes the
+    /// proofs that only the tracker makes.
+    pub(crate) fn answer_writes(&mut self, upto: Answerable<Lsn>, durable: Quorum<Lsn>, out: &mut Vec<Output>) {
+        for w in self.written.iter_mut().take_while(|w| w.lsn <= upto.get()) {
+            if w.fua && w.lsn > durable.get() {
+                continue;
+            }
             if let Some(key) = w.key.take() {
+                self.answered = w.lsn.max(self.answered);
                 self.admitted_bytes -= w.bytes;
                 out.push(Output::Reply { key, result: Ok(Vec::new()) });
             }
+        }
+        while let Some(flush) = self.flushes.pop_front_if(|f| f.after <= durable.get()) {
+            out.push(Output::Reply { key: flush.key, result: Ok(Vec::new()) });
         }
     }
 
@@ -91,6 +112,7 @@ impl Guests {
                 self.admitted_bytes -= w.bytes;
             }
         }
+        self.flushes.retain(|f| f.key.session != session);
         let mut freed = 0;
         self.blocked.retain(|r| keep(r.key, session, cost(r), &mut freed));
         self.merges.retain(|_, m| keep(m.request.key, session, cost(&m.request), &mut freed));
@@ -154,8 +176,9 @@ impl Replica {
             return;
         }
         if request.op == GuestOp::Flush {
-            // Every answered write is committed already: the answer itself was the flush (S3).
-            out.push(Output::Reply { key: request.key, result: Ok(Vec::new()) });
+            // Where every answered write is committed already, the answer itself was the flush (S3).
+            r.guests.flushes.push_back(Flushing { key: request.key, after: r.guests.answered });
+            self.advance(now, out);
             return;
         }
         assert!(request.len > 0, "the shell checks requests: {request:?}");
@@ -265,7 +288,8 @@ impl Replica {
             range,
             body,
         });
-        let written = Written { lsn: record.lsn(), range, key: Some(request.key), bytes: cost(request) };
+        let written =
+            Written { lsn: record.lsn(), range, key: Some(request.key), fua: request.fua, bytes: cost(request) };
         if let Role::Reign(r) = &mut self.role {
             r.guests.written.push_back(written);
         }
@@ -292,7 +316,7 @@ impl Replica {
             return;
         }
         let Some(read) = r.guests.fetching.remove(&tag) else { return };
-        if !r.held.valid(r.grants_needed(), &timers, now) {
+        if !r.grants.valid(r.grants_needed(), &timers, now) {
             r.guests.unleased.push(read);
             return;
         }
@@ -348,7 +372,7 @@ impl Replica {
     pub(crate) fn retry_unleased(&mut self, now: Time, out: &mut Vec<Output>) {
         let timers = self.timers;
         let Role::Reign(r) = &mut self.role else { return };
-        if r.guests.unleased.is_empty() || r.draining || !r.held.valid(r.grants_needed(), &timers, now) {
+        if r.guests.unleased.is_empty() || r.draining || !r.grants.valid(r.grants_needed(), &timers, now) {
             return;
         }
         for read in std::mem::take(&mut r.guests.unleased) {

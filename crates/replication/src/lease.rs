@@ -10,11 +10,11 @@ use std::time::Duration;
 
 /// What members granted to this primary.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct Grants {
     sent: BTreeMap<NodeId, Time>,
 }
 
-impl Held {
+impl Grants {
     /// `member` granted the request that was sent at `sent`.
     pub(crate) fn granted(&mut self, member: NodeId, sent: Time) {
         let entry = self.sent.entry(member).or_insert(sent);
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn the_holder_stops_before_the_grantor() {
         let (sent, received) = (Time(5_000), Time(5_001));
-        let mut held = Held::default();
+        let mut held = Grants::default();
         held.granted(NodeId(2), sent);
         let granted = Granted::new(Some(NodeId(1)), Epoch(1), &T, received);
         let last_trusted =
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_gap_gives_all_up() {
-        let mut held = Held::default();
+        let mut held = Grants::default();
         held.granted(NodeId(2), Time(0));
         held.drop_all();
         assert!(!held.valid(1, &T, Time(1)));

@@ -14,7 +14,7 @@
 //! only against a `Quorum` proof, a primary's record acknowledged only against a `Durable` proof.
 //!
 //! Deliberately absent: I/O, clocks, threads; membership changes and resync by regions (a member that the log no longer
-//! reaches is reported as such); `flush` and `async` durability.
+//! reaches is reported as such).
 
 mod api;
 mod claim;

@@ -19,6 +19,10 @@ pub(crate) struct Log {
     pub(crate) first: Lsn,
     pub(crate) unknown_to: Option<Lsn>,
     commit_hint: Lsn,
+    /// The epoch that an earlier life followed when it ended, 0 if none: what it held in memory alone is gone.
+    forgot: Epoch,
+    /// From here on what was forgotten is held again.
+    recalls_at: Option<Lsn>,
     /// Epoch and hash of the record at `received`.
     last_epoch: Epoch,
     last_hash: u64,
@@ -47,6 +51,9 @@ impl Log {
             // What this copy itself once knew to be committed and no longer holds is lost as surely as what has rotted.
             unknown_to: opened.unknown_to.max((opened.commit_hint > opened.last).then_some(opened.commit_hint)),
             commit_hint: opened.commit_hint,
+            // A higher promise was persisted after the appends of the adopted epoch had drained: then nothing was volatile.
+            forgot: opened.table.entries().last().map(|e| e.0).filter(|e| *e == opened.promised).unwrap_or(Epoch::ZERO),
+            recalls_at: None,
             last_epoch: opened.last_epoch,
             last_hash: opened.last_hash,
             volatile: VecDeque::new(),
@@ -95,7 +102,18 @@ impl Log {
             // What had rotted was supplied by a primary and is durable again.
             self.unknown_to = None;
         }
+        if self.recalls_at.is_some_and(|at| at <= self.positions.durable) {
+            (self.forgot, self.recalls_at) = (Epoch::ZERO, None);
+        }
         self.positions.validate();
+    }
+
+    /// The primary of the adopted epoch, from which all that was forgotten had come, had `last` then.
+    pub(crate) fn recall_at(&mut self, last: Lsn) {
+        if self.forgot > Epoch::ZERO {
+            self.recalls_at = Some(last);
+            self.note_durable(self.positions.durable);
+        }
     }
 
     /// Records up to `lsn` are committed. Returns the new position if this copy holds more of them than it knew.
@@ -160,6 +178,7 @@ impl Log {
             applied: self.positions.applied,
             first: self.first,
             unknown_to: self.unknown_to,
+            forgot: self.forgot,
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::lease::Granted;
 use crate::replica::{Replica, Role};
 use holdfast_format::Record;
 use holdfast_format::message::{BeatVolume, Message};
-use holdfast_types::{Epoch, EpochTable, Lsn, NodeId, Time};
+use holdfast_types::{Durability, Epoch, EpochTable, Lsn, NodeId, Time};
 
 /// A fence that is being answered: the lease is waited for, then the promise persisted, then the tail reported.
 ///
@@ -128,7 +128,7 @@ impl Replica {
     }
 
     /// T7 at the receiver.
-    pub(crate) fn on_adopt(&mut self, from: NodeId, epoch: Epoch, table: EpochTable, out: &mut Vec<Output>) {
+    pub(crate) fn on_adopt(&mut self, from: NodeId, epoch: Epoch, table: EpochTable, last: Lsn, out: &mut Vec<Output>) {
         if !self.is_promised(from, epoch, out) {
             return;
         }
@@ -138,6 +138,7 @@ impl Replica {
             return;
         }
         self.leader = Some((from, epoch));
+        self.log.recall_at(last);
         if self.log.adopted == epoch {
             self.acknowledge(out);
             return;
@@ -211,6 +212,9 @@ impl Replica {
         }
         if !fresh.is_empty() {
             out.push(Output::Append(fresh));
+            if self.view.durability == Durability::Flush {
+                self.acknowledge(out);
+            }
         }
         self.learn_committed(committed, out);
     }
@@ -222,7 +226,7 @@ impl Replica {
         }
     }
 
-    /// Tells the primary what is durable here. Called only after a `Durable` proof or an adoption.
+    /// Tells the primary what is held here. What it says to be durable stands behind a `Durable` proof or an adoption.
     pub(crate) fn acknowledge(&mut self, out: &mut Vec<Output>) {
         let Some((leader, epoch)) = self.leader else { return };
         if epoch != self.log.promised || epoch != self.log.adopted {

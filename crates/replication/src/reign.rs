@@ -6,7 +6,7 @@
 use crate::api::Output;
 use crate::claim::tail_is_whole;
 use crate::guest::Guests;
-use crate::lease::Held;
+use crate::lease::Grants;
 use crate::replica::{Replica, Role};
 use crate::tracker::Tracker;
 use holdfast_format::Record;
@@ -22,6 +22,14 @@ pub(crate) enum PeerState {
     Streaming,
     /// The log no longer reaches it, or it lost what it had acknowledged: it must be replaced.
     Lost,
+}
+
+/// What a member says it holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) received: Lsn,
+    pub(crate) durable: Lsn,
+    pub(crate) checkpoint: Lsn,
 }
 
 /// A member as its primary sees it.
@@ -80,7 +88,7 @@ pub(crate) struct Reign {
     activate_at: Time,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) tracker: Tracker,
-    pub(crate) held: Held,
+    pub(crate) grants: Grants,
     pub(crate) guests: Guests,
     /// Appended in this round, not handed to store and members yet.
     fresh: Vec<Record>,
@@ -105,7 +113,7 @@ impl Reign {
             active: false,
             activate_at: now,
             peers,
-            held: Held::default(),
+            grants: Grants::default(),
             guests: Guests::default(),
             fresh: Vec::new(),
             trimmed: Lsn::ZERO,
@@ -282,30 +290,25 @@ impl Replica {
             out.push(Output::Event(format!("the log no longer reaches back to what {from} holds: replace that copy")));
         } else {
             peer.restart(PeerState::Adopting);
-            self.send(from, Message::Adopt { epoch, table }, out);
+            let last = self.log.last();
+            self.send(from, Message::Adopt { epoch, table, last }, out);
         }
     }
 
     /// N3 arrives at the primary.
-    pub(crate) fn on_ack(
-        &mut self,
-        from: NodeId,
-        epoch: Epoch,
-        durable: Lsn,
-        checkpoint: Lsn,
-        now: Time,
-        out: &mut Vec<Output>,
-    ) {
+    pub(crate) fn on_ack(&mut self, from: NodeId, epoch: Epoch, held: Held, now: Time, out: &mut Vec<Output>) {
+        let Held { received, durable, checkpoint } = held;
         let last = self.log.last();
         let Role::Reign(r) = &mut self.role else { return };
         if r.epoch() != epoch {
             return;
         }
         let Some(peer) = r.peers.get_mut(&from) else { return };
-        if durable > last {
+        if received.max(durable) > last {
+            let claimed = received.max(durable);
             self.fail(
                 format!(
-                    "{from} acknowledged record {durable} of {epoch}, of which this primary wrote none above {last}"
+                    "{from} acknowledged record {claimed} of {epoch}, of which this primary wrote none above {last}"
                 ),
                 out,
             );
@@ -320,7 +323,7 @@ impl Replica {
             PeerState::Down | PeerState::Fencing | PeerState::Lost => return,
         }
         peer.checkpoint = peer.checkpoint.max(checkpoint);
-        r.tracker.note(from, durable);
+        r.tracker.note(from, received, durable);
         let trim = r.trim(self.log.checkpoint);
         if trim > r.trimmed {
             r.trimmed = trim;
@@ -386,12 +389,12 @@ impl Replica {
     /// N4, N5: counts, commits, answers.
     pub(crate) fn advance(&mut self, now: Time, out: &mut Vec<Output>) {
         let Role::Reign(r) = &mut self.role else { return };
-        r.tracker.note(self.me, self.log.positions.durable);
+        r.tracker.note(self.me, self.log.positions.received, self.log.positions.durable);
         let quorum = r.tracker.quorum();
         if !r.active || quorum.get() < r.start {
             return;
         }
-        r.guests.answer_writes(quorum, out);
+        r.guests.answer_writes(r.tracker.answerable(self.view.durability), quorum, out);
         self.learn_committed(quorum.get(), out);
         self.guests_committed(now, out);
         self.step_drain(out);

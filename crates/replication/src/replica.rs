@@ -5,7 +5,7 @@ use crate::claim::{Candidate, Claimant};
 use crate::lease::Granted;
 use crate::log::Log;
 use crate::member::{Fence, FenceStage, Fetch};
-use crate::reign::{PeerState, Reign};
+use crate::reign::{Held, PeerState, Reign};
 use holdfast_format::message::{BeatVolume, Message};
 use holdfast_types::{Epoch, EpochTable, Life, Lsn, NodeId, Time, VolumeView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -158,7 +158,7 @@ impl Replica {
     /// Whether what is known here may be told to guests: active, and a lease is held.
     #[must_use]
     pub fn holds_lease(&self, now: Time) -> bool {
-        matches!(&self.role, Role::Reign(r) if r.active && r.held.valid(r.grants_needed(), &self.timers, now))
+        matches!(&self.role, Role::Reign(r) if r.active && r.grants.valid(r.grants_needed(), &self.timers, now))
     }
 
     /// Whether guests are served.
@@ -183,7 +183,7 @@ impl Replica {
         if let Role::Reign(r) = &mut self.role
             && r.epoch() == epoch
         {
-            r.held.granted(member, sent);
+            r.grants.granted(member, sent);
             self.retry_unleased(now, out);
         }
     }
@@ -191,7 +191,7 @@ impl Replica {
     /// Time may have passed unseen (a stopped process, a slow loop): the lease is given up and asked for again (trap 6).
     pub fn drop_lease(&mut self, out: &mut Vec<Output>) {
         if let Role::Reign(r) = &mut self.role {
-            r.held.drop_all();
+            r.grants.drop_all();
             out.push(Output::BeatNow);
         }
     }
@@ -340,10 +340,9 @@ impl Replica {
 
     fn on_peer_down(&mut self, peer: NodeId) {
         self.up.remove(&peer);
-        if let Role::Reign(r) = &mut self.role
-            && let Some(p) = r.peers.get_mut(&peer)
-            && p.state != PeerState::Lost
-        {
+        let Role::Reign(r) = &mut self.role else { return };
+        r.tracker.lost_contact(peer);
+        if let Some(p) = r.peers.get_mut(&peer).filter(|p| p.state != PeerState::Lost) {
             p.state = PeerState::Down;
         }
     }
@@ -377,10 +376,10 @@ impl Replica {
             Message::Reject { epoch, promised } => self.on_reject(epoch, promised, now),
             Message::FetchLog { epoch, from: first, to } => self.on_fetch(from, epoch, first, to, out),
             Message::LogPart { epoch, from: first, records } => self.on_log_part(from, epoch, first, records, now, out),
-            Message::Adopt { epoch, table } => self.on_adopt(from, epoch, table, out),
+            Message::Adopt { epoch, table, last } => self.on_adopt(from, epoch, table, last, out),
             Message::Append { epoch, committed, records } => self.on_append(from, epoch, committed, records, out),
-            Message::AppendAck { epoch, durable, checkpoint, .. } => {
-                self.on_ack(from, epoch, durable, checkpoint, now, out)
+            Message::AppendAck { epoch, received, durable, checkpoint } => {
+                self.on_ack(from, epoch, Held { received, durable, checkpoint }, now, out)
             }
             Message::Gap { epoch, expected } => self.on_gap(from, epoch, expected, out),
             Message::Release { epoch, .. } => self.on_release(from, epoch, now, out),

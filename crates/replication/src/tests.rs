@@ -2,6 +2,7 @@
 //! adversary lives in `holdfast-sim`.
 
 mod cluster;
+mod durability;
 
 use crate::api::{GuestOp, RoleName};
 use cluster::Cluster;

@@ -117,7 +117,7 @@ pub(crate) fn request(wish: &Wish, id: u64, key: RequestKey) -> Request {
     let offset = ByteOffset(wish.first * SECTOR_SIZE as u64);
     let len = wish.count * SECTOR_SIZE as u64;
     let data = if wish.op == GuestOp::Write { content(id, wish.first, wish.count) } else { Bytes::new() };
-    Request { key, op: wish.op, offset, len, data }
+    Request { key, op: wish.op, offset, len, fua: false, data }
 }
 
 fn content(id: u64, first: u64, count: u64) -> Bytes {

@@ -33,15 +33,43 @@ pub struct Configuration {
     pub primary: Option<NodeId>,
     /// The copies that count, sorted by node, without repetition.
     pub members: Vec<Member>,
-    /// W: copies that must hold a write before it is acknowledged.
+    /// W: copies that must hold a write before it is acknowledged. 1 of several: the primary itself, and no other
+    /// (`Durability::Async`).
     pub write_quorum: u8,
 }
 
 impl Configuration {
-    /// R = N − W + 1: members that a recovery must fence, so that it meets every write quorum.
+    /// R = N − W + 1: members that a recovery must fence, so that it meets every write quorum. Where the primary alone is
+    /// the write quorum, the primary alone is the fence quorum too.
     #[must_use]
     pub fn fence_quorum(&self) -> usize {
-        self.members.len() + 1 - usize::from(self.write_quorum)
+        if self.primary_decides() { 1 } else { self.members.len() + 1 - usize::from(self.write_quorum) }
+    }
+
+    /// Whether the members for which `answered` holds meet every set that may have acknowledged a write.
+    #[must_use]
+    pub fn is_fence(&self, answered: impl Fn(NodeId) -> bool) -> bool {
+        if self.primary_decides() {
+            // Before the first reign nothing was acknowledged: any member will do.
+            return match self.primary {
+                Some(primary) => answered(primary),
+                None => self.members.iter().any(|m| answered(m.node)),
+            };
+        }
+        self.members.iter().filter(|m| answered(m.node)).count() >= self.fence_quorum()
+    }
+
+    /// Whether the primary alone acknowledges: the other copies follow asynchronously.
+    #[must_use]
+    pub fn primary_decides(&self) -> bool {
+        self.write_quorum == 1 && self.members.len() > 1
+    }
+
+    /// Whether `write_quorum` makes sense: a majority, so that two write quorums meet, or the primary alone.
+    #[must_use]
+    pub fn quorum_is_sound(&self) -> bool {
+        let (n, w) = (self.members.len(), usize::from(self.write_quorum));
+        w >= 1 && w <= n && (w == 1 || 2 * w > n)
     }
 
     /// The member on `node`, if it is one.
@@ -55,8 +83,8 @@ impl Configuration {
         let n = self.members.len();
         assert!((1..=MAX_MEMBERS).contains(&n), "a configuration has 1 to {MAX_MEMBERS} members, found {n}");
         assert!(self.members.windows(2).all(|w| w[0].node < w[1].node), "members are sorted by node: {self:?}");
-        let w = usize::from(self.write_quorum);
-        assert!(w >= 1 && w <= n && 2 * w > n, "W is a majority of {n} members at least, found {w}");
+        let w = self.write_quorum;
+        assert!(self.quorum_is_sound(), "W is a majority of {n} members at least, or 1, found {w}");
         assert_eq!(self.primary.is_none(), self.epoch == Epoch::ZERO, "every reign has a primary: {self:?}");
         assert!(self.primary.is_none_or(|p| self.member(p).is_some()), "the primary is a member: {self:?}");
     }
@@ -238,5 +266,10 @@ mod tests {
         };
         c.validate();
         assert_eq!(c.fence_quorum(), 2);
+        assert!(c.is_fence(|n| n.0 != 1) && !c.is_fence(|n| n.0 == 1), "any two of three, whoever they are");
+        let alone = Configuration { write_quorum: 1, ..c };
+        alone.validate();
+        assert!(alone.is_fence(|n| n.0 == 1), "the primary alone acknowledged, so it alone knows");
+        assert!(!alone.is_fence(|n| n.0 != 1), "all others together may lack what the primary acknowledged");
     }
 }

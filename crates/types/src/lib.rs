@@ -20,7 +20,7 @@ pub use config::{Configuration, Durability, EpochTable, EpochTableError, Member}
 pub use ids::{ClusterId, Epoch, Incarnation, Lsn, NodeId, RequestId, SessionId, VolumeId};
 pub use limits::*;
 pub use positions::Positions;
-pub use proof::{Durable, Quorum};
+pub use proof::{Answerable, Durable, Quorum};
 pub use rng::Rng;
 pub use time::Time;
 pub use units::{BlockCount, BlockIndex, BlockRange, ByteOffset, RegionIndex, VolumeSize, VolumeSizeError};

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::RefusalKind::{self, Exists, Invalid, NotFound, Stale, Unsafe};
-use holdfast_types::{Nominee, VolumeSize};
+use holdfast_types::{Durability, Nominee, VolumeSize};
 
 fn refused(state: &State, command: &Command) -> RefusalKind {
     let mut after = state.clone();
@@ -94,6 +94,24 @@ fn volumes_that_make_no_sense_are_refused() {
     assert_eq!(refused(&state, &volume_with(|_, _, _, n, _| n.push(NodeId(4)))), Invalid, "copies > nodes");
     assert_eq!(refused(&state, &volume_with(|_, _, _, _, p| *p = Some(NodeId(9)))), Invalid);
     assert_eq!(refused(&open(), &create("disk", &[1, 2, 3])), Exists);
+}
+
+#[test]
+fn an_asynchronous_volume_has_its_primary_for_a_quorum() {
+    let mut state = cluster(3);
+    let asynchronous = |w| {
+        let Command::CreateVolume { name, size, nodes, primary, .. } = create("disk", &[1, 2, 3]) else {
+            unreachable!()
+        };
+        Command::CreateVolume { name, size, durability: Durability::Async, write_quorum: w, nodes, primary }
+    };
+    assert_eq!(refused(&state, &asynchronous(2)), Invalid);
+    state.apply(&asynchronous(1)).unwrap();
+    for n in 1..=3 {
+        state.apply(&register(1, n, 10 + n)).unwrap();
+    }
+    state.validate();
+    assert!(state.view(VolumeId(1)).unwrap().active.primary_decides());
 }
 
 #[test]

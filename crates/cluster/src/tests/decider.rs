@@ -106,6 +106,19 @@ fn a_dead_primary_is_succeeded_by_the_longest_log() {
 }
 
 #[test]
+fn nobody_succeeds_a_dead_primary_that_alone_knows_what_was_acknowledged() {
+    let mut state = open();
+    let Some(Phase::Open { active, .. }) = state.volumes.get_mut(&VolumeId(1)).map(|v| &mut v.phase) else {
+        unreachable!("the volume is open")
+    };
+    active.write_quorum = 1;
+    let mut scene = Scene::new(state, vec![(1, Some(serving())), (2, Some(in_sync(9))), (3, Some(in_sync(8)))]);
+    assert!(scene.run(5000).is_empty());
+    scene.silence(1);
+    assert!(scene.run(60_000).is_empty(), "durability async: a takeover would lose acknowledged writes (S1)");
+}
+
+#[test]
 fn only_the_leader_decides_and_a_fresh_one_waits() {
     let mut scene = Scene::healthy();
     scene.silence(1);

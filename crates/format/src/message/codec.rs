@@ -83,14 +83,14 @@ impl Message {
                 let t = report;
                 let (known, unknown) = t.unknown_to.map_or((0, 0), |lsn| (1, lsn.0));
                 let (inc, last) = (t.incarnation.0, [t.last_epoch.0, t.last.0, t.last_hash]);
-                let rest = [t.committed.0, t.applied.0, t.first.0, known, unknown];
+                let rest = [t.committed.0, t.applied.0, t.first.0, known, unknown, t.forgot.0];
                 let fields = [&[epoch.0, inc][..], &last, &rest].concat();
                 Parts { table: Some(&t.table), ..plain(4, &fields) }
             }
             Message::Reject { epoch, promised } => plain(5, &[epoch.0, promised.0]),
             Message::FetchLog { epoch, from, to } => plain(6, &[epoch.0, from.0, to.0]),
             Message::LogPart { epoch, from, records } => Parts { records, ..plain(7, &[epoch.0, from.0]) },
-            Message::Adopt { epoch, table } => Parts { table: Some(table), ..plain(8, &[epoch.0]) },
+            Message::Adopt { epoch, table, last } => Parts { table: Some(table), ..plain(8, &[epoch.0, last.0]) },
             Message::Append { epoch, committed, records } => Parts { records, ..plain(9, &[epoch.0, committed.0]) },
             Message::AppendAck { epoch, received, durable, checkpoint } => {
                 plain(10, &[epoch.0, received.0, durable.0, checkpoint.0])
@@ -141,7 +141,7 @@ fn read_fields(kind: u8, r: &mut Reader<'_>) -> Result<Message, DecodeError> {
         5 => Message::Reject { epoch: epoch(r)?, promised: epoch(r)? },
         6 => Message::FetchLog { epoch: epoch(r)?, from: lsn(r)?, to: lsn(r)? },
         7 => Message::LogPart { epoch: epoch(r)?, from: lsn(r)?, records },
-        8 => Message::Adopt { epoch: epoch(r)?, table },
+        8 => Message::Adopt { epoch: epoch(r)?, table, last: lsn(r)? },
         9 => Message::Append { epoch: epoch(r)?, committed: lsn(r)?, records },
         10 => Message::AppendAck { epoch: epoch(r)?, received: lsn(r)?, durable: lsn(r)?, checkpoint: lsn(r)? },
         11 => Message::Gap { epoch: epoch(r)?, expected: lsn(r)? },
@@ -162,13 +162,14 @@ fn read_report(r: &mut Reader<'_>) -> Result<TailReport, DecodeError> {
         applied: lsn(r)?,
         first: lsn(r)?,
         unknown_to: None,
+        forgot: Epoch::ZERO,
     };
     let unknown_to = match (r.flag("the presence of unknown_to")?, r.u64()?) {
         (true, lsn) => Some(Lsn(lsn)),
         (false, 0) => None,
         (false, _) => return Err(r.field("unknown_to")),
     };
-    Ok(TailReport { unknown_to, ..report })
+    Ok(TailReport { unknown_to, forgot: epoch(r)?, ..report })
 }
 
 /// Cuts `bodies` as the headers say, and verifies each.

@@ -65,6 +65,7 @@ pub fn report() -> TailReport {
         applied: Lsn(30),
         first: Lsn(12),
         unknown_to: Some(Lsn(44)),
+        forgot: Epoch(3),
     }
 }
 
@@ -78,11 +79,17 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ("pre-claim-reply", Message::PreClaimReply { base: Epoch(3), yes: true }),
         ("fence", Message::Fence { epoch, base: Epoch(3) }),
         ("tail", Message::Tail { epoch, report: report() }),
-        ("tail-empty", Message::Tail { epoch, report: TailReport { unknown_to: None, table: table(&[]), ..report() } }),
+        (
+            "tail-empty",
+            Message::Tail {
+                epoch,
+                report: TailReport { unknown_to: None, table: table(&[]), forgot: Epoch(0), ..report() },
+            },
+        ),
         ("reject", Message::Reject { epoch, promised: Epoch(5) }),
         ("fetch-log", Message::FetchLog { epoch, from: Lsn(9), to: Lsn(12) }),
         ("log-part", Message::LogPart { epoch, from: Lsn(9), records }),
-        ("adopt", Message::Adopt { epoch, table: table(&[(1, 1), (3, 20), (4, 41)]) }),
+        ("adopt", Message::Adopt { epoch, table: table(&[(1, 1), (3, 20), (4, 41)]), last: Lsn(43) }),
         ("append", Message::Append { epoch, committed: Lsn(8), records: appended }),
         ("append-empty", Message::Append { epoch, committed: Lsn(12), records: vec![] }),
         ("append-ack", Message::AppendAck { epoch, received: Lsn(12), durable: Lsn(11), checkpoint: Lsn(6) }),

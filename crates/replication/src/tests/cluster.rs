@@ -36,21 +36,26 @@ pub(super) struct Cluster {
     control_held: bool,
     replies: BTreeMap<u64, Vec<u8>>,
     next_request: u64,
+    /// Writes ask for FUA.
+    pub(super) fua: bool,
 }
 
 impl Cluster {
     pub(super) fn new(n: u64) -> Cluster {
+        Cluster::with(n, Durability::Sync)
+    }
+
+    pub(super) fn with(n: u64, durability: Durability) -> Cluster {
         let ids: Vec<NodeId> = (1..=n).map(NodeId).collect();
         let members = ids.iter().map(|id| Member { node: *id, incarnation: Incarnation(id.0 * 100) }).collect();
         let active = Configuration {
             epoch: Epoch::ZERO,
             primary: None,
             members,
-            write_quorum: u8::try_from(n / 2 + 1).expect("small"),
+            write_quorum: if durability == Durability::Async { 1 } else { u8::try_from(n / 2 + 1).expect("small") },
         };
         let size = VolumeSize::new(1 << 20).expect("a valid size");
-        let view =
-            VolumeView { volume: VOLUME, size, durability: Durability::Sync, active, pending: None, nominee: None };
+        let view = VolumeView { volume: VOLUME, size, durability, active, pending: None, nominee: None };
         let node = |id: &NodeId| Node {
             replica: None,
             life: id.0,
@@ -74,6 +79,7 @@ impl Cluster {
             control_held: false,
             replies: BTreeMap::new(),
             next_request: 0,
+            fua: false,
         };
         for id in ids {
             c.restart(id);
@@ -213,7 +219,8 @@ impl Cluster {
     pub(super) fn op(&mut self, node: NodeId, op: GuestOp, offset: u64, len: u64, data: &[u8]) -> u64 {
         self.next_request += 1;
         let key = RequestKey { session: SessionId(1), request: RequestId(self.next_request) };
-        let request = Request { key, op, offset: ByteOffset(offset), len, data: Bytes::copy_from_slice(data) };
+        let data = Bytes::copy_from_slice(data);
+        let request = Request { key, op, offset: ByteOffset(offset), len, fua: self.fua, data };
         self.queue.push_back((node, Input::Request(request)));
         self.settle();
         self.next_request

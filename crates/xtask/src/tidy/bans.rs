@@ -39,7 +39,8 @@ const BANNED: [(&str, &str); 17] = [
 const BANNED_STD: [(&str, &str); 4] = [("fs", NO_IO), ("net", NO_IO), ("env", NO_IO), ("thread", NO_THREAD)];
 
 /// Who may make a proof.
-const PROOFS: [(&str, &str); 2] = [("Durable::attest", "store"), ("Quorum::attest", "replication")];
+const PROOFS: [(&str, &str); 3] =
+    [("Durable::attest", "store"), ("Quorum::attest", "replication"), ("Answerable::attest", "replication")];
 
 /// Unfinished or forgotten code, tests included. Spelled in halves, so that this file does not find itself.
 const LEFTOVERS: [&str; 3] = [concat!("dbg", "!"), concat!("todo", "!"), concat!("unimplemented", "!")];

@@ -87,6 +87,7 @@ fn proofs_are_made_by_their_makers() {
     assert_eq!(banned("crates/node/src/lib.rs", "fn f() { Durable::attest(x) }\n").len(), 1);
     assert_eq!(banned("crates/agent/src/lib.rs", "fn f() { Quorum::attest(x) }\n").len(), 1);
     assert_eq!(banned("crates/store/src/lib.rs", "fn f() { Quorum::attest(x) }\n").len(), 1);
+    assert_eq!(banned("crates/node/src/lib.rs", "fn f() { Answerable::attest(x) }\n").len(), 1);
     assert!(banned("crates/store/src/lib.rs", "fn f() { Durable::attest(x) }\n").is_empty());
     assert!(banned("crates/replication/src/lib.rs", "fn f() { Quorum::attest(x) }\n").is_empty());
 }
