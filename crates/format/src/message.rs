@@ -3,7 +3,8 @@
 mod codec;
 
 use crate::Record;
-use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, VolumeId};
+use bytes::Bytes;
+use holdfast_types::{BlockIndex, Epoch, EpochTable, Incarnation, Lsn, VolumeId};
 
 /// Between two copies of one volume. One ordered stream per volume and pair of nodes carries them.
 #[derive(Clone, Debug)]
@@ -95,6 +96,18 @@ pub enum Message {
         epoch: Epoch,
         /// The LSN that the receiver expects next.
         expected: Lsn,
+    },
+    /// What is the committed content of this block at your copy? Mine can't be verified.
+    FetchBlock {
+        /// The block.
+        block: BlockIndex,
+    },
+    /// Answer to `FetchBlock`.
+    Block {
+        /// Copied from the question.
+        block: BlockIndex,
+        /// 4 KiB, or nothing if the sender can't verify its own.
+        data: Option<Bytes>,
     },
     /// The primary of `epoch` serves no more and its lease ends now (planned hand-over).
     Release {

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use common::{body, concat, draft, messages, shard_messages};
 use holdfast_format::message::{BeatVolume, Message, ShardMessage, TailReport};
 use holdfast_format::{DecodeError, Record, RecordHeader, RecordKind, decode_configuration, encode_configuration};
-use holdfast_types::{Configuration, Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, Member, NodeId, VolumeId};
+use holdfast_types::{
+    BlockIndex, Configuration, Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, Member, NodeId, VolumeId,
+};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
@@ -98,6 +100,11 @@ fn any_message() -> impl Strategy<Value = Message> {
         }),
         (epoch(), lsn()).prop_map(|(epoch, expected)| Message::Gap { epoch, expected }),
         (epoch(), lsn()).prop_map(|(epoch, last)| Message::Release { epoch, last }),
+        any::<u64>().prop_map(|block| Message::FetchBlock { block: BlockIndex(block) }),
+        (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(block, seed, some)| Message::Block {
+            block: BlockIndex(block),
+            data: some.then(|| body(1, seed)),
+        }),
     ]
 }
 

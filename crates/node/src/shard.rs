@@ -12,10 +12,10 @@ use crate::local::LocalView;
 use bytes::Bytes;
 use holdfast_format::message::{BeatVolume, Message, ShardMessage};
 use holdfast_replication as replication;
-use holdfast_replication::{CopyStatus, GuestError, Limits, Opened, Replica, Request, RequestKey, Timers};
+use holdfast_replication::{CopyStatus, GuestError, Limits, Opened, ReadFault, Replica, Request, RequestKey, Timers};
 use holdfast_store as store;
 use holdfast_store::io::{DiskDone, DiskOp};
-use holdfast_store::{OpenedCopy, Store, StoreConfig};
+use holdfast_store::{OpenedCopy, ReadError, Store, StoreConfig};
 use holdfast_types::{
     BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, NodeId, Rng, SessionId, Time, VolumeId, VolumeSize,
     VolumeView,
@@ -553,6 +553,7 @@ impl Shard {
                 R::Commit(upto) => self.store(store::Input::Commit { volume, upto }, now, out),
                 R::Trim(upto) => self.store(store::Input::Trim { volume, upto }, now, out),
                 R::Read { tag, range } => self.store(store::Input::Read { volume, tag, range }, now, out),
+                R::Repair { block, data } => self.store(store::Input::Repair { volume, block, data }, now, out),
                 R::ReadLog { tag, from, max_bytes } => {
                     self.store(store::Input::ReadLog { volume, tag, from, max_bytes }, now, out);
                 }
@@ -609,13 +610,13 @@ impl Shard {
             }
             S::Checkpointed { volume, upto } => self.replica(volume, R::Checkpointed(upto), now, out),
             S::ReadDone { volume, tag, result } => {
-                if let Err(why) = &result {
-                    let text =
-                        format!("a read failed: {why:?}; scrub the volume and replace the copy if it happens again");
-                    out.push(Output::Event { volume: Some(volume), text });
-                }
-                self.replica(volume, R::ReadDone { tag, data: result.ok() }, now, out);
+                let result = result.map_err(|why| match why {
+                    ReadError::Corrupt(block) => ReadFault::Corrupt(block),
+                    ReadError::CopyFailed => ReadFault::CopyFailed,
+                });
+                self.replica(volume, R::ReadDone { tag, result }, now, out);
             }
+            S::Repaired { volume, block, right } => self.replica(volume, R::Repaired { block, right }, now, out),
             S::LogRead { volume, tag, result } => {
                 self.replica(volume, R::LogRead { tag, records: result.ok() }, now, out)
             }

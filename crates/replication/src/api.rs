@@ -4,8 +4,8 @@ use bytes::Bytes;
 use holdfast_format::Record;
 use holdfast_format::message::Message;
 use holdfast_types::{
-    BlockRange, ByteOffset, ControlRequest, Durable, Epoch, EpochTable, Incarnation, Lsn, NodeId, RequestId, SessionId,
-    VolumeView,
+    BlockIndex, BlockRange, ByteOffset, ControlRequest, Durable, Epoch, EpochTable, Incarnation, Lsn, NodeId,
+    RequestId, SessionId, VolumeView,
 };
 use std::time::Duration;
 
@@ -95,6 +95,15 @@ pub struct Request {
     pub data: Bytes,
 }
 
+/// Why the store could not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFault {
+    /// This block of the image does not match its checksum.
+    Corrupt(BlockIndex),
+    /// The copy has failed.
+    CopyFailed,
+}
+
 /// Why a request failed; the guest sees EIO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestError {
@@ -170,12 +179,19 @@ pub enum Input {
     Applied(Lsn),
     /// The store: in a synced image up to here.
     Checkpointed(Lsn),
-    /// The store: answer to `Output::Read`; `None` if the data is corrupt.
+    /// The store: answer to `Output::Read`.
     ReadDone {
         /// Copied from the question.
         tag: u64,
         /// Pieces that together are the blocks asked for.
-        data: Option<Vec<Bytes>>,
+        result: Result<Vec<Bytes>, ReadFault>,
+    },
+    /// The store: answer to `Output::Repair`.
+    Repaired {
+        /// The block.
+        block: BlockIndex,
+        /// The content matched this copy's checksum and is in the image now, or the block has changed since.
+        right: bool,
     },
     /// The store: answer to `Output::ReadLog`; `None` if the journal no longer holds the first record.
     LogRead {
@@ -221,6 +237,13 @@ pub enum Output {
         tag: u64,
         /// Which blocks.
         range: BlockRange,
+    },
+    /// To the store: compare this with the checksum of a block, and write it to the image if it is right.
+    Repair {
+        /// The block.
+        block: BlockIndex,
+        /// What another copy holds there.
+        data: Bytes,
     },
     /// To the store: read records.
     ReadLog {

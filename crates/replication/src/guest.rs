@@ -6,7 +6,7 @@
 //! uncommitted record overlaps it (S4, S9), is fetched, and is answered only if the lease is valid *after* the fetch
 //! (trap 5).
 
-use crate::api::{GuestError, GuestOp, Output, Request, RequestKey};
+use crate::api::{GuestError, GuestOp, Output, ReadFault, Request, RequestKey};
 use crate::replica::{Replica, Role};
 use bytes::{Bytes, BytesMut};
 use holdfast_format::{Draft, Record, RecordKind};
@@ -121,6 +121,16 @@ impl Guests {
         }
         self.fetching.retain(|_, r| keep(r.key, session, read_cost(r), &mut freed));
         self.admitted_bytes -= freed;
+    }
+
+    /// The blocks that a read under way is for.
+    fn range_of(&self, tag: u64) -> Option<BlockRange> {
+        if let Some(read) = self.fetching.get(&tag) {
+            return Some(read.range);
+        }
+        let (id, slot) = self.edge_reads.get(&tag)?;
+        let (block, _) = self.merges.get(id)?.edges.get(*slot)?;
+        Some(BlockRange::new(block.0, 1))
     }
 
     /// The last uncommitted record that overlaps `range`.
@@ -308,7 +318,31 @@ impl Replica {
         }
     }
 
-    pub(crate) fn on_read_done(&mut self, tag: u64, data: Option<Vec<Bytes>>, now: Time, out: &mut Vec<Output>) {
+    pub(crate) fn on_read_done(
+        &mut self,
+        tag: u64,
+        result: Result<Vec<Bytes>, ReadFault>,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) {
+        match result {
+            Ok(pieces) => self.read_ended(tag, Some(pieces), now, out),
+            Err(ReadFault::CopyFailed) => self.read_ended(tag, None, now, out),
+            Err(ReadFault::Corrupt(block)) => {
+                let Role::Reign(r) = &self.role else { return };
+                if let Some(range) = r.guests.range_of(tag) {
+                    self.repair(block, tag, range, now, out);
+                }
+            }
+        }
+    }
+
+    /// Nobody has the content of a block that a read needs.
+    pub(crate) fn read_failed(&mut self, tag: u64, now: Time, out: &mut Vec<Output>) {
+        self.read_ended(tag, None, now, out);
+    }
+
+    fn read_ended(&mut self, tag: u64, data: Option<Vec<Bytes>>, now: Time, out: &mut Vec<Output>) {
         let timers = self.timers;
         let Role::Reign(r) = &mut self.role else { return };
         if let Some((id, slot)) = r.guests.edge_reads.remove(&tag) {

@@ -23,11 +23,14 @@ mod lease;
 mod log;
 mod member;
 mod reign;
+mod repair;
 mod replica;
 mod tracker;
 
 #[cfg(test)]
 mod tests;
 
-pub use api::{CopyStatus, GuestError, GuestOp, Input, Limits, Opened, Output, Request, RequestKey, RoleName, Timers};
+pub use api::{
+    CopyStatus, GuestError, GuestOp, Input, Limits, Opened, Output, ReadFault, Request, RequestKey, RoleName, Timers,
+};
 pub use replica::Replica;

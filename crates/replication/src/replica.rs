@@ -6,6 +6,7 @@ use crate::lease::Granted;
 use crate::log::Log;
 use crate::member::{Fence, FenceStage, Fetch};
 use crate::reign::{Held, PeerState, Reign};
+use crate::repair::Repairs;
 use holdfast_format::message::{BeatVolume, Message};
 use holdfast_types::{Epoch, EpochTable, Life, Lsn, NodeId, Time, VolumeView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,7 @@ pub struct Replica {
     pub(crate) fence: Option<Fence>,
     pub(crate) adopting: Option<(Epoch, EpochTable)>,
     pub(crate) fetches: BTreeMap<u64, Fetch>,
+    pub(crate) repairs: Repairs,
     /// The highest position heard to be committed; may be above what this copy holds.
     pub(crate) commit_known: Lsn,
     /// What the copy waits for, for status.
@@ -85,6 +87,7 @@ impl Replica {
             fence: None,
             adopting: None,
             fetches: BTreeMap::new(),
+            repairs: Repairs::default(),
             commit_known: opened.committed,
             waiting: None,
             next_tag: 0,
@@ -100,7 +103,7 @@ impl Replica {
         match input {
             Input::View(view) => self.on_view(view, now, out),
             Input::PeerUp(peer) => self.on_peer_up(peer, now, out),
-            Input::PeerDown(peer) => self.on_peer_down(peer),
+            Input::PeerDown(peer) => self.on_peer_down(peer, now, out),
             Input::Message { from, message } => self.on_message(from, message, now, out),
             Input::Tick => self.on_tick(now, out),
             Input::Request(request) => self.on_request(request, now, out),
@@ -110,7 +113,12 @@ impl Replica {
             Input::Adopted { epoch, last, last_hash } => self.on_adopted(epoch, last, last_hash, now, out),
             Input::Applied(lsn) => self.log.note_applied(lsn),
             Input::Checkpointed(lsn) => self.log.checkpoint = self.log.checkpoint.max(lsn),
-            Input::ReadDone { tag, data } => self.on_read_done(tag, data, now, out),
+            Input::ReadDone { tag, result } => {
+                if !self.served_read(tag, &result, out) {
+                    self.on_read_done(tag, result, now, out);
+                }
+            }
+            Input::Repaired { block, right } => self.on_repaired(block, right, now, out),
             Input::LogRead { tag, records } => {
                 if !self.fetch_read(tag, records.as_deref(), out) {
                     self.catch_up_read(tag, records, out);
@@ -143,7 +151,7 @@ impl Replica {
             Role::Follower | Role::Claimant(_) => None,
         };
         let fence = self.fence.filter(|f| f.stage == FenceStage::WaitingLease).and(self.granted.map(|g| g.until));
-        [role, fence].into_iter().flatten().min()
+        [role, fence, self.repairs.next_timeout()].into_iter().flatten().min()
     }
 
     /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13).
@@ -338,8 +346,9 @@ impl Replica {
         self.preclaim_now(now, out);
     }
 
-    fn on_peer_down(&mut self, peer: NodeId) {
+    fn on_peer_down(&mut self, peer: NodeId, now: Time, out: &mut Vec<Output>) {
         self.up.remove(&peer);
+        self.step_repairs(now, out);
         let Role::Reign(r) = &mut self.role else { return };
         r.tracker.lost_contact(peer);
         if let Some(p) = r.peers.get_mut(&peer).filter(|p| p.state != PeerState::Lost) {
@@ -350,6 +359,7 @@ impl Replica {
     fn on_tick(&mut self, now: Time, out: &mut Vec<Output>) {
         self.step_fence(now, out);
         self.step_candidate(now, out);
+        self.step_repairs(now, out);
     }
 
     fn on_durable(&mut self, durable: Lsn, now: Time, out: &mut Vec<Output>) {
@@ -383,6 +393,8 @@ impl Replica {
             }
             Message::Gap { epoch, expected } => self.on_gap(from, epoch, expected, out),
             Message::Release { epoch, .. } => self.on_release(from, epoch, now, out),
+            Message::FetchBlock { block } => self.on_fetch_block(from, block, out),
+            Message::Block { block, data } => self.on_block(from, block, data, now, out),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod durability;
+mod repair;
 
 use crate::api::{GuestOp, RoleName};
 use cluster::Cluster;

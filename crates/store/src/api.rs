@@ -3,7 +3,7 @@
 use crate::io::{DiskDone, DiskOp};
 use bytes::Bytes;
 use holdfast_format::Record;
-use holdfast_types::{BlockRange, Durable, Epoch, EpochTable, Incarnation, Lsn, VolumeId, VolumeSize};
+use holdfast_types::{BlockIndex, BlockRange, Durable, Epoch, EpochTable, Incarnation, Lsn, VolumeId, VolumeSize};
 
 /// Into the store. Commands for one volume take effect in the order given.
 #[derive(Debug)]
@@ -76,6 +76,15 @@ pub enum Input {
         tag: u64,
         /// Inside the volume's blocks.
         range: BlockRange,
+    },
+    /// Writes `data` to the image if it matches the block's checksum. Answered with `Repaired`.
+    Repair {
+        /// The volume.
+        volume: VolumeId,
+        /// The block; inside the volume.
+        block: BlockIndex,
+        /// 4 KiB that another copy holds there.
+        data: Bytes,
     },
     /// Reads records from `from` on, as many as fit in `max_bytes` (at least one). Answered with `LogRead`.
     ReadLog {
@@ -158,6 +167,15 @@ pub enum Output {
         tag: u64,
         /// One piece per run of blocks, in order, together the whole range.
         result: Result<Vec<Bytes>, ReadError>,
+    },
+    /// Answer to `Repair`.
+    Repaired {
+        /// The volume.
+        volume: VolumeId,
+        /// The block.
+        block: BlockIndex,
+        /// The image holds what it should there, or will: a committed change of the block is on its way.
+        right: bool,
     },
     /// Answer to `ReadLog`.
     LogRead {

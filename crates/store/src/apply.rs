@@ -29,7 +29,8 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 impl Replica {
     /// Starts the next batch if none is under way. Batches without blocks end at once, hence the loop.
     pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>) {
-        while self.batch.is_none() {
+        // A block is never in flight twice: what is being repaired must not be overtaken by its next change.
+        while self.batch.is_none() && self.repairing_blocks.is_empty() {
             let bound = self.committed.min(self.known_committed);
             if self.applied >= bound {
                 return;
@@ -44,6 +45,11 @@ impl Replica {
                 cx.copy_op(self.volume, CopyTag::Apply, FileId::Image(self.volume), kind);
             }
         }
+    }
+
+    /// The batch under way writes this block.
+    pub(crate) fn is_being_applied(&self, block: u64) -> bool {
+        self.batch.as_ref().is_some_and(|b| b.runs.get(block).is_some())
     }
 
     fn collect(&self, bound: Lsn, max_bytes: u64) -> Batch {

@@ -28,6 +28,7 @@ mod load;
 mod ops;
 mod read;
 mod recover;
+mod repair;
 mod replica;
 mod ring;
 mod runs;

@@ -41,6 +41,8 @@ pub(crate) enum CopyTag {
     Checkpoint,
     /// Reads a part of the image for this job; first block, and how often it was read before.
     Read(u64, u64, u32),
+    /// Writes a repaired block.
+    Repair(u64),
     /// Reads records for this job; index of the part.
     Log(u64, usize),
     /// Removes one of its files.

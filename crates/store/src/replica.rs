@@ -107,6 +107,8 @@ pub(crate) struct Replica {
     pub(crate) overlay: RunMap,
     pub(crate) tables: Tables,
     pub(crate) batch: Option<Batch>,
+    /// Blocks of the image that are being written again with the content they should have.
+    pub(crate) repairing_blocks: BTreeSet<u64>,
     pub(crate) checkpointing: Option<Checkpoint>,
     pub(crate) applied_bytes: u64,
     pub(crate) first_applied: Option<Time>,
@@ -154,6 +156,7 @@ impl Replica {
             overlay: RunMap::default(),
             tables: Tables::default(),
             batch: None,
+            repairing_blocks: BTreeSet::new(),
             checkpointing: None,
             applied_bytes: 0,
             first_applied: None,

@@ -271,6 +271,7 @@ impl Store {
             (CopyTag::Read(job, first, attempt), DiskReply::Data(data)) => {
                 replica.read_done(cx, job, first, attempt, &data)
             }
+            (CopyTag::Repair(block), _) => replica.repair_done(cx, block),
             (CopyTag::Log(job, part), DiskReply::Data(data)) => replica.log_done(cx, job, part, &data),
             (tag, reply) => unreachable!("{tag:?} is not answered by {reply:?}"),
         }
@@ -312,6 +313,14 @@ impl Store {
                 match replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open && !failed) {
                     Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range),
                     None => out.push(Output::ReadDone { volume, tag, result: Err(ReadError::CopyFailed) }),
+                }
+            }
+            Input::Repair { volume, block, data } => {
+                let failed = matches!(self.phase, Phase::Failed);
+                let Store { ops, config, replicas, touched, .. } = self;
+                if let Some(replica) = replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open && !failed) {
+                    touched.insert(volume);
+                    replica.repair(&mut Cx { ops, out, now, config }, block, data);
                 }
             }
             Input::ReadLog { volume, tag, from, max_bytes } => {

@@ -6,14 +6,16 @@
 
 use super::{BeatVolume, Message, ShardMessage, TailReport};
 use crate::reader::{Prelude, Reader, put_count, put_crc, put_u64s, u64_of};
-use crate::{DecodeError, Record, RecordHeader};
+use crate::{DecodeError, Record, RecordHeader, block_checksum};
 use bytes::Bytes;
-use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, VolumeId};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, Epoch, EpochTable, Incarnation, Lsn, VolumeId};
 
 const MESSAGE: Prelude = Prelude { what: "message", magic: u32::from_le_bytes(*b"HFMS"), version: 1 };
 const SHARD_MESSAGE: Prelude = Prelude { what: "shard message", magic: u32::from_le_bytes(*b"HFSM"), version: 1 };
 /// Prelude, kind, reserved byte, two counts.
 const FIXED: usize = 16;
+/// The kind that carries a block of an image.
+const BLOCK: u8 = 14;
 const TABLE_ENTRY: usize = 16;
 const BEAT_VOLUME: usize = 32;
 const CRC: usize = 4;
@@ -24,13 +26,14 @@ struct Parts<'a> {
     fields: Vec<u64>,
     table: Option<&'a EpochTable>,
     records: &'a [Record],
+    block: Option<&'a Bytes>,
 }
 
 impl Message {
     /// The message's bytes, as pieces to be sent one after another: the head, then each body that is not empty.
     #[must_use]
     pub fn encode(&self) -> Vec<Bytes> {
-        let Parts { kind, fields, table, records } = self.parts();
+        let Parts { kind, fields, table, records, block } = self.parts();
         let entries = table.map_or(&[][..], EpochTable::entries);
         let len = FIXED + 8 * fields.len() + TABLE_ENTRY * entries.len() + RecordHeader::LEN * records.len() + CRC;
         let mut head = Vec::with_capacity(len);
@@ -44,7 +47,7 @@ impl Message {
         put_crc(&mut head);
         assert_eq!(head.len(), len, "the head has the length that was reserved for it");
         let bodies = records.iter().map(Record::body).filter(|b| !b.is_empty()).cloned();
-        std::iter::once(Bytes::from(head)).chain(bodies).collect()
+        std::iter::once(Bytes::from(head)).chain(bodies).chain(block.cloned()).collect()
     }
 
     /// Reads a message. Bodies are slices of `bytes`, and every record was verified.
@@ -59,6 +62,9 @@ impl Message {
         let kind = r.u8()?;
         r.zero()?;
         let (entries, records) = (r.u32()?, r.u32()?);
+        if kind == BLOCK && (entries, records) == (0, 0) {
+            return read_block(r, &bytes);
+        }
         let fields = read_fields(kind, &mut r)?;
         let table = r.entries(entries, TABLE_ENTRY)?;
         let headers = r.entries(records, RecordHeader::LEN)?;
@@ -74,7 +80,8 @@ impl Message {
     }
 
     fn parts(&self) -> Parts<'_> {
-        let plain = |kind, fields: &[u64]| Parts { kind, fields: fields.to_vec(), table: None, records: &[] };
+        let plain =
+            |kind, fields: &[u64]| Parts { kind, fields: fields.to_vec(), table: None, records: &[], block: None };
         match self {
             Message::PreClaim { base } => plain(1, &[base.0]),
             Message::PreClaimReply { base, yes } => plain(2, &[base.0, u64::from(*yes)]),
@@ -97,6 +104,11 @@ impl Message {
             }
             Message::Gap { epoch, expected } => plain(11, &[epoch.0, expected.0]),
             Message::Release { epoch, last } => plain(12, &[epoch.0, last.0]),
+            Message::FetchBlock { block } => plain(13, &[block.0]),
+            Message::Block { block, data } => {
+                let sum = data.as_ref().map_or(0, |data| block_checksum(*block, data));
+                Parts { block: data.as_ref(), ..plain(BLOCK, &[block.0, sum]) }
+            }
         }
     }
 
@@ -146,6 +158,7 @@ fn read_fields(kind: u8, r: &mut Reader<'_>) -> Result<Message, DecodeError> {
         10 => Message::AppendAck { epoch: epoch(r)?, received: lsn(r)?, durable: lsn(r)?, checkpoint: lsn(r)? },
         11 => Message::Gap { epoch: epoch(r)?, expected: lsn(r)? },
         12 => Message::Release { epoch: epoch(r)?, last: lsn(r)? },
+        13 => Message::FetchBlock { block: BlockIndex(r.u64()?) },
         _ => return Err(r.field("the kind")),
     })
 }
@@ -170,6 +183,23 @@ fn read_report(r: &mut Reader<'_>) -> Result<TailReport, DecodeError> {
         (false, _) => return Err(r.field("unknown_to")),
     };
     Ok(TailReport { unknown_to, forgot: epoch(r)?, ..report })
+}
+
+/// A block with its checksum, which is never 0: 0 says that there is none.
+fn read_block(mut r: Reader<'_>, bytes: &Bytes) -> Result<Message, DecodeError> {
+    let (block, sum) = (BlockIndex(r.u64()?), r.u64()?);
+    r.crc()?;
+    if sum == 0 {
+        r.end()?;
+        return Ok(Message::Block { block, data: None });
+    }
+    let at = r.position();
+    let content = r.take(BLOCK_SIZE)?;
+    r.end()?;
+    if block_checksum(block, content) != sum {
+        return Err(DecodeError::Checksum { what: "block" });
+    }
+    Ok(Message::Block { block, data: Some(bytes.slice(at..at + BLOCK_SIZE)) })
 }
 
 /// Cuts `bodies` as the headers say, and verifies each.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use holdfast_format::message::{BeatVolume, Message, ShardMessage, TailReport};
 use holdfast_format::{Draft, Record, RecordHeader, RecordKind, encode_configuration};
 use holdfast_types::{
-    BLOCK_SIZE, BlockRange, Configuration, Epoch, EpochTable, Incarnation, Lsn, Member, NodeId, VolumeId,
+    BLOCK_SIZE, BlockIndex, BlockRange, Configuration, Epoch, EpochTable, Incarnation, Lsn, Member, NodeId, VolumeId,
 };
 
 pub fn concat(pieces: &[Bytes]) -> Bytes {
@@ -95,6 +95,9 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ("append-ack", Message::AppendAck { epoch, received: Lsn(12), durable: Lsn(11), checkpoint: Lsn(6) }),
         ("gap", Message::Gap { epoch, expected: Lsn(10) }),
         ("release", Message::Release { epoch, last: Lsn(12) }),
+        ("fetch-block", Message::FetchBlock { block: BlockIndex(77) }),
+        ("block", Message::Block { block: BlockIndex(77), data: Some(Bytes::from(vec![0x5A; 4096])) }),
+        ("block-none", Message::Block { block: BlockIndex(77), data: None }),
     ]
 }
 

@@ -1,7 +1,9 @@
 //! The world of the scenarios: replicas, an ideal store each, ordered lanes without delay, and a control plane that is one
 //! compare-and-swap.
 
-use crate::api::{CopyStatus, GuestOp, Input, Limits, Opened, Output, Request, RequestKey, Timers};
+use crate::api::{
+    CopyStatus, GuestError, GuestOp, Input, Limits, Opened, Output, ReadFault, Request, RequestKey, Timers,
+};
 use crate::replica::Replica;
 use bytes::Bytes;
 use holdfast_format::{Record, RecordKind};
@@ -21,6 +23,8 @@ struct Node {
     committed: Lsn,
     incarnation: Incarnation,
     held: bool,
+    /// Blocks whose content can't be verified.
+    pub(super) rotten: BTreeSet<u64>,
     waiting: VecDeque<Output>,
 }
 
@@ -34,7 +38,7 @@ pub(super) struct Cluster {
     queue: VecDeque<(NodeId, Input)>,
     control: VecDeque<(NodeId, ControlRequest)>,
     control_held: bool,
-    replies: BTreeMap<u64, Vec<u8>>,
+    replies: BTreeMap<u64, Result<Vec<u8>, GuestError>>,
     next_request: u64,
     /// Writes ask for FUA.
     pub(super) fua: bool,
@@ -65,6 +69,7 @@ impl Cluster {
             committed: Lsn::ZERO,
             incarnation: Incarnation(id.0 * 100),
             held: false,
+            rotten: BTreeSet::new(),
             waiting: VecDeque::new(),
         };
         let mut c = Cluster {
@@ -113,7 +118,19 @@ impl Cluster {
     }
 
     pub(super) fn reply(&self, request: u64) -> Option<Vec<u8>> {
-        self.replies.get(&request).cloned()
+        self.replies.get(&request).map(|r| r.clone().expect("nothing is corrupt here"))
+    }
+
+    pub(super) fn error(&self, request: u64) -> Option<GuestError> {
+        self.replies.get(&request).and_then(|r| r.as_ref().err().copied())
+    }
+
+    pub(super) fn rot(&mut self, node: NodeId, block: u64) {
+        self.node(node).rotten.insert(block);
+    }
+
+    pub(super) fn is_rotten(&self, node: NodeId, block: u64) -> bool {
+        self.nodes[&node].rotten.contains(&block)
     }
 
     pub(super) fn nominate(&mut self, node: NodeId, planned: bool) {
@@ -355,7 +372,7 @@ impl Cluster {
             }
             Output::Control(request) => self.control.push_back((id, request)),
             Output::Reply { key, result } => {
-                let data = result.expect("nothing is corrupt here").concat();
+                let data = result.map(|pieces| pieces.concat());
                 assert!(self.replies.insert(key.request.0, data).is_none(), "a request is answered once");
             }
             Output::BeatNow => self.beat_at = Time(0),
@@ -402,7 +419,15 @@ impl Cluster {
             }
             Output::Read { tag, range } => {
                 let data = range.iter().map(|b| content(&n.log, n.committed, b)).collect();
-                Input::ReadDone { tag, data: Some(data) }
+                let bad = range.iter().find(|b| n.rotten.contains(&b.0));
+                Input::ReadDone { tag, result: bad.map_or(Ok(data), |b| Err(ReadFault::Corrupt(b))) }
+            }
+            Output::Repair { block, data } => {
+                let right = data == content(&n.log, n.committed, block);
+                if right {
+                    n.rotten.remove(&block.0);
+                }
+                Input::Repaired { block, right }
             }
             Output::ReadLog { tag, from, .. } => {
                 let records = n.log.iter().filter(|r| r.lsn() >= from).take(50).cloned().collect();

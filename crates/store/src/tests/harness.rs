@@ -172,6 +172,7 @@ pub(crate) struct Harness {
     pub(crate) opened: BTreeMap<VolumeId, OpenedCopy>,
     pub(crate) failures: Vec<(Option<VolumeId>, String)>,
     pub(crate) corrupt_reads: usize,
+    pub(crate) repaired: Vec<(u64, bool)>,
     /// Check what is opened against the models; off where damage was done on purpose.
     pub(crate) strict: bool,
     pub(crate) checkpoints: usize,
@@ -199,6 +200,7 @@ impl Harness {
             opened: BTreeMap::new(),
             failures: Vec::new(),
             corrupt_reads: 0,
+            repaired: Vec::new(),
             strict: true,
             checkpoints: 0,
             deleted: Vec::new(),
@@ -265,6 +267,7 @@ impl Harness {
             }
             Output::Checkpointed { .. } => self.checkpoints += 1,
             Output::ReadDone { volume, tag, result } => self.read_done(volume, tag, result),
+            Output::Repaired { block, right, .. } => self.repaired.push((block.0, right)),
             Output::LogRead { volume, tag, result } => {
                 let (v, from) = self.log_reads.remove(&tag).expect("asked");
                 assert_eq!(v, volume);

@@ -3,8 +3,9 @@
 use super::harness::{BLOCKS, Harness, small};
 use crate::api::Input;
 use crate::io::FileId;
+use bytes::Bytes;
 use holdfast_format::SegmentHeader;
-use holdfast_types::{BlockRange, Lsn, Rng, VolumeId};
+use holdfast_types::{BlockIndex, BlockRange, Lsn, Rng, VolumeId};
 use std::collections::BTreeMap;
 
 const V1: VolumeId = VolumeId(1);
@@ -149,6 +150,38 @@ fn a_rotten_block_of_the_image_is_never_returned() {
     h.read(V1, BlockRange::new(0, u64::try_from(used).expect("small").max(1)));
     h.drain_disk();
     assert_eq!(h.corrupt_reads, 1, "other blocks are read");
+}
+
+#[test]
+fn a_rotten_block_is_written_again_with_what_its_checksum_names_only() {
+    let mut h = history(3);
+    let durable = h.models[&V1].durable;
+    h.commit(V1, durable);
+    h.quiesce();
+    let image = h.models[&V1].image(durable).to_vec();
+    let used = image.iter().rposition(|sum| *sum != 0).expect("something was written");
+    let block = BlockIndex(used as u64);
+    let good = Bytes::copy_from_slice(&h.disk.files[&FileId::Image(V1)].medium[used * 4096..][..4096]);
+    h.disk.rot(FileId::Image(V1), used * 4096 + 17, 1);
+    let mut other = good.to_vec();
+    other[9] ^= 1;
+    for (data, right) in [(Bytes::from(other), false), (good.slice(..512), false), (good.clone(), true)] {
+        h.input(Input::Repair { volume: V1, block, data });
+        h.drain_disk();
+        assert_eq!(h.repaired.pop(), Some((block.0, right)));
+    }
+    h.crash(true);
+    h.start();
+    h.read(V1, BlockRange::new(block.0, 1));
+    h.drain_disk();
+    assert_eq!(h.corrupt_reads, 0, "the repair is durable");
+    h.append(V1, 3);
+    let durable = h.models[&V1].last();
+    h.drain_disk();
+    h.commit(V1, durable);
+    h.input(Input::Repair { volume: V1, block, data: good });
+    h.quiesce();
+    h.read_all(V1);
 }
 
 #[test]

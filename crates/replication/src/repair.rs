@@ -1,0 +1,179 @@
+//! Blocks of the image that do not match their checksum are fetched from another copy (S18, L9).
+//!
+//! ```text
+//!  a read or a scrub finds a bad block ──► ask a member ──its content──► store: does it match *our* checksum? write it
+//!        ▲                                     │ it has none, or another version               │ repaired
+//!        └────── after a pause, all again ◄────┴── the next member ...                          ▼
+//!                ... PATIENCE rounds: the read fails                            whoever waited reads again
+//! ```
+//! What a member sends needs no trust and no epoch: the checksum in this copy's block table, bound to the address, says
+//! whether it is the content that the image had. A member that lags or is ahead has another version; so it is asked again.
+//! A checksum is never computed anew over data that failed it, and a copy never repairs another one from a block that it
+//! can't verify itself (trap 20).
+//!
+//! Bounds (P13): one repair per block, one question at a time for each; questions of others above `MAX_SERVED` are dropped
+//! and asked again by them.
+
+use crate::api::{Output, ReadFault};
+use crate::replica::Replica;
+use bytes::Bytes;
+use holdfast_format::message::Message;
+use holdfast_types::{BlockIndex, BlockRange, NodeId, Time};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Rounds in which every member was asked, until those who wait are told that the block is lost.
+const PATIENCE: u32 = 20;
+/// Pause between rounds: a member that lags learns what is committed meanwhile.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Reads on behalf of other copies at a time.
+const MAX_SERVED: usize = 64;
+
+/// Everything about bad blocks, here and at others.
+#[derive(Debug, Default)]
+pub(crate) struct Repairs {
+    blocks: BTreeMap<BlockIndex, Repair>,
+    /// Reads on behalf of other copies.
+    served: BTreeMap<u64, (NodeId, BlockIndex)>,
+}
+
+#[derive(Debug)]
+struct Repair {
+    stage: Stage,
+    rounds: u32,
+    /// Reads that found it, to be made again.
+    readers: BTreeMap<u64, BlockRange>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Asked this member; all with a lower id were asked before, in this round.
+    Asked(NodeId),
+    /// The store compares and writes what this member sent.
+    Writing(NodeId),
+    /// Nobody had it: all are asked again then.
+    Pausing(Time),
+}
+
+impl Repairs {
+    pub(crate) fn next_timeout(&self) -> Option<Time> {
+        let pause = |r: &Repair| if let Stage::Pausing(until) = r.stage { Some(until) } else { None };
+        self.blocks.values().filter_map(pause).min()
+    }
+}
+
+impl Replica {
+    /// A read of this copy found a bad block in `range`; it is made again when the block is repaired.
+    pub(crate) fn repair(&mut self, block: BlockIndex, tag: u64, range: BlockRange, now: Time, out: &mut Vec<Output>) {
+        self.repairs.blocks.entry(block).or_insert_with(|| Repair::new(now)).readers.insert(tag, range);
+        self.step_repairs(now, out);
+    }
+
+    /// Asks on: whose pause is over, or whose question ended with its connection.
+    pub(crate) fn step_repairs(&mut self, now: Time, out: &mut Vec<Output>) {
+        let due = |r: &Repair| match r.stage {
+            Stage::Pausing(until) => now >= until,
+            Stage::Asked(member) => !self.up.contains(&member),
+            Stage::Writing(_) => false,
+        };
+        let blocks: Vec<(BlockIndex, Stage)> =
+            self.repairs.blocks.iter().filter(|(_, r)| due(r)).map(|(b, r)| (*b, r.stage)).collect();
+        for (block, stage) in blocks {
+            let after = if let Stage::Asked(member) = stage { Some(member) } else { None };
+            self.ask(block, after, now, out);
+        }
+    }
+
+    /// Asks the next member after `after`, or ends the round.
+    fn ask(&mut self, block: BlockIndex, after: Option<NodeId>, now: Time, out: &mut Vec<Output>) {
+        let next = self.peers().into_iter().find(|p| after.is_none_or(|a| *p > a) && self.up.contains(p));
+        let Some(repair) = self.repairs.blocks.get_mut(&block) else { return };
+        if let Some(member) = next {
+            repair.stage = Stage::Asked(member);
+            self.send(member, Message::FetchBlock { block }, out);
+            return;
+        }
+        repair.rounds += 1;
+        if repair.rounds < PATIENCE {
+            repair.stage = Stage::Pausing(now + PAUSE);
+            return;
+        }
+        let repair = self.repairs.blocks.remove(&block).expect("it was just found");
+        out.push(Output::Event(format!(
+            "block {} of the image does not match its checksum and no copy that answers has its content: reads of it fail; \
+             scrub the volume again when all copies are there",
+            block.0
+        )));
+        for tag in repair.readers.into_keys() {
+            self.read_failed(tag, now, out);
+        }
+    }
+
+    /// Another copy asks for a block.
+    pub(crate) fn on_fetch_block(&mut self, from: NodeId, block: BlockIndex, out: &mut Vec<Output>) {
+        let inside = block.0 < self.view.size.blocks().0;
+        if self.view.active.member(from).is_none() || !inside || self.repairs.served.len() >= MAX_SERVED {
+            self.send(from, Message::Block { block, data: None }, out);
+            return;
+        }
+        let tag = self.next_tag();
+        self.repairs.served.insert(tag, (from, block));
+        out.push(Output::Read { tag, range: BlockRange::new(block.0, 1) });
+    }
+
+    /// A read ended; true if it was on behalf of another copy.
+    pub(crate) fn served_read(
+        &mut self,
+        tag: u64,
+        result: &Result<Vec<Bytes>, ReadFault>,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let Some((to, block)) = self.repairs.served.remove(&tag) else { return false };
+        let data = result.as_ref().ok().map(|pieces| pieces.iter().flat_map(|p| p.iter().copied()).collect());
+        self.send(to, Message::Block { block, data }, out);
+        true
+    }
+
+    /// A member answered.
+    pub(crate) fn on_block(
+        &mut self,
+        from: NodeId,
+        block: BlockIndex,
+        data: Option<Bytes>,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(repair) = self.repairs.blocks.get_mut(&block).filter(|r| r.stage == Stage::Asked(from)) else {
+            return;
+        };
+        match data {
+            None => self.ask(block, Some(from), now, out),
+            Some(data) => {
+                repair.stage = Stage::Writing(from);
+                out.push(Output::Repair { block, data });
+            }
+        }
+    }
+
+    /// The store compared what a member had sent, and wrote it if it was right.
+    pub(crate) fn on_repaired(&mut self, block: BlockIndex, right: bool, now: Time, out: &mut Vec<Output>) {
+        let Some(repair) = self.repairs.blocks.get(&block) else { return };
+        let Stage::Writing(from) = repair.stage else { return };
+        if !right {
+            self.ask(block, Some(from), now, out);
+            return;
+        }
+        let repair = self.repairs.blocks.remove(&block).expect("it was just found");
+        out.push(Output::Event(format!(
+            "block {} of the image did not match its checksum and was repaired from {from}",
+            block.0
+        )));
+        out.extend(repair.readers.into_iter().map(|(tag, range)| Output::Read { tag, range }));
+    }
+}
+
+impl Repair {
+    fn new(now: Time) -> Repair {
+        Repair { stage: Stage::Pausing(now), rounds: 0, readers: BTreeMap::new() }
+    }
+}

@@ -1,0 +1,84 @@
+//! Bad blocks are fetched from another copy.
+
+use super::cluster::Cluster;
+use super::{N1, N2, N3};
+use crate::api::{GuestError, GuestOp};
+use std::time::Duration;
+
+fn written() -> Cluster {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    for block in 0..4 {
+        let w = c.write(N1, block * 4096, &[b'a'; 4096]);
+        assert!(c.reply(w).is_some());
+    }
+    c.run_for(Duration::from_millis(100));
+    c
+}
+
+#[test]
+fn a_read_of_bad_blocks_is_repaired_and_answered() {
+    let mut c = written();
+    c.rot(N1, 1);
+    c.rot(N1, 2);
+    c.rot(N2, 2);
+    let r = c.read(N1, 0, 4 * 4096);
+    assert_eq!(c.reply(r), Some(vec![b'a'; 4 * 4096]), "one block from either of the others, one from the third copy");
+    assert!(!c.is_rotten(N1, 1) && !c.is_rotten(N1, 2));
+    assert!(c.is_rotten(N2, 2), "nobody read it there");
+}
+
+#[test]
+fn a_write_of_a_part_of_a_bad_block_keeps_the_rest() {
+    let mut c = written();
+    c.rot(N1, 3);
+    let w = c.write(N1, 3 * 4096 + 512, b"new");
+    assert!(c.reply(w).is_some());
+    let r = c.read(N1, 3 * 4096 + 510, 7);
+    assert_eq!(c.reply(r), Some(b"aanewaa".to_vec()));
+}
+
+#[test]
+fn a_copy_that_lags_is_asked_again() {
+    let mut c = written();
+    c.cut(N3);
+    c.hold_store(N2);
+    let w = c.write(N1, 0, &[b'b'; 4096]);
+    c.release_store(N2);
+    assert!(c.reply(w).is_some());
+    // N2 holds the record and does not know yet that it is committed: what it reads is the older content.
+    c.rot(N1, 0);
+    let r = c.read(N1, 0, 4096);
+    assert_eq!(c.reply(r), None);
+    c.run_for(Duration::from_millis(200));
+    assert_eq!(c.reply(r), Some(vec![b'b'; 4096]));
+}
+
+#[test]
+fn a_block_that_nobody_can_verify_is_an_error_for_that_request_alone() {
+    let mut c = written();
+    [N1, N2, N3].into_iter().for_each(|n| c.rot(n, 2));
+    let (bad, good) = (c.read(N1, 2 * 4096, 4096), c.read(N1, 0, 2 * 4096));
+    let over = c.op(N1, GuestOp::Write, 2 * 4096 + 1, 1, b"x");
+    assert_eq!(c.reply(good), Some(vec![b'a'; 2 * 4096]));
+    c.run_for(Duration::from_secs(2));
+    assert_eq!(c.error(bad), Some(GuestError::Corrupt), "never zeros, never a guess (S18)");
+    assert_eq!(c.error(over), Some(GuestError::Corrupt), "a part of it can't be kept");
+    let again = c.read(N1, 3 * 4096, 4096);
+    assert_eq!(c.reply(again), Some(vec![b'a'; 4096]));
+}
+
+#[test]
+fn a_reader_that_lost_every_peer_is_answered_in_the_end() {
+    let mut c = written();
+    c.rot(N1, 0);
+    c.hold_store(N2);
+    c.hold_store(N3);
+    let r = c.read(N1, 0, 4096);
+    c.run_for(Duration::from_millis(100));
+    assert_eq!(c.reply(r), None);
+    c.cut(N2);
+    c.cut(N3);
+    c.run_for(Duration::from_millis(1500));
+    assert_eq!(c.error(r), Some(GuestError::Corrupt));
+}
