@@ -23,5 +23,5 @@ pub use error::DecodeError;
 pub use frame::{CommitMark, FrameHeader, FrameSlot, padded};
 pub use record::{Draft, Record, RecordHeader, RecordKind};
 pub use segment::{ClosedSegment, SegmentHeader};
-pub use superblock::{Superblock, SuperblockFound};
+pub use superblock::{Superblock, SuperblockFound, TableSums};
 pub use table::{PAGE_BYTES, PAGE_ENTRIES, decode_page, encode_page};

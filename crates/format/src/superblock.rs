@@ -6,6 +6,15 @@
 use bytes::{Bytes, BytesMut};
 use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, VolumeId, VolumeSize};
 
+/// Sums over the tables of a copy, by which a start sees whether the device kept them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct TableSums {
+    /// The digest: sum over the block table.
+    pub blocks: u64,
+    /// The same over the region table.
+    pub regions: u64,
+}
+
 /// What a copy must remember besides its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
@@ -27,6 +36,10 @@ pub struct Superblock {
     pub checkpoint_epoch: Epoch,
     /// Hash of the record at `checkpoint`; 0 at LSN 0. The journal's chain starts here.
     pub checkpoint_hash: u64,
+    /// Sums of the tables at `checkpoint`.
+    pub sums: TableSums,
+    /// A checkpoint that was begun: from then on pages of the tables may be of this LSN, where they have these sums.
+    pub next: Option<(Lsn, TableSums)>,
     /// Known to be committed.
     pub committed: Lsn,
     /// The journal that holds the log.
@@ -52,7 +65,7 @@ impl Superblock {
     /// Copies in the file.
     pub const COPIES: usize = 4;
 
-    const LIST: usize = 112;
+    const LIST: usize = 152;
     const MAGIC: u32 = u32::from_le_bytes(*b"HFSB");
     const VERSION: u16 = 1;
 
@@ -76,6 +89,12 @@ impl Superblock {
         put(88, self.born.0);
         put(96, self.born.1);
         put(104, u64::try_from(entries.len()).expect("an epoch table has at most 128 entries"));
+        let (next, next_sums) = self.next.unwrap_or_default();
+        put(112, self.sums.blocks);
+        put(120, self.sums.regions);
+        put(128, next.0);
+        put(136, next_sums.blocks);
+        put(144, next_sums.regions);
         for (i, (epoch, start)) in entries.iter().enumerate() {
             put(Self::LIST + i * 16, epoch.0);
             put(Self::LIST + i * 16 + 8, start.0);
@@ -101,6 +120,11 @@ impl Superblock {
         if b[Self::LIST + count * 16..Self::LEN - 4].iter().any(|&x| x != 0) {
             return None;
         }
+        let sums = |at: usize| TableSums { blocks: u64_at(at), regions: u64_at(at + 8) };
+        let next = (Lsn(u64_at(128)), sums(136));
+        if next.0 == Lsn::ZERO && next.1 != TableSums::default() {
+            return None;
+        }
         let entry = |i: usize| (Epoch(u64_at(Self::LIST + i * 16)), Lsn(u64_at(Self::LIST + i * 16 + 8)));
         Some(Superblock {
             sequence: u64_at(8),
@@ -112,6 +136,8 @@ impl Superblock {
             checkpoint: Lsn(u64_at(48)),
             checkpoint_epoch: Epoch(u64_at(56)),
             checkpoint_hash: u64_at(64),
+            sums: sums(112),
+            next: (next.0 > Lsn::ZERO).then_some(next),
             committed: Lsn(u64_at(72)),
             journal: u64_at(80),
             born: (u64_at(88), u64_at(96)),
@@ -158,6 +184,8 @@ mod tests {
             checkpoint: Lsn(1000),
             checkpoint_epoch: Epoch(5),
             checkpoint_hash: 0x0102_0304_0506_0708,
+            sums: TableSums { blocks: 0xB10C, regions: 0x4E67 },
+            next: Some((Lsn(1005), TableSums { blocks: 0xB10D, regions: 0x4E68 })),
             committed: Lsn(1010),
             journal: 0x1122_3344_5566_7788,
             born: (2, 77),

@@ -30,8 +30,8 @@ impl Replica {
     /// Starts the next batch if none is under way. Batches without blocks end at once, hence the loop.
     pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>) {
         // A block is never in flight twice: what is being repaired must not be overtaken by its next change.
-        while self.batch.is_none() && self.repairing_blocks.is_empty() {
-            let bound = self.committed.min(self.known_committed);
+        while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() {
+            let bound = self.unproven.map_or(Lsn(u64::MAX), |u| u.0).min(self.committed.min(self.known_committed));
             if self.applied >= bound {
                 return;
             }
@@ -96,6 +96,7 @@ impl Replica {
             self.overlay.remove_upto(start, end, batch.upto);
         }
         self.applied = batch.upto;
+        self.prove_tables();
         self.backlog -= batch.bytes;
         self.applied_bytes += batch.bytes;
         self.first_applied.get_or_insert(cx.now);

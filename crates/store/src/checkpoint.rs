@@ -2,7 +2,8 @@
 //! is at least that.
 //!
 //! ```text
-//! note lsn = applied ─► write dirty table pages ─► sync image and tables ─► superblock ─► Checkpointed
+//! note lsn = applied, sums ─► superblock: begun ─► write dirty table pages ─► sync image and tables
+//!     ─► superblock: done ─► Checkpointed
 //! ```
 //!
 //! Batches go on meanwhile. Image and tables may then be newer than `lsn`, wholly or in part; that does no harm, since
@@ -14,7 +15,7 @@ use crate::ops::{CopyTag, Cx};
 use crate::replica::Replica;
 use crate::superblock::Waiter;
 use bytes::Bytes;
-use holdfast_format::PAGE_BYTES;
+use holdfast_format::{PAGE_BYTES, TableSums};
 use holdfast_types::{Epoch, Lsn, Time};
 
 #[derive(Debug)]
@@ -22,12 +23,16 @@ pub(crate) struct Checkpoint {
     lsn: Lsn,
     epoch: Epoch,
     hash: u64,
+    sums: TableSums,
+    /// Dirty pages as they were at `lsn`, until the superblock says that they may be written.
+    pages: Vec<(FileId, u64, Vec<Bytes>)>,
     step: Step,
     missing: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
+    Begin,
     Pages,
     Syncs,
     Superblock,
@@ -41,7 +46,7 @@ impl Replica {
     }
 
     pub(crate) fn pump_checkpoint(&mut self, cx: &mut Cx<'_>) {
-        if self.checkpointing.is_some() || self.applied == self.checkpoint {
+        if self.checkpointing.is_some() || self.applied == self.checkpoint || self.unproven.is_some() {
             return;
         }
         let late = self.checkpoint_due(cx.config.checkpoint_interval).is_some_and(|at| at <= cx.now);
@@ -52,21 +57,31 @@ impl Replica {
         self.applied_bytes = 0;
         self.first_applied = None;
         let (epoch, hash) = self.identity(self.applied);
-        let mut missing = 0;
         let max = cx.config.apply_write_bytes;
-        let pages = [
+        let mut pages = Vec::new();
+        for (file, dirty) in [
             (FileId::BlockTable(self.volume), self.tables.blocks.take_dirty()),
             (FileId::RegionTable(self.volume), self.tables.regions.take_dirty()),
-        ];
-        for (file, pages) in pages {
-            for (offset, data) in joined(pages, max) {
-                cx.copy_op(self.volume, CopyTag::Checkpoint, file, DiskOpKind::Write { offset, data, durable: false });
-                missing += 1;
-            }
+        ] {
+            pages.extend(joined(dirty, max).into_iter().map(|(offset, data)| (file, offset, data)));
         }
-        self.checkpointing = Some(Checkpoint { lsn: self.applied, epoch, hash, step: Step::Pages, missing });
-        if missing == 0 {
+        let (lsn, sums) = (self.applied, self.tables.sums());
+        self.sb.next = Some((lsn, sums));
+        self.checkpointing = Some(Checkpoint { lsn, epoch, hash, sums, pages, step: Step::Begin, missing: 0 });
+        self.write_superblock(cx, Waiter::Begun);
+    }
+
+    /// The superblock says that a checkpoint has begun: from here on pages may be of its LSN.
+    pub(crate) fn write_pages(&mut self, cx: &mut Cx<'_>) {
+        let checkpoint = self.checkpointing.as_mut().expect("a checkpoint is under way");
+        checkpoint.step = Step::Pages;
+        let pages = std::mem::take(&mut checkpoint.pages);
+        checkpoint.missing = pages.len();
+        if pages.is_empty() {
             self.sync_for_checkpoint(cx);
+        }
+        for (file, offset, data) in pages {
+            cx.copy_op(self.volume, CopyTag::Checkpoint, file, DiskOpKind::Write { offset, data, durable: false });
         }
     }
 
@@ -82,13 +97,15 @@ impl Replica {
             Step::Syncs => {
                 checkpoint.step = Step::Superblock;
                 let (lsn, epoch, hash) = (checkpoint.lsn, checkpoint.epoch, checkpoint.hash);
+                let sums = checkpoint.sums;
                 assert!(lsn >= self.sb.checkpoint && lsn <= self.applied, "checkpoints go forward");
                 self.sb.checkpoint = lsn;
                 self.sb.checkpoint_epoch = epoch;
                 self.sb.checkpoint_hash = hash;
+                (self.sb.sums, self.sb.next) = (sums, None);
                 self.write_superblock(cx, Waiter::Checkpoint(lsn));
             }
-            Step::Superblock => unreachable!("the superblock answers by its waiter"),
+            Step::Begin | Step::Superblock => unreachable!("the superblock answers by its waiter"),
         }
     }
 

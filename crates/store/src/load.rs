@@ -65,10 +65,30 @@ impl Replica {
         self.maybe_replay();
     }
 
+    /// Compares the tables with what the superblock says of them, at the one LSN of which it says it (trap 17).
+    ///
+    /// Pages are written by checkpoints alone. So what was read is the state of the last one, or, if another had begun, a
+    /// mixture of both, which replay makes whole: it sets every entry that differs between them. A page that the device
+    /// lost, changed or put elsewhere stays wrong, and nothing else would show it: a hole that is none reads as zeros.
+    pub(crate) fn prove_tables(&mut self) {
+        let Some((at, expected)) = self.unproven.filter(|(at, _)| *at == self.applied) else { return };
+        self.unproven = None;
+        let found = self.tables.sums();
+        if found != expected {
+            self.broken = Some(format!(
+                "its tables are not what the checkpoint at record {at} wrote: expected the sums {:016x} and {:016x}, found {:016x} \
+                 and {:016x}: the device lost or changed a write; replace the copy",
+                expected.blocks, expected.regions, found.blocks, found.regions
+            ));
+        }
+    }
+
     /// Goes on to replay when everything is loaded and the superblock is whole.
     pub(crate) fn maybe_replay(&mut self) {
         if self.stage == Stage::Loading && self.loading == 0 && !self.repairing() {
-            self.tables.digest = self.tables.sum();
+            self.tables.loaded();
+            self.unproven = Some(self.sb.next.unwrap_or((self.sb.checkpoint, self.sb.sums)));
+            self.prove_tables();
             self.stage = Stage::Replaying;
         }
     }

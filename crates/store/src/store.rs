@@ -10,7 +10,7 @@ use crate::journal::Journal;
 use crate::ops::{CopyTag, Cx, Ops, Tag};
 use crate::replica::{Command, Replica, Stage};
 use crate::start::{Found, Progress, Start};
-use holdfast_format::Superblock;
+use holdfast_format::{Superblock, TableSums};
 use holdfast_types::{BlockRange, Epoch, EpochTable, Incarnation, Lsn, Positions, Time, VolumeId, VolumeSize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -310,7 +310,7 @@ impl Store {
             Input::Read { volume, tag, range } => {
                 let failed = matches!(self.phase, Phase::Failed);
                 let Store { ops, config, replicas, .. } = self;
-                match replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open && !failed) {
+                match replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open && r.unproven.is_none() && !failed) {
                     Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range),
                     None => out.push(Output::ReadDone { volume, tag, result: Err(ReadError::CopyFailed) }),
                 }
@@ -374,6 +374,8 @@ impl Store {
             checkpoint: Lsn::ZERO,
             checkpoint_epoch: Epoch::ZERO,
             checkpoint_hash: 0,
+            sums: TableSums::default(),
+            next: None,
             committed: Lsn::ZERO,
             journal: self.journal.id,
             born: (self.journal.life, self.journal.next_seq),
@@ -513,23 +515,31 @@ impl Store {
         if self.journal.pressure() {
             self.touched.extend(self.replicas.keys());
         }
-        let failed = self.failed();
-        let Store { ops, config, journal, replicas, touched, phase, .. } = self;
-        let cx = &mut Cx { ops, out, now, config };
-        for volume in std::mem::take(touched) {
-            if let Some(replica) = replicas.get_mut(&volume) {
-                replica.pump(cx, journal);
-            }
-        }
-        if matches!(phase, Phase::Opening) {
+        self.pump_copies(now, out);
+        if matches!(self.phase, Phase::Opening) {
             return;
         }
-        let relaxed = !journal.pressure();
-        journal.pump(cx, replicas, &failed);
-        if relaxed && journal.pressure() {
-            for replica in replicas.values_mut() {
-                replica.pump(cx, journal);
+        let failed = self.failed();
+        let relaxed = !self.journal.pressure();
+        let Store { ops, config, journal, replicas, .. } = self;
+        journal.pump(&mut Cx { ops, out, now, config }, replicas, &failed);
+        if relaxed && self.journal.pressure() {
+            self.touched.extend(self.replicas.keys());
+            self.pump_copies(now, out);
+        }
+    }
+
+    fn pump_copies(&mut self, now: Time, out: &mut Vec<Output>) {
+        let mut broken = Vec::new();
+        let Store { ops, config, journal, replicas, touched, .. } = self;
+        for volume in std::mem::take(touched) {
+            if let Some(replica) = replicas.get_mut(&volume) {
+                replica.pump(&mut Cx { ops, out, now, config }, journal);
+                broken.extend(replica.broken.take().map(|why| (volume, why)));
             }
+        }
+        for (volume, why) in broken {
+            self.fail_copy(volume, &why, out);
         }
     }
 
