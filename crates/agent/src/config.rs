@@ -123,6 +123,9 @@ pub struct LimitsConfig {
     pub max_inflight: u32,
     /// Largest UDP payload between nodes; 0: probe up to what the interface carries.
     pub mtu: u16,
+    /// Every copy is read and verified once in this time; `0s`: never.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub scrub_period: Duration,
 }
 
 impl Default for LimitsConfig {
@@ -133,6 +136,7 @@ impl Default for LimitsConfig {
             disk_backend: DiskBackend::IoUring,
             max_inflight: 256,
             mtu: 0,
+            scrub_period: Duration::from_hours(24 * 30),
         }
     }
 }
@@ -296,6 +300,9 @@ impl Config {
         ensure((1..=65_536).contains(&l.max_inflight), "limits.max_inflight", "1 to 65536", || {
             l.max_inflight.to_string()
         })?;
+        let period = l.scrub_period;
+        let sound = period.is_zero() || period >= Duration::from_hours(1);
+        ensure(sound, "limits.scrub_period", "1h or more, or 0s for never", || format!("{period:?}"))?;
         ensure(l.mtu == 0 || (1200..=9000).contains(&l.mtu), "limits.mtu", "0 to probe, or 1200 to 9000", || {
             l.mtu.to_string()
         })

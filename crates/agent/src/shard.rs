@@ -69,7 +69,11 @@ fn options(config: &Config, identity: Identity, life: Life) -> RunnerOptions {
         shard: ShardConfig {
             me: identity.node,
             life,
-            timers: Timers { lease: config.cluster.lease, ..Timers::default() },
+            timers: Timers {
+                lease: config.cluster.lease,
+                scrub_period: config.limits.scrub_period,
+                ..Timers::default()
+            },
             beat: config.cluster.heartbeat,
             limits: Limits::default(),
             store,

@@ -4,7 +4,7 @@
 //! opens with the highest sequence of which two equal ones are found: one alone may be a write that never ended.
 
 use bytes::{Bytes, BytesMut};
-use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, VolumeId, VolumeSize};
+use holdfast_types::{BlockIndex, Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, VolumeId, VolumeSize};
 
 /// Sums over the tables of a copy, by which a start sees whether the device kept them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -40,6 +40,8 @@ pub struct Superblock {
     pub sums: TableSums,
     /// A checkpoint that was begun: from then on pages of the tables may be of this LSN, where they have these sums.
     pub next: Option<(Lsn, TableSums)>,
+    /// Where the scrub of the image goes on.
+    pub scrubbed: BlockIndex,
     /// Known to be committed.
     pub committed: Lsn,
     /// The journal that holds the log.
@@ -65,7 +67,7 @@ impl Superblock {
     /// Copies in the file.
     pub const COPIES: usize = 4;
 
-    const LIST: usize = 152;
+    const LIST: usize = 160;
     const MAGIC: u32 = u32::from_le_bytes(*b"HFSB");
     const VERSION: u16 = 1;
 
@@ -95,6 +97,7 @@ impl Superblock {
         put(128, next.0);
         put(136, next_sums.blocks);
         put(144, next_sums.regions);
+        put(152, self.scrubbed.0);
         for (i, (epoch, start)) in entries.iter().enumerate() {
             put(Self::LIST + i * 16, epoch.0);
             put(Self::LIST + i * 16 + 8, start.0);
@@ -138,6 +141,7 @@ impl Superblock {
             checkpoint_hash: u64_at(64),
             sums: sums(112),
             next: (next.0 > Lsn::ZERO).then_some(next),
+            scrubbed: BlockIndex(u64_at(152)),
             committed: Lsn(u64_at(72)),
             journal: u64_at(80),
             born: (u64_at(88), u64_at(96)),
@@ -186,6 +190,7 @@ mod tests {
             checkpoint_hash: 0x0102_0304_0506_0708,
             sums: TableSums { blocks: 0xB10C, regions: 0x4E67 },
             next: Some((Lsn(1005), TableSums { blocks: 0xB10D, regions: 0x4E68 })),
+            scrubbed: BlockIndex(4096),
             committed: Lsn(1010),
             journal: 0x1122_3344_5566_7788,
             born: (2, 77),

@@ -81,6 +81,13 @@ pub enum Input {
         /// What it says.
         message: ShardMessage,
     },
+    /// An operator wants a copy read and verified.
+    Scrub {
+        /// The volume.
+        volume: VolumeId,
+        /// At most so fast.
+        bytes_per_second: u64,
+    },
     /// A guest wants something of a volume that is served here.
     Request {
         /// The volume.
@@ -276,6 +283,9 @@ impl Shard {
             }
             Input::Beat { from, message } => self.on_beat(from, message, now, out),
             Input::Request { volume, request } => self.replica(volume, replication::Input::Request(request), now, out),
+            Input::Scrub { volume, bytes_per_second } => {
+                self.replica(volume, replication::Input::Scrub { bytes_per_second }, now, out);
+            }
             Input::SessionClosed { volume, session } => {
                 self.replica(volume, replication::Input::SessionClosed(session), now, out);
             }
@@ -553,6 +563,7 @@ impl Shard {
                 R::Commit(upto) => self.store(store::Input::Commit { volume, upto }, now, out),
                 R::Trim(upto) => self.store(store::Input::Trim { volume, upto }, now, out),
                 R::Read { tag, range } => self.store(store::Input::Read { volume, tag, range }, now, out),
+                R::Scrubbed(next) => self.store(store::Input::Scrubbed { volume, next }, now, out),
                 R::Repair { block, data } => self.store(store::Input::Repair { volume, block, data }, now, out),
                 R::ReadLog { tag, from, max_bytes } => {
                     self.store(store::Input::ReadLog { volume, tag, from, max_bytes }, now, out);
@@ -675,5 +686,6 @@ fn opened_for_replica(copy: &OpenedCopy) -> Opened {
         checkpoint: copy.checkpoint,
         first: copy.first,
         unknown_to: copy.unknown_to,
+        scrubbed: copy.scrubbed,
     }
 }

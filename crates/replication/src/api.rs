@@ -1,5 +1,6 @@
 //! What goes into a replica and what comes out.
 
+use crate::scrub::ScrubStatus;
 use bytes::Bytes;
 use holdfast_format::Record;
 use holdfast_format::message::Message;
@@ -22,6 +23,8 @@ pub struct Timers {
     pub control_retry: Duration,
     /// Tells members what is committed if no append did meanwhile.
     pub commit_delay: Duration,
+    /// A whole copy is read and verified once in this time; zero: never.
+    pub scrub_period: Duration,
 }
 
 impl Default for Timers {
@@ -32,6 +35,7 @@ impl Default for Timers {
             preclaim_retry: Duration::from_millis(50),
             control_retry: Duration::from_millis(500),
             commit_delay: Duration::from_millis(20),
+            scrub_period: Duration::from_hours(24 * 30),
         }
     }
 }
@@ -138,6 +142,8 @@ pub struct Opened {
     pub first: Lsn,
     /// Rot above `last`, up to here.
     pub unknown_to: Option<Lsn>,
+    /// Where the scrub goes on.
+    pub scrubbed: BlockIndex,
 }
 
 /// Into a replica.
@@ -200,6 +206,11 @@ pub enum Input {
         /// Consecutive records.
         records: Option<Vec<Record>>,
     },
+    /// An operator wants the whole copy read and verified, from the start.
+    Scrub {
+        /// At most so fast.
+        bytes_per_second: u64,
+    },
     /// The store failed for good (P8): this copy takes no part any more.
     Failed(String),
 }
@@ -245,6 +256,8 @@ pub enum Output {
         /// What another copy holds there.
         data: Bytes,
     },
+    /// To the store: the scrub has come so far; to be kept over restarts.
+    Scrubbed(BlockIndex),
     /// To the store: read records.
     ReadLog {
         /// For `Input::LogRead`.
@@ -303,6 +316,8 @@ pub struct CopyStatus {
     pub promised: Epoch,
     /// Where it stands.
     pub positions: holdfast_types::Positions,
+    /// What its scrub has reached.
+    pub scrub: ScrubStatus,
     /// What it waits for, if anything.
     pub waiting: Option<String>,
 }

@@ -70,6 +70,7 @@ mod tests {
         preclaim_retry: Duration::from_millis(50),
         control_retry: Duration::from_millis(500),
         commit_delay: Duration::from_millis(20),
+        scrub_period: Duration::ZERO,
     };
 
     #[test]

@@ -25,6 +25,7 @@ mod member;
 mod reign;
 mod repair;
 mod replica;
+mod scrub;
 mod tracker;
 
 #[cfg(test)]
@@ -34,3 +35,4 @@ pub use api::{
     CopyStatus, GuestError, GuestOp, Input, Limits, Opened, Output, ReadFault, Request, RequestKey, RoleName, Timers,
 };
 pub use replica::Replica;
+pub use scrub::ScrubStatus;

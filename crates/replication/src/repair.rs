@@ -105,7 +105,9 @@ impl Replica {
             block.0
         )));
         for tag in repair.readers.into_keys() {
-            self.read_failed(tag, now, out);
+            if !self.scrub_lost(tag, block, now, out) {
+                self.read_failed(tag, now, out);
+            }
         }
     }
 
@@ -164,6 +166,8 @@ impl Replica {
             return;
         }
         let repair = self.repairs.blocks.remove(&block).expect("it was just found");
+        let scrubs = repair.readers.keys().any(|tag| self.scrub.range_of(*tag).is_some());
+        self.scrub.status.repaired += u64::from(scrubs);
         out.push(Output::Event(format!(
             "block {} of the image did not match its checksum and was repaired from {from}",
             block.0

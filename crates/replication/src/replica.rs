@@ -7,6 +7,7 @@ use crate::log::Log;
 use crate::member::{Fence, FenceStage, Fetch};
 use crate::reign::{Held, PeerState, Reign};
 use crate::repair::Repairs;
+use crate::scrub::Scrub;
 use holdfast_format::message::{BeatVolume, Message};
 use holdfast_types::{Epoch, EpochTable, Life, Lsn, NodeId, Time, VolumeView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +48,7 @@ pub struct Replica {
     pub(crate) adopting: Option<(Epoch, EpochTable)>,
     pub(crate) fetches: BTreeMap<u64, Fetch>,
     pub(crate) repairs: Repairs,
+    pub(crate) scrub: Scrub,
     /// The highest position heard to be committed; may be above what this copy holds.
     pub(crate) commit_known: Lsn,
     /// What the copy waits for, for status.
@@ -72,6 +74,7 @@ impl Replica {
         let own = view.active.primary == Some(me) && view.active.epoch == opened.promised;
         let granted =
             (opened.promised > Epoch::ZERO && !own).then(|| Granted::new(None, opened.promised, &timers, now));
+        let scrub = Scrub::new(opened.scrubbed, view.size.blocks().0, timers.scrub_period, now);
         Replica {
             me,
             life,
@@ -88,6 +91,7 @@ impl Replica {
             adopting: None,
             fetches: BTreeMap::new(),
             repairs: Repairs::default(),
+            scrub,
             commit_known: opened.committed,
             waiting: None,
             next_tag: 0,
@@ -114,10 +118,11 @@ impl Replica {
             Input::Applied(lsn) => self.log.note_applied(lsn),
             Input::Checkpointed(lsn) => self.log.checkpoint = self.log.checkpoint.max(lsn),
             Input::ReadDone { tag, result } => {
-                if !self.served_read(tag, &result, out) {
+                if !self.served_read(tag, &result, out) && !self.scrub_read(tag, &result, now, out) {
                     self.on_read_done(tag, result, now, out);
                 }
             }
+            Input::Scrub { bytes_per_second } => self.on_scrub(bytes_per_second, now, out),
             Input::Repaired { block, right } => self.on_repaired(block, right, now, out),
             Input::LogRead { tag, records } => {
                 if !self.fetch_read(tag, records.as_deref(), out) {
@@ -151,7 +156,7 @@ impl Replica {
             Role::Follower | Role::Claimant(_) => None,
         };
         let fence = self.fence.filter(|f| f.stage == FenceStage::WaitingLease).and(self.granted.map(|g| g.until));
-        [role, fence, self.repairs.next_timeout()].into_iter().flatten().min()
+        [role, fence, self.repairs.next_timeout(), self.scrub.next_timeout()].into_iter().flatten().min()
     }
 
     /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13).
@@ -221,6 +226,7 @@ impl Replica {
             draining: matches!(&self.role, Role::Reign(r) if r.draining),
             promised: self.log.promised,
             positions: self.log.positions,
+            scrub: self.scrub.status,
             waiting: self.waiting.clone(),
         }
     }
@@ -360,6 +366,7 @@ impl Replica {
         self.step_fence(now, out);
         self.step_candidate(now, out);
         self.step_repairs(now, out);
+        self.step_scrub(now, out);
     }
 
     fn on_durable(&mut self, durable: Lsn, now: Time, out: &mut Vec<Output>) {

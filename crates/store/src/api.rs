@@ -77,6 +77,13 @@ pub enum Input {
         /// Inside the volume's blocks.
         range: BlockRange,
     },
+    /// The scrub has come so far; kept over restarts.
+    Scrubbed {
+        /// The volume.
+        volume: VolumeId,
+        /// First block that was not read in this pass.
+        next: BlockIndex,
+    },
     /// Writes `data` to the image if it matches the block's checksum. Answered with `Repaired`.
     Repair {
         /// The volume.
@@ -227,6 +234,8 @@ pub struct OpenedCopy {
     pub first: Lsn,
     /// Records above `last`, up to here, were once durable here and can't be read now (rot).
     pub unknown_to: Option<Lsn>,
+    /// Where the scrub goes on.
+    pub scrubbed: BlockIndex,
 }
 
 /// The journal no longer holds the record asked for.

@@ -435,6 +435,7 @@ impl Replica {
             checkpoint: self.checkpoint,
             first: self.first(),
             unknown_to: self.unknown_to,
+            scrubbed: self.sb.scrubbed,
         }
     }
 }

@@ -10,8 +10,11 @@ use crate::journal::Journal;
 use crate::ops::{CopyTag, Cx, Ops, Tag};
 use crate::replica::{Command, Replica, Stage};
 use crate::start::{Found, Progress, Start};
+use crate::superblock::Waiter;
 use holdfast_format::{Superblock, TableSums};
-use holdfast_types::{BlockRange, Epoch, EpochTable, Incarnation, Lsn, Positions, Time, VolumeId, VolumeSize};
+use holdfast_types::{
+    BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Positions, Time, VolumeId, VolumeSize,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One shard's storage.
@@ -315,6 +318,13 @@ impl Store {
                     None => out.push(Output::ReadDone { volume, tag, result: Err(ReadError::CopyFailed) }),
                 }
             }
+            Input::Scrubbed { volume, next } => {
+                let Store { ops, config, replicas, .. } = self;
+                if let Some(replica) = replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open) {
+                    replica.sb.scrubbed = next;
+                    replica.write_superblock(&mut Cx { ops, out, now, config }, Waiter::Hint);
+                }
+            }
             Input::Repair { volume, block, data } => {
                 let failed = matches!(self.phase, Phase::Failed);
                 let Store { ops, config, replicas, touched, .. } = self;
@@ -376,6 +386,7 @@ impl Store {
             checkpoint_hash: 0,
             sums: TableSums::default(),
             next: None,
+            scrubbed: BlockIndex(0),
             committed: Lsn::ZERO,
             journal: self.journal.id,
             born: (self.journal.life, self.journal.next_seq),

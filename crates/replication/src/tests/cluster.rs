@@ -23,6 +23,7 @@ struct Node {
     committed: Lsn,
     incarnation: Incarnation,
     held: bool,
+    pub(super) scrubbed: BlockIndex,
     /// Blocks whose content can't be verified.
     pub(super) rotten: BTreeSet<u64>,
     waiting: VecDeque<Output>,
@@ -69,6 +70,7 @@ impl Cluster {
             committed: Lsn::ZERO,
             incarnation: Incarnation(id.0 * 100),
             held: false,
+            scrubbed: BlockIndex(0),
             rotten: BTreeSet::new(),
             waiting: VecDeque::new(),
         };
@@ -127,6 +129,11 @@ impl Cluster {
 
     pub(super) fn rot(&mut self, node: NodeId, block: u64) {
         self.node(node).rotten.insert(block);
+    }
+
+    pub(super) fn scrub(&mut self, node: NodeId) {
+        self.queue.push_back((node, Input::Scrub { bytes_per_second: 100 << 20 }));
+        self.settle();
     }
 
     pub(super) fn is_rotten(&self, node: NodeId, block: u64) -> bool {
@@ -216,6 +223,7 @@ impl Cluster {
             checkpoint: Lsn::ZERO,
             first: Lsn(1),
             unknown_to: None,
+            scrubbed: n.scrubbed,
         };
         n.replica = Some(Replica::new(node, Life(n.life), view, &opened, Timers::default(), Limits::default(), now));
         let up: Vec<NodeId> = self.nodes.keys().copied().filter(|o| *o != node && !self.cut.contains(o)).collect();
@@ -257,6 +265,11 @@ impl Cluster {
             }
             self.settle();
         }
+    }
+
+    /// Time goes by, and nothing happens.
+    pub(super) fn skip(&mut self, duration: Duration) {
+        self.now = self.now + duration;
     }
 
     fn beats(&mut self) {
@@ -411,6 +424,10 @@ impl Cluster {
                     last: last.map_or(Lsn::ZERO, Record::lsn),
                     last_hash: last.map_or(0, Record::hash),
                 }
+            }
+            Output::Scrubbed(next) => {
+                n.scrubbed = next;
+                return;
             }
             Output::Commit(lsn) => {
                 assert!(lsn > n.committed && n.log.last().is_some_and(|l| l.lsn() >= lsn));

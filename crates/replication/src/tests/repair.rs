@@ -82,3 +82,33 @@ fn a_reader_that_lost_every_peer_is_answered_in_the_end() {
     c.run_for(Duration::from_millis(1500));
     assert_eq!(c.error(r), Some(GuestError::Corrupt));
 }
+
+#[test]
+fn a_scrub_finds_and_repairs_what_nobody_reads() {
+    let mut c = written();
+    c.rot(N2, 1);
+    c.rot(N2, 3);
+    c.rot(N1, 3);
+    c.rot(N3, 3);
+    c.scrub(N2);
+    c.run_for(Duration::from_secs(3));
+    assert!(!c.is_rotten(N2, 1));
+    assert!(c.is_rotten(N2, 3), "no copy can verify it");
+    let s = c.status(N2).scrub;
+    assert_eq!((s.repaired, s.lost, s.passes, s.requested, s.next.0), (1, 1, 1, false, 0));
+    assert_eq!(c.status(N1).scrub.passes, 0, "the others were not asked");
+}
+
+#[test]
+fn the_background_scrub_needs_nobody_and_takes_its_time() {
+    let mut c = written();
+    c.rot(N3, 2);
+    c.run_for(Duration::from_secs(10));
+    assert!(c.is_rotten(N3, 2), "a pass takes a month");
+    c.skip(Duration::from_hours(24 * 31));
+    c.run_for(Duration::from_millis(200));
+    assert!(!c.is_rotten(N3, 2));
+    c.skip(Duration::from_hours(24 * 31));
+    c.run_for(Duration::from_millis(200));
+    assert_eq!(c.status(N3).scrub.passes, 1);
+}
