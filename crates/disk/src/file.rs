@@ -36,7 +36,7 @@ impl OpenFile {
     /// Opens `path`, which must exist.
     pub(crate) fn open(path: &Path, id: FileId) -> io::Result<OpenFile> {
         let (direct, buffered) = match id {
-            FileId::Segment(_) | FileId::Superblock(_) => (true, false),
+            FileId::Segment(_) | FileId::JournalHead | FileId::Superblock(_) => (true, false),
             FileId::Image(_) => (true, true),
             FileId::BlockTable(_) | FileId::RegionTable(_) | FileId::Orphan(..) => (false, true),
         };

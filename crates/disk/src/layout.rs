@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/lock
+//! DIR/journal/head
 //! DIR/journal/segment-<slot>
 //! DIR/copies/<volume id>/{superblock,image.raw,blocks.tab,regions.tab,orphan-<epoch>}
 //! ```
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// Ending of a file that is not complete yet.
 pub(crate) const UNFINISHED: &str = ".new";
+const HEAD: &str = "head";
 const SEGMENT: &str = "segment-";
 const ORPHAN: &str = "orphan-";
 
@@ -37,10 +39,10 @@ pub(crate) fn path(dir: &Path, file: FileId) -> PathBuf {
     parent(dir, file).join(name(file))
 }
 
-/// The volume whose copy `file` belongs to; `None` for a journal segment.
+/// The volume whose copy `file` belongs to; `None` for a file of the journal.
 pub(crate) fn volume(file: FileId) -> Option<VolumeId> {
     match file {
-        FileId::Segment(_) => None,
+        FileId::Segment(_) | FileId::JournalHead => None,
         FileId::Superblock(v)
         | FileId::Image(v)
         | FileId::BlockTable(v)
@@ -52,6 +54,7 @@ pub(crate) fn volume(file: FileId) -> Option<VolumeId> {
 fn name(file: FileId) -> String {
     match file {
         FileId::Segment(slot) => format!("{SEGMENT}{slot}"),
+        FileId::JournalHead => HEAD.into(),
         FileId::Superblock(_) => "superblock".into(),
         FileId::Image(_) => "image.raw".into(),
         FileId::BlockTable(_) => "blocks.tab".into(),
@@ -60,8 +63,11 @@ fn name(file: FileId) -> String {
     }
 }
 
-/// The segment called `name`, unless the name is none of ours.
-pub(crate) fn parse_segment(name: &str) -> Option<FileId> {
+/// The file of the journal called `name`, unless the name is none of ours.
+pub(crate) fn parse_journal_file(name: &str) -> Option<FileId> {
+    if name == HEAD {
+        return Some(FileId::JournalHead);
+    }
     canonical(name.strip_prefix(SEGMENT)?).and_then(|n| u32::try_from(n).ok()).map(FileId::Segment)
 }
 
@@ -103,14 +109,16 @@ mod tests {
         ] {
             assert_eq!(parse_copy_file(v, &name(file)), Some(file));
         }
-        assert_eq!(parse_segment(&name(FileId::Segment(3))), Some(FileId::Segment(3)));
+        for file in [FileId::Segment(3), FileId::JournalHead] {
+            assert_eq!(parse_journal_file(&name(file)), Some(file));
+        }
         assert_eq!(parse_volume("7"), Some(v));
     }
 
     #[test]
     fn foreign_names_are_not_ours() {
         for name in ["segment-", "segment-07", "segment-+7", "segment-1.new", "Segment-1", "segment-4294967296"] {
-            assert_eq!(parse_segment(name), None, "{name}");
+            assert_eq!(parse_journal_file(name), None, "{name}");
         }
         assert_eq!(parse_copy_file(VolumeId(1), "orphan-x"), None);
         assert_eq!(parse_volume("lost+found"), None);

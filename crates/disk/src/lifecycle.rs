@@ -72,7 +72,7 @@ impl Directory {
     fn try_list(&self) -> io::Result<Vec<(FileId, u64)>> {
         let mut files = Vec::new();
         for entry in entries(&layout::journal(&self.dir))? {
-            take(&entry, entry.file_name().to_str().and_then(layout::parse_segment), &mut files)?;
+            take(&entry, entry.file_name().to_str().and_then(layout::parse_journal_file), &mut files)?;
         }
         for copy in entries(&layout::copies(&self.dir))? {
             let volume = copy.file_name().to_str().and_then(layout::parse_volume);

@@ -10,6 +10,7 @@ mod error;
 mod frame;
 #[cfg(test)]
 mod golden;
+mod journal_head;
 pub mod message;
 mod reader;
 mod record;
@@ -21,6 +22,7 @@ pub use checksum::{block_checksum, digest_term, zero_block};
 pub use configuration::{decode_configuration, encode_configuration};
 pub use error::DecodeError;
 pub use frame::{CommitMark, FrameHeader, FrameSlot, padded};
+pub use journal_head::{JournalHead, JournalHeadFound};
 pub use record::{Draft, Record, RecordHeader, RecordKind};
 pub use segment::{ClosedSegment, SegmentHeader};
 pub use superblock::{Superblock, SuperblockFound, TableSums};

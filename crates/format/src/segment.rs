@@ -26,6 +26,8 @@ pub struct SegmentHeader {
     pub life: u64,
     /// Its first frame.
     pub first_seq: u64,
+    /// Length of its file. A shorter file was cut, and acknowledged records with it.
+    pub bytes: u64,
     /// Every other segment that is part of the journal, oldest first.
     pub closed: Vec<ClosedSegment>,
 }
@@ -57,6 +59,7 @@ impl SegmentHeader {
         put(16, &self.generation.to_le_bytes());
         put(24, &self.life.to_le_bytes());
         put(32, &self.first_seq.to_le_bytes());
+        put(40, &self.bytes.to_le_bytes());
         for (i, closed) in self.closed.iter().enumerate() {
             put(Self::LIST + i * 16, &closed.generation.to_le_bytes());
             put(Self::LIST + i * 16 + 8, &closed.end.to_le_bytes());
@@ -85,7 +88,7 @@ impl SegmentHeader {
         if b[4..6] != Self::VERSION.to_le_bytes() || count > Self::MAX_CLOSED {
             return None;
         }
-        if b[40..Self::LIST].iter().chain(&b[list_end..Self::COPY - 4]).any(|&x| x != 0) {
+        if b[48..Self::LIST].iter().chain(&b[list_end..Self::COPY - 4]).any(|&x| x != 0) {
             return None;
         }
         let entry =
@@ -96,6 +99,7 @@ impl SegmentHeader {
             generation: u64_at(16),
             life: u64_at(24),
             first_seq: u64_at(32),
+            bytes: u64_at(40),
             closed,
         };
         header.is_consistent().then_some(header)
@@ -116,7 +120,14 @@ mod tests {
 
     fn header() -> SegmentHeader {
         let closed = vec![ClosedSegment { generation: 4, end: 99 }, ClosedSegment { generation: 8, end: 0x1234 }];
-        SegmentHeader { journal: 0xFEDC_BA98_7654_3210, generation: 9, life: 3, first_seq: 0x1235, closed }
+        SegmentHeader {
+            journal: 0xFEDC_BA98_7654_3210,
+            generation: 9,
+            life: 3,
+            first_seq: 0x1235,
+            bytes: 16 << 20,
+            closed,
+        }
     }
 
     #[test]

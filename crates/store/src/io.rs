@@ -15,6 +15,8 @@ pub struct OpId(pub u64);
 pub enum FileId {
     /// A journal segment, by slot.
     Segment(u32),
+    /// Which segment of the journal was opened last.
+    JournalHead,
     /// Four equal superblocks of a copy.
     Superblock(VolumeId),
     /// The plain image: block n at offset n × 4096, sparse.
@@ -27,7 +29,7 @@ pub enum FileId {
     Orphan(VolumeId, Epoch),
 }
 
-/// What to do. Offsets and lengths in bytes. For `Segment` and `Superblock` both are multiples of 512 (direct I/O).
+/// What to do. Offsets and lengths in bytes. For `Segment`, `JournalHead` and `Superblock` both are multiples of 512 (direct I/O).
 #[derive(Clone, Debug)]
 pub enum DiskOpKind {
     /// Which files exist: answered with `DiskReply::Files`.

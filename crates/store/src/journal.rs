@@ -39,6 +39,7 @@ pub(crate) struct Journal {
     /// All slots that have a file.
     pub(crate) slots: BTreeSet<u32>,
     pub(crate) creating: Option<u32>,
+    pub(crate) head: HeadFile,
     pub(crate) starved: bool,
     queue: VecDeque<Record>,
     /// Commit positions that no record carries yet, and since when.
@@ -49,6 +50,14 @@ pub(crate) struct Journal {
     /// What the last issued frame proved.
     proven_seq: u64,
     seal_at: Option<Time>,
+}
+
+/// The file of the journal's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadFile {
+    Missing,
+    Creating,
+    Present,
 }
 
 #[derive(Debug)]
@@ -72,6 +81,7 @@ impl Journal {
             spares: BTreeSet::new(),
             slots: BTreeSet::new(),
             creating: None,
+            head: HeadFile::Missing,
             starved: false,
             queue: VecDeque::new(),
             marks: BTreeMap::new(),

@@ -18,6 +18,8 @@ pub(crate) enum Tag {
     Slot(u32),
     /// Header of the segment that is being opened.
     SegmentHeader,
+    /// The head's file is made (false) or names the segment that is being opened (true).
+    Head(bool),
     /// Frame with this sequence number.
     Frame(u64),
     /// For one copy.

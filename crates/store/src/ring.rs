@@ -1,6 +1,7 @@
 //! The journal's segments: opening the next one, giving old ones free, keeping spare files ready.
 //!
-//! A segment goes through: file created (zero-written) → *spare* → header durable: *open* → *closed* → released → spare.
+//! A segment goes through: file created (zero-written) → *spare* → header durable → named by the journal's head: *open* →
+//! *closed* → released → spare.
 //! The header of a new segment lists all segments that stay part of the journal. So a segment is released by the very
 //! write that opens another one, and only a slot that the newest durable header does not list is ever overwritten:
 //! whatever a crash leaves in such a slot, recovery does not look at it.
@@ -11,10 +12,10 @@
 //! be released: see `Level`. A copy that failed pins its records until it is deleted: safety before its neighbours' room.
 
 use crate::io::{DiskOpKind, FileId};
-use crate::journal::Journal;
+use crate::journal::{HeadFile, Journal};
 use crate::ops::{Cx, Tag};
 use crate::replica::Replica;
-use holdfast_format::{ClosedSegment, FrameSlot, SegmentHeader};
+use holdfast_format::{ClosedSegment, FrameSlot, JournalHead, SegmentHeader};
 use holdfast_types::{Lsn, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -104,6 +105,15 @@ impl Journal {
         }
     }
 
+    /// Makes the file of the head, unless it is there or being made.
+    pub(crate) fn create_head(&mut self, cx: &mut Cx<'_>) {
+        if self.head == HeadFile::Missing {
+            self.head = HeadFile::Creating;
+            let len = JournalHead::LEN as u64;
+            cx.submit(Tag::Head(false), FileId::JournalHead, DiskOpKind::Create { len, written: true });
+        }
+    }
+
     /// Creates one more spare file, unless one is being created.
     pub(crate) fn create_spare(&mut self, cx: &mut Cx<'_>) {
         if self.creating.is_some() {
@@ -189,6 +199,7 @@ impl Journal {
             generation: self.next_generation,
             life: self.life,
             first_seq: self.next_seq,
+            bytes: cx.config.segment_bytes,
             closed: self.segments.iter().map(closed).collect(),
         };
         self.next_generation += 1;
@@ -210,7 +221,16 @@ impl Journal {
         (segment.slot, segment.bytes)
     }
 
-    /// The header of the new segment is durable.
+    /// The header of the new segment is durable: the head may name it. Only then may it take frames: if it is gone at the next
+    /// start, that must be seen.
+    pub(crate) fn write_head(&self, cx: &mut Cx<'_>) {
+        let generation = self.opening.as_ref().expect("a header that was written was being written").generation;
+        let head = JournalHead { journal: self.id, generation };
+        let kind = DiskOpKind::Write { offset: 0, data: vec![head.encode()], durable: true };
+        cx.submit(Tag::Head(true), FileId::JournalHead, kind);
+    }
+
+    /// The journal's head names the new segment.
     pub(crate) fn segment_opened(&mut self) {
         let opening = self.opening.take().expect("a header that was written was being written");
         for (slot, bytes) in opening.released {

@@ -13,7 +13,7 @@
 //! frames behind the end that a copy reported could become valid again at the next start.
 
 use crate::io::{DiskOpKind, DiskReply, FileId};
-use crate::journal::Journal;
+use crate::journal::{HeadFile, Journal};
 use crate::ops::{Cx, Tag};
 use crate::recover::logs::recover_logs;
 use crate::recover::resolve::{Resolved, resolve};
@@ -21,14 +21,18 @@ use crate::recover::scan::{SegmentScan, scan};
 use crate::replica::{Replica, Stage};
 use crate::ring::Segment;
 use bytes::Bytes;
-use holdfast_format::{FrameSlot, RecordHeader, SegmentHeader, Superblock, SuperblockFound};
+use holdfast_format::{
+    FrameSlot, JournalHead, JournalHeadFound, RecordHeader, SegmentHeader, Superblock, SuperblockFound,
+};
 use holdfast_types::{Epoch, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SUPERBLOCK_BYTES: u32 = 16384;
 const HEADER_BYTES: u32 = 4096;
+const HEAD_BYTES: u32 = 1024;
 const _: () = assert!(SUPERBLOCK_BYTES as usize == Superblock::COPIES * Superblock::LEN);
 const _: () = assert!(HEADER_BYTES as usize == SegmentHeader::LEN);
+const _: () = assert!(HEAD_BYTES as usize == JournalHead::LEN);
 
 /// What the start has found so far.
 #[derive(Debug, Default)]
@@ -40,6 +44,8 @@ pub(crate) struct Start {
     next_ask: u32,
     heads: BTreeMap<u32, SegmentHeader>,
     damaged_heads: usize,
+    /// What the journal's head says; `None` if there is no such file.
+    head: Option<JournalHeadFound>,
     unreadable: BTreeMap<VolumeId, String>,
     superblocks: BTreeMap<VolumeId, Bytes>,
     /// Copies to open, and which copies of their superblock are good.
@@ -112,6 +118,7 @@ impl Start {
                 Some(header) => drop(self.heads.insert(slot, header)),
                 None => self.damaged_heads += 1,
             },
+            (Step::Heads, DiskReply::Data(data), FileId::JournalHead) => self.head = Some(JournalHead::judge(&data)),
             (Step::Heads, DiskReply::Data(data), FileId::Superblock(volume)) => {
                 self.superblocks.insert(volume, data);
             }
@@ -133,8 +140,11 @@ impl Start {
                 Step::Sync => {
                     self.step = Step::Heads;
                     for file in self.judged_files() {
-                        let segment = matches!(file, FileId::Segment(_));
-                        let len = if segment { HEADER_BYTES } else { SUPERBLOCK_BYTES };
+                        let len = match file {
+                            FileId::Segment(_) => HEADER_BYTES,
+                            FileId::JournalHead => HEAD_BYTES,
+                            _ => SUPERBLOCK_BYTES,
+                        };
                         self.ask(cx, file, DiskOpKind::Read { offset: 0, len });
                     }
                 }
@@ -159,13 +169,14 @@ impl Start {
 
     fn judged_files(&self) -> Vec<FileId> {
         let unreadable = |file: &FileId| matches!(file, FileId::Superblock(v) if self.unreadable.contains_key(v));
-        let judged = |file: &&FileId| matches!(file, FileId::Segment(_) | FileId::Superblock(_));
+        let judged = |file: &&FileId| matches!(file, FileId::Segment(_) | FileId::JournalHead | FileId::Superblock(_));
         self.files.keys().filter(judged).filter(|file| !unreadable(file)).copied().collect()
     }
 
     /// Which journal this is, and which segments belong to it.
     fn judge_heads(&mut self) -> Result<(), String> {
         let newest = self.heads.values().max_by_key(|h| h.generation).cloned();
+        self.judge_journal_head(newest.as_ref())?;
         self.judge_superblocks(newest.as_ref().map(|h| h.journal));
         let Some(newest) = newest else {
             if self.damaged_heads > 0 && !(self.replicas.is_empty() && self.failed.is_empty()) {
@@ -185,11 +196,45 @@ impl Start {
                     "segment generation {generation} of the journal is missing or damaged among {files} files; replace the device"
                 ));
             };
-            let bytes = self.files[&FileId::Segment(*slot)];
-            if bytes > 1 << 30 {
-                return Err(format!("segment file {slot} has {bytes} bytes, more than 1 GiB: it is no segment"));
+            let (bytes, expected) = (self.files[&FileId::Segment(*slot)], self.heads[slot].bytes);
+            if bytes != expected || bytes > 1 << 30 {
+                return Err(format!(
+                    "segment file {slot} has {bytes} bytes, expected {expected}: it was cut or replaced, and with it records that \
+                     may be found nowhere else; replace the device"
+                ));
             }
             self.to_read.push(*slot);
+        }
+        Ok(())
+    }
+
+    /// Whether the newest segment that was found is the newest that there was.
+    fn judge_journal_head(&self, newest: Option<&SegmentHeader>) -> Result<(), String> {
+        let head = match (self.head, newest) {
+            (Some(JournalHeadFound::Valid(head)), _) => head,
+            // Made by a start that ended before its first segment was named.
+            (Some(JournalHeadFound::Empty), _) | (None, None) => return Ok(()),
+            (Some(JournalHeadFound::Damaged), _) => {
+                return Err("the journal's head is damaged: nobody knows whether its newest segment is here; replace the device".into());
+            }
+            (None, Some(_)) => {
+                return Err("the journal's head is missing: nobody knows whether its newest segment is here; restore the file or \
+                            replace the device"
+                    .into());
+            }
+        };
+        let found = newest.map_or(0, |h| h.generation);
+        if newest.is_some_and(|h| h.journal != head.journal) {
+            return Err(
+                "the journal's head belongs to another journal; files were mixed, restore the right ones".into()
+            );
+        }
+        if head.generation > found {
+            return Err(format!(
+                "segment generation {} of the journal is missing or damaged, the newest one found is {found}: it holds records that may \
+                 be found nowhere else; restore the file or replace the device",
+                head.generation
+            ));
         }
         Ok(())
     }
@@ -244,6 +289,9 @@ impl Start {
         }
         let mut journal =
             if self.scans.is_empty() { Journal::new(seed, 1, 0, 0) } else { self.recovered_journal(&mut replicas) };
+        if self.head.is_some() {
+            journal.head = HeadFile::Present;
+        }
         for (file, len) in &self.files {
             if let FileId::Segment(slot) = file {
                 let live = journal.segments.values().any(|s| s.slot == *slot);
@@ -323,7 +371,7 @@ const fn slot_volume(slot: &FrameSlot) -> VolumeId {
 
 const fn volume_of(file: FileId) -> Option<VolumeId> {
     match file {
-        FileId::Segment(_) => None,
+        FileId::Segment(_) | FileId::JournalHead => None,
         FileId::Superblock(v)
         | FileId::Image(v)
         | FileId::BlockTable(v)

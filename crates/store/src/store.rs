@@ -6,7 +6,7 @@
 use crate::api::{Input, LogGone, Output, ReadError};
 use crate::config::StoreConfig;
 use crate::io::{DiskDone, DiskError, DiskOpKind, DiskReply, FileId};
-use crate::journal::Journal;
+use crate::journal::{HeadFile, Journal};
 use crate::ops::{CopyTag, Cx, Ops, Tag};
 use crate::replica::{Command, Replica, Stage};
 use crate::start::{Found, Progress, Start};
@@ -185,7 +185,12 @@ impl Store {
                 self.fail_journal(&format!("the journal can't be written ({tag:?}): {error}; replace the device"), out)
             }
             (Tag::Slot(slot), Ok(_)) => self.journal.slot_created(slot),
-            (Tag::SegmentHeader, Ok(_)) => self.segment_opened(now, out),
+            (Tag::SegmentHeader, Ok(_)) => {
+                let Store { ops, config, journal, .. } = self;
+                journal.write_head(&mut Cx { ops, out, now, config });
+            }
+            (Tag::Head(false), Ok(_)) => self.journal.head = HeadFile::Present,
+            (Tag::Head(true), Ok(_)) => self.segment_opened(now, out),
             (Tag::Frame(seq), Ok(_)) => {
                 let Store { ops, config, journal, replicas, touched, .. } = self;
                 touched.extend(journal.frame_done(&mut Cx { ops, out, now, config }, seq, replicas));
@@ -515,9 +520,10 @@ impl Store {
         let failed = self.failed();
         let Store { ops, config, journal, replicas, .. } = self;
         let cx = &mut Cx { ops, out, now, config };
+        journal.create_head(cx);
         if journal.spares.is_empty() {
             journal.create_spare(cx);
-        } else {
+        } else if journal.head == HeadFile::Present {
             journal.open_first_segment(cx, replicas, &failed);
         }
     }

@@ -148,7 +148,10 @@ mod tests {
         frames: Vec<FoundFrame>,
     ) -> SegmentScan {
         let closed = closed.iter().map(|&(generation, end)| ClosedSegment { generation, end }).collect();
-        SegmentScan { header: SegmentHeader { journal: 1, generation, life, first_seq, closed }, frames }
+        SegmentScan {
+            header: SegmentHeader { journal: 1, generation, life, first_seq, bytes: 1 << 20, closed },
+            frames,
+        }
     }
 
     fn seqs(resolved: &Resolved) -> Vec<Place> {

@@ -156,7 +156,11 @@ fn a_deleted_copy_leaves_nothing_and_may_come_again() {
     h.input(Input::Delete { volume: V });
     h.quiesce();
     assert_eq!(h.deleted, [V]);
-    assert!(h.disk.files.keys().all(|file| matches!(file, FileId::Segment(_))), "{:?}", h.disk.files.keys());
+    assert!(
+        h.disk.files.keys().all(|file| matches!(file, FileId::Segment(_) | FileId::JournalHead)),
+        "{:?}",
+        h.disk.files.keys()
+    );
     h.strict = true;
     h.reads.clear();
     h.opened.clear();
@@ -186,7 +190,7 @@ fn an_interrupted_creation_is_cleaned_up() {
         h.start();
         h.drain_disk();
         assert!(h.failures.is_empty(), "{:?}", h.failures);
-        let left = h.disk.files.keys().filter(|f| !matches!(f, FileId::Segment(_))).count();
+        let left = h.disk.files.keys().filter(|f| !matches!(f, FileId::Segment(_) | FileId::JournalHead)).count();
         assert_eq!(left, if h.opened.contains_key(&V) { 4 } else { 0 });
     }
 }
