@@ -11,10 +11,9 @@ const VOLUMES: usize = 10;
 const SIZE: u64 = 64 << 20;
 const SETTLE: Duration = Duration::from_secs(5);
 const WATCH: Duration = Duration::from_secs(10);
-/// Of one core.
+/// Of one core. Idle agents of the dev build take half of it at most, on a loaded machine too.
 const MOST: f64 = 0.01;
 
-#[ignore = "the limit holds for the release build: scripts/soak measures it"]
 #[tokio::test]
 async fn ten_attached_idle_volumes_cost_less_than_a_hundredth_of_a_core() {
     let cluster = TestCluster::start().await;

@@ -46,6 +46,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let (writes, written, _writer) = store.spawn()?;
     let control = ControlConfig {
         peers: identity.peers.clone(),
+        // As few as give an election its spread: each is a wake-up of an idle node.
+        tick: config.cluster.failure_timeout / 5,
         heartbeat: config.cluster.heartbeat,
         failure_timeout: config.cluster.failure_timeout,
         ..ControlConfig::new(identity.node, life, random::id())
@@ -75,7 +77,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     };
     tracing::info!(node = config.node.name, id = %identity.node, cluster = %identity.cluster, peer = %config.listen.peer, "the agent runs");
     let stop = stop_signal().map_err(|e| AgentError::io("listen for signals as", Path::new("SIGTERM"), e))?;
-    let ended = ControlLoop::new(parts).run(events, written, asked, stop).await;
+    // A task of its own: each wake-up of the future that the runtime blocks on costs two system calls more.
+    let ended = tokio::spawn(ControlLoop::new(parts).run(events, written, asked, stop)).await;
+    let ended = ended.expect("a panic of any thread ends the process");
     server.abort();
     // The socket is this process's own while it holds the lock of its directory.
     let _ = std::fs::remove_file(&config.listen.admin);
@@ -88,6 +92,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
 /// A snapshot of the whole state travels as one message.
 fn transport(config: &Config) -> TransportConfig {
     let mut transport = TransportConfig::new(config.listen.peer);
+    transport.ack_at_once = true;
     transport.max_message_bytes = MAX_CONTROL_MESSAGE;
     transport.queue_bytes = transport.queue_bytes.max(2 * MAX_CONTROL_MESSAGE);
     transport.receive_bytes = transport.receive_bytes.max(2 * MAX_CONTROL_MESSAGE);

@@ -26,8 +26,8 @@ use tokio::sync::mpsc;
 const BATCH: usize = 512;
 /// How often the control plane is told how the copies are, if that changed.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
-/// A change that nothing woke the thread for is told after so long at the latest.
-const IDLE_REPORT: Duration = Duration::from_millis(300);
+/// The thread looks around once in so long, whatever it waits for.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 /// What a shard's thread needs.
 #[derive(Debug)]
@@ -55,6 +55,8 @@ struct Runner {
     ops: Vec<DiskOp>,
     done: Vec<DiskDone>,
     report_at: Time,
+    /// Something happened since the last report that may have changed the copies.
+    stirred: bool,
     reported: Vec<CopyReport>,
 }
 
@@ -90,13 +92,15 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort) -> Result<(), S
         ops: Vec::new(),
         done: Vec::new(),
         report_at: now,
+        stirred: true,
         reported: Vec::new(),
     };
     r.shard.handle(Input::Start, now, &mut r.out);
     r.finish(now);
     loop {
-        let mut sleep = r.shard.next_timeout().map_or(Duration::from_secs(1), |at| at.since(random::now()));
-        sleep = sleep.min(IDLE_REPORT);
+        let report = r.stirred.then_some(r.report_at);
+        let wake_at = [r.shard.next_timeout(), report].into_iter().flatten().min();
+        let sleep = wake_at.map_or(LONGEST_SLEEP, |at| at.since(random::now())).min(LONGEST_SLEEP);
         let mut woken = None;
         tokio::select! {
             () = r.disk.wait() => {}
@@ -136,6 +140,7 @@ impl Runner {
     fn finish(&mut self, now: Time) {
         let mut done = std::mem::take(&mut self.done);
         self.disk.completed(&mut done);
+        self.stirred |= !done.is_empty();
         for d in done.drain(..) {
             self.shard.handle(Input::Disk(d), now, &mut self.out);
         }
@@ -248,6 +253,7 @@ impl Runner {
 
     fn lane_changed(&mut self, peer: NodeId, lane: Lane, change: Change, now: Time) {
         let Lane::Volume(volume) = lane else { return };
+        self.stirred = true;
         let input = match change {
             Change::None => return,
             Change::Up => Input::PeerUp { peer, volume },
@@ -259,7 +265,10 @@ impl Runner {
     fn on_message(&mut self, from: NodeId, lane: Lane, bytes: Bytes, now: Time) {
         let input = match lane {
             Lane::Beat => ShardMessage::decode(&bytes).map(|message| Input::Beat { from, message }),
-            Lane::Volume(volume) => Message::decode(bytes).map(|message| Input::Message { from, volume, message }),
+            Lane::Volume(volume) => {
+                self.stirred = true;
+                Message::decode(bytes).map(|message| Input::Message { from, volume, message })
+            }
             Lane::Control => return,
         };
         match input {
@@ -274,6 +283,7 @@ impl Runner {
     }
 
     fn on_guest(&mut self, guest: FromGuest, now: Time) {
+        self.stirred = true;
         match guest {
             FromGuest::Request { volume, request } => {
                 self.shard.handle(Input::Request { volume, request }, now, &mut self.out)
@@ -291,6 +301,7 @@ impl Runner {
     }
 
     fn on_control(&mut self, command: ToShard, now: Time) {
+        self.stirred = true;
         match command {
             ToShard::View { view, names } => {
                 (self.local, self.names) = (view.clone(), names);
@@ -341,6 +352,7 @@ impl Runner {
 
     fn report(&mut self, now: Time) {
         self.report_at = now + REPORT_INTERVAL;
+        self.stirred = false;
         let reports = crate::reports::copy_reports(&self.shard.rows());
         if reports != self.reported {
             self.reported.clone_from(&reports);

@@ -39,7 +39,9 @@ pub(crate) fn spawn(
         let runtime = runtime.expect("a runtime of one thread needs two file descriptors");
         let fatal = port.to_control.clone();
         let local = tokio::task::LocalSet::new();
-        if let Err(reason) = local.block_on(&runtime, runner::run(options, port)) {
+        // A task of its own: each wake-up of the future that the runtime blocks on costs two system calls more.
+        let shard = local.spawn_local(runner::run(options, port));
+        if let Err(reason) = local.block_on(&runtime, shard).expect("a panic of any thread ends the process") {
             // The control thread is gone first: then the process ends anyway.
             let _ = fatal.blocking_send(FromShard::Fatal(reason));
         }
@@ -74,7 +76,8 @@ fn options(config: &Config, identity: Identity, life: Life) -> RunnerOptions {
                 scrub_period: config.limits.scrub_period,
                 ..Timers::default()
             },
-            beat: config.cluster.heartbeat,
+            // Four chances per lease to renew it.
+            beat: (config.cluster.lease / 4).max(config.cluster.heartbeat),
             limits: Limits::default(),
             store,
             seed: random::id(),

@@ -176,6 +176,22 @@ impl Detector {
         self.heard.insert(*node, Heard { at: now, life: *life, copies });
     }
 
+    /// A heartbeat arrived that brings nothing new: the copies are as that life of the node said last.
+    pub fn lives(&mut self, node: NodeId, life: u64, now: Time) {
+        match self.heard.get_mut(&node) {
+            Some(heard) if heard.life == life => heard.at = now,
+            // What another life reported says nothing about this one.
+            _ => drop(self.heard.insert(node, Heard { at: now, life, copies: BTreeMap::new() })),
+        }
+    }
+
+    /// Something else arrived from the node, after its first heartbeat on the same ordered lane.
+    pub fn spoke(&mut self, node: NodeId, now: Time) {
+        if let Some(heard) = self.heard.get_mut(&node) {
+            heard.at = now;
+        }
+    }
+
     /// Whether the node counts as alive.
     #[must_use]
     pub fn alive(&self, node: NodeId, now: Time) -> bool {

@@ -58,7 +58,9 @@ const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 /// Silence after which a proposal is sent again.
 const RESEND: Duration = Duration::from_millis(500);
 /// How often the leader looks whether something is to be decided, and everybody whether something is to be repeated.
-const HOUSEKEEPING: Duration = Duration::from_millis(100);
+const HOUSEKEEPING: Duration = Duration::from_millis(200);
+/// Every so many heartbeats bring the reports of all copies, changed or not.
+const FULL_HEARTBEAT: u32 = 10;
 /// Ticks of Raft caught up with after a gap: more would start an election for no reason but the gap.
 const MAX_TICKS_AT_ONCE: u32 = 3;
 
@@ -82,6 +84,10 @@ pub struct Control {
     /// The state changed since `told_local` and `told_peers` were made.
     changed: bool,
     applied_since_snapshot: u64,
+    /// Heartbeats until the reports are told again; 0 as soon as they have changed.
+    brief_heartbeats: u32,
+    /// Peers to which Raft spoke since the last heartbeat: they know that this node lives.
+    spoken_to: BTreeSet<NodeId>,
     tick: Every,
     heartbeat: Every,
     housekeeping: Every,
@@ -106,6 +112,8 @@ impl Control {
             told_peers: BTreeMap::new(),
             changed: true,
             applied_since_snapshot: 0,
+            brief_heartbeats: 0,
+            spoken_to: BTreeSet::new(),
             // At once: the first one brings what is stored.
             tick: Every::from(config.tick, now),
             heartbeat: Every::new(config.heartbeat, now),
@@ -135,7 +143,10 @@ impl Control {
                 self.changed = true;
             }
             Input::CopyDeleted { volume } => self.copies.deleted(volume),
-            Input::Reports(reports) => self.copies.reports = reports,
+            Input::Reports(reports) => {
+                self.copies.reports = reports;
+                self.brief_heartbeats = 0;
+            }
             Input::Propose { token, command } => self.propose_for(token, &command, now, out),
         }
         self.propose_for_copies(now);
@@ -187,13 +198,24 @@ impl Control {
         }
     }
 
-    /// Tells everybody that this node lives and how its copies are, itself included.
+    /// Tells everybody that this node lives and how its copies are, itself included. What everybody knows is not said: the
+    /// reports travel when they have changed, and whoever heard of Raft needs no word at all.
     fn beat(&mut self, now: Time, out: &mut Vec<Output>) {
-        let bytes = self.heartbeat_message();
-        let peers = self.told_peers.keys().filter(|peer| **peer != self.config.me);
+        let (me, life) = (self.config.me, self.config.life);
+        let mut spoken_to = std::mem::take(&mut self.spoken_to);
+        let bytes = if let Some(left) = self.brief_heartbeats.checked_sub(1) {
+            self.brief_heartbeats = left;
+            self.detector.lives(me, life.0, now);
+            Message::Alive(life).encode()
+        } else {
+            self.brief_heartbeats = FULL_HEARTBEAT - 1;
+            let own = self.own_heartbeat();
+            self.detector.heard(own, now);
+            spoken_to.clear();
+            self.heartbeat_message()
+        };
+        let peers = self.told_peers.keys().filter(|peer| **peer != me && !spoken_to.contains(peer));
         out.extend(peers.map(|peer| Output::Send { to: *peer, bytes: bytes.clone() }));
-        let own = self.own_heartbeat();
-        self.detector.heard(own, now);
     }
 
     fn keep_house(&mut self, now: Time, out: &mut Vec<Output>) {
@@ -217,7 +239,10 @@ impl Control {
 
     fn message(&mut self, from: NodeId, bytes: Bytes, now: Time, out: &mut Vec<Output>) {
         match Message::decode(bytes) {
-            Some(Message::Raft(bytes)) => self.raft(consensus::Input::Message { from, bytes }, now, out),
+            Some(Message::Raft(bytes)) => {
+                self.detector.spoke(from, now);
+                self.raft(consensus::Input::Message { from, bytes }, now, out);
+            }
             Some(Message::Heartbeat(bytes)) => {
                 // A node speaks for itself alone.
                 if let Ok(heartbeat) = Heartbeat::decode(&bytes)
@@ -226,6 +251,7 @@ impl Control {
                     self.detector.heard(heartbeat, now);
                 }
             }
+            Some(Message::Alive(life)) => self.detector.lives(from, life.0, now),
             Some(Message::Forward(data)) => self.forwarded(from, data, now, out),
             None => {}
         }
@@ -390,7 +416,10 @@ fn raft_output(
     match output {
         consensus::Output::Persist(batch) => out.push(Output::Persist(batch)),
         consensus::Output::Compacted { first_index, snapshot } => out.push(Output::Compact { first_index, snapshot }),
-        consensus::Output::Send { to, bytes } => out.push(Output::Send { to, bytes: Message::Raft(bytes).encode() }),
+        consensus::Output::Send { to, bytes } => {
+            control.spoken_to.insert(to);
+            out.push(Output::Send { to, bytes: Message::Raft(bytes).encode() });
+        }
         consensus::Output::Apply { index, data } => control.apply(index, data, out),
         consensus::Output::Restore { state, .. } => control.restore(state, out),
         // What was dropped is sent again: when the leader changes, or after a silence.

@@ -233,6 +233,8 @@ pub struct Shard {
     beat_seq: u64,
     beat_at: Time,
     last_seen: Time,
+    /// When the loop was to come back at the latest.
+    awaited: Time,
     replica_out: Vec<replication::Output>,
 }
 
@@ -259,6 +261,7 @@ impl Shard {
             beat_seq: 0,
             beat_at: now,
             last_seen: now,
+            awaited: now,
             replica_out: Vec::new(),
         }
     }
@@ -307,6 +310,7 @@ impl Shard {
         if now >= self.beat_at {
             self.send_beats(now, out);
         }
+        self.awaited = self.next_timeout().unwrap_or(now);
     }
 
     /// When `Input::Tick` is due at the latest. `None`: nothing to do until something arrives.
@@ -380,7 +384,7 @@ impl Shard {
 
     /// Trap 6: an event loop that stood still may not trust what it measured.
     fn notice_gap(&mut self, now: Time, out: &mut Vec<Output>) {
-        let gap = now - self.last_seen;
+        let gap = now.since(self.last_seen.max(self.awaited));
         self.last_seen = now;
         let leads = self.replicas().any(|(_, r)| r.is_serving());
         if leads && gap > self.config.timers.lease / 4 {

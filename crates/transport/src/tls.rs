@@ -141,6 +141,11 @@ fn quic_config(config: &TransportConfig) -> quinn::TransportConfig {
         // that the network holds up, takes nothing from the others, and `Beat` always finds room.
         .receive_window(VarInt::from_u64(all).unwrap_or(VarInt::MAX))
         .send_window(all);
+    if config.ack_at_once {
+        let mut acks = quinn::AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(VarInt::from_u32(0));
+        quic.ack_frequency_config(Some(acks));
+    }
     quic
 }
 

@@ -41,7 +41,7 @@ impl ControlConfig {
             me,
             life,
             peers: BTreeMap::new(),
-            tick: Duration::from_millis(100),
+            tick: Duration::from_millis(200),
             heartbeat: Duration::from_millis(200),
             failure_timeout: Duration::from_secs(1),
             seed,

@@ -13,6 +13,7 @@ const MAX_HEARTBEAT_BYTES: usize = 8 << 20;
 const TAG_RAFT: u8 = 1;
 const TAG_HEARTBEAT: u8 = 2;
 const TAG_FORWARD: u8 = 3;
+const TAG_ALIVE: u8 = 4;
 
 const ENVELOPE_VERSION: u8 = 1;
 const ENVELOPE_HEADER: usize = 1 + 4 * 8;
@@ -26,14 +27,21 @@ pub(super) enum Message {
     Heartbeat(Bytes),
     /// To the leader: order this envelope.
     Forward(Bytes),
+    /// A heartbeat of that life whose copies are as its last `Heartbeat` said.
+    Alive(Life),
 }
 
 impl Message {
     pub(super) fn encode(&self) -> Bytes {
+        let alive;
         let (tag, body) = match self {
             Message::Raft(body) => (TAG_RAFT, body),
             Message::Heartbeat(body) => (TAG_HEARTBEAT, body),
             Message::Forward(body) => (TAG_FORWARD, body),
+            Message::Alive(life) => {
+                alive = Bytes::copy_from_slice(&life.0.to_le_bytes());
+                (TAG_ALIVE, &alive)
+            }
         };
         let mut out = BytesMut::with_capacity(1 + body.len());
         out.put_u8(tag);
@@ -50,6 +58,7 @@ impl Message {
             TAG_RAFT => Some(Message::Raft(bytes)),
             TAG_HEARTBEAT if bytes.len() <= MAX_HEARTBEAT_BYTES => Some(Message::Heartbeat(bytes)),
             TAG_FORWARD if bytes.len() <= ENVELOPE_HEADER + MAX_COMMAND_BYTES => Some(Message::Forward(bytes)),
+            TAG_ALIVE if bytes.len() == 8 => Some(Message::Alive(Life(bytes.get_u64_le()))),
             _ => None,
         }
     }
@@ -105,7 +114,8 @@ mod tests {
     #[test]
     fn messages_and_envelopes_survive_the_way_there_and_back() {
         let body = Bytes::from_static(b"body");
-        for message in [Message::Raft(body.clone()), Message::Heartbeat(body.clone()), Message::Forward(body.clone())] {
+        let (raft, alive) = (Message::Raft(body.clone()), Message::Alive(Life(u64::MAX - 1)));
+        for message in [raft, alive, Message::Heartbeat(body.clone()), Message::Forward(body.clone())] {
             assert_eq!(Message::decode(message.encode()), Some(message));
         }
         let envelope = Envelope { node: NodeId(3), life: Life(u64::MAX), id: 9, oldest: 7, command: body };
