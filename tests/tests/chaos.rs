@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
-use holdfast_cli::workload::{Plan, Workload};
+use holdfast_cli::workload::{Plan, Transfer, Workload};
 use holdfast_tests::{PATIENCE, TestCluster, number_from_env};
 use holdfast_types::Rng;
 use std::time::{Duration, SystemTime};
@@ -107,7 +107,8 @@ impl Chaos {
         }
     }
 
-    /// The workload keeps the old connection and asks it once more: see `Plan`. It must get no answer.
+    /// The workload keeps the old connection and asks it once more: see `Plan`. It must get no answer, to nothing at all, and
+    /// who comes anew is told where to go.
     async fn stop(&mut self, primary: usize) {
         self.cluster.stop(primary);
         let workload = &self.workload;
@@ -116,8 +117,20 @@ impl Chaos {
         });
         moved.await.unwrap_or_else(|e| panic!("{e}"));
         sleep(LONGER_THAN_THE_LEASE).await;
+        let before = self.workload.progress().late;
         self.cluster.go_on(primary);
         sleep(Duration::from_secs(1)).await;
+        let late = self.workload.progress().late - before;
+        assert_eq!(late, 0, "answers of a deposed primary");
+        self.names_its_successor(primary).await;
+    }
+
+    async fn names_its_successor(&self, deposed: usize) {
+        let sockets = &self.cluster.sockets(VOLUME)[deposed..=deposed];
+        let refused = Transfer::open(sockets, VOLUME, Duration::from_millis(500)).await;
+        let said = refused.err().map(|e| e.to_string()).unwrap_or_default();
+        let successor = self.cluster.nodes()[self.workload.progress().node].name();
+        assert!(said.contains(&format!("node {successor}: attach there")), "expected {successor} to be named: {said}");
     }
 
     async fn leader(&self) -> usize {

@@ -4,21 +4,27 @@
 //! keeps the [`Registry`]; tasks look up there whether their volume is served, and hand requests over through a channel.
 //!
 //! Invariants: a connection exists only while its volume is served; when serving ends, connections are closed without
-//! answering what is in flight (its fate is the next epoch's to decide), and the client sends it again elsewhere.
+//! answering what is in flight (its fate is the next epoch's to decide), and the client sends it again elsewhere. After the
+//! loop stood still nothing is said to a guest, not even what was decided before, until the shard knows that it reigns.
 //!
 //! Deliberately absent: access rights beyond the socket file's mode.
 
+use crate::random;
 use bytes::{Buf, Bytes};
 use holdfast_nbd as nbd;
 use holdfast_replication::{GuestError, GuestOp, Request, RequestKey};
-use holdfast_types::{ByteOffset, RequestId, SessionId, VolumeId};
+use holdfast_types::{ByteOffset, RequestId, SessionId, Time, VolumeId};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::rc::Rc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::task::Poll;
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc};
 
@@ -82,6 +88,8 @@ struct Export {
     /// Why it is not served, or who serves it.
     refusal: String,
     accepts: bool,
+    /// Nothing may be said to guests now.
+    mute: bool,
     resumed: Rc<Notify>,
     sessions: BTreeMap<SessionId, mpsc::UnboundedSender<ToGuest>>,
     socket: PathBuf,
@@ -93,6 +101,8 @@ struct Export {
 pub(crate) struct Registry {
     dir: PathBuf,
     exports: BTreeMap<VolumeId, Export>,
+    /// From then on the shard's loop stands still, and what was decided before may be wrong.
+    stands_still_at: Time,
     next_session: u64,
     to_shard: mpsc::UnboundedSender<FromGuest>,
     max_requests: usize,
@@ -106,7 +116,14 @@ pub(crate) type Shared = Rc<RefCell<Registry>>;
 pub(crate) fn registry(dir: &Path, max_requests: usize) -> io::Result<(Shared, mpsc::UnboundedReceiver<FromGuest>)> {
     std::fs::create_dir_all(dir)?;
     let (to_shard, from_guests) = mpsc::unbounded_channel();
-    let registry = Registry { dir: dir.to_owned(), exports: BTreeMap::new(), next_session: 0, to_shard, max_requests };
+    let registry = Registry {
+        dir: dir.to_owned(),
+        exports: BTreeMap::new(),
+        stands_still_at: Time(u64::MAX),
+        next_session: 0,
+        to_shard,
+        max_requests,
+    };
     Ok((Rc::new(RefCell::new(registry)), from_guests))
 }
 
@@ -124,6 +141,7 @@ pub(crate) fn export(shared: &Shared, volume: VolumeId, name: &str, size: u64) -
         serving: false,
         refusal: format!("{name} is not open yet"),
         accepts: true,
+        mute: false,
         resumed: Rc::new(Notify::new()),
         sessions: BTreeMap::new(),
         socket,
@@ -191,6 +209,29 @@ impl Registry {
         export.accepts = accepts;
     }
 
+    /// Whether connections of `volume` must keep to themselves what they have not sent yet.
+    pub(crate) fn set_mute(&mut self, volume: VolumeId, mute: bool) {
+        let Some(export) = self.exports.get_mut(&volume) else { return };
+        if export.mute && !mute {
+            export.resumed.notify_waiters();
+        }
+        export.mute = mute;
+    }
+
+    /// The shard's loop runs; from `at` on it counts as standing still until this is called again.
+    pub(crate) fn loop_runs_until(&mut self, at: Time) {
+        self.stands_still_at = at;
+    }
+
+    /// The loop must have its turn first: it finds out whether this node still serves.
+    fn stands_still(&self) -> bool {
+        random::now() >= self.stands_still_at
+    }
+
+    fn is_mute(&self, volume: VolumeId) -> bool {
+        self.exports.get(&volume).is_some_and(|e| e.mute)
+    }
+
     /// Hands a message to one connection; one that has ended gets none.
     pub(crate) fn send(&self, volume: VolumeId, session: SessionId, message: ToGuest) {
         if let Some(guest) = self.exports.get(&volume).and_then(|e| e.sessions.get(&session)) {
@@ -253,6 +294,8 @@ struct Guest {
     volume: VolumeId,
     connection: nbd::Connection,
     session: Option<SessionId>,
+    /// The volume is served here no more.
+    dismissed: bool,
     resumed: Rc<Notify>,
     /// The requests that the shard knows by number.
     keys: BTreeMap<RequestId, nbd::RequestKey>,
@@ -275,6 +318,7 @@ impl Guest {
             volume,
             connection: nbd::Connection::new(config),
             session: None,
+            dismissed: false,
             resumed: Rc::new(Notify::new()),
             keys: BTreeMap::new(),
             next_request: 0,
@@ -316,14 +360,15 @@ impl Guest {
             if unsent.is_empty() && self.connection.is_closed() {
                 return Ok(());
             }
-            let accepts = self.session.is_none() || self.shared.borrow().accepts(self.volume);
+            let attached = self.session.is_some();
+            let accepts = !attached || self.shared.borrow().accepts(self.volume);
             let reads = accepts && self.connection.wants_input();
             let resumed = Rc::clone(&self.resumed);
             let slices: Vec<IoSlice<'_>> = unsent.iter().take(64).map(|b| IoSlice::new(b)).collect();
             tokio::select! {
                 biased;
                 message = self.inbox.recv() => if let Some(message) = message { self.on_message(message) },
-                written = writer.write_vectored(&slices), if !slices.is_empty() => {
+                written = say(&self.shared, attached.then_some(self.volume), &mut writer, &slices), if !slices.is_empty() => {
                     let written = written?;
                     drop(slices);
                     advance(&mut unsent, written);
@@ -333,10 +378,14 @@ impl Guest {
                         return Ok(());
                     }
                 }
-                () = resumed.notified(), if !accepts => {}
+                () = resumed.notified() => {}
             }
             while let Ok(message) = self.inbox.try_recv() {
                 self.on_message(message);
+            }
+            if self.dismissed {
+                // What was decided before and is not sent is never said: it may be a deposed primary's.
+                return Ok(());
             }
         }
     }
@@ -401,7 +450,10 @@ impl Guest {
 
     fn on_message(&mut self, message: ToGuest) {
         match message {
-            ToGuest::Disconnect => self.connection.close(),
+            ToGuest::Disconnect => {
+                self.dismissed = true;
+                self.connection.close();
+            }
             ToGuest::Reply { request, result } => {
                 let Some(key) = self.keys.remove(&request) else { return };
                 let completion = match result {
@@ -424,6 +476,31 @@ impl Guest {
             }
         }
     }
+}
+
+/// Writes to a guest of `volume` what was decided, as soon as it may be said. After a gap the shard's loop has its turn
+/// first, and answers wait until it knows whether this node still reigns.
+async fn say(
+    shared: &Shared,
+    volume: Option<VolumeId>,
+    writer: &mut OwnedWriteHalf,
+    slices: &[IoSlice<'_>],
+) -> io::Result<usize> {
+    poll_fn(|cx| {
+        if let Some(volume) = volume {
+            let registry = shared.borrow();
+            if registry.stands_still() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if registry.is_mute(volume) {
+                // `resumed` wakes this task.
+                return Poll::Pending;
+            }
+        }
+        Pin::new(&mut *writer).poll_write_vectored(cx, slices)
+    })
+    .await
 }
 
 /// Drops what was written from the front.

@@ -48,6 +48,8 @@ struct Runner {
     guests: Shared,
     to_control: mpsc::Sender<FromShard>,
     me: NodeId,
+    /// A loop that is so late has stood still.
+    gap: Duration,
     local: LocalView,
     names: BTreeMap<VolumeId, String>,
     peers: BTreeMap<NodeId, ShardPeer>,
@@ -66,7 +68,7 @@ struct Runner {
 /// What keeps the shard from starting: its directory, its port, its sockets.
 pub(crate) async fn run(options: RunnerOptions, port: ShardPort) -> Result<(), String> {
     let ShardPort { mut from_control, to_control } = port;
-    let me = options.shard.me;
+    let (me, gap) = (options.shard.me, options.shard.timers.lease / 4);
     let disk = Disk::open(&options.disk).map_err(|e| e.to_string())?;
     let (endpoint, mut events) =
         Endpoint::bind(options.transport, &options.identity).await.map_err(|e| e.to_string())?;
@@ -85,6 +87,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort) -> Result<(), S
         guests,
         to_control,
         me,
+        gap,
         local: LocalView::default(),
         names: BTreeMap::new(),
         peers: BTreeMap::new(),
@@ -153,9 +156,12 @@ impl Runner {
         // A name of its own: the loop's head would hold the registry borrowed through the whole loop.
         let volumes = self.guests.borrow().volumes();
         for volume in volumes {
-            let accepts = self.shard.accepts(volume);
-            self.guests.borrow_mut().set_accepts(volume, accepts);
+            let (accepts, mute) = (self.shard.accepts(volume), self.shard.is_in_doubt(volume));
+            let mut guests = self.guests.borrow_mut();
+            guests.set_accepts(volume, accepts);
+            guests.set_mute(volume, mute);
         }
+        self.guests.borrow_mut().loop_runs_until(self.shard.awaited() + self.gap);
         if now >= self.report_at {
             self.report(now);
         }

@@ -334,6 +334,18 @@ impl Shard {
         self.copies.get(&volume).and_then(|c| c.replica.as_ref()).is_some_and(Replica::is_serving)
     }
 
+    /// Whether guests of `volume` must not be told anything, not even what was decided before.
+    #[must_use]
+    pub fn is_in_doubt(&self, volume: VolumeId) -> bool {
+        self.copies.get(&volume).and_then(|c| c.replica.as_ref()).is_some_and(Replica::is_in_doubt)
+    }
+
+    /// When the loop must be back: later by a quarter of a lease is a gap.
+    #[must_use]
+    pub fn awaited(&self) -> Time {
+        self.last_seen.max(self.awaited)
+    }
+
     /// Which parts of `range` are holes (true) or data. Without a lease everything counts as data, which is never wrong.
     #[must_use]
     pub fn extents(&self, volume: VolumeId, range: BlockRange, now: Time) -> Vec<(BlockRange, bool)> {
@@ -384,18 +396,18 @@ impl Shard {
 
     /// Trap 6: an event loop that stood still may not trust what it measured.
     fn notice_gap(&mut self, now: Time, out: &mut Vec<Output>) {
-        let gap = now.since(self.last_seen.max(self.awaited));
+        let gap = now.since(self.awaited());
         self.last_seen = now;
         let leads = self.replicas().any(|(_, r)| r.is_serving());
         if leads && gap > self.config.timers.lease / 4 {
             let text = format!(
-                "the event loop stood still for {} ms: read leases are given up and asked for again",
+                "the event loop stood still for {} ms: guests are answered again when a quorum has confirmed this primary",
                 gap.as_millis()
             );
             out.push(Output::Event { volume: None, text });
             let volumes: Vec<VolumeId> = self.copies.keys().copied().collect();
             for volume in volumes {
-                self.with_replica(volume, now, out, |r, buffer| r.drop_lease(buffer));
+                self.with_replica(volume, now, out, |r, buffer| r.drop_lease(now, buffer));
             }
         }
     }

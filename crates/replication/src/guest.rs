@@ -72,6 +72,9 @@ pub(crate) struct Guests {
     /// In order of arrival; overlap a locked range or each other.
     blocked: VecDeque<Request>,
     admitted_bytes: usize,
+    /// While it is not known whether this primary still reigns: what it would answer. Bounded by what connections may
+    /// have in flight; reads are not among it, they wait for the lease.
+    withheld: Option<Vec<Output>>,
 }
 
 impl Guests {
@@ -83,12 +86,32 @@ impl Guests {
     /// Nothing that has or will get an LSN is unanswered, and no read is under way.
     pub(crate) fn is_idle(&self) -> bool {
         let unanswered = self.written.iter().any(|w| w.key.is_some()) || !self.flushes.is_empty();
-        !unanswered && self.merges.is_empty() && self.fetching.is_empty()
+        !unanswered && self.withheld.is_none() && self.merges.is_empty() && self.fetching.is_empty()
+    }
+
+    /// From now on answers are withheld.
+    pub(crate) fn doubt(&mut self) {
+        self.withheld.get_or_insert_default();
+    }
+
+    /// This primary still reigns: what was withheld is said.
+    pub(crate) fn believe(&mut self, out: &mut Vec<Output>) {
+        out.extend(self.withheld.take().into_iter().flatten());
+    }
+
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.withheld.is_some()
+    }
+
+    /// The only way to a guest.
+    fn reply(&mut self, key: RequestKey, result: Result<Vec<Bytes>, GuestError>, out: &mut Vec<Output>) {
+        self.withheld.as_mut().unwrap_or(out).push(Output::Reply { key, result });
     }
 
     /// N5: what may be answered is, in LSN order; a write with FUA, and a flush, when a quorum holds it durably. Takes the
     /// proofs that only the tracker makes.
     pub(crate) fn answer_writes(&mut self, upto: Answerable<Lsn>, durable: Quorum<Lsn>, out: &mut Vec<Output>) {
+        let out = self.withheld.as_mut().unwrap_or(out);
         for w in self.written.iter_mut().take_while(|w| w.lsn <= upto.get()) {
             if w.fua && w.lsn > durable.get() {
                 continue;
@@ -120,6 +143,9 @@ impl Guests {
             list.retain(|r| keep(r.key, session, read_cost(r), &mut freed));
         }
         self.fetching.retain(|_, r| keep(r.key, session, read_cost(r), &mut freed));
+        if let Some(withheld) = &mut self.withheld {
+            withheld.retain(|o| !matches!(o, Output::Reply { key, .. } if key.session == session));
+        }
         self.admitted_bytes -= freed;
     }
 
@@ -359,7 +385,7 @@ impl Replica {
             Some(pieces) => Ok(trim_pieces(pieces, read.offset, read.len)),
             None => Err(GuestError::Corrupt),
         };
-        out.push(Output::Reply { key: read.key, result });
+        r.guests.reply(read.key, result, out);
         self.step_drain(out);
     }
 
@@ -373,7 +399,7 @@ impl Replica {
         let Some(pieces) = data else {
             let merge = r.guests.merges.remove(&id).expect("it was just found");
             r.guests.admitted_bytes -= cost(&merge.request);
-            out.push(Output::Reply { key: merge.request.key, result: Err(GuestError::Corrupt) });
+            r.guests.reply(merge.request.key, Err(GuestError::Corrupt), out);
             self.unblock(now, out);
             return;
         };

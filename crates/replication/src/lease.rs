@@ -12,18 +12,30 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Grants {
     sent: BTreeMap<NodeId, Time>,
+    /// Grants of requests that were sent before do not count.
+    since: Time,
 }
 
 impl Grants {
     /// `member` granted the request that was sent at `sent`.
     pub(crate) fn granted(&mut self, member: NodeId, sent: Time) {
+        if sent < self.since {
+            return;
+        }
         let entry = self.sent.entry(member).or_insert(sent);
         *entry = sent.max(*entry);
     }
 
-    /// Gives every grant up: time may have passed unseen.
-    pub(crate) fn drop_all(&mut self) {
+    /// Gives every grant up, also those whose answer is still under way: time may have passed unseen.
+    pub(crate) fn drop_all(&mut self, now: Time) {
         self.sent.clear();
+        self.since = now;
+    }
+
+    /// Whether `needed` other members have granted a request since everything was given up. Needs no clock: what they
+    /// say is that they had promised no other epoch when the question reached them.
+    pub(crate) fn confirmed(&self, needed: usize) -> bool {
+        self.sent.len() >= needed
     }
 
     /// Whether `needed` other members hold back every fence at `now`.
@@ -92,8 +104,12 @@ mod tests {
     fn a_gap_gives_all_up() {
         let mut held = Grants::default();
         held.granted(NodeId(2), Time(0));
-        held.drop_all();
-        assert!(!held.valid(1, &T, Time(1)));
-        assert!(held.valid(0, &T, Time(1)), "a single copy needs nobody");
+        held.drop_all(Time(10));
+        assert!(!held.valid(1, &T, Time(11)));
+        assert!(held.valid(0, &T, Time(11)), "a single copy needs nobody");
+        held.granted(NodeId(2), Time(9));
+        assert!(!held.valid(1, &T, Time(11)) && !held.confirmed(1), "asked before the gap, answered after it");
+        held.granted(NodeId(2), Time(10));
+        assert!(held.valid(1, &T, Time(11)) && held.confirmed(1));
     }
 }

@@ -197,16 +197,31 @@ impl Replica {
             && r.epoch() == epoch
         {
             r.grants.granted(member, sent);
+            if r.grants.confirmed(r.grants_needed()) {
+                r.guests.believe(out);
+                self.step_drain(out);
+            }
             self.retry_unleased(now, out);
         }
     }
 
-    /// Time may have passed unseen (a stopped process, a slow loop): the lease is given up and asked for again (trap 6).
-    pub fn drop_lease(&mut self, out: &mut Vec<Output>) {
+    /// Time may have passed unseen (a stopped process, a slow loop): the lease is given up and asked for again (trap 6),
+    /// and guests are told nothing at all until W − 1 members have said since then that this epoch still reigns. If it
+    /// does not, what was withheld is never said: the guests are disconnected.
+    pub fn drop_lease(&mut self, now: Time, out: &mut Vec<Output>) {
         if let Role::Reign(r) = &mut self.role {
-            r.grants.drop_all();
+            r.grants.drop_all(now);
+            if r.active && !r.grants.confirmed(r.grants_needed()) {
+                r.guests.doubt();
+            }
             out.push(Output::BeatNow);
         }
+    }
+
+    /// Whether answers are withheld until members have confirmed this reign.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        matches!(&self.role, Role::Reign(r) if r.guests.is_in_doubt())
     }
 
     /// The copy at a glance.

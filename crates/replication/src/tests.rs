@@ -226,3 +226,52 @@ fn a_claim_that_was_overtaken_opens_nothing() {
     assert!(c.active().epoch > Epoch(1) || primaries.is_empty());
     assert!(c.last(N2) >= Lsn(1));
 }
+
+#[test]
+fn after_a_gap_nothing_is_answered_until_a_quorum_has_confirmed_the_reign() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.run_for(Duration::from_millis(300));
+    c.hold_store(N2);
+    c.hold_store(N3);
+    let held_by_a_quorum = c.write(N1, 0, b"acknowledged by nobody yet");
+    c.gap(N1);
+    c.cut_beats(true);
+    c.release_store(N2);
+    c.release_store(N3);
+    let flush = c.op(N1, GuestOp::Flush, 0, 0, b"");
+    let read = c.read(N1, 0, 5);
+    c.run_for(Duration::from_millis(100));
+    assert_eq!(c.committed(N1), c.last(N1), "the quorum holds it");
+    assert_eq!([held_by_a_quorum, flush, read].map(|request| c.reply(request)), [None, None, None]);
+    c.cut_beats(false);
+    c.run_for(Duration::from_millis(300));
+    assert_eq!(c.reply(held_by_a_quorum), Some(Vec::new()), "it still reigns");
+    assert_eq!(c.reply(flush), Some(Vec::new()));
+    assert_eq!(c.reply(read), Some(b"ackno".to_vec()));
+}
+
+#[test]
+fn a_primary_deposed_in_a_gap_answers_nothing() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.run_for(Duration::from_millis(300));
+    c.hold_store(N2);
+    c.hold_store(N3);
+    let write = c.write(N1, 0, b"its acknowledgements wait in the stopped primary's queue");
+    c.freeze(N1, true);
+    c.release_store(N2);
+    c.release_store(N3);
+    let read = c.read(N1, 0, 5);
+    c.nominate(N2, false);
+    c.run_for(Duration::from_millis(2_500));
+    assert_eq!(c.status(N2).role, RoleName::Primary);
+    c.gap(N1);
+    c.freeze(N1, false);
+    c.run_for(Duration::from_millis(500));
+    assert_eq!([write, read].map(|request| c.reply(request)), [None, None]);
+    assert_eq!(c.status(N1).role, RoleName::Secondary);
+    let read = c.read(N2, 0, 3);
+    c.run_for(Duration::from_millis(100));
+    assert_eq!(c.reply(read), Some(b"its".to_vec()), "its fate was the next epoch's to decide");
+}

@@ -48,6 +48,10 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     pub(crate) shard: Option<Shard>,
     pub(crate) paused: bool,
+    /// Since when; cleared when it runs.
+    pub(crate) paused_at: Option<Nanos>,
+    /// When it ran again after a stop that was longer than the lease.
+    pub(crate) resumed: Option<Nanos>,
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
     pub(crate) inbox: VecDeque<Input>,
@@ -70,6 +74,8 @@ impl Node {
             life: 0,
             shard: None,
             paused: false,
+            paused_at: None,
+            resumed: None,
             clock,
             disk,
             inbox: VecDeque::new(),
@@ -108,7 +114,7 @@ impl Node {
 
     pub(crate) fn stop(&mut self) {
         self.shard = None;
-        self.paused = false;
+        (self.paused, self.paused_at, self.resumed) = (false, None, None);
         self.inbox.clear();
         self.serving.clear();
         self.led.clear();

@@ -45,7 +45,7 @@ pub struct Progress {
     pub reads: u64,
     /// Flushes and discards answered.
     pub others: u64,
-    /// Writes acknowledged by a primary after it was deposed; each was in the log.
+    /// Operations answered by a primary after it was left for another one; what it said was checked.
     pub late: u64,
     /// Phases so far, the present one last.
     pub phases: Vec<Phase>,

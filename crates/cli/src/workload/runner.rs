@@ -317,12 +317,12 @@ impl Runner<'_> {
     }
 
     fn listen(&mut self, late: Late) {
+        self.board.update(|progress| progress.late += 1);
         match late {
             Late::Answer { operation, data } => match data {
                 ReplyData::Data(data) => self.oracle.check_late(operation.sectors, &operation.floors, &data),
                 _ if operation.kind.change() == Some(Change::Data) => {
                     self.oracle.late_acknowledgement(operation.request);
-                    self.board.update(|progress| progress.late += 1);
                 }
                 _ => {}
             },

@@ -39,6 +39,11 @@ pub(super) struct Cluster {
     queue: VecDeque<(NodeId, Input)>,
     control: VecDeque<(NodeId, ControlRequest)>,
     control_held: bool,
+    /// Beats are lost.
+    beats_cut: bool,
+    /// Its process is stopped: what is for it waits.
+    frozen: Option<NodeId>,
+    delayed: VecDeque<(NodeId, Input)>,
     replies: BTreeMap<u64, Result<Vec<u8>, GuestError>>,
     next_request: u64,
     /// Writes ask for FUA.
@@ -84,6 +89,9 @@ impl Cluster {
             queue: VecDeque::new(),
             control: VecDeque::new(),
             control_held: false,
+            beats_cut: false,
+            frozen: None,
+            delayed: VecDeque::new(),
             replies: BTreeMap::new(),
             next_request: 0,
             fua: false,
@@ -154,6 +162,24 @@ impl Cluster {
 
     pub(super) fn hold_control(&mut self, held: bool) {
         self.control_held = held;
+        self.settle();
+    }
+
+    pub(super) fn cut_beats(&mut self, cut: bool) {
+        self.beats_cut = cut;
+    }
+
+    /// The node's loop notices that it stood still.
+    pub(super) fn gap(&mut self, node: NodeId) {
+        let (now, mut out) = (self.now, Vec::new());
+        self.node(node).replica.as_mut().expect("the node runs").drop_lease(now, &mut out);
+        self.carry_all(node, out);
+    }
+
+    /// Stops a process, or lets it run again with everything that has arrived meanwhile.
+    pub(super) fn freeze(&mut self, node: NodeId, frozen: bool) {
+        self.frozen = frozen.then_some(node);
+        self.queue.append(&mut self.delayed);
         self.settle();
     }
 
@@ -273,11 +299,14 @@ impl Cluster {
     }
 
     fn beats(&mut self) {
+        if self.beats_cut {
+            return;
+        }
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for from in &ids {
             for to in &ids {
                 let Some(beat) = self.nodes[from].replica.as_ref().and_then(|r| r.beat(*to)) else { continue };
-                if self.cut.contains(from) || self.cut.contains(to) {
+                if [from, to].into_iter().any(|n| self.cut.contains(n) || self.frozen == Some(*n)) {
                     continue;
                 }
                 let (now, mut out) = (self.now, Vec::new());
@@ -308,6 +337,12 @@ impl Cluster {
     fn settle(&mut self) {
         loop {
             while let Some((id, input)) = self.queue.pop_front() {
+                if self.frozen == Some(id) {
+                    if !matches!(input, Input::Tick) {
+                        self.delayed.push_back((id, input));
+                    }
+                    continue;
+                }
                 let (now, mut out) = (self.now, Vec::new());
                 if let Some(replica) = self.node(id).replica.as_mut() {
                     replica.handle(input, now, &mut out);
@@ -316,6 +351,9 @@ impl Cluster {
             }
             let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
             for id in ids {
+                if self.frozen == Some(id) {
+                    continue;
+                }
                 let (now, mut out) = (self.now, Vec::new());
                 if let Some(replica) = self.node(id).replica.as_mut() {
                     replica.maintain(now, &mut out);

@@ -1,4 +1,5 @@
-//! S13: a primary that has been superseded serves no read that was invoked after its successor's activation.
+//! S13: a primary that has been superseded serves no read that was invoked after its successor's activation. P5: one that
+//! was stopped meanwhile answers nothing at all.
 
 use super::Violation;
 use crate::log::Nanos;
@@ -13,6 +14,18 @@ pub(crate) struct Freshness {
 impl Freshness {
     pub(crate) fn activated(&mut self, epoch: Epoch, now: Nanos) {
         self.activations.insert(epoch, now);
+    }
+
+    /// A process that was stopped for longer than the lease runs again since `resumed`: if it was deposed by then, it must
+    /// answer nothing, not even what a quorum held before.
+    pub(crate) fn answered(&self, node: NodeId, epoch: Epoch, resumed: Nanos) -> Result<(), Violation> {
+        match self.activations.range(epoch.next()..).next() {
+            Some((newer, at)) if *at < resumed => {
+                let text = format!("{node} was stopped, deposed by {newer}, and answered a request of {epoch}");
+                Err(Violation::new("P5", text))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn read(&self, node: NodeId, epoch: Epoch, invoked: Nanos) -> Result<(), Violation> {

@@ -140,6 +140,9 @@ impl World {
             let text = format!("{node} answered {} of {} which does not wait for an answer", key.request, key.session);
             return Err(Violation::new("answers", text));
         };
+        if let Some(resumed) = self.nodes[&node].resumed {
+            self.checkers.volume(volume).freshness.answered(node, epoch, resumed)?;
+        }
         let ok = result.is_ok();
         self.note("reply", &[node.0, pending.id, u64::from(ok)], || {
             format!("{node} {volume} {}: {:?}", pending.id, result.as_ref().err())

@@ -171,7 +171,9 @@ impl World {
             return;
         }
         self.fired(kind);
-        self.node(id).paused = true;
+        let now = self.now;
+        let node = self.node(id);
+        (node.paused, node.paused_at) = (true, Some(now));
         let lease = u64::try_from(self.options.timers.lease.as_nanos()).expect("a lease is seconds");
         let time = if kind == FaultKind::Pause { self.span(MS, lease / 2) } else { lease + self.span(MS, 3 * SECOND) };
         self.note("pause", &[id.0, time], || format!("{id} for {} ms", time / MS));
@@ -317,7 +319,11 @@ impl World {
                 }
             }
             Cure::Resume(node) => {
-                self.node(node).paused = false;
+                let lease = u64::try_from(self.options.timers.lease.as_nanos()).expect("a lease is seconds");
+                let stopped = self.node(node);
+                stopped.paused = false;
+                let long = stopped.paused_at.take().is_some_and(|at| now - at > lease);
+                stopped.resumed = if long { Some(now) } else { stopped.resumed };
                 self.schedule_run(node);
             }
             Cure::Partition(key) => {
