@@ -101,3 +101,41 @@ impl Report {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+
+    fn report() -> Report {
+        Report {
+            seed: 7,
+            acknowledged: 1000,
+            reads: 10,
+            lost: 0,
+            corrupt: 0,
+            other: 0,
+            findings: Vec::new(),
+            switchover_pause: Duration::from_millis(40),
+            failover: Duration::from_millis(1900),
+            catch_up: Duration::from_millis(300),
+            digests_equal: true,
+            image_identical: true,
+            file_system: Verdict::Clean,
+        }
+    }
+
+    #[test]
+    fn what_is_broken_is_in_the_figures_and_in_the_exit_status() {
+        assert!(report().verdict().is_ok());
+        for (broken, key, found) in [
+            (Report { digests_equal: false, ..report() }, "digests_equal", Value::from(false)),
+            (Report { lost: 3, ..report() }, "lost", Value::from(3)),
+            (Report { corrupt: 2, ..report() }, "corrupt", Value::from(2)),
+            (Report { image_identical: false, ..report() }, "image_identical", Value::from(false)),
+        ] {
+            assert_eq!(broken.json()[key], found);
+            assert_eq!(broken.verdict().unwrap_err().exit(), Exit::Failed, "{key}");
+        }
+    }
+}

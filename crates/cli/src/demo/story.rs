@@ -51,8 +51,8 @@ impl Story<'_> {
         story.switch_over(&workload).await?;
         let dead = story.kill_primary(&workload).await?;
         let catch_up = story.revive(&workload, dead).await?;
-        let progress = story.prove_copies(workload).await?;
-        story.prove_image(place.dir(), &progress, catch_up).await
+        let (progress, unequal) = story.prove_copies(workload).await?;
+        story.prove_image(place.dir(), &progress, catch_up, unequal).await
     }
 
     fn introduce(&self, dir: &Path) {
@@ -196,13 +196,22 @@ impl Story<'_> {
         Ok(catch_up)
     }
 
-    async fn prove_copies(&self, workload: Workload) -> Result<Progress, CliError> {
+    /// What the load found, and why the copies are not equal if they are not: the story goes on to its figures.
+    async fn prove_copies(&self, workload: Workload) -> Result<(Progress, Option<String>), CliError> {
         self.show.doing("comparing the copies");
         workload.hold(PATIENCE).await?;
-        let in_sync = self.cluster.wait_in_sync(VOLUME, PATIENCE).await?;
-        let headline =
-            format!("All {} copies are equal: digest {} at LSN {}", in_sync.copies, in_sync.digest, in_sync.lsn);
-        self.show.happened(&headline, "computed by each node over its own data");
+        let unequal = match self.cluster.wait_in_sync(VOLUME, PATIENCE).await {
+            Ok(all) => {
+                let headline = format!("All {} copies are equal: digest {} at LSN {}", all.copies, all.digest, all.lsn);
+                self.show.happened(&headline, "computed by each node over its own data");
+                None
+            }
+            Err(error @ HarnessError::Timeout { .. }) => {
+                self.show.happened("The copies are NOT equal", &error.to_string());
+                Some(error.to_string())
+            }
+            Err(error) => return Err(error.into()),
+        };
         self.show.doing("reading every sector back");
         let progress = workload.finish(PATIENCE).await?;
         let violations = &progress.violations;
@@ -213,10 +222,16 @@ impl Story<'_> {
             violations.corrupt()
         );
         self.show.happened(&headline, "each names its write, its place and its generation, under a checksum");
-        Ok(progress)
+        Ok((progress, unequal))
     }
 
-    async fn prove_image(&self, dir: &Path, progress: &Progress, catch_up: Duration) -> Result<Report, CliError> {
+    async fn prove_image(
+        &self,
+        dir: &Path,
+        progress: &Progress,
+        catch_up: Duration,
+        unequal: Option<String>,
+    ) -> Result<Report, CliError> {
         self.show.doing("reading the image back");
         let copy = dir.join("readback.raw");
         let out = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&copy);
@@ -231,6 +246,7 @@ impl Story<'_> {
             &format!("The image read back from {} is {same}", self.name(progress.node)),
             &format!("e2fsck -fn: {}", file_system.name()),
         );
+        let violations = progress.violations.kept().iter().map(|violation| violation.sentence.clone());
         let pause = |name| progress.phase(name).map_or(Duration::ZERO, |phase| phase.longest_pause);
         Ok(Report {
             seed: self.seed,
@@ -239,12 +255,11 @@ impl Story<'_> {
             lost: progress.violations.lost(),
             corrupt: progress.violations.corrupt(),
             other: progress.violations.other(),
-            findings: progress.violations.kept().iter().map(|violation| violation.sentence.clone()).collect(),
+            digests_equal: unequal.is_none(),
+            findings: violations.chain(unequal).collect(),
             switchover_pause: pause("switchover"),
             failover: pause("failover"),
             catch_up,
-            // Unequal copies end the story earlier, in a wait that says so.
-            digests_equal: true,
             image_identical: mismatch.is_none(),
             file_system,
         })
