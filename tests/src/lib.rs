@@ -33,9 +33,18 @@ impl TestCluster {
     /// # Panics
     /// They did not come up.
     pub async fn start() -> TestCluster {
+        TestCluster::start_with("").await
+    }
+
+    /// The same, with more TOML in each configuration.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_with(extra: &str) -> TestCluster {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = scratch();
-        let options = ClusterOptions::new(binary().to_path_buf(), dir.path().to_path_buf());
+        let mut options = ClusterOptions::new(binary().to_path_buf(), dir.path().to_path_buf());
+        extra.clone_into(&mut options.extra);
         let mut test = TestCluster { cluster: None, dir: Some(dir), _turn: turn };
         match Cluster::start(options).await {
             Ok(cluster) => test.cluster = Some(cluster),

@@ -132,7 +132,10 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::
     let detector = view.control.detector();
     let alive = |n: NodeId| n == view.me || detector.alive(n, view.now);
     let to = if r.to.is_empty() {
-        let candidates = active.members.iter().map(|m| m.node).filter(|n| Some(*n) != active.primary && alive(*n));
+        let primary = active.primary.and_then(|p| detector.report(p, volume));
+        let lost = |n: NodeId| primary.is_some_and(|p| p.lost.iter().any(|l| l.node == n));
+        let fit = |n: &NodeId| Some(*n) != active.primary && alive(*n) && !lost(*n);
+        let candidates = active.members.iter().map(|m| m.node).filter(fit);
         let best = candidates.max_by_key(|n| detector.report(*n, volume).map(|c| (c.epoch, c.durable)));
         best.ok_or_else(|| {
             Status::failed_precondition("no other node with a copy answers: there is nobody to fail over to")
@@ -148,6 +151,16 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::
     }
     if !alive(to) {
         return Err(Status::failed_precondition(format!("{} does not answer: it can't become primary", r.to)));
+    }
+    let lost =
+        active.primary.and_then(|p| detector.report(p, volume)).and_then(|p| p.lost.iter().find(|l| l.node == to));
+    if let Some(lost) = lost.filter(|_| !r.force) {
+        let name = state.node(to).map_or_else(|| to.to_string(), |n| n.name.clone());
+        return Err(Status::failed_precondition(format!(
+            "expected a copy that the log of {} reaches, found that {}: {name} could serve only after it has fetched \
+             everything from another copy; choose another node with --to, or --force it",
+            r.volume, lost.reason
+        )));
     }
     let planned = !r.force && active.primary.is_some_and(alive);
     let name = |n: NodeId| state.node(n).map_or_else(String::new, |n| n.name.clone());

@@ -1,9 +1,9 @@
 //! How the copies are, in the control plane's words.
 
-use holdfast_cluster::{CopyReport, CopyRole, CopyState};
+use holdfast_cluster::{CopyReport, CopyRole, CopyState, LostCopy};
 use holdfast_node::shard::CopyRow;
 use holdfast_replication::{CopyStatus, RoleName};
-use holdfast_types::{Epoch, Positions};
+use holdfast_types::{Epoch, NodeId, Positions};
 
 /// One report for each copy.
 pub(crate) fn copy_reports(rows: &[CopyRow]) -> Vec<CopyReport> {
@@ -25,7 +25,12 @@ fn copy_report(row: &CopyRow) -> CopyReport {
         digest: row.status.as_ref().map(|_| row.digest),
         reason: row.failed.clone().or_else(|| row.status.as_ref().and_then(|s| s.waiting.clone())),
         switchover: row.status.as_ref().is_some_and(|s| s.draining),
+        lost: row.status.as_ref().map_or(&[][..], |s| &s.lost).iter().map(lost).collect(),
     }
+}
+
+fn lost((node, reason): &(NodeId, String)) -> LostCopy {
+    LostCopy { node: *node, reason: reason.clone() }
 }
 
 fn role(status: &CopyStatus) -> CopyRole {

@@ -99,6 +99,7 @@ fn copy(c: cluster::CopyStatus) -> pb::Copy {
         digest: c.digest.unwrap_or_default(),
         lag_bytes: c.lag_bytes,
         lag_seconds: None,
+        lag_lsn: c.lag_lsn,
     }
 }
 

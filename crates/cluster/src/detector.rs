@@ -56,6 +56,20 @@ pub struct CopyReport {
     pub reason: Option<String>,
     /// It drains for a switchover.
     pub switchover: bool,
+    /// As primary: copies that its log no longer reaches. They can't know it themselves.
+    #[serde(default)]
+    pub lost: Vec<LostCopy>,
+}
+
+/// A copy that its primary can't bring up to date from the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LostCopy {
+    /// Who holds it.
+    #[serde(with = "wire::one")]
+    pub node: NodeId,
+    /// In the primary's words.
+    pub reason: String,
 }
 
 /// What a copy does in the replication of its volume.

@@ -183,11 +183,19 @@ impl Look<'_> {
         }
     }
 
+    /// What the primary says of a copy that its log no longer reaches; the copy itself can't know.
+    fn lost(&self, v: &Volume, node: NodeId) -> Option<&str> {
+        let Phase::Open { active, .. } = &v.phase else { return None };
+        let report = self.fresh(v, active.primary?).filter(|r| r.state == CopyState::Serving)?;
+        report.lost.iter().find(|l| l.node == node).map(|l| l.reason.as_str())
+    }
+
     fn copy_state(&self, v: &Volume, node: NodeId) -> &'static str {
         match &v.phase {
             _ if !self.detector.alive(node, self.now) => "silent",
             Phase::Creating { copies, .. } if copies.get(&node) == Some(&None) => "creating",
             Phase::Deleting { .. } => "deleting",
+            Phase::Open { .. } if self.lost(v, node).is_some() => "needs_resync",
             Phase::Creating { .. } | Phase::Open { .. } => {
                 self.detector.report(node, v.id).map_or("unknown", |r| state_word(&r.state))
             }
@@ -207,7 +215,9 @@ impl Look<'_> {
             members.iter().filter_map(|n| self.fresh(v, *n)).filter(|r| good(r)).count()
         };
         let failed = count(&CopyReport::failed);
-        let in_sync = count(&|r| matches!(r.state, CopyState::Serving | CopyState::InSync));
+        let follows = |n: &&NodeId| self.lost(v, **n).is_none();
+        let good = |r: &&CopyReport| matches!(r.state, CopyState::Serving | CopyState::InSync);
+        let in_sync = members.iter().filter(follows).filter_map(|n| self.fresh(v, *n)).filter(good).count();
         let able = count(&|r| !r.failed());
         let (n, w, r) = (members.len(), usize::from(active.write_quorum), active.fence_quorum());
         let alone = active.primary.filter(|_| active.primary_decides());
@@ -248,6 +258,9 @@ impl Look<'_> {
         let Some(report) = self.detector.report(node, v.id) else {
             return Some(format!("{name} has not reported on its copy"));
         };
+        if let Some(why) = self.lost(v, node) {
+            return Some(format!("the copy on {name} needs a resync: {why}"));
+        }
         let said = report.reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
         match &report.state {
             CopyState::Serving | CopyState::InSync => None,

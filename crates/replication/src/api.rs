@@ -318,6 +318,8 @@ pub struct CopyStatus {
     pub positions: holdfast_types::Positions,
     /// What its scrub has reached.
     pub scrub: ScrubStatus,
+    /// Members that this primary's log no longer reaches, and why: they must be replaced.
+    pub lost: Vec<(NodeId, String)>,
     /// What it waits for, if anything.
     pub waiting: Option<String>,
 }

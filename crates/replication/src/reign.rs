@@ -44,6 +44,8 @@ pub(crate) struct Peer {
     /// A read of the log is under way for it.
     reading: Option<u64>,
     checkpoint: Lsn,
+    /// Why it is `Lost`.
+    lost: Option<String>,
 }
 
 impl Peer {
@@ -55,11 +57,19 @@ impl Peer {
             window_used: 0,
             reading: None,
             checkpoint: Lsn::ZERO,
+            lost: None,
         }
     }
 
     fn restart(&mut self, state: PeerState) {
         *self = Peer { state, checkpoint: self.checkpoint, ..Peer::new() };
+    }
+
+    /// It must be replaced; a person is told once per connection, and the status as long as it is so.
+    fn lose(&mut self, why: String, out: &mut Vec<Output>) {
+        self.restart(PeerState::Lost);
+        out.push(Output::Event(why.clone()));
+        self.lost = Some(why);
     }
 
     fn sent(&mut self, records: &[Record]) {
@@ -143,6 +153,11 @@ impl Reign {
 
     pub(crate) fn take_fresh(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.fresh)
+    }
+
+    /// Members that the log no longer reaches, and why.
+    pub(crate) fn lost(&self) -> Vec<(NodeId, String)> {
+        self.peers.iter().filter_map(|(node, p)| Some((*node, p.lost.clone()?))).collect()
     }
 
     /// Members beside this one that must grant a lease.
@@ -273,21 +288,19 @@ impl Replica {
         let acknowledged = r.tracker.durable(from);
         let Some(peer) = r.peers.get_mut(&from) else { return };
         if registered != Some(report.incarnation) {
-            peer.restart(PeerState::Lost);
-            out.push(Output::Event(format!(
-                "{from} has incarnation {} of the copy, which is not the registered one: replace it",
-                report.incarnation
-            )));
+            let found = report.incarnation;
+            let why =
+                format!("{from} has incarnation {found} of the copy, which is not the registered one: replace it");
+            peer.lose(why, out);
         } else if report.last < acknowledged && tail_is_whole(report) {
             // Trap 16: its disk took back what it had promised. It never counts again.
-            peer.restart(PeerState::Lost);
-            out.push(Output::Event(format!(
-                "{from} had acknowledged records up to {acknowledged} and now ends at {}: its disk lies; replace it",
-                report.last
-            )));
+            let last = report.last;
+            let why = format!(
+                "{from} had acknowledged records up to {acknowledged} and now ends at {last}: its disk lies; replace it"
+            );
+            peer.lose(why, out);
         } else if report.table.common_point(report.last, &table, Lsn(u64::MAX)).is_none() {
-            peer.restart(PeerState::Lost);
-            out.push(Output::Event(format!("the log no longer reaches back to what {from} holds: replace that copy")));
+            peer.lose(format!("the log no longer reaches back to what {from} holds: replace that copy"), out);
         } else {
             peer.restart(PeerState::Adopting);
             let last = self.log.last();
@@ -374,8 +387,8 @@ impl Replica {
         let Some((&to, peer)) = r.peers.iter_mut().find(|(_, p)| p.reading == Some(tag)) else { return };
         peer.reading = None;
         let Some(records) = records.filter(|r| !r.is_empty()) else {
-            peer.restart(PeerState::Lost);
-            out.push(Output::Event(format!("the journal no longer holds what {to} lacks: replace that copy")));
+            let next = peer.next;
+            peer.lose(format!("the journal no longer holds record {next}, which {to} lacks: replace that copy"), out);
             return;
         };
         if records[0].lsn() != peer.next {

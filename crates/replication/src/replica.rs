@@ -242,6 +242,10 @@ impl Replica {
             promised: self.log.promised,
             positions: self.log.positions,
             scrub: self.scrub.status,
+            lost: match &self.role {
+                Role::Reign(r) => r.lost(),
+                _ => Vec::new(),
+            },
             waiting: self.waiting.clone(),
         }
     }

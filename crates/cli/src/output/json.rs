@@ -66,6 +66,7 @@ fn copy(copy: &pb::Copy) -> Value {
         "durable_lsn": copy.durable_lsn,
         "applied_lsn": copy.applied_lsn,
         "digest": optional(&copy.digest),
+        "lag_lsn": copy.lag_lsn,
         "lag_bytes": copy.lag_bytes,
         "lag_seconds": copy.lag_seconds,
     })

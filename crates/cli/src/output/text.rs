@@ -140,7 +140,11 @@ fn warnings(prefix: &str, sentences: &[String]) -> String {
 
 fn behind(copy: &pb::Copy) -> String {
     match (copy.lag_bytes, copy.lag_seconds) {
-        (None, None) => UNKNOWN.to_owned(),
+        (None, None) => match copy.lag_lsn {
+            None => UNKNOWN.to_owned(),
+            Some(1) => "1 record".to_owned(),
+            Some(records) => format!("{} records", units::count(records)),
+        },
         (Some(bytes), None) => units::bytes(bytes),
         (bytes, Some(seconds)) => {
             let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();

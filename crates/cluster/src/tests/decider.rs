@@ -21,6 +21,7 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         digest: None,
         reason: None,
         switchover: false,
+        lost: Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::decider::report;
 use super::*;
-use crate::{CopyRole, CopyState, Detector, Heartbeat, VolumeState, VolumeStatus, status};
+use crate::{CopyRole, CopyState, Detector, Heartbeat, LostCopy, VolumeState, VolumeStatus, status};
 use holdfast_types::Time;
 use std::time::Duration;
 
@@ -52,6 +52,24 @@ fn each_state_of_a_volume_has_its_reasons() {
     creating.apply(&register(1, 1, 5)).unwrap();
     let v = glance(&creating, &[]);
     assert_eq!((v.state, v.reasons.len()), (VolumeState::Opening, 2));
+}
+
+#[test]
+fn a_copy_that_the_log_no_longer_reaches_is_not_in_sync_whatever_it_says() {
+    let (state, now) = (open(), Time::ZERO + Duration::from_secs(5));
+    let mut detector = Detector::new(Duration::from_secs(1), Time::ZERO);
+    let mut primary = report(CopyRole::Primary, CopyState::Serving, 1, 900);
+    primary.lost = vec![LostCopy { node: NodeId(3), reason: "the journal no longer holds record 8".to_owned() }];
+    detector.heard(Heartbeat { node: NodeId(1), life: 1, copies: vec![primary] }, now);
+    for (node, durable) in [(2, 900), (3, 7)] {
+        let copies = vec![report(CopyRole::Secondary, CopyState::InSync, 1, durable)];
+        detector.heard(Heartbeat { node: NodeId(node), life: 1, copies }, now);
+    }
+    let v = status(&state, &detector, now).volumes.remove(0);
+    assert_eq!(v.state, VolumeState::Degraded);
+    assert_eq!(v.copies.iter().map(|c| c.state).collect::<Vec<_>>(), ["serving", "in_sync", "needs_resync"]);
+    assert_eq!(v.reasons, ["the copy on n3 needs a resync: the journal no longer holds record 8"]);
+    assert_eq!(v.copies[2].lag_lsn, Some(893));
 }
 
 #[test]

@@ -270,6 +270,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         digest: None,
         reason: None,
         switchover: false,
+        lost: Vec::new(),
     }
 }
 
