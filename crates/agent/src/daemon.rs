@@ -173,9 +173,11 @@ fn admin_socket(path: &Path) -> Result<UnixListener, AgentError> {
 }
 
 async fn serve_admin(listener: UnixListener, service: Service) {
-    let reflection =
-        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTOR_SET).build_v1();
-    let reflection = reflection.expect("the descriptor set was built with this binary");
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1();
+    let reflection = reflection.expect("the descriptor sets were built with this binary");
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AdminServer<Service>>().await;
     let server = tonic::transport::Server::builder()
