@@ -12,7 +12,7 @@ use crate::replica::{Replica, Role};
 use holdfast_format::message::{Message, TailReport};
 use holdfast_format::{Draft, Record, RecordKind, encode_configuration};
 use holdfast_types::{
-    BlockRange, Configuration, ControlRequest, Durability, Epoch, EpochTable, Lsn, NodeId, Pending, Time,
+    BlockRange, Configuration, ControlRequest, Durability, Epoch, EpochTable, Lsn, MAX_EPOCH_TABLE, NodeId, Pending, Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -158,12 +158,19 @@ impl Replica {
             return;
         }
         let base = &self.view.active;
-        let valid: Vec<(NodeId, &TailReport)> = c
-            .tails
-            .iter()
-            .filter(|(node, t)| base.member(**node).is_some_and(|m| m.incarnation == t.incarnation) && tail_is_whole(t))
-            .map(|(node, t)| (*node, t))
-            .collect();
+        let registered =
+            |node: NodeId, t: &TailReport| base.member(node).is_some_and(|m| m.incarnation == t.incarnation);
+        let (tails, writers) = (c.tails.iter(), usize::from(c.pending.configuration.write_quorum));
+        let fenced: Vec<(NodeId, &TailReport)> =
+            tails.map(|(node, t)| (*node, t)).filter(|(node, t)| registered(*node, t)).collect();
+        // R are enough to choose. But an epoch that W can't hold yet only makes the log longer, with every life that claims.
+        if fenced.len() < writers {
+            let found = fenced.len();
+            self.waiting =
+                Some(format!("{found} of the {writers} members that must hold a write answered; waiting for more"));
+            return;
+        }
+        let valid: Vec<(NodeId, &TailReport)> = fenced.into_iter().filter(|(_, t)| tail_is_whole(t)).collect();
         if !base.is_fence(|n| valid.iter().any(|(node, _)| *node == n)) {
             self.waiting = Some(format!(
                 "{} of {} answered with a whole log ({} answered); the volume opens when more return",
@@ -196,6 +203,13 @@ impl Replica {
         let mut table = best.1.table.continued(last, c.pending.configuration.epoch);
         if table.entries().len() > TABLE_SOFT_LIMIT {
             table.forget(self.log.checkpoint);
+        }
+        if table.entries().len() > MAX_EPOCH_TABLE {
+            self.waiting = Some(format!(
+                "{MAX_EPOCH_TABLE} epochs began since this copy's last checkpoint and none could be opened: another copy must \
+                 take over"
+            ));
+            return;
         }
         self.take(Chosen { source, last, table }, now, out);
     }

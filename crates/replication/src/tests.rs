@@ -275,3 +275,29 @@ fn a_primary_deposed_in_a_gap_answers_nothing() {
     c.run_for(Duration::from_millis(100));
     assert_eq!(c.reply(read), Some(b"its".to_vec()), "its fate was the next epoch's to decide");
 }
+
+/// Two of two: one copy alone is enough to fence (R is 1), never to open. Each life of it claims; if each appended the first
+/// record of its epoch, the epoch table would outgrow the superblock, and the copy could never be opened again.
+#[test]
+fn claims_that_nobody_can_activate_leave_no_trace_in_the_log() {
+    let mut c = Cluster::new(2);
+    c.nominate(N1, false);
+    let w = c.write(N1, 0, b"kept");
+    assert!(c.reply(w).is_some());
+    c.run_for(Duration::from_millis(100));
+    let last = c.last(N1);
+    c.crash(N2);
+    for _ in 0..140 {
+        c.crash(N1);
+        c.restart(N1);
+        c.run_for(Duration::from_millis(2_100));
+    }
+    assert_eq!(c.status(N1).role, RoleName::Claimant);
+    assert_eq!(c.last(N1), last);
+    c.restart(N2);
+    c.run_for(Duration::from_millis(2_500));
+    assert_eq!(c.status(N1).role, RoleName::Primary, "{:?}", c.status(N1));
+    let r = c.read(N1, 0, 4);
+    c.run_for(Duration::from_millis(300));
+    assert_eq!(c.reply(r), Some(b"kept".to_vec()));
+}

@@ -454,6 +454,8 @@ impl Cluster {
             }
             Output::Adopt { epoch, table, cut_after } => {
                 assert!(cut_after >= n.committed, "S16");
+                let fits = EpochTable::new(table.entries().to_vec());
+                assert_eq!(fits.as_ref(), Ok(&table), "{id}: what is persisted can be read again");
                 n.log.retain(|r| r.lsn() <= cut_after);
                 (n.promised, n.table) = (epoch, table);
                 let last = n.log.last();
