@@ -201,9 +201,7 @@ impl Replica {
             return;
         }
         let mut table = best.1.table.continued(last, c.pending.configuration.epoch);
-        if table.entries().len() > TABLE_SOFT_LIMIT {
-            table.forget(self.log.checkpoint);
-        }
+        table.forget(self.log.checkpoint, TABLE_SOFT_LIMIT);
         if table.entries().len() > MAX_EPOCH_TABLE {
             self.waiting = Some(format!(
                 "{MAX_EPOCH_TABLE} epochs began since this copy's last checkpoint and none could be opened: another copy must \

@@ -301,3 +301,23 @@ fn claims_that_nobody_can_activate_leave_no_trace_in_the_log() {
     c.run_for(Duration::from_millis(300));
     assert_eq!(c.reply(r), Some(b"kept".to_vec()));
 }
+
+/// Old entries of an epoch table have to go some day. What is dropped must not be what a member that missed the last few is
+/// found by.
+#[test]
+fn a_copy_that_missed_some_failovers_after_many_comes_back_by_the_log() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    for round in 0..66 {
+        if round == 60 {
+            c.cut(N3);
+        }
+        let next = if round % 2 == 0 { N2 } else { N1 };
+        c.nominate(next, true);
+        c.run_for(Duration::from_millis(50));
+        assert_eq!(c.status(next).role, RoleName::Primary);
+    }
+    c.join(N3);
+    c.run_for(Duration::from_millis(500));
+    assert_eq!(c.log(N3), c.log(N1), "{:?}", c.status(N3));
+}

@@ -160,10 +160,12 @@ impl EpochTable {
         EpochTable(entries)
     }
 
-    /// Drops entries that describe only records at or below `checkpoint`: those are never looked up again.
-    pub fn forget(&mut self, checkpoint: Lsn) {
+    /// Drops the oldest entries until `keep` are left, but none that describes records above `checkpoint`. What is kept
+    /// serves the copies that lag: they are found by the last epoch that they share.
+    pub fn forget(&mut self, checkpoint: Lsn, keep: usize) {
         let covering = self.0.partition_point(|(_, start)| *start <= checkpoint);
-        self.0.drain(..covering.saturating_sub(1));
+        let surplus = self.0.len().saturating_sub(keep);
+        self.0.drain(..covering.saturating_sub(1).min(surplus));
     }
 
     /// The highest LSN at which two logs hold the same record (log matching, S15): same epoch at the same LSN.
@@ -176,8 +178,8 @@ impl EpochTable {
             if lsn == Lsn::ZERO {
                 return Some(Lsn::ZERO);
             }
-            let (a, b) = (self.epoch_at(lsn), other.epoch_at(lsn));
-            if a.is_some() && a == b {
+            // Below the reach of a table nothing is known: not even that nothing is common there.
+            if self.epoch_at(lsn)? == other.epoch_at(lsn)? {
                 return Some(lsn);
             }
             // Step below the later of the two segments that hold `lsn`.
@@ -222,6 +224,15 @@ mod tests {
     }
 
     #[test]
+    fn below_the_reach_of_a_table_nothing_is_known() {
+        let forgetful = table(&[(3, 8), (4, 11)]);
+        let whole = table(&[(1, 1), (2, 6)]);
+        assert_eq!(whole.common_point(Lsn(7), &forgetful, Lsn(20)), None);
+        assert_eq!(forgetful.common_point(Lsn(12), &whole, Lsn(20)), None);
+        assert_eq!(whole.common_point(Lsn(0), &forgetful, Lsn(20)), Some(Lsn(0)), "an empty log conflicts with none");
+    }
+
+    #[test]
     fn common_point_equals_the_slow_search() {
         // Oracle: look at every LSN.
         let tables = [
@@ -251,7 +262,9 @@ mod tests {
     #[test]
     fn forget_keeps_the_entry_that_covers_the_checkpoint() {
         let mut t = table(&[(1, 1), (2, 6), (4, 9)]);
-        t.forget(Lsn(7));
+        t.forget(Lsn(7), 3);
+        assert_eq!(t.entries().len(), 3, "no more than has to go");
+        t.forget(Lsn(7), 0);
         assert_eq!(t, table(&[(2, 6), (4, 9)]));
     }
 

@@ -246,7 +246,7 @@ impl Cluster {
             committed: n.committed,
             commit_hint: n.committed,
             applied: n.committed,
-            checkpoint: Lsn::ZERO,
+            checkpoint: n.committed,
             first: Lsn(1),
             unknown_to: None,
             scrubbed: n.scrubbed,
@@ -472,7 +472,8 @@ impl Cluster {
             Output::Commit(lsn) => {
                 assert!(lsn > n.committed && n.log.last().is_some_and(|l| l.lsn() >= lsn));
                 n.committed = lsn;
-                Input::Applied(lsn)
+                self.queue.push_back((id, Input::Applied(lsn)));
+                Input::Checkpointed(lsn)
             }
             Output::Read { tag, range } => {
                 let data = range.iter().map(|b| content(&n.log, n.committed, b)).collect();
