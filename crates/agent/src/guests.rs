@@ -18,6 +18,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -27,6 +28,9 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc};
+
+#[cfg(test)]
+mod tests;
 
 /// From a connection to the shard.
 #[derive(Debug)]
@@ -351,7 +355,12 @@ impl Guest {
         let (mut reader, mut writer) = stream.into_split();
         let mut unsent: VecDeque<Bytes> = VecDeque::new();
         loop {
+            let mut asked = false;
             while let Some(event) = self.connection.next_event() {
+                let request = matches!(event, nbd::Event::Request(_));
+                if request && !std::mem::replace(&mut asked, true) && has_hung_up(reader.as_ref()) {
+                    return Ok(());
+                }
                 self.on_event(event);
             }
             if unsent.is_empty() {
@@ -501,6 +510,16 @@ async fn say(
         Pin::new(&mut *writer).poll_write_vectored(cx, slices)
     })
     .await
+}
+
+/// Whether the client has given the connection up. What it sent before can still be read, but it may have sent it again over
+/// another connection since: taken now, it would undo what was answered there (S12). A client that has not hung up by now
+/// sends again later than this, and finds these requests taken.
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut asked = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one pollfd that lives through the call; its descriptor is open as long as `stream`.
+    let found = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    found == 1 && asked.revents & libc::POLLHUP != 0
 }
 
 /// Drops what was written from the front.

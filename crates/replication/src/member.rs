@@ -57,13 +57,6 @@ impl Replica {
 
     /// T2. Also how a reigning primary greets a member that (re)connects: same epoch, same answer.
     pub(crate) fn on_fence(&mut self, from: NodeId, epoch: Epoch, now: Time, out: &mut Vec<Output>) {
-        if self.view.active.member(from).is_none() {
-            out.push(Output::Event(format!(
-                "{from} is no member of {} and asked it to fence {epoch}: ignored",
-                self.view.volume
-            )));
-            return;
-        }
         let highest = self.fence.map_or(self.log.promised, |f| f.epoch.max(self.log.promised));
         if epoch < highest {
             self.send(from, Message::Reject { epoch, promised: highest }, out);

@@ -9,6 +9,7 @@ use crate::reign::{Held, PeerState, Reign};
 use crate::repair::Repairs;
 use crate::scrub::Scrub;
 use holdfast_format::message::{BeatVolume, Message};
+use holdfast_format::{Record, RecordHeader};
 use holdfast_types::{Epoch, EpochTable, Life, Lsn, NodeId, Time, VolumeView};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -403,7 +404,28 @@ impl Replica {
         }
     }
 
+    /// Why a message is none of this volume's. The checksums of a record hold for the volume and place that it names, and the
+    /// store stops the process at one that is not its own.
+    fn unfit(&self, from: NodeId, message: &Message) -> Option<String> {
+        let VolumeView { volume, size, active, .. } = &self.view;
+        if active.member(from).is_none() {
+            return Some(format!("it is no member of {volume}"));
+        }
+        let (Message::Append { records, .. } | Message::LogPart { records, .. }) = message else { return None };
+        let fits = |h: &RecordHeader| h.volume == *volume && h.range.end().0 <= size.blocks().0;
+        let found = records.iter().map(Record::header).find(|h| !fits(h))?;
+        let (lsn, of, end) = (found.lsn, found.volume, found.range.end().0);
+        Some(format!(
+            "expected records of {volume} with {} blocks, found {lsn} of {of} up to block {end}",
+            size.blocks().0
+        ))
+    }
+
     fn on_message(&mut self, from: NodeId, message: Message, now: Time, out: &mut Vec<Output>) {
+        if let Some(why) = self.unfit(from, &message) {
+            out.push(Output::Event(format!("ignored a message of {from}: {why}")));
+            return;
+        }
         match message {
             Message::PreClaim { base } => self.on_preclaim(from, base, now, out),
             Message::PreClaimReply { base, yes } => self.on_preclaim_reply(from, base, yes, now, out),

@@ -6,9 +6,11 @@ mod durability;
 mod repair;
 
 use crate::api::{GuestOp, RoleName};
+use bytes::Bytes;
 use cluster::Cluster;
-use holdfast_format::RecordKind;
-use holdfast_types::{Epoch, Lsn, NodeId};
+use holdfast_format::message::{Message, TailReport};
+use holdfast_format::{Draft, Record, RecordKind};
+use holdfast_types::{BlockRange, Epoch, EpochTable, Incarnation, Lsn, NodeId, VolumeId};
 use std::time::Duration;
 
 const N1: NodeId = NodeId(1);
@@ -320,4 +322,59 @@ fn a_copy_that_missed_some_failovers_after_many_comes_back_by_the_log() {
     c.join(N3);
     c.run_for(Duration::from_millis(500));
     assert_eq!(c.log(N3), c.log(N1), "{:?}", c.status(N3));
+}
+
+#[test]
+fn a_node_that_is_no_member_has_no_say() {
+    let mut c = Cluster::new(3);
+    let stranger = NodeId(9);
+    c.nominate(N1, false);
+    c.run_for(Duration::from_millis(300));
+    c.crash(N1);
+    c.cut(N3);
+    c.nominate(N2, false);
+    c.run_for(Duration::from_millis(2_300));
+    let base = c.active().epoch;
+    c.forge(stranger, N2, Message::PreClaimReply { base, yes: true });
+    let report = TailReport {
+        incarnation: Incarnation(900),
+        last_epoch: base,
+        last: Lsn(1_000),
+        last_hash: 1,
+        table: EpochTable::default(),
+        committed: Lsn(1_000),
+        applied: Lsn(0),
+        first: Lsn(1),
+        unknown_to: None,
+    };
+    c.forge(stranger, N2, Message::Tail { epoch: base.next(), report });
+    c.join(N3);
+    c.run_for(Duration::from_millis(500));
+    assert_eq!(c.status(N2).role, RoleName::Primary, "{:?}", c.status(N2));
+}
+
+/// The store stops the whole process at a record that is not its volume's: no peer may bring it there.
+#[test]
+fn a_record_of_another_volume_or_behind_the_end_goes_nowhere() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.run_for(Duration::from_millis(300));
+    let (epoch, before) = (c.active().epoch, c.log(N2));
+    let (last, _, prev_hash) = *before.last().expect("the epoch's first record");
+    for (volume, start) in [(VolumeId(8), 0), (VolumeId(7), 256)] {
+        let record = Record::seal(Draft {
+            volume,
+            epoch,
+            lsn: last.next(),
+            prev_hash,
+            committed: last,
+            kind: RecordKind::Discard,
+            head: false,
+            tail: false,
+            range: BlockRange::new(start, 1),
+            body: Bytes::new(),
+        });
+        c.forge(N1, N2, Message::Append { epoch, committed: last, records: vec![record] });
+        assert_eq!(c.log(N2), before);
+    }
 }

@@ -6,6 +6,7 @@ use crate::api::{
 };
 use crate::replica::Replica;
 use bytes::Bytes;
+use holdfast_format::message::Message;
 use holdfast_format::{Record, RecordKind};
 use holdfast_types::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -158,6 +159,12 @@ impl Cluster {
     pub(super) fn forge_claim(&mut self, node: NodeId) {
         let life = Life(self.nodes[&node].life);
         self.control.push_front((node, ControlRequest::Claim { volume: VOLUME, base: self.view.active.epoch, life }));
+    }
+
+    /// A message that no replica of this cluster sent.
+    pub(super) fn forge(&mut self, from: NodeId, to: NodeId, message: Message) {
+        self.queue.push_back((to, Input::Message { from, message }));
+        self.settle();
     }
 
     pub(super) fn hold_control(&mut self, held: bool) {

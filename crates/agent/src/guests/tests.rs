@@ -1,0 +1,70 @@
+//! What a connection hands over, and what it must not.
+
+use super::{FromGuest, Registry, export, registry};
+use holdfast_types::{SessionId, VolumeId};
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+const VOLUME: VolumeId = VolumeId(1);
+const MAGIC: &[u8] = b"IHAVEOPT";
+
+/// A client in its transmission phase, by the shortest negotiation there is.
+async fn attach(socket: &Path) -> UnixStream {
+    let mut client = UnixStream::connect(socket).await.unwrap();
+    client.read_exact(&mut [0; 18]).await.unwrap();
+    let export_name = [&3u32.to_be_bytes(), MAGIC, &1u32.to_be_bytes(), &0u32.to_be_bytes()].concat();
+    client.write_all(&export_name).await.unwrap();
+    client.read_exact(&mut [0; 10]).await.unwrap();
+    client
+}
+
+/// A write of one sector at offset 0.
+fn write() -> Vec<u8> {
+    let head: [&[u8]; 6] = [
+        &0x2560_9513u32.to_be_bytes(),
+        &0u16.to_be_bytes(),
+        &1u16.to_be_bytes(),
+        &7u64.to_be_bytes(),
+        &0u64.to_be_bytes(),
+        &512u32.to_be_bytes(),
+    ];
+    [head.concat(), vec![1; 512]].concat()
+}
+
+fn serve(registry: &mut Registry, accepts: bool) {
+    registry.set_serving(VOLUME, true, "");
+    registry.set_accepts(VOLUME, accepts);
+}
+
+/// S12: a client gives a connection up whose request was not taken yet, sends it again over another one, and goes on. Taken
+/// afterwards, the old request would undo what was answered since.
+#[test]
+fn what_a_client_gave_up_is_not_taken_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (shared, mut from_guests) = registry(dir.path(), 16).unwrap();
+        export(&shared, VOLUME, "v", 1 << 20).unwrap();
+        serve(&mut shared.borrow_mut(), false);
+        let socket = dir.path().join("v.sock");
+        let mut given_up = attach(&socket).await;
+        given_up.write_all(&write()).await.unwrap();
+        drop(given_up);
+        let mut next = attach(&socket).await;
+        next.write_all(&write()).await.unwrap();
+        serve(&mut shared.borrow_mut(), true);
+        let mut requests = Vec::new();
+        let mut closed = Vec::new();
+        while closed.is_empty() || requests.is_empty() {
+            let message = tokio::time::timeout(Duration::from_secs(20), from_guests.recv()).await.unwrap();
+            match message.unwrap() {
+                FromGuest::Request { request, .. } => requests.push(request.key.session),
+                FromGuest::Closed { session, .. } => closed.push(session),
+                FromGuest::Extents { .. } => unreachable!("nobody asked"),
+            }
+        }
+        assert_eq!((requests, closed), (vec![SessionId(2)], vec![SessionId(1)]));
+    });
+}
