@@ -18,6 +18,9 @@ pub(crate) struct Log {
     pub(crate) checkpoint: Lsn,
     pub(crate) first: Lsn,
     pub(crate) unknown_to: Option<Lsn>,
+    /// What was promised when the copy was opened: what it can't read may have been acknowledged under this epoch, not a
+    /// later one.
+    promised_before: Epoch,
     commit_hint: Lsn,
     /// The epoch that an earlier life followed when it ended, 0 if none: what it held in memory alone is gone.
     forgot: Epoch,
@@ -50,6 +53,7 @@ impl Log {
             first: opened.first,
             // What this copy itself once knew to be committed and no longer holds is lost as surely as what has rotted.
             unknown_to: opened.unknown_to.max((opened.commit_hint > opened.last).then_some(opened.commit_hint)),
+            promised_before: opened.promised,
             commit_hint: opened.commit_hint,
             // A higher promise was persisted after the appends of the adopted epoch had drained: then nothing was volatile.
             forgot: opened.table.entries().last().map(|e| e.0).filter(|e| *e == opened.promised).unwrap_or(Epoch::ZERO),
@@ -98,8 +102,11 @@ impl Log {
             self.positions.durable = lsn;
             self.volatile.pop_front();
         }
-        if self.unknown_to.is_some_and(|u| u <= self.positions.durable) {
-            // What had rotted was supplied by a primary and is durable again.
+        // What had rotted was supplied by a primary and is durable again. Where the damage reached is a guess upwards; the
+        // start of an epoch that came later decides as well: whoever wrote it chose the log below without this copy.
+        let later = |(epoch, _): &&(Epoch, Lsn)| *epoch == self.adopted && *epoch > self.promised_before;
+        let start = self.table.entries().last().filter(later).map(|(_, start)| *start);
+        if self.unknown_to.into_iter().chain(start).any(|decided| decided <= self.positions.durable) {
             self.unknown_to = None;
         }
         if self.recalls_at.is_some_and(|at| at <= self.positions.durable) {
@@ -180,5 +187,64 @@ impl Log {
             unknown_to: self.unknown_to,
             forgot: self.forgot,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use holdfast_format::{Draft, RecordKind};
+    use holdfast_types::{BlockRange, VolumeId};
+
+    /// A copy that ends at record 4, with damage above, after it adopted epoch 2 and has its first record.
+    fn adopted(promised: Epoch) -> Log {
+        let before = EpochTable::new(vec![(Epoch(1), Lsn(1))]).expect("a table");
+        let after = before.continued(Lsn(4), Epoch(2));
+        let (last, last_epoch, last_hash, zero) = (Lsn(4), Epoch(1), 44, Lsn::ZERO);
+        let mut log = Log::new(&Opened {
+            incarnation: Incarnation(1),
+            promised,
+            table: before,
+            last,
+            last_epoch,
+            last_hash,
+            committed: zero,
+            commit_hint: zero,
+            applied: zero,
+            checkpoint: zero,
+            first: Lsn(1),
+            unknown_to: Some(Lsn(300)),
+        });
+        log.note_adopted(Epoch(2), after, last, last_hash);
+        log.note_durable(last);
+        assert_eq!(log.tail().unknown_to, Some(Lsn(300)), "the epoch's start is not here yet");
+        let record = Record::seal(Draft {
+            volume: VolumeId(1),
+            epoch: Epoch(2),
+            lsn: last.next(),
+            prev_hash: last_hash,
+            committed: zero,
+            kind: RecordKind::Discard,
+            head: false,
+            tail: false,
+            range: BlockRange::new(0, 1),
+            body: Bytes::new(),
+        });
+        log.push(&record).expect("it follows");
+        log.note_durable(last.next());
+        log
+    }
+
+    /// The end of what has rotted is guessed upwards, by whole frames: a volume that is hardly written would not get there.
+    #[test]
+    fn a_damaged_copy_is_whole_again_at_the_start_of_a_later_epoch() {
+        assert_eq!(adopted(Epoch(1)).tail().unknown_to, None);
+    }
+
+    /// What it can't read may be records of that very epoch which it had acknowledged.
+    #[test]
+    fn the_start_of_the_epoch_of_the_damage_makes_nothing_whole() {
+        assert_eq!(adopted(Epoch(2)).tail().unknown_to, Some(Lsn(300)));
     }
 }

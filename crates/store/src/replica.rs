@@ -116,6 +116,8 @@ pub(crate) struct Replica {
     pub(crate) reads: Reads,
     pub(crate) commit_hint: Lsn,
     pub(crate) unknown_to: Option<Lsn>,
+    /// What was promised when the copy was opened: what can't be read may have been acknowledged up to this epoch.
+    promised_before: Epoch,
     pub(crate) orphans: BTreeSet<Epoch>,
     /// Bytes of the records above `applied`.
     pub(crate) backlog: u64,
@@ -170,6 +172,7 @@ impl Replica {
             reads: Reads::default(),
             commit_hint: sb.committed,
             unknown_to: None,
+            promised_before: sb.promised,
             orphans: BTreeSet::new(),
             backlog: 0,
             cut: None,
@@ -287,8 +290,12 @@ impl Replica {
         assert_eq!(lsn, self.durable.next(), "{}: frames hold records in order", self.volume);
         self.durable = lsn;
         self.known_committed = self.known_committed.max(committed);
-        if self.unknown_to.is_some_and(|to| to <= lsn) {
-            self.unknown_to = None;
+        // Where the damage reached is a guess upwards; the start of an epoch that came later decides as well.
+        let later = |(epoch, _): &&(Epoch, Lsn)| *epoch > self.promised_before;
+        let start = self.sb.table.entries().last().filter(later).map(|(_, start)| *start);
+        let repaired = self.unknown_to.into_iter().chain(start).any(|decided| decided <= lsn);
+        if repaired && self.unknown_to.take().is_some() {
+            self.cut = Some(self.received);
         }
     }
 
@@ -400,9 +407,10 @@ impl Replica {
     pub(crate) fn adopted(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
         self.adoption = None;
         self.barrier = false;
-        // Whoever adopts has decided about what could not be read.
-        self.unknown_to = None;
-        self.cut = Some(self.received);
+        // What could not be read is not here yet: until it came again, the journal keeps the evidence that it is missing.
+        if self.unknown_to.is_none() {
+            self.cut = Some(self.received);
+        }
         let (last, last_hash) = (self.received, self.received_hash);
         cx.out.push(Output::Adopted { volume: self.volume, epoch, last, last_hash });
     }

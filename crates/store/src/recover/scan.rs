@@ -26,7 +26,7 @@ pub(crate) struct FoundFrame {
     pub(crate) slots_good: bool,
     /// The bodies are as their headers say.
     pub(crate) bodies_good: bool,
-    /// Slots that say nothing.
+    /// Slots that say nothing, or not what was written: which of them do can't be told once their sum is wrong.
     pub(crate) unreadable: u64,
     pub(crate) records: Vec<FoundRecord>,
     pub(crate) marks: Vec<CommitMark>,
@@ -113,12 +113,11 @@ fn read_frame(found: &FrameHeader, frame: &Bytes, at: usize, keep: &dyn Fn(&Reco
                 body_at += u64::from(padded(header.body_len));
             }
             Some(FrameSlot::Commit(mark)) => result.marks.push(mark),
-            None => {
-                placed = false;
-                result.unreadable += 1;
-            }
+            None => placed = false,
         }
     }
+    // A sector that a device never wrote holds slots of an older frame, each with a good checksum.
+    result.unreadable = if slots_good { 0 } else { u64::from(found.slots) };
     result
 }
 
@@ -137,3 +136,27 @@ fn read_body(header: RecordHeader, frame: &Bytes, at: u64, keep: &dyn Fn(&Record
 }
 
 const _: () = assert!(SegmentHeader::LEN.is_multiple_of(SECTOR_SIZE) && BLOCK_SIZE.is_multiple_of(SECTOR_SIZE));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_types::{Lsn, VolumeId};
+
+    fn frame(seq: u64) -> Bytes {
+        let slots: Vec<_> =
+            (1..=8).map(|n| FrameSlot::Commit(CommitMark { volume: VolumeId(n), committed: Lsn(seq) })).collect();
+        let total_len = FrameHeader::head_len(8);
+        FrameHeader { journal: 1, life: 1, generation: 1, seq, proven: 0, slots: 8, total_len, slots_sum: 0 }
+            .encode_head(&slots)
+    }
+
+    #[test]
+    fn slots_of_an_older_frame_make_all_slots_doubtful() {
+        let header = SegmentHeader { journal: 1, generation: 1, life: 1, first_seq: 1, closed: Vec::new() };
+        let (older, mut newer) = (frame(1), frame(2).to_vec());
+        newer[SECTOR_SIZE..2 * SECTOR_SIZE].copy_from_slice(&older[SECTOR_SIZE..2 * SECTOR_SIZE]);
+        let segment = Bytes::from([&header.encode()[..], &older, &newer].concat());
+        let found = scan(header, &segment, &|_| true).frames;
+        assert_eq!(found.iter().map(|f| (f.slots_good, f.unreadable)).collect::<Vec<_>>(), [(true, 0), (false, 8)]);
+    }
+}

@@ -1,10 +1,10 @@
 //! Damage on purpose: nothing is ever shortened or answered wrongly in silence.
 
-use super::harness::{BLOCKS, Harness, small};
+use super::harness::{BLOCKS, Harness, Model, small};
 use crate::api::Input;
 use crate::io::FileId;
 use bytes::Bytes;
-use holdfast_format::SegmentHeader;
+use holdfast_format::{Record, SegmentHeader};
 use holdfast_types::{BlockIndex, BlockRange, Lsn, Rng, VolumeId};
 use std::collections::BTreeMap;
 
@@ -93,9 +93,36 @@ fn one_rotten_byte_in_the_journal_never_shortens_a_log_in_silence() {
     assert_eq!(refused, 0, "a segment header survives one rotten byte");
 }
 
-/// A copy whose records are unknown stays that way over restarts, until they came again.
+/// Both copies of a header lie in one physical sector of many devices. The newest segment is named by no other one, so
+/// nothing but its own frames tells that it was part of the journal.
 #[test]
-fn rot_is_remembered_until_it_is_repaired() {
+fn a_segment_whose_header_is_gone_is_never_taken_for_a_spare_one() {
+    let base = history(8);
+    let mut refused = 0;
+    for (file, _) in segments(&base) {
+        for wipe in [false, true] {
+            let mut h = Harness::new(11, small());
+            h.strict = false;
+            h.models = base.models.clone();
+            h.disk.files = base.disk.files.clone();
+            let medium = &mut h.disk.files.get_mut(&file).expect("listed").medium;
+            medium[..SegmentHeader::LEN].iter_mut().for_each(|byte| *byte = if wipe { 0 } else { !*byte });
+            h.start();
+            if matches!(&h.failures[..], [(None, _)]) {
+                refused += 1;
+                continue;
+            }
+            for v in [V1, V2] {
+                let (c, m) = (&h.opened[&v], &base.models[&v]);
+                assert!(c.last.0 >= m.durable, "{file:?}: {v} ends at {} and had {} durable", c.last, m.durable);
+            }
+        }
+    }
+    assert!(refused >= 4, "some segments are in use: {refused}");
+}
+
+/// A journal in which a record of `V1` above the checkpoint has rotted: the harness, what `V1` was, the record.
+fn rotten_record() -> (Harness, Model, Record) {
     let base = history(2);
     let full = base.models[&V1].clone();
     let mut h = Harness::new(5, small());
@@ -103,7 +130,8 @@ fn rot_is_remembered_until_it_is_repaired() {
     h.disk.files = base.disk.files;
     h.strict = false;
     // The body of a record above the checkpoint: found by its bytes.
-    let victim = &full.log[full.log.len() - 2..].iter().find(|r| r.body().len() >= 4096).expect("a write").clone();
+    let victim: Record =
+        (*full.log[full.log.len() - 2..].iter().find(|r| r.body().len() >= 4096).expect("a write")).clone();
     let needle = &victim.body()[..64];
     let found: Vec<(FileId, usize)> = segments(&h)
         .into_iter()
@@ -114,6 +142,41 @@ fn rot_is_remembered_until_it_is_repaired() {
         .collect();
     let [(file, at)] = found[..] else { panic!("the body lies in one place: {found:?}") };
     h.disk.rot(file, at + 10, 4);
+    (h, full, victim)
+}
+
+/// An adoption does not bring back what can't be read. A primary that dies before it has sent that leaves a copy that must
+/// still say so after any amount of its neighbours' traffic.
+#[test]
+fn rot_is_remembered_over_an_adoption() {
+    let (mut h, full, victim) = rotten_record();
+    h.start();
+    let last = victim.lsn().prev();
+    let m = h.models.get_mut(&V1).expect("known");
+    m.durable = last.0;
+    let (epoch, table) = (full.epoch, full.table.clone());
+    h.input(Input::Adopt { volume: V1, epoch, table, cut_after: last });
+    h.commit(V1, last.0);
+    h.quiesce();
+    h.input(Input::Trim { volume: V1, upto: last });
+    for _ in 0..60 {
+        h.append(V2, 2);
+        h.quiesce();
+        let durable = h.models[&V2].durable;
+        h.commit(V2, durable);
+        h.quiesce();
+        h.input(Input::Trim { volume: V2, upto: Lsn(durable) });
+    }
+    h.crash(true);
+    h.start();
+    let c = &h.opened[&V1];
+    assert!(c.last == last && c.unknown_to >= Some(victim.lsn()), "{c:?}");
+}
+
+/// A copy whose records are unknown stays that way over restarts, until they came again.
+#[test]
+fn rot_is_remembered_until_it_is_repaired() {
+    let (mut h, full, victim) = rotten_record();
     for _ in 0..3 {
         h.start();
         let c = h.opened[&V1].clone();
