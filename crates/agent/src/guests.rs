@@ -23,11 +23,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 #[cfg(test)]
 mod tests;
@@ -130,6 +131,10 @@ pub(crate) fn registry(dir: &Path, max_requests: usize) -> io::Result<(Shared, m
     };
     Ok((Rc::new(RefCell::new(registry)), from_guests))
 }
+
+/// Connections of one volume at once. Each may hold some MiB and a file descriptor, and descriptors that clients have taken are
+/// missing for the files of every copy.
+const MAX_CONNECTIONS: usize = 64;
 
 /// Opens a volume's socket; connections are refused until it is served.
 pub(crate) fn export(shared: &Shared, volume: VolumeId, name: &str, size: u64) -> io::Result<()> {
@@ -277,11 +282,17 @@ impl Registry {
 }
 
 async fn accept(listener: UnixListener, shared: Shared, volume: VolumeId) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
+        // More clients than that wait in the socket's backlog.
+        let place = Arc::clone(&places).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
                 let guest = Guest::new(Rc::clone(&shared), volume);
-                tokio::task::spawn_local(guest.run(stream));
+                tokio::task::spawn_local(async move {
+                    guest.run(stream).await;
+                    drop(place);
+                });
             }
             Err(error) => {
                 // Out of file descriptors: the clients that have one go on, and the next accept may succeed.

@@ -95,9 +95,11 @@ impl Paths {
     }
 }
 
-/// Makes a directory that only this user enters, if it is missing.
+/// Makes a directory that only this user enters, if it is missing. Its name is durable when this returns: what is synced in it
+/// later would be of no use without.
 pub(crate) fn create_dir(path: &Path) -> Result<(), AgentError> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match fs::DirBuilder::new().mode(0o700).create(path).and_then(|()| File::open(parent)?.sync_all()) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other.map_err(|e| AgentError::io("create the directory", path, e)),
     }

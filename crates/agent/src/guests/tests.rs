@@ -1,6 +1,6 @@
 //! What a connection hands over, and what it must not.
 
-use super::{FromGuest, Registry, export, registry};
+use super::{FromGuest, MAX_CONNECTIONS, Registry, export, registry};
 use holdfast_types::{SessionId, VolumeId};
 use std::path::Path;
 use std::time::Duration;
@@ -66,5 +66,28 @@ fn what_a_client_gave_up_is_not_taken_any_more() {
             }
         }
         assert_eq!((requests, closed), (vec![SessionId(2)], vec![SessionId(1)]));
+    });
+}
+
+/// A client that opens connections without end takes no more of the agent's descriptors than its volume may have.
+#[test]
+fn the_connections_of_a_volume_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (shared, _from_guests) = registry(dir.path(), 16).unwrap();
+        export(&shared, VOLUME, "v", 1 << 20).unwrap();
+        serve(&mut shared.borrow_mut(), true);
+        let socket = dir.path().join("v.sock");
+        let mut held = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            held.push(attach(&socket).await);
+        }
+        let mut waits = UnixStream::connect(&socket).await.unwrap();
+        tokio::task::yield_now().await;
+        let greeted = tokio::time::timeout(Duration::from_millis(100), waits.read_exact(&mut [0; 18])).await;
+        assert!(greeted.is_err(), "it waits in the backlog");
+        held.pop();
+        waits.read_exact(&mut [0; 18]).await.unwrap();
     });
 }
