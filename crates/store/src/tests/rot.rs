@@ -154,7 +154,7 @@ fn rot_is_remembered_over_an_adoption() {
     let last = victim.lsn().prev();
     let m = h.models.get_mut(&V1).expect("known");
     m.durable = last.0;
-    let (epoch, table) = (full.epoch, full.table.clone());
+    let (epoch, table) = (full.epoch, full.table);
     h.input(Input::Adopt { volume: V1, epoch, table, cut_after: last });
     h.commit(V1, last.0);
     h.quiesce();
