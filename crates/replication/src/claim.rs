@@ -12,7 +12,8 @@ use crate::replica::{Replica, Role};
 use holdfast_format::message::{Message, TailReport};
 use holdfast_format::{Draft, Record, RecordKind, encode_configuration};
 use holdfast_types::{
-    BlockRange, Configuration, ControlRequest, Durability, Epoch, EpochTable, Lsn, MAX_EPOCH_TABLE, NodeId, Pending, Time,
+    BlockRange, Configuration, ControlRequest, Durability, Epoch, EpochTable, Lsn, MAX_EPOCH_TABLE, NodeId, Pending,
+    Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
 

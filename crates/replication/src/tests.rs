@@ -346,6 +346,7 @@ fn a_node_that_is_no_member_has_no_say() {
         applied: Lsn(0),
         first: Lsn(1),
         unknown_to: None,
+        forgot: Epoch::ZERO,
     };
     c.forge(stranger, N2, Message::Tail { epoch: base.next(), report });
     c.join(N3);
