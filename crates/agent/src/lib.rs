@@ -18,7 +18,6 @@ mod lanes;
 mod paths;
 mod raft_store;
 mod random;
-mod reports;
 mod runner;
 mod shard;
 mod shard_link;

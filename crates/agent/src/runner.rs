@@ -12,8 +12,8 @@ use bytes::Bytes;
 use holdfast_cluster::CopyReport;
 use holdfast_disk::{Disk, DiskConfig};
 use holdfast_format::message::{Message, ShardMessage};
-use holdfast_node::LocalView;
 use holdfast_node::shard::{Input, Output, Shard, ShardConfig};
+use holdfast_node::{LocalView, copy_reports};
 use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_transport::{Endpoint, Event, Identity, Lane, TransportConfig};
 use holdfast_types::{BlockRange, ByteOffset, NodeId, Time, VolumeId};
@@ -359,7 +359,7 @@ impl Runner {
     fn report(&mut self, now: Time) {
         self.report_at = now + REPORT_INTERVAL;
         self.stirred = false;
-        let reports = crate::reports::copy_reports(&self.shard.rows());
+        let reports = copy_reports(&self.shard.rows());
         if reports != self.reported {
             self.reported.clone_from(&reports);
             self.tell(FromShard::Reports(reports));

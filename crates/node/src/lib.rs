@@ -3,6 +3,8 @@
 
 pub mod control;
 mod local;
+mod reports;
 pub mod shard;
 
 pub use local::LocalView;
+pub use reports::copy_reports;

@@ -63,15 +63,29 @@ fault_kinds! {
     TornWrite,
     /// Clocks of the nodes run at different rates.
     ClockDrift,
-    /// The control plane is reached by nobody for a while.
+    /// No two nodes reach each other's control plane for a while: there is no majority.
     ControlDown,
-    /// A request to the control plane is lost.
+    /// The leader of the control plane is cut off there, while its shard reaches everybody.
+    RaftLeaderCutOff,
+    /// The leader of the control plane is killed.
+    RaftLeaderKilled,
+    /// The leader of the control plane stands still.
+    RaftLeaderPaused,
+    /// Messages of the control plane overtake each other.
+    RaftReorder,
+    /// A message of the control plane finds a full queue and is dropped.
+    RaftMessageLost,
+    /// At a crash, Raft had asked for a write that was not done.
+    LostPersist,
+    /// A node lags so far behind that it gets a snapshot in place of the log.
+    SnapshotInstall,
+    /// A copy's request to the control plane of its node is dropped.
     ControlLost,
-    /// A request to the control plane arrives twice.
+    /// A copy's request to the control plane of its node arrives again, late.
     ControlTwice,
     /// A view is delivered twice.
     ViewTwice,
-    /// A restarted node is told an old view first.
+    /// A copy is told of an epoch as active that no longer is.
     StaleView,
     /// A planned hand-over.
     Switchover,
@@ -108,6 +122,10 @@ const STARTED: &[FaultKind] = &[
     FaultKind::NoSpace,
     FaultKind::Wipe,
     FaultKind::ControlDown,
+    FaultKind::RaftLeaderCutOff,
+    FaultKind::RaftLeaderKilled,
+    FaultKind::RaftLeaderPaused,
+    FaultKind::RaftReorder,
     FaultKind::Switchover,
     FaultKind::SwitchoverCancelled,
     FaultKind::ForcedFailover,

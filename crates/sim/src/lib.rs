@@ -1,12 +1,11 @@
 //! Deterministic simulator of whole clusters, and its checkers.
 //!
 //! A seed decides everything: the cluster's shape, its sizes and timers, the mix of faults, every latency. The code under
-//! test is what the daemon runs (`holdfast_node::shard`); disks, network, clocks, control plane and guests are simulated,
-//! in one thread, on a virtual time that jumps. Checkers watch from outside, one per property of docs/PROTOCOL.md.
+//! test is what the daemon runs (`holdfast_node::shard` and `holdfast_node::control`, Raft included); disks, network, clocks
+//! and guests are simulated, in one thread, on a virtual time that jumps. Checkers watch from outside, one per property of docs/PROTOCOL.md.
 //! The same seed gives the same events, down to the hash.
 
 mod checkers;
-mod control_stub;
 mod disk;
 mod faults;
 mod guest;
@@ -14,6 +13,7 @@ mod log;
 mod net;
 mod node;
 mod options;
+mod raft_disk;
 mod runner;
 mod world;
 

@@ -1,6 +1,8 @@
 //! The network: connections between pairs of nodes, ordered lanes in them, directions that can be dead.
 //!
-//! A lane of a volume is up when both ends have opened it and the connection stands; each end is told on its own, and gets
+//! There are two of them, as a node has two endpoints: one for its shard, one for its control plane.
+//!
+//! A lane is up when both ends have opened it and the connection stands; each end is told on its own, and gets
 //! no message of the lane before. What is on its way when a connection ends is lost; what is sent into a dead direction
 //! waits until the direction is alive again or the connection ends. Lanes don't wait for each other.
 
@@ -8,13 +10,34 @@ use crate::log::{MS, Nanos};
 use crate::options::NetPlan;
 use bytes::Bytes;
 use holdfast_types::{NodeId, Rng, VolumeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An ordered stream in one direction of a pair of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lane {
     Volume(VolumeId),
     Beat,
+    Control,
+}
+
+/// Which of a node's endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Plane {
+    Shard,
+    Control,
+}
+
+impl Plane {
+    pub(crate) const ALL: [Plane; 2] = [Plane::Shard, Plane::Control];
+}
+
+impl Lane {
+    pub(crate) const fn plane(self) -> Plane {
+        match self {
+            Lane::Volume(_) | Lane::Beat => Plane::Shard,
+            Lane::Control => Plane::Control,
+        }
+    }
 }
 
 /// Bytes on their way.
@@ -28,12 +51,12 @@ pub(crate) struct Packet {
     pub(crate) corrupted: bool,
 }
 
-/// A notice to one end of a volume's lane.
+/// A notice to one end of a lane.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LaneNotice {
     pub(crate) node: NodeId,
     pub(crate) peer: NodeId,
-    pub(crate) volume: VolumeId,
+    pub(crate) lane: Lane,
     pub(crate) generation: u64,
     pub(crate) at: Nanos,
 }
@@ -51,7 +74,7 @@ struct LaneState {
 struct Connection {
     generation: u64,
     up: bool,
-    lanes: BTreeMap<VolumeId, LaneState>,
+    lanes: BTreeMap<Lane, LaneState>,
 }
 
 /// All connections.
@@ -68,6 +91,10 @@ pub(crate) struct Net {
     waiting: BTreeMap<(NodeId, NodeId), Vec<Packet>>,
     /// The next message with records or table on this direction gets a flipped bit.
     pub(crate) corrupt_next: Option<NodeId>,
+    /// Directions whose messages may overtake each other.
+    disordered: BTreeSet<(NodeId, NodeId)>,
+    /// How many did.
+    overtaken: u64,
 }
 
 fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
@@ -96,6 +123,8 @@ impl Net {
             last: BTreeMap::new(),
             waiting: BTreeMap::new(),
             corrupt_next: None,
+            disordered: BTreeSet::new(),
+            overtaken: 0,
         }
     }
 
@@ -147,6 +176,20 @@ impl Net {
         self.slow.insert((from, to), extra);
     }
 
+    /// Whether messages of this direction may overtake each other from now on.
+    pub(crate) fn set_disordered(&mut self, from: NodeId, to: NodeId, disordered: bool) {
+        if disordered {
+            self.disordered.insert((from, to));
+        } else {
+            self.disordered.remove(&(from, to));
+        }
+    }
+
+    /// How many messages overtook others since this was asked.
+    pub(crate) fn take_overtaken(&mut self) -> u64 {
+        std::mem::take(&mut self.overtaken)
+    }
+
     /// How long until somebody notices that a connection is dead.
     pub(crate) fn notice_delay(&mut self, at_once: bool) -> Nanos {
         if at_once {
@@ -167,10 +210,8 @@ impl Net {
     ) -> Option<(Packet, Nanos)> {
         let connection = self.connections.get(&pair(from, to))?;
         let generation = connection.generation;
-        let believed = match lane {
-            Lane::Volume(v) => connection.lanes.get(&v).is_some_and(|l| l.told[side(from, to)] == Some(generation)),
-            Lane::Beat => true,
-        };
+        let told = |l: &LaneState| l.told[side(from, to)] == Some(generation);
+        let believed = lane == Lane::Beat || connection.lanes.get(&lane).is_some_and(told);
         if !connection.up || !believed {
             return None;
         }
@@ -202,14 +243,15 @@ impl Net {
             delay += self.rng.below(200 * MS);
         }
         delay += self.slow.get(&(from, to)).copied().unwrap_or(0);
-        let told_at = match packet.lane {
-            Lane::Volume(v) => {
-                let lane = self.connections.get(&pair(from, to)).and_then(|c| c.lanes.get(&v));
-                lane.and_then(|l| l.up_at).map_or(0, |at| at[side(to, from)])
-            }
-            Lane::Beat => 0,
-        };
+        let lane = self.connections.get(&pair(from, to)).and_then(|c| c.lanes.get(&packet.lane));
+        let told_at = lane.and_then(|l| l.up_at).map_or(0, |at| at[side(to, from)]);
         let last = self.last.entry((from, to, packet.lane)).or_default();
+        if self.disordered.contains(&(from, to)) {
+            let at = (now + delay + self.rng.below(300 * MS)).max(told_at + 1);
+            self.overtaken += u64::from(at < *last);
+            *last = at.max(*last);
+            return (packet, at);
+        }
         let at = (now + delay).max(*last + 1).max(told_at + 1);
         *last = at;
         (packet, at)
@@ -222,15 +264,15 @@ impl Net {
     }
 
     /// `node` wants a lane; who is to be told that it is up?
-    pub(crate) fn open(&mut self, node: NodeId, peer: NodeId, volume: VolumeId, now: Nanos) -> Vec<LaneNotice> {
+    pub(crate) fn open(&mut self, node: NodeId, peer: NodeId, lane: Lane, now: Nanos) -> Vec<LaneNotice> {
         let Some(c) = self.connections.get_mut(&pair(node, peer)) else { return Vec::new() };
-        c.lanes.entry(volume).or_default().opened[side(node, peer)] = true;
+        c.lanes.entry(lane).or_default().opened[side(node, peer)] = true;
         self.raise(node, peer, now)
     }
 
-    pub(crate) fn close(&mut self, node: NodeId, peer: NodeId, volume: VolumeId) {
+    pub(crate) fn close(&mut self, node: NodeId, peer: NodeId, lane: Lane) {
         if let Some(c) = self.connections.get_mut(&pair(node, peer)) {
-            c.lanes.remove(&volume);
+            c.lanes.remove(&lane);
         }
     }
 
@@ -256,13 +298,13 @@ impl Net {
         if !c.up {
             return notices;
         }
-        for (volume, lane) in &mut c.lanes {
-            if lane.up_at.is_none() && lane.opened == [true; 2] {
+        for (lane, state) in &mut c.lanes {
+            if state.up_at.is_none() && state.opened == [true; 2] {
                 let at = [now + delays[0], now + delays[1]];
-                lane.up_at = Some(at);
-                let (volume, generation) = (*volume, c.generation);
-                notices.push(LaneNotice { node: a, peer: b, volume, generation, at: at[0] });
-                notices.push(LaneNotice { node: b, peer: a, volume, generation, at: at[1] });
+                state.up_at = Some(at);
+                let (lane, generation) = (*lane, c.generation);
+                notices.push(LaneNotice { node: a, peer: b, lane, generation, at: at[0] });
+                notices.push(LaneNotice { node: b, peer: a, lane, generation, at: at[1] });
             }
         }
         notices
@@ -271,7 +313,7 @@ impl Net {
     /// The time of a notice has come: whether it still holds.
     pub(crate) fn told(&mut self, notice: &LaneNotice) -> bool {
         let Some(c) = self.connections.get_mut(&pair(notice.node, notice.peer)) else { return false };
-        let Some(lane) = c.lanes.get_mut(&notice.volume) else { return false };
+        let Some(lane) = c.lanes.get_mut(&notice.lane) else { return false };
         let holds = c.up && c.generation == notice.generation && lane.up_at.is_some();
         if holds {
             lane.told[side(notice.node, notice.peer)] = Some(notice.generation);
@@ -288,8 +330,8 @@ impl Net {
         }
     }
 
-    /// `node` notices that its connection to `peer` has ended: volumes whose lanes it believed to be up.
-    pub(crate) fn notice_down(&mut self, node: NodeId, peer: NodeId) -> Vec<VolumeId> {
+    /// `node` notices that its connection to `peer` has ended: lanes that it believed to be up.
+    pub(crate) fn notice_down(&mut self, node: NodeId, peer: NodeId) -> Vec<Lane> {
         let s = side(node, peer);
         let c = self.connections.get_mut(&pair(node, peer)).expect("every pair has an entry");
         if c.up {

@@ -2,6 +2,9 @@
 
 use crate::disk::Disk;
 use crate::log::Nanos;
+use crate::raft_disk::RaftDisk;
+use holdfast_cluster::CopyReport;
+use holdfast_node::control::{self, Control, ControlConfig};
 use holdfast_node::shard::{Input, Shard, ShardConfig};
 use holdfast_types::{Epoch, Life, NodeId, Rng, Time, VolumeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,11 +45,11 @@ impl Clock {
     }
 }
 
-#[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) life: u64,
     pub(crate) shard: Option<Shard>,
+    pub(crate) control: Option<Control>,
     pub(crate) paused: bool,
     /// Since when; cleared when it runs.
     pub(crate) paused_at: Option<Nanos>,
@@ -54,9 +57,20 @@ pub(crate) struct Node {
     pub(crate) resumed: Option<Nanos>,
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
+    pub(crate) raft_disk: RaftDisk,
     pub(crate) inbox: VecDeque<Input>,
     pub(crate) run_scheduled: bool,
     pub(crate) wake_at: Option<Nanos>,
+    /// What arrives for the control plane while the process stands still.
+    pub(crate) control_inbox: VecDeque<control::Input>,
+    pub(crate) control_wake_at: Option<Nanos>,
+    /// The log index whose state the checkers last saw.
+    pub(crate) applied: Option<u64>,
+    /// When the last message between shard and control plane arrives, in each direction.
+    pub(crate) to_shard_at: Nanos,
+    pub(crate) to_control_at: Nanos,
+    pub(crate) reported: Vec<CopyReport>,
+    pub(crate) report_scheduled: bool,
     /// Volumes served here, with the epoch in which they are.
     pub(crate) serving: BTreeMap<VolumeId, Epoch>,
     /// Volumes that were served here in this life.
@@ -68,19 +82,28 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(id: NodeId, clock: Clock, disk: Disk) -> Node {
+    pub(crate) fn new(id: NodeId, clock: Clock, disk: Disk, raft_disk: RaftDisk) -> Node {
         Node {
             id,
             life: 0,
             shard: None,
+            control: None,
             paused: false,
             paused_at: None,
             resumed: None,
             clock,
             disk,
+            raft_disk,
             inbox: VecDeque::new(),
             run_scheduled: false,
             wake_at: None,
+            control_inbox: VecDeque::new(),
+            control_wake_at: None,
+            applied: None,
+            to_shard_at: 0,
+            to_control_at: 0,
+            reported: Vec::new(),
+            report_scheduled: false,
             serving: BTreeMap::new(),
             led: BTreeSet::new(),
             wiped: false,
@@ -97,12 +120,15 @@ impl Node {
         self.alive() && !self.paused
     }
 
-    pub(crate) fn start(&mut self, config: ShardConfig, now: Nanos) {
+    pub(crate) fn start(&mut self, config: ShardConfig, control: ControlConfig, now: Nanos) {
         assert!(self.shard.is_none(), "one life of a process at a time");
-        self.shard = Some(Shard::new(config, self.clock.reads(now)));
+        let local = self.clock.reads(now);
+        self.shard = Some(Shard::new(config, local));
+        let control = Control::new(control, self.raft_disk.stored(), local);
+        self.control = Some(control.expect("what Raft had stored, in whole batches, does not contradict itself"));
         self.inbox.clear();
         self.inbox.push_back(Input::Start);
-        (self.run_scheduled, self.wake_at) = (false, None);
+        self.forget_schedule();
         self.disk_failed = false;
     }
 
@@ -114,10 +140,18 @@ impl Node {
 
     pub(crate) fn stop(&mut self) {
         self.shard = None;
+        self.control = None;
         (self.paused, self.paused_at, self.resumed) = (false, None, None);
         self.inbox.clear();
         self.serving.clear();
         self.led.clear();
-        (self.run_scheduled, self.wake_at) = (false, None);
+        self.forget_schedule();
+    }
+
+    fn forget_schedule(&mut self) {
+        (self.run_scheduled, self.wake_at, self.control_wake_at) = (false, None, None);
+        (self.applied, self.report_scheduled) = (None, false);
+        self.control_inbox.clear();
+        self.reported.clear();
     }
 }

@@ -2,9 +2,11 @@
 
 use crate::faults::{FaultKind, draw_mix};
 use crate::log::{MS, Nanos, SECOND, US};
+use holdfast_cluster::{Command, State};
+use holdfast_node::control::ControlConfig;
 use holdfast_replication::{Limits, Timers};
 use holdfast_store::StoreConfig;
-use holdfast_types::{NodeId, Rng, VolumeId, VolumeSize};
+use holdfast_types::{ClusterId, Life, NodeId, Rng, VolumeId, VolumeSize};
 use std::time::Duration;
 
 /// A world that misbehaves beyond what the promises cover, to prove that the checkers can fail.
@@ -18,7 +20,8 @@ pub enum Mutant {
     EarlyAnswers,
     /// A read is answered with what an earlier one had found there.
     StaleReads,
-    /// The control plane activates whatever it is asked to, and gives one epoch to two claimants.
+    /// A node's copies are told that the control plane gave them the epoch of another claimant, and that what they asked for
+    /// is active.
     NoCompareAndSwap,
     /// One node's clock runs at a tenth of the rate, far beyond the bound.
     SlowClock,
@@ -38,6 +41,7 @@ pub(crate) struct VolumePlan {
     pub(crate) members: Vec<NodeId>,
     pub(crate) write_quorum: u8,
     pub(crate) clients: usize,
+    pub(crate) first_primary: NodeId,
 }
 
 /// Delays of messages.
@@ -56,6 +60,19 @@ pub(crate) struct NetPlan {
 pub(crate) struct DiskPlan {
     pub(crate) latency_min: Nanos,
     pub(crate) latency_max: Nanos,
+}
+
+/// The control plane's settings.
+#[derive(Clone, Debug)]
+pub(crate) struct ControlPlan {
+    pub(crate) tick: Duration,
+    pub(crate) heartbeat: Duration,
+    pub(crate) failure_timeout: Duration,
+    pub(crate) snapshot_every: u64,
+    /// Nodes that the founding state names; the others join. The first one founds.
+    pub(crate) named: Vec<NodeId>,
+    /// A node that has no vote in Raft.
+    pub(crate) learner: Option<NodeId>,
 }
 
 /// What a seed decides.
@@ -84,10 +101,7 @@ pub(crate) struct Options {
     pub(crate) disk: DiskPlan,
     /// Clock rates differ from the true one by at most this, parts per million.
     pub(crate) drift_ppm: u64,
-    /// When the control plane calls a node dead.
-    pub(crate) detect: Nanos,
-    /// The control plane gives a repeated claim a new epoch.
-    pub(crate) repeated_claims_count: bool,
+    pub(crate) control: ControlPlan,
     pub(crate) mutant: Option<Mutant>,
 }
 
@@ -115,6 +129,7 @@ impl Options {
         let faults = draw_mix(&mut rng);
         let delay_min = rng.range(20, 300) * US;
         let latency_min = rng.range(20, 200) * US;
+        let control = draw_control(&nodes, &mut rng);
         Options {
             nodes,
             volumes,
@@ -137,8 +152,7 @@ impl Options {
             },
             disk: DiskPlan { latency_min, latency_max: latency_min + rng.range(20, 4_000) * US },
             drift_ppm: [0, 100, 5_000][index(rng.below(3))],
-            detect: rng.range(300, 1_200) * MS,
-            repeated_claims_count: rng.chance(300_000),
+            control,
             mutant: None,
         }
     }
@@ -159,7 +173,10 @@ impl Options {
             Mutant::EarlyAnswers | Mutant::StaleReads | Mutant::LostZeroes | Mutant::FalseErrors => &[],
         };
         if mutant == Mutant::SlowClock {
-            (self.detect, self.think, self.requests) = (300 * MS, 2 * MS, 20_000);
+            (self.think, self.requests) = (2 * MS, 20_000);
+            let millis = Duration::from_millis;
+            let control = &mut self.control;
+            (control.failure_timeout, control.heartbeat, control.tick) = (millis(300), millis(50), millis(50));
             self.fault_interval = 2 * SECOND;
             (self.timers.lease, self.beat) = (Duration::from_millis(300), Duration::from_millis(5));
         }
@@ -179,6 +196,7 @@ fn draw_volume(v: u64, nodes: &[NodeId], rng: &mut Rng) -> VolumePlan {
         let drop = index(rng.below(members.len() as u64));
         members.remove(drop);
     }
+    let first_primary = members[index(rng.below(members.len() as u64))];
     let majority = copies / 2 + 1;
     let quorum = if rng.chance(150_000) { copies } else { majority };
     let sectors = rng.range(4, 97) * 8 + if rng.chance(200_000) { rng.range(1, 8) } else { 0 };
@@ -188,7 +206,64 @@ fn draw_volume(v: u64, nodes: &[NodeId], rng: &mut Rng) -> VolumePlan {
         members,
         write_quorum: u8::try_from(quorum).expect("at most seven copies"),
         clients: index(rng.range(1, 4)),
+        first_primary,
     }
+}
+
+fn draw_control(nodes: &[NodeId], rng: &mut Rng) -> ControlPlan {
+    let failure_timeout = [400, 700, 1_000, 1_500][index(rng.below(4))];
+    let named = if rng.chance(500_000) { nodes.to_vec() } else { nodes[..1].to_vec() };
+    ControlPlan {
+        tick: Duration::from_millis(if failure_timeout < 700 { 50 } else { 100 }),
+        heartbeat: Duration::from_millis((failure_timeout / 4).min(200)),
+        failure_timeout: Duration::from_millis(failure_timeout),
+        snapshot_every: [3, 10, 50, 1_000][index(rng.below(4))],
+        named,
+        learner: nodes.last().copied().filter(|_| nodes.len() > 3 && rng.chance(200_000)),
+    }
+}
+
+impl ControlPlan {
+    pub(crate) fn votes(&self, node: NodeId) -> bool {
+        self.learner != Some(node)
+    }
+
+    pub(crate) fn add_node(&self, node: NodeId) -> Command {
+        Command::AddNode {
+            name: node.to_string(),
+            address: address(node),
+            failure_domain: String::new(),
+            voter: self.votes(node),
+            fingerprint: "simulated".to_owned(),
+            token_id: None,
+        }
+    }
+
+    /// What the founding node starts from.
+    pub(crate) fn founding_state(&self) -> State {
+        let mut state = State::new(ClusterId(1), "simulated");
+        for node in &self.named {
+            state.apply(&self.add_node(*node)).expect("an empty cluster takes any node");
+        }
+        state
+    }
+
+    /// Settings of one process; until it knows better, a node looks for the founder alone.
+    pub(crate) fn config(&self, node: NodeId, life: Life, seed: u64) -> ControlConfig {
+        let founder = self.named[0];
+        ControlConfig {
+            peers: [(founder, address(founder))].into(),
+            tick: self.tick,
+            heartbeat: self.heartbeat,
+            failure_timeout: self.failure_timeout,
+            snapshot_every: self.snapshot_every,
+            ..ControlConfig::new(node, life, seed)
+        }
+    }
+}
+
+fn address(node: NodeId) -> String {
+    format!("{node}:7400")
 }
 
 fn draw_store(small: bool, rng: &mut Rng) -> StoreConfig {

@@ -1,25 +1,32 @@
-//! The world: nodes, network, control plane and guests on one virtual time that jumps from event to event.
+//! The world: nodes, networks and guests on one virtual time that jumps from event to event.
 //!
 //! Flow: an event is taken, its inputs go to the inbox of a node, and a *run* of the node hands everything that has
 //! gathered to its shard at once, as the daemon's loop does. What comes out is shown to the checkers first and carried on
-//! then. After the storm everything heals, and the cluster must become healthy.
+//! then. A node's control plane takes each input as it comes, and has its own timers, network and log; views and requests
+//! go between the two as between the two threads of the daemon. After the storm everything heals, and the cluster must become healthy.
 
 mod carry;
+mod control;
 mod guests;
 mod settle;
 mod storm;
 
 use crate::checkers::{Checkers, Violation};
-use crate::control_stub::ControlStub;
 use crate::disk::Disk;
 use crate::faults::{FaultCounts, FaultKind};
 use crate::guest::Client;
 use crate::log::{EventLog, MS, Nanos, US};
-use crate::net::{LaneNotice, Net, Packet};
+use crate::net::{LaneNotice, Net, Packet, Plane};
 use crate::node::{Clock, Node};
 use crate::options::{Mutant, Options};
+use crate::raft_disk::RaftDisk;
+use control::{Admin, Wish};
+use holdfast_cluster::Command;
+use holdfast_consensus::Stored;
+use holdfast_node::LocalView;
+use holdfast_node::control::{self as control_plane, founding_snapshot};
 use holdfast_node::shard::{Input, ShardConfig};
-use holdfast_types::{ControlRequest, Incarnation, Lsn, NodeId, Rng, VolumeId};
+use holdfast_types::{Epoch, Life, Lsn, NodeId, Rng, VolumeId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use storm::Cure;
@@ -35,14 +42,23 @@ pub(crate) enum Event {
     DiskDone(NodeId, u64, u64),
     LaneUp(LaneNotice),
     /// A node notices that its connection to a peer, of this generation, has ended.
-    ConnectionLost(NodeId, NodeId, u64),
+    ConnectionLost(Plane, NodeId, NodeId, u64),
     /// A connection of this generation may have been dead for too long.
-    ConnectionCheck(NodeId, NodeId, u64),
-    Connect(NodeId, NodeId),
-    ControlRequest(NodeId, ControlRequest),
-    CopyCreated(NodeId, VolumeId, Incarnation),
-    ControlView(NodeId, u64, usize),
-    ControlWatch,
+    ConnectionCheck(Plane, NodeId, NodeId, u64),
+    Connect(Plane, NodeId, NodeId),
+    /// A timer of a node's control plane.
+    ControlWake(NodeId, u64),
+    /// A write to a node's Raft log is done.
+    RaftWritten(NodeId, u64),
+    /// From a node's shard to its control plane.
+    ToControl(NodeId, u64, control_plane::Input),
+    /// From a node's control plane to its shard.
+    ControlView(NodeId, u64, Box<LocalView>),
+    /// A node's shard says how its copies are, if that changed.
+    Report(NodeId, u64),
+    /// The operator goes on with founding the cluster.
+    Admin,
+    Propose(Wish, Box<Command>),
     Client(usize),
     Fault,
     Cure(Cure),
@@ -117,15 +133,7 @@ struct Counters {
     next_session: u64,
 }
 
-/// The control plane's way to one node.
-#[derive(Clone, Copy, Debug, Default)]
-struct ControlLink {
-    last_at: Nanos,
-    told: Option<usize>,
-}
-
 /// One world.
-#[derive(Debug)]
 pub(crate) struct World {
     options: Options,
     now: Nanos,
@@ -133,21 +141,22 @@ pub(crate) struct World {
     events: BinaryHeap<Reverse<Queued>>,
     nodes: BTreeMap<NodeId, Node>,
     net: Net,
-    control: ControlStub,
-    control_links: BTreeMap<NodeId, ControlLink>,
-    control_down: bool,
+    control_net: Net,
+    admin: Admin,
     clients: Vec<Client>,
     checkers: Checkers,
     log: EventLog,
     rngs: Rngs,
     counters: Counters,
     /// Directions that faults hold dead, by fault.
-    partitions: BTreeMap<u64, Vec<(NodeId, NodeId)>>,
+    partitions: BTreeMap<u64, Vec<(Plane, NodeId, NodeId)>>,
     /// When the storm ended.
     settling: Option<Nanos>,
     verified: bool,
     /// Mutants: what was once read.
     stale: BTreeMap<(VolumeId, u64), u64>,
+    /// Mutants: base, life and, once granted, epoch of a claim that a node believes in.
+    forged: BTreeMap<(NodeId, VolumeId), (Epoch, Life, Option<Epoch>)>,
 }
 
 /// More events than any seed needs: a world that does not come to rest is broken.
@@ -159,16 +168,18 @@ impl World {
         let rngs = Rngs { schedule: rng.fork(), faults: rng.fork(), control: rng.fork(), seeds: rng.fork() };
         let mut clocks = rng.fork();
         let mut disks = rng.fork();
+        let founding = Stored::founding(options.control.named[0], founding_snapshot(options.control.founding_state()));
         let mut nodes = BTreeMap::new();
         for id in &options.nodes {
             let clock = Clock::draw(options.drift_ppm, &mut clocks);
             let mut disk = Disk::new(options.disk, disks.fork());
             disk.lies = options.mutant == Some(Mutant::LyingDisks);
-            nodes.insert(*id, Node::new(*id, clock, disk));
+            let stored = if *id == options.control.named[0] { founding.clone() } else { Stored::default() };
+            let raft_disk = RaftDisk::new(options.disk, disks.fork(), stored);
+            nodes.insert(*id, Node::new(*id, clock, disk, raft_disk));
         }
         let net = Net::new(options.net, rng.fork(), &options.nodes);
-        let mut control = ControlStub::new(&options, rng.fork());
-        control.careless = options.mutant == Some(Mutant::NoCompareAndSwap);
+        let control_net = Net::new(options.net, rng.fork(), &options.nodes);
         let mut guests = rng.fork();
         let mut clients = Vec::new();
         for plan in &options.volumes {
@@ -177,16 +188,14 @@ impl World {
             }
         }
         let checkers = Checkers::new(&options.volumes);
-        let control_links = options.nodes.iter().map(|n| (*n, ControlLink::default())).collect();
         World {
             now: 0,
             seq: 0,
             events: BinaryHeap::new(),
             nodes,
             net,
-            control,
-            control_links,
-            control_down: false,
+            control_net,
+            admin: Admin::default(),
             clients,
             checkers,
             log: EventLog::new(recording),
@@ -196,13 +205,14 @@ impl World {
             settling: None,
             verified: false,
             stale: BTreeMap::new(),
+            forged: BTreeMap::new(),
             options,
         }
     }
 
     /// Runs to the end, or to the first violation.
     pub(crate) fn run(&mut self) -> Result<Outcome, Violation> {
-        self.boot();
+        self.boot()?;
         while let Some(Reverse(queued)) = self.events.pop() {
             assert!(queued.at >= self.now, "time goes forward");
             self.now = queued.at;
@@ -240,7 +250,7 @@ impl World {
         }
     }
 
-    fn boot(&mut self) {
+    fn boot(&mut self) -> Result<(), Violation> {
         let rates: Vec<u64> = self.nodes.values().map(|n| n.clock.rate()).collect();
         if rates.iter().any(|r| *r != rates[0]) {
             self.fired(FaultKind::ClockDrift);
@@ -253,17 +263,20 @@ impl World {
                 node.clock = node.clock.with_rate(if node.id == slow { 100_000 } else { 1_000_000 });
             }
         }
-        ids.into_iter().for_each(|id| self.start_node(id));
-        for (a, b) in self.net.pairs() {
-            let at = self.now + self.rngs.schedule.below(50 * MS);
-            self.at(at, Event::Connect(a, b));
+        ids.into_iter().try_for_each(|id| self.start_node(id))?;
+        for plane in Plane::ALL {
+            for (a, b) in self.net.pairs() {
+                let at = self.now + self.rngs.schedule.below(50 * MS);
+                self.at(at, Event::Connect(plane, a, b));
+            }
         }
         for client in 0..self.clients.len() {
             self.at(MS, Event::Client(client));
         }
-        self.at(MS, Event::ControlWatch);
+        self.plan_founding();
         self.at(500 * MS, Event::Fault);
         self.at(self.options.storm, Event::Settle);
+        Ok(())
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Violation> {
@@ -272,17 +285,19 @@ impl World {
             Event::Wake(node, life) => return self.wake(node, life),
             Event::Deliver(packet) => return self.deliver(&packet),
             Event::DiskDone(node, life, ticket) => self.disk_done(node, life, ticket),
-            Event::LaneUp(notice) => self.lane_up(&notice),
-            Event::ConnectionLost(node, peer, generation) => self.connection_lost(node, peer, generation),
-            Event::ConnectionCheck(a, b, generation) => self.connection_check(a, b, generation),
-            Event::Connect(a, b) => self.connect(a, b),
-            Event::ControlRequest(node, request) => return self.control_request(node, &request),
-            Event::CopyCreated(node, volume, incarnation) => {
-                self.control.copy_created(node, volume, incarnation);
-                self.tell_views();
+            Event::LaneUp(notice) => return self.lane_up(&notice),
+            Event::ConnectionLost(plane, node, peer, generation) => {
+                return self.connection_lost(plane, node, peer, generation);
             }
-            Event::ControlView(node, life, version) => self.control_view(node, life, version),
-            Event::ControlWatch => self.control_watch(),
+            Event::ConnectionCheck(plane, a, b, generation) => self.connection_check(plane, a, b, generation),
+            Event::Connect(plane, a, b) => return self.connect(plane, a, b),
+            Event::ControlWake(node, life) => return self.control_wake(node, life),
+            Event::RaftWritten(node, life) => return self.raft_written(node, life),
+            Event::ToControl(node, life, input) => return self.shard_said(node, life, input),
+            Event::ControlView(node, life, local) => self.control_view(node, life, *local),
+            Event::Report(node, life) => self.report_due(node, life),
+            Event::Admin => return self.admin_turn(),
+            Event::Propose(wish, command) => return self.propose(wish, *command),
             Event::Client(client) => {
                 self.step_client(client);
                 return self.answer_early();
@@ -304,6 +319,13 @@ impl World {
         self.nodes.get_mut(&id).expect("every node has an entry")
     }
 
+    fn net(&mut self, plane: Plane) -> &mut Net {
+        match plane {
+            Plane::Shard => &mut self.net,
+            Plane::Control => &mut self.control_net,
+        }
+    }
+
     fn fired(&mut self, kind: FaultKind) {
         *self.counters.faults.entry(kind).or_default() += 1;
     }
@@ -313,21 +335,21 @@ impl World {
     }
 
     /// Starts a process on whatever its disk holds.
-    fn start_node(&mut self, id: NodeId) {
-        let seed = self.rngs.seeds.next_u64();
+    fn start_node(&mut self, id: NodeId) -> Result<(), Violation> {
+        let (seed, raft_seed) = (self.rngs.seeds.next_u64(), self.rngs.seeds.next_u64());
         let now = self.now;
         let (timers, limits, beat) = (self.options.timers, self.options.limits, self.options.beat);
         let store = self.options.store.clone();
-        let node = self.node(id);
-        if node.alive() {
-            return;
+        if self.nodes[&id].alive() {
+            return Ok(());
         }
-        let life = node.next_life();
-        node.start(ShardConfig { me: id, life, timers, beat, limits, store, seed }, now);
+        let life = self.node(id).next_life();
+        let control = self.options.control.config(id, life, raft_seed);
+        self.checkers.control.started(id);
+        self.node(id).start(ShardConfig { me: id, life, timers, beat, limits, store, seed }, control, now);
         self.note("start", &[id.0, life.0], || format!("{id} in life {}", life.0));
         self.schedule_run(id);
-        self.control_links.insert(id, ControlLink { last_at: now, told: None });
-        self.tell_views();
+        self.to_control(id, control_plane::Input::Tick)
     }
 
     /// Gives an input to a node; its loop will take it soon.

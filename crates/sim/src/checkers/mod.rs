@@ -1,6 +1,7 @@
 //! Checkers: each knows one property and is told what the world sees. None of them asks the code under test what it thinks.
 
 mod committed;
+mod control;
 mod epochs;
 mod flush;
 mod freshness;
@@ -64,6 +65,7 @@ pub(crate) struct VolumeChecks {
 pub(crate) struct Checkers {
     volumes: BTreeMap<VolumeId, VolumeChecks>,
     identity: Identity,
+    pub(crate) control: control::Control,
 }
 
 impl Checkers {
@@ -76,7 +78,11 @@ impl Checkers {
             freshness: Freshness::default(),
             flushes: Flushes::default(),
         };
-        Checkers { volumes: plans.iter().map(|p| (p.id, checks(p))).collect(), identity: Identity::default() }
+        Checkers {
+            volumes: plans.iter().map(|p| (p.id, checks(p))).collect(),
+            identity: Identity::default(),
+            control: control::Control::default(),
+        }
     }
 
     pub(crate) fn volume(&mut self, id: VolumeId) -> &mut VolumeChecks {

@@ -1,18 +1,18 @@
-//! Carrying: what a shard puts out goes to disk, network, control plane and guests, and what they bring goes in.
+//! Carrying: what a shard puts out goes to disk, network, its node's control plane and guests, and what they bring goes in.
 
 use super::{Event, World};
 use crate::checkers::Violation;
-use crate::control_stub::Decision;
 use crate::disk::Disk;
 use crate::faults::FaultKind;
-use crate::log::{MS, Nanos, US};
-use crate::net::{Lane, LaneNotice, Packet};
+use crate::log::{MS, US};
+use crate::net::{Lane, LaneNotice, Packet, Plane};
 use crate::options::Mutant;
 use bytes::Bytes;
 use holdfast_format::message::{Message, ShardMessage};
+use holdfast_node::control;
 use holdfast_node::shard::{CopyRow, Input, Output};
 use holdfast_replication::RoleName;
-use holdfast_types::{ControlRequest, Epoch, Life, NodeId, VolumeId};
+use holdfast_types::{Epoch, Life, NodeId, VolumeId};
 
 impl World {
     pub(super) fn wake(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
@@ -60,9 +60,11 @@ impl World {
         closed.into_iter().for_each(|s| self.session_closed_at_node(s));
         let life = Life(life << 16 | id.0);
         self.show(id, life, &out, &rows)?;
+        let urgent = out.iter().any(|o| matches!(o, Output::Serving { .. }));
         for output in out {
             self.carry(id, output, &rows)?;
         }
+        self.schedule_report(id, urgent);
         self.schedule_wake(id);
         Ok(())
     }
@@ -129,10 +131,9 @@ impl World {
             Output::Reply { volume, key, result } => return self.reply(id, volume, key, result),
             Output::Control(request) => self.ask_control(id, request),
             Output::CopyCreated { volume, incarnation } => {
-                let at = self.now + self.control_delay();
-                self.at(at, Event::CopyCreated(id, volume, incarnation));
+                self.shard_says(id, control::Input::CopyCreated { volume, incarnation });
             }
-            Output::CopyDeleted { .. } => {}
+            Output::CopyDeleted { volume } => self.shard_says(id, control::Input::CopyDeleted { volume }),
             Output::Serving { volume, serving } => {
                 let epoch = rows
                     .iter()
@@ -141,15 +142,18 @@ impl World {
                     .map_or(Epoch::ZERO, |s| s.promised);
                 self.serving(id, volume, epoch, serving);
             }
-            Output::OpenLane { peer, volume } => {
-                let notices = self.net.open(id, peer, volume, self.now);
-                notices.into_iter().for_each(|n| self.at(n.at, Event::LaneUp(n)));
-            }
-            Output::CloseLane { peer, volume } => self.net.close(id, peer, volume),
+            Output::OpenLane { peer, volume } => self.open_lane(id, peer, Lane::Volume(volume)),
+            Output::CloseLane { peer, volume } => self.net.close(id, peer, Lane::Volume(volume)),
             Output::Fatal(reason) => self.note("fatal", &[id.0], || format!("{id}: {reason}")),
             Output::Event { text, .. } => self.note("says", &[id.0], || format!("{id}: {text}")),
         }
         Ok(())
+    }
+
+    pub(super) fn open_lane(&mut self, id: NodeId, peer: NodeId, lane: Lane) {
+        let now = self.now;
+        let notices = self.net(lane.plane()).open(id, peer, lane, now);
+        notices.into_iter().for_each(|n| self.at(n.at, Event::LaneUp(n)));
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, volume: VolumeId, message: &Message) {
@@ -181,9 +185,14 @@ impl World {
         }
     }
 
-    fn transmit(&mut self, from: NodeId, to: NodeId, lane: Lane, bytes: Bytes) {
+    pub(super) fn transmit(&mut self, from: NodeId, to: NodeId, lane: Lane, bytes: Bytes) {
         let corrupting = self.net.corrupt_next == Some(from);
-        let sent = self.net.send(from, to, lane, bytes, self.now);
+        let now = self.now;
+        let net = self.net(lane.plane());
+        let sent = net.send(from, to, lane, bytes, now);
+        if net.take_overtaken() > 0 {
+            self.fired(FaultKind::RaftReorder);
+        }
         if corrupting && self.net.corrupt_next.is_none() {
             self.fired(FaultKind::CorruptFrame);
         }
@@ -193,7 +202,7 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, packet: &Packet) -> Result<(), Violation> {
-        if !self.net.arrives(packet) {
+        if !self.net(packet.lane.plane()).arrives(packet) {
             return Ok(());
         }
         let (from, to) = (packet.from, packet.to);
@@ -204,6 +213,7 @@ impl World {
             Lane::Volume(volume) => {
                 Message::decode(packet.bytes.clone()).ok().map(|message| Input::Message { from, volume, message })
             }
+            Lane::Control => return self.control_message(from, to, packet.bytes.clone()),
             Lane::Beat => ShardMessage::decode(&packet.bytes).ok().map(|message| Input::Beat { from, message }),
         };
         match input {
@@ -216,7 +226,7 @@ impl World {
                 Ok(())
             }
             None if packet.corrupted => {
-                self.break_connection(from, to, true);
+                self.break_connection(Plane::Shard, from, to, true);
                 Ok(())
             }
             None => Err(Violation::new("format", format!("a message from {from} to {to} can't be decoded"))),
@@ -243,176 +253,86 @@ impl World {
         self.give(id, Input::Disk(completed.done));
     }
 
-    pub(super) fn lane_up(&mut self, notice: &LaneNotice) {
-        if self.node(notice.node).alive() && self.net.told(notice) {
-            let (node, peer, volume) = (notice.node, notice.peer, notice.volume);
-            self.note("lane", &[node.0, peer.0, volume.0], || format!("{node}: lane to {peer} of {volume} is up"));
-            self.give(node, Input::PeerUp { peer, volume });
-        }
-    }
-
-    /// A connection ends now; its ends notice soon (`at_once`) or when they have waited long enough.
-    pub(super) fn break_connection(&mut self, a: NodeId, b: NodeId, at_once: bool) {
-        if !self.net.is_up(a, b) {
-            return;
-        }
-        let generation = self.net.generation(a, b);
-        self.net.drop_connection(a, b);
-        self.note("break", &[a.0, b.0], || format!("connection {a} - {b}"));
-        for (node, peer) in [(a, b), (b, a)] {
-            let at = self.now + self.net.notice_delay(at_once);
-            self.at(at, Event::ConnectionLost(node, peer, generation));
-        }
-        let at = self.now + self.rngs.schedule.range(MS, 100 * MS);
-        self.at(at, Event::Connect(a, b));
-    }
-
-    pub(super) fn connection_lost(&mut self, node: NodeId, peer: NodeId, generation: u64) {
-        if self.net.generation(node, peer) == generation {
-            self.tell_down(node, peer);
-        }
-    }
-
-    fn tell_down(&mut self, node: NodeId, peer: NodeId) {
-        for volume in self.net.notice_down(node, peer) {
-            self.note("lane", &[node.0, peer.0, volume.0, 0], || format!("{node}: lane to {peer} of {volume} is down"));
-            self.give(node, Input::PeerDown { peer, volume });
-        }
-    }
-
-    pub(super) fn connection_check(&mut self, a: NodeId, b: NodeId, generation: u64) {
-        let stands = self.net.is_up(a, b) && self.net.generation(a, b) == generation;
-        if stands && !self.can_talk(a, b) {
-            self.break_connection(a, b, true);
-        }
-    }
-
-    fn can_talk(&self, a: NodeId, b: NodeId) -> bool {
-        self.net.reaches(a, b) && self.nodes[&a].responsive() && self.nodes[&b].responsive()
-    }
-
-    pub(super) fn connect(&mut self, a: NodeId, b: NodeId) {
-        if self.net.is_up(a, b) {
-            return;
-        }
-        if !self.can_talk(a, b) {
-            let at = self.now + self.rngs.schedule.range(20 * MS, 150 * MS);
-            self.at(at, Event::Connect(a, b));
-            return;
-        }
-        // An end that did not notice the end of the old connection learns of it from the new one.
-        self.tell_down(a, b);
-        self.tell_down(b, a);
-        let notices = self.net.connect(a, b, self.now);
-        self.note("connect", &[a.0, b.0], || format!("connection {a} - {b}"));
-        notices.into_iter().for_each(|n| self.at(n.at, Event::LaneUp(n)));
-    }
-
-    fn control_delay(&mut self) -> Nanos {
-        self.rngs.control.range(MS, 20 * MS)
-    }
-
-    fn ask_control(&mut self, id: NodeId, request: ControlRequest) {
-        self.note("ask", &[id.0], || format!("{id}: {request:?}"));
-        if !self.reaches_control(id) {
-            return;
-        }
-        if self.settling.is_none() && self.rngs.control.chance(30_000) {
-            self.fired(FaultKind::ControlLost);
-            return;
-        }
-        if self.rngs.control.chance(30_000) {
-            self.fired(FaultKind::ControlTwice);
-            let at = self.now + self.control_delay() * 4;
-            self.at(at, Event::ControlRequest(id, request.clone()));
-        }
-        let at = self.now + self.control_delay();
-        self.at(at, Event::ControlRequest(id, request));
-    }
-
-    /// Whether a node reaches the majority that the control plane needs.
-    pub(super) fn reaches_control(&self, id: NodeId) -> bool {
-        let reached = self.nodes.values().filter(|n| n.responsive() && self.net.reaches(id, n.id)).count();
-        !self.control_down && self.nodes[&id].responsive() && 2 * reached > self.nodes.len()
-    }
-
-    pub(super) fn control_request(&mut self, id: NodeId, request: &ControlRequest) -> Result<(), Violation> {
-        if self.control_down {
-            return Ok(());
-        }
-        let decision = self.control.request(id, request);
-        self.note("control", &[id.0, self.control.version() as u64], || format!("{id}: {request:?}: {decision:?}"));
-        if let Decision::Activated { volume, epoch, node } = decision {
-            self.counters.epochs += 1;
-            let now = self.now;
-            self.checkers.volume(volume).activated(epoch, node, now)?;
-        }
-        if decision != Decision::Refused {
-            self.tell_views();
+    pub(super) fn lane_up(&mut self, notice: &LaneNotice) -> Result<(), Violation> {
+        if self.node(notice.node).alive() && self.net(notice.lane.plane()).told(notice) {
+            return self.lane_changed(notice.node, notice.peer, notice.lane, true);
         }
         Ok(())
     }
 
-    /// Sends the newest state to every node that is reached and has not been told it.
-    pub(super) fn tell_views(&mut self) {
-        let version = self.control.version();
-        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
-        for id in ids {
-            let link = self.control_links[&id];
-            if link.told == Some(version) || !self.reaches_control(id) {
-                continue;
-            }
-            if link.told.is_none() && version > 0 && self.rngs.control.chance(400_000) {
-                self.fired(FaultKind::StaleView);
-                let old = version.saturating_sub(crate::options::index(self.rngs.control.range(1, 4)));
-                self.tell_view(id, old);
-            }
-            self.tell_view(id, version);
-            if self.rngs.control.chance(50_000) {
-                self.fired(FaultKind::ViewTwice);
-                self.tell_view(id, version);
-            }
+    fn lane_changed(&mut self, node: NodeId, peer: NodeId, lane: Lane, up: bool) -> Result<(), Violation> {
+        self.note("lane", &[node.0, peer.0, u64::from(up)], || {
+            format!("{node}: lane to {peer} of {lane:?} is {}", if up { "up" } else { "down" })
+        });
+        match lane {
+            Lane::Volume(volume) if up => self.give(node, Input::PeerUp { peer, volume }),
+            Lane::Volume(volume) => self.give(node, Input::PeerDown { peer, volume }),
+            Lane::Control => return self.control_lane(node, peer, up),
+            Lane::Beat => {}
+        }
+        Ok(())
+    }
+
+    /// A connection ends now; its ends notice soon (`at_once`) or when they have waited long enough.
+    pub(super) fn break_connection(&mut self, plane: Plane, a: NodeId, b: NodeId, at_once: bool) {
+        if !self.net(plane).is_up(a, b) {
+            return;
+        }
+        let generation = self.net(plane).generation(a, b);
+        self.net(plane).drop_connection(a, b);
+        self.note("break", &[a.0, b.0], || format!("{plane:?} connection {a} - {b}"));
+        for (node, peer) in [(a, b), (b, a)] {
+            let at = self.now + self.net(plane).notice_delay(at_once);
+            self.at(at, Event::ConnectionLost(plane, node, peer, generation));
+        }
+        let at = self.now + self.rngs.schedule.range(MS, 100 * MS);
+        self.at(at, Event::Connect(plane, a, b));
+    }
+
+    pub(super) fn connection_lost(
+        &mut self,
+        plane: Plane,
+        node: NodeId,
+        peer: NodeId,
+        generation: u64,
+    ) -> Result<(), Violation> {
+        let stands = self.net(plane).generation(node, peer) == generation;
+        if stands { self.tell_down(plane, node, peer) } else { Ok(()) }
+    }
+
+    fn tell_down(&mut self, plane: Plane, node: NodeId, peer: NodeId) -> Result<(), Violation> {
+        let lanes = self.net(plane).notice_down(node, peer);
+        lanes.into_iter().try_for_each(|lane| self.lane_changed(node, peer, lane, false))
+    }
+
+    pub(super) fn connection_check(&mut self, plane: Plane, a: NodeId, b: NodeId, generation: u64) {
+        let stands = self.net(plane).is_up(a, b) && self.net(plane).generation(a, b) == generation;
+        if stands && !self.can_talk(plane, a, b) {
+            self.break_connection(plane, a, b, true);
         }
     }
 
-    fn tell_view(&mut self, id: NodeId, version: usize) {
-        let delay = self.control_delay();
+    fn can_talk(&mut self, plane: Plane, a: NodeId, b: NodeId) -> bool {
+        self.net(plane).reaches(a, b) && self.nodes[&a].responsive() && self.nodes[&b].responsive()
+    }
+
+    pub(super) fn connect(&mut self, plane: Plane, a: NodeId, b: NodeId) -> Result<(), Violation> {
+        if self.net(plane).is_up(a, b) {
+            return Ok(());
+        }
+        if !self.can_talk(plane, a, b) {
+            let at = self.now + self.rngs.schedule.range(20 * MS, 150 * MS);
+            self.at(at, Event::Connect(plane, a, b));
+            return Ok(());
+        }
+        // An end that did not notice the end of the old connection learns of it from the new one.
+        self.tell_down(plane, a, b)?;
+        self.tell_down(plane, b, a)?;
         let now = self.now;
-        let link = self.control_links.get_mut(&id).expect("every node has a link");
-        link.told = Some(version);
-        link.last_at = (now + delay).max(link.last_at + 1);
-        let at = link.last_at;
-        let life = self.node(id).life;
-        self.at(at, Event::ControlView(id, life, version));
-    }
-
-    pub(super) fn control_view(&mut self, id: NodeId, life: u64, version: usize) {
-        if self.node(id).life != life || !self.node(id).alive() {
-            return;
-        }
-        let local = self.control.local(id, version);
-        self.note("view", &[id.0, version as u64], || format!("{id} learns state {version}"));
-        self.give(id, Input::Local(local));
-    }
-
-    pub(super) fn control_watch(&mut self) {
-        let at = self.now + 100 * MS;
-        self.at(at, Event::ControlWatch);
-        if self.control_down {
-            return;
-        }
-        let nodes = &self.nodes;
-        let well: Vec<NodeId> = nodes.keys().copied().filter(|n| self.reaches_control(*n)).collect();
-        let copy_is_well = |v: VolumeId, n: NodeId| {
-            let rows = nodes[&n].shard.as_ref().map(|s| s.rows()).unwrap_or_default();
-            well.contains(&n) && rows.iter().any(|r| r.volume == v && r.failed.is_none())
-        };
-        let serves = |v: VolumeId, n: NodeId| nodes[&n].serving.contains_key(&v);
-        let nominated = self.control.watch(self.options.detect, self.now, copy_is_well, serves);
-        for (volume, node) in nominated {
-            self.note("nominate", &[volume.0, node.0], || format!("{node} for {volume}"));
-        }
-        self.tell_views();
+        let notices = self.net(plane).connect(a, b, now);
+        self.note("connect", &[a.0, b.0], || format!("{plane:?} connection {a} - {b}"));
+        notices.into_iter().for_each(|n| self.at(n.at, Event::LaneUp(n)));
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use super::storm::Cure;
 use super::{Event, World};
 use crate::checkers::Violation;
 use crate::log::{MS, Nanos, SECOND};
+use crate::net::Plane;
 use holdfast_types::{Lsn, NodeId, VolumeId};
 
 /// Virtual time from the end of the storm to a healthy cluster, at most.
@@ -15,7 +16,6 @@ impl World {
     pub(super) fn settle(&mut self) -> Result<(), Violation> {
         self.settling = Some(self.now);
         self.note("settle", &[], || "everything heals".to_owned());
-        self.control_down = false;
         let keys: Vec<u64> = self.partitions.keys().copied().collect();
         for key in keys {
             self.cure(Cure::Partition(key))?;
@@ -23,7 +23,8 @@ impl World {
         self.net.corrupt_next = None;
         for id in self.options.nodes.clone() {
             for peer in self.options.nodes.clone() {
-                self.net.set_slow(id, peer, 0);
+                Plane::ALL.iter().for_each(|plane| self.net(*plane).set_slow(id, peer, 0));
+                self.control_net.set_disordered(id, peer, false);
             }
             self.heal_node(id)?;
         }
@@ -95,12 +96,13 @@ impl World {
     /// Why the cluster is not healthy, if it is not.
     fn sickness(&mut self) -> Option<String> {
         let volumes: Vec<VolumeId> = self.options.volumes.iter().map(|v| v.id).collect();
-        volumes.into_iter().find_map(|v| self.volume_sickness(v))
+        let sick = volumes.into_iter().find_map(|v| self.volume_sickness(v));
+        sick.or_else(|| self.control_sickness())
     }
 
     fn volume_sickness(&mut self, id: VolumeId) -> Option<String> {
         let last = self.checkers.volume(id).committed.last();
-        let Some(view) = self.control.view(id) else { return Some(format!("{id} was never formed")) };
+        let Some(view) = self.checkers.control.view(id) else { return Some(format!("{id} was never formed")) };
         let Some(primary) = view.active.primary else { return Some(format!("{id} was never opened")) };
         if self.nodes[&primary].serving.get(&id) != Some(&view.active.epoch) {
             return Some(format!("{primary} does not serve {id} in {}", view.active.epoch));
@@ -130,13 +132,17 @@ impl World {
     pub(super) fn describe(&self) -> String {
         let mut parts = Vec::new();
         for plan in &self.options.volumes {
-            parts.push(format!("{:?}", self.control.view(plan.id)));
+            parts.push(format!("{:?}", self.checkers.control.view(plan.id)));
         }
         for node in self.nodes.values() {
             let rows = node.shard.as_ref().map(|s| s.rows()).unwrap_or_default();
             parts.push(format!(
-                "{} life {} wiped {} serving {:?}: {rows:?}",
-                node.id, node.life, node.wiped, node.serving
+                "{} life {} wiped {} serving {:?}: {rows:?}, {:?}",
+                node.id,
+                node.life,
+                node.wiped,
+                node.serving,
+                node.control.as_ref().map(|c| c.raft_status())
             ));
         }
         let waiting: usize = self.clients.iter().filter_map(|c| c.session.as_ref()).map(|s| s.pending.len()).sum();

@@ -1,12 +1,15 @@
 //! Faults, and their ends.
 
+use super::control::Wish;
 use super::{Event, World};
 use crate::checkers::Violation;
 use crate::faults::{FaultKind, pick};
 use crate::log::{MS, Nanos, SECOND};
+use crate::net::Plane;
 use crate::options::{Mutant, index};
+use holdfast_cluster::Command;
 use holdfast_store::io::FileId;
-use holdfast_types::{NodeId, VolumeId};
+use holdfast_types::{Epoch, NodeId, VolumeId};
 
 /// The end of a fault.
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +21,8 @@ pub(crate) enum Cure {
     Link(NodeId, NodeId),
     Disk(NodeId),
     Space(NodeId),
-    Control,
-    Withdraw(VolumeId),
+    Order(NodeId, NodeId),
+    Withdraw(VolumeId, Epoch),
 }
 
 impl World {
@@ -45,6 +48,16 @@ impl World {
             FaultKind::Crash | FaultKind::CrashAll | FaultKind::CrashInRecovery | FaultKind::Wipe => {
                 self.start_crash(kind, node)
             }
+            FaultKind::RaftLeaderKilled => match self.raft_leader() {
+                Some(leader) => self.start_crash(kind, leader),
+                None => Ok(()),
+            },
+            FaultKind::RaftLeaderPaused => {
+                if let Some(leader) = self.raft_leader() {
+                    self.pause(kind, leader);
+                }
+                Ok(())
+            }
             FaultKind::Pause | FaultKind::PauseLong => {
                 self.pause(kind, node);
                 Ok(())
@@ -55,7 +68,10 @@ impl World {
             | FaultKind::Isolate
             | FaultKind::Mute
             | FaultKind::SlowLink
-            | FaultKind::CorruptFrame => {
+            | FaultKind::CorruptFrame
+            | FaultKind::ControlDown
+            | FaultKind::RaftLeaderCutOff
+            | FaultKind::RaftReorder => {
                 self.start_net_fault(kind, node);
                 Ok(())
             }
@@ -68,10 +84,11 @@ impl World {
                 self.start_disk_fault(kind, node);
                 Ok(())
             }
-            _ => {
-                self.start_control_fault(kind);
+            FaultKind::Detach => {
+                self.detach_somebody();
                 Ok(())
             }
+            _ => self.start_failover(kind),
         }
     }
 
@@ -86,7 +103,7 @@ impl World {
     }
 
     /// Log-uniform: faults are short more often than long.
-    fn span(&mut self, from: Nanos, to: Nanos) -> Nanos {
+    pub(super) fn span(&mut self, from: Nanos, to: Nanos) -> Nanos {
         let top = self.rngs.faults.range(from, to + 1);
         self.rngs.faults.range(from, top + 1)
     }
@@ -118,11 +135,12 @@ impl World {
     fn may_wipe(&self, node: NodeId) -> bool {
         let bearable = self.options.volumes.iter().filter(|v| v.members.contains(&node)).all(|v| {
             let (n, w) = (v.members.len(), usize::from(v.write_quorum));
-            n > w && n - 1 > n - w && self.control.view(v.id).is_some()
+            n > w && n - 1 > n - w && self.checkers.control.view(v.id).is_some()
         });
         bearable && !self.options.may_lag && self.nodes.values().all(|n| !n.wiped)
     }
 
+    /// The shard's disk is lost. The Raft log lies on another one: a voter that lost it must come back as another node.
     fn wipe(&mut self, node: NodeId) {
         self.note("wipe", &[node.0], || format!("{node} loses its disk"));
         let roll_back = self.options.mutant == Some(Mutant::Amnesia);
@@ -140,13 +158,16 @@ impl World {
         node.stop();
         let lucky = node.disk.crash(&mut |kind| fates.push(kind));
         self.checkers.durable(id, &lucky);
+        if self.node(id).raft_disk.crash() > 0 {
+            fates.push(FaultKind::LostPersist);
+        }
         fates.into_iter().for_each(|kind| self.fired(kind));
         self.end_sessions(id, None);
-        self.net.forget(id);
         let at_once = self.rngs.schedule.chance(500_000);
-        for peer in self.options.nodes.clone() {
-            if peer != id {
-                self.break_connection(id, peer, at_once);
+        for plane in Plane::ALL {
+            self.net(plane).forget(id);
+            for peer in self.options.nodes.clone().into_iter().filter(|p| *p != id) {
+                self.break_connection(plane, id, peer, at_once);
             }
         }
         Ok(())
@@ -179,27 +200,31 @@ impl World {
         self.note("pause", &[id.0, time], || format!("{id} for {} ms", time / MS));
         let at = self.now + time;
         self.at(at, Event::Cure(Cure::Resume(id)));
-        for peer in self.options.nodes.clone() {
-            if peer != id {
-                self.check_later(id, peer);
+        for plane in Plane::ALL {
+            for peer in self.options.nodes.clone().into_iter().filter(|p| *p != id) {
+                self.check_later(plane, id, peer);
             }
         }
     }
 
-    fn check_later(&mut self, a: NodeId, b: NodeId) {
-        let at = self.now + self.net.notice_delay(false);
-        let generation = self.net.generation(a, b);
-        self.at(at, Event::ConnectionCheck(a, b, generation));
+    fn check_later(&mut self, plane: Plane, a: NodeId, b: NodeId) {
+        let at = self.now + self.net(plane).notice_delay(false);
+        let generation = self.net(plane).generation(a, b);
+        self.at(at, Event::ConnectionCheck(plane, a, b, generation));
     }
 
     fn start_net_fault(&mut self, kind: FaultKind, node: NodeId) {
         let peer = self.other_node(node);
-        let others = self.options.nodes.clone().into_iter().filter(|n| *n != node);
-        let directions: Vec<(NodeId, NodeId)> = match kind {
+        let others: Vec<NodeId> = self.options.nodes.iter().copied().filter(|n| *n != node).collect();
+        let both = |pairs: Vec<(NodeId, NodeId)>| -> Vec<(Plane, NodeId, NodeId)> {
+            Plane::ALL.iter().flat_map(|plane| pairs.iter().map(|(a, b)| (*plane, *a, *b))).collect()
+        };
+        let directions = match kind {
             FaultKind::ConnectionLoss => {
-                if self.net.is_up(node, peer) {
+                let plane = Plane::ALL[index(self.rngs.faults.below(2))];
+                if self.net(plane).is_up(node, peer) {
                     self.fired(kind);
-                    self.break_connection(node, peer, false);
+                    self.break_connection(plane, node, peer, false);
                 }
                 return;
             }
@@ -210,24 +235,34 @@ impl World {
             FaultKind::SlowLink => {
                 self.fired(kind);
                 let extra = self.span(MS, 300 * MS);
-                self.net.set_slow(node, peer, extra);
+                Plane::ALL.iter().for_each(|plane| self.net(*plane).set_slow(node, peer, extra));
                 let at = self.now + self.span(100 * MS, 4 * SECOND);
                 self.at(at, Event::Cure(Cure::Link(node, peer)));
                 return;
             }
-            FaultKind::OneWay => vec![(node, peer)],
-            FaultKind::Mute => others.map(|n| (node, n)).collect(),
-            FaultKind::Isolate => others.flat_map(|n| [(node, n), (n, node)]).collect(),
-            _ => self.split(),
+            FaultKind::RaftReorder => {
+                self.control_net.set_disordered(node, peer, true);
+                let at = self.now + self.span(100 * MS, 4 * SECOND);
+                return self.at(at, Event::Cure(Cure::Order(node, peer)));
+            }
+            FaultKind::ControlDown => self.control_directions(&self.options.nodes),
+            FaultKind::RaftLeaderCutOff => {
+                let leader: Vec<NodeId> = self.raft_leader().into_iter().collect();
+                self.control_directions(&leader)
+            }
+            FaultKind::OneWay => both(vec![(node, peer)]),
+            FaultKind::Mute => both(others.into_iter().map(|n| (node, n)).collect()),
+            FaultKind::Isolate => both(others.into_iter().flat_map(|n| [(node, n), (n, node)]).collect()),
+            _ => both(self.split()),
         };
         if directions.is_empty() {
             return;
         }
         self.fired(kind);
         let key = self.seq;
-        for (from, to) in &directions {
-            self.net.kill_direction(*from, *to);
-            self.check_later(*from, *to);
+        for (plane, from, to) in &directions {
+            self.net(*plane).kill_direction(*from, *to);
+            self.check_later(*plane, *from, *to);
         }
         self.note("partition", &[key], || format!("{kind:?}: {directions:?}"));
         self.partitions.insert(key, directions);
@@ -272,40 +307,26 @@ impl World {
         self.at(now + time, Event::Cure(cure));
     }
 
-    fn start_control_fault(&mut self, kind: FaultKind) {
-        if kind == FaultKind::Detach {
-            return self.detach_somebody();
-        }
-        if kind == FaultKind::ControlDown {
-            self.fired(kind);
-            self.control_down = true;
-            let at = self.now + self.span(50 * MS, 4 * SECOND);
-            return self.at(at, Event::Cure(Cure::Control));
-        }
+    /// An operator wants another primary.
+    fn start_failover(&mut self, kind: FaultKind) -> Result<(), Violation> {
         let plan = self.options.volumes[index(self.rngs.faults.below(self.options.volumes.len() as u64))].clone();
-        let Some(view) = self.control.view(plan.id) else { return };
-        let (primary, busy) = (view.active.primary, view.nominee.is_some());
+        let Some(view) = self.checkers.control.view(plan.id) else { return Ok(()) };
+        let (base, primary, busy) = (view.active.epoch, view.active.primary, view.nominee.is_some());
         let able: Vec<NodeId> =
             plan.members.iter().copied().filter(|m| Some(*m) != primary && !self.nodes[m].wiped).collect();
-        if busy || primary.is_none() || able.is_empty() || self.control_down {
-            return;
+        if busy || primary.is_none() || able.is_empty() {
+            return Ok(());
         }
         let node = able[index(self.rngs.faults.below(able.len() as u64))];
-        self.fired(kind);
-        self.note("nominate", &[plan.id.0, node.0], || format!("{kind:?}: {node} for {}", plan.id));
-        self.control.nominate(plan.id, node, kind != FaultKind::ForcedFailover, self.now);
-        self.tell_views();
-        if kind == FaultKind::SwitchoverCancelled {
-            let at = self.now + self.span(MS, 300 * MS);
-            self.at(at, Event::Cure(Cure::Withdraw(plan.id)));
-        }
+        let (volume, planned) = (plan.id, kind != FaultKind::ForcedFailover);
+        self.propose(Wish::Nominate { kind, volume, base }, Command::Nominate { volume, node, base, planned })
     }
 
     pub(super) fn cure(&mut self, cure: Cure) -> Result<(), Violation> {
         let now = self.now;
         match cure {
             Cure::Restart { node, and_crash } => {
-                self.start_node(node);
+                self.start_node(node)?;
                 if and_crash && self.settling.is_none() {
                     let at = now + self.rngs.faults.below(30 * MS);
                     let life = self.node(node).life;
@@ -325,14 +346,16 @@ impl World {
                 let long = stopped.paused_at.take().is_some_and(|at| now - at > lease);
                 stopped.resumed = if long { Some(now) } else { stopped.resumed };
                 self.schedule_run(node);
+                return self.resume_control(node);
             }
             Cure::Partition(key) => {
-                for (from, to) in self.partitions.remove(&key).unwrap_or_default() {
-                    let sent = self.net.revive_direction(from, to, now);
+                for (plane, from, to) in self.partitions.remove(&key).unwrap_or_default() {
+                    let sent = self.net(plane).revive_direction(from, to, now);
                     sent.into_iter().for_each(|(packet, at)| self.at(at, Event::Deliver(packet)));
                 }
             }
-            Cure::Link(from, to) => self.net.set_slow(from, to, 0),
+            Cure::Link(from, to) => Plane::ALL.iter().for_each(|plane| self.net(*plane).set_slow(from, to, 0)),
+            Cure::Order(from, to) => self.control_net.set_disordered(from, to, false),
             Cure::Disk(node) => {
                 self.node(node).disk.slowness = 1;
                 self.node(node).disk.fail_next = None;
@@ -342,10 +365,8 @@ impl World {
                 }
             }
             Cure::Space(node) => self.node(node).disk.no_space = false,
-            Cure::Control => self.control_down = false,
-            Cure::Withdraw(volume) => {
-                self.control.withdraw(volume);
-                self.tell_views();
+            Cure::Withdraw(volume, base) => {
+                return self.propose(Wish::Withdraw, Command::ClearNominee { volume, base });
             }
         }
         Ok(())

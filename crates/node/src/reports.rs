@@ -1,12 +1,13 @@
 //! How the copies are, in the control plane's words.
 
+use crate::shard::CopyRow;
 use holdfast_cluster::{CopyReport, CopyRole, CopyState, LostCopy};
-use holdfast_node::shard::CopyRow;
 use holdfast_replication::{CopyStatus, RoleName};
 use holdfast_types::{Epoch, NodeId, Positions};
 
-/// One report for each copy.
-pub(crate) fn copy_reports(rows: &[CopyRow]) -> Vec<CopyReport> {
+/// One report for each copy, for `control::Input::Reports`.
+#[must_use]
+pub fn copy_reports(rows: &[CopyRow]) -> Vec<CopyReport> {
     rows.iter().map(copy_report).collect()
 }
 

@@ -1,0 +1,75 @@
+//! Where a node's Raft log outlives its process.
+//!
+//! Writes happen one after another, each atomic, as the agent's storage does them. At a crash those that wait are lost
+//! from some point on: what was called durable never is.
+
+use crate::log::{MS, Nanos};
+use crate::options::{DiskPlan, index};
+use bytes::Bytes;
+use holdfast_consensus::{PersistBatch, Stored};
+use holdfast_types::Rng;
+use std::collections::VecDeque;
+
+/// What waits to be written.
+#[derive(Debug)]
+pub(crate) enum RaftWrite {
+    Batch(PersistBatch),
+    Compact { first_index: u64, snapshot: Bytes },
+}
+
+#[derive(Debug)]
+pub(crate) struct RaftDisk {
+    plan: DiskPlan,
+    rng: Rng,
+    stored: Stored,
+    waiting: VecDeque<RaftWrite>,
+    busy_until: Nanos,
+}
+
+impl RaftDisk {
+    pub(crate) fn new(plan: DiskPlan, rng: Rng, stored: Stored) -> RaftDisk {
+        RaftDisk { plan, rng, stored, waiting: VecDeque::new(), busy_until: 0 }
+    }
+
+    /// What a process that starts now finds.
+    pub(crate) fn stored(&self) -> Stored {
+        self.stored.clone()
+    }
+
+    /// Takes a write; it is done at the time returned.
+    pub(crate) fn submit(&mut self, write: RaftWrite, now: Nanos, slowness: u64, stalled_until: Nanos) -> Nanos {
+        // A durable transaction is two writes and a sync.
+        let span = self.plan.latency_max - self.plan.latency_min;
+        let mut latency = 3 * (self.plan.latency_min + self.rng.below(span + 1)) * slowness;
+        if self.rng.chance(5_000) {
+            latency += self.rng.below(50 * MS);
+        }
+        self.waiting.push_back(write);
+        self.busy_until = now.max(self.busy_until).max(stalled_until) + latency;
+        self.busy_until
+    }
+
+    /// The oldest write is done: the number of its batch, if it was one.
+    pub(crate) fn complete(&mut self) -> Option<u64> {
+        let write = self.waiting.pop_front()?;
+        let batch = if let RaftWrite::Batch(batch) = &write { Some(batch.batch) } else { None };
+        self.carry_out(write);
+        batch
+    }
+
+    /// Power is gone: how many batches were lost.
+    pub(crate) fn crash(&mut self) -> usize {
+        let survive = index(self.rng.below(self.waiting.len() as u64 + 1));
+        let survivors: Vec<RaftWrite> = self.waiting.drain(..survive).collect();
+        survivors.into_iter().for_each(|w| self.carry_out(w));
+        self.busy_until = 0;
+        self.waiting.drain(..).filter(|w| matches!(w, RaftWrite::Batch(_))).count()
+    }
+
+    fn carry_out(&mut self, write: RaftWrite) {
+        match write {
+            RaftWrite::Batch(batch) => self.stored.write(&batch),
+            RaftWrite::Compact { first_index, snapshot } => self.stored.compact(first_index, snapshot),
+        }
+    }
+}

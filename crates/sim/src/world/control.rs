@@ -1,0 +1,482 @@
+//! Carrying, for the control plane of each node: what its Raft log, its peers, its shard and the operator bring goes in,
+//! and what comes out goes back to them.
+
+use super::storm::Cure;
+use super::{Event, World};
+use crate::checkers::Violation;
+use crate::faults::FaultKind;
+use crate::log::{MS, Nanos, US};
+use crate::net::{Lane, Plane};
+use crate::options::{Mutant, index};
+use crate::raft_disk::RaftWrite;
+use holdfast_cluster::{Command, Outcome, RefusalKind};
+use holdfast_node::control::{Control, Failure, Input, Output};
+use holdfast_node::{LocalView, copy_reports};
+use holdfast_types::{ControlRequest, Durability, Epoch, NodeId, VolumeId};
+use std::collections::{BTreeMap, VecDeque};
+
+/// How often a shard tells how its copies are, if that changed.
+const REPORT_INTERVAL: Nanos = 100 * MS;
+
+/// What somebody outside wants of the control plane.
+#[derive(Clone, Debug)]
+pub(crate) enum Wish {
+    /// The next step of what makes the cluster what the seed planned.
+    Founding,
+    /// A fault of this kind.
+    Nominate { kind: FaultKind, volume: VolumeId, base: Epoch },
+    /// A switchover is taken back.
+    Withdraw,
+}
+
+/// A proposal that waits for its outcome.
+#[derive(Debug)]
+struct Asked {
+    node: NodeId,
+    life: u64,
+    wish: Wish,
+    command: Command,
+}
+
+/// The operator.
+#[derive(Debug, Default)]
+pub(super) struct Admin {
+    /// What is still to be done to make the cluster, in order.
+    founding: VecDeque<Command>,
+    waiting: BTreeMap<u64, Asked>,
+    next_token: u64,
+}
+
+impl World {
+    /// Gives one input to a node's control plane, and carries out what follows.
+    pub(super) fn to_control(&mut self, id: NodeId, input: Input) -> Result<(), Violation> {
+        let now = self.now;
+        let node = self.node(id);
+        let Some(control) = node.control.as_mut() else { return Ok(()) };
+        if node.paused {
+            node.control_inbox.push_back(input);
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        control.handle(input, node.clock.reads(now), &mut out);
+        if !out.is_empty() {
+            self.look_at_control(id)?;
+        }
+        for output in out {
+            self.carry_control(id, output)?;
+        }
+        self.schedule_control_wake(id);
+        Ok(())
+    }
+
+    pub(super) fn control_wake(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
+        let now = self.now;
+        let node = self.node(id);
+        if node.life != life || node.control_wake_at != Some(now) {
+            return Ok(());
+        }
+        node.control_wake_at = None;
+        if node.responsive() { self.to_control(id, Input::Tick) } else { Ok(()) }
+    }
+
+    /// A process that stood still takes what has gathered.
+    pub(super) fn resume_control(&mut self, id: NodeId) -> Result<(), Violation> {
+        let gathered: Vec<Input> = self.node(id).control_inbox.drain(..).collect();
+        gathered.into_iter().try_for_each(|input| self.to_control(id, input))?;
+        self.to_control(id, Input::Tick)
+    }
+
+    fn schedule_control_wake(&mut self, id: NodeId) {
+        let late = self.rngs.schedule.below(200 * US);
+        let now = self.now;
+        let node = self.node(id);
+        let Some(due) = node.control.as_ref().map(Control::next_timeout) else { return };
+        if node.control_wake_at.is_some_and(|at| at > now) {
+            // Timers only move away: the wake that is scheduled comes first, and looks again.
+            return;
+        }
+        let at = node.clock.true_time(due).max(now + US) + late;
+        node.control_wake_at = Some(at);
+        let life = node.life;
+        self.at(at, Event::ControlWake(id, life));
+    }
+
+    /// The checkers see what a node has decided before anything is carried out.
+    fn look_at_control(&mut self, id: NodeId) -> Result<(), Violation> {
+        let node = self.nodes.get_mut(&id).expect("every node has an entry");
+        let Some(control) = node.control.as_ref() else { return Ok(()) };
+        let status = control.raft_status();
+        if status.is_leader {
+            self.checkers.control.leads(status.term, id)?;
+        }
+        let Some(state) = control.state() else { return Ok(()) };
+        if node.applied == Some(status.applied) {
+            return Ok(());
+        }
+        node.applied = Some(status.applied);
+        let activations = self.checkers.control.applied(id, status.applied, state)?;
+        self.note("applied", &[id.0, status.applied], || {
+            format!("{id}: its state is the one after {}", status.applied)
+        });
+        for a in activations {
+            self.activated(a.volume, a.epoch, a.primary)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn activated(&mut self, volume: VolumeId, epoch: Epoch, primary: NodeId) -> Result<(), Violation> {
+        self.counters.epochs += 1;
+        self.note("active", &[volume.0, epoch.0, primary.0], || format!("{volume} {epoch} with primary {primary}"));
+        let now = self.now;
+        self.checkers.volume(volume).activated(epoch, primary, now)
+    }
+
+    fn carry_control(&mut self, id: NodeId, output: Output) -> Result<(), Violation> {
+        match output {
+            Output::Send { to, bytes } => {
+                self.note("send", &[id.0, to.0, bytes.len() as u64], || {
+                    format!("{id} to {to} control: {} bytes", bytes.len())
+                });
+                if self.settling.is_none() && self.rngs.control.chance(2_000) {
+                    self.fired(FaultKind::RaftMessageLost);
+                } else {
+                    self.transmit(id, to, Lane::Control, bytes);
+                }
+            }
+            Output::Persist(batch) => {
+                if batch.snapshot.is_some() && self.nodes[&id].control.as_ref().is_some_and(|c| c.state().is_some()) {
+                    self.fired(FaultKind::SnapshotInstall);
+                    self.note("install", &[id.0], || format!("{id} lags behind and gets a snapshot"));
+                }
+                self.write_raft(id, RaftWrite::Batch(batch));
+            }
+            Output::Compact { first_index, snapshot } => {
+                self.write_raft(id, RaftWrite::Compact { first_index, snapshot });
+            }
+            Output::Local(local) => {
+                self.checkers.control.told(id, &local)?;
+                self.tell_view(id, &local)?;
+            }
+            Output::Peers(peers) => {
+                for peer in peers.into_keys().filter(|p| *p != id) {
+                    self.open_lane(id, peer, Lane::Control);
+                }
+            }
+            Output::Done { token, result } => self.answered(token, result),
+            Output::Event(event) => {
+                let of = event.volume.map(|v| format!(" {v}:")).unwrap_or_default();
+                self.note("control", &[id.0, event.message.len() as u64], || format!("{id}:{of} {}", event.message));
+            }
+            Output::Fatal(why) => {
+                return Err(Violation::new("gave up", format!("the control plane of {id} can't go on: {why}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_raft(&mut self, id: NodeId, write: RaftWrite) {
+        let now = self.now;
+        let node = self.node(id);
+        let (slowness, stalled_until) = (node.disk.slowness, node.disk.stalled_until);
+        let at = node.raft_disk.submit(write, now, slowness, stalled_until);
+        let life = node.life;
+        self.note("persist", &[id.0, at], || format!("{id} writes to its Raft log"));
+        self.at(at, Event::RaftWritten(id, life));
+    }
+
+    pub(super) fn raft_written(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
+        let node = self.node(id);
+        if node.life != life || !node.alive() {
+            return Ok(());
+        }
+        match node.raft_disk.complete() {
+            Some(batch) => self.to_control(id, Input::Persisted { batch }),
+            None => Ok(()),
+        }
+    }
+
+    /// Something of the shard, on its way to the control plane of the same process.
+    pub(super) fn shard_says(&mut self, id: NodeId, input: Input) {
+        let delay = self.link_delay();
+        let now = self.now;
+        let node = self.node(id);
+        node.to_control_at = (now + delay).max(node.to_control_at + 1);
+        let (at, life) = (node.to_control_at, node.life);
+        self.at(at, Event::ToControl(id, life, input));
+    }
+
+    pub(super) fn shard_said(&mut self, id: NodeId, life: u64, input: Input) -> Result<(), Violation> {
+        let node = self.node(id);
+        if node.life != life || !node.alive() {
+            return Ok(());
+        }
+        if let Input::Request(request) = &input {
+            self.forge_decision(id, request)?;
+        }
+        self.to_control(id, input)
+    }
+
+    pub(super) fn ask_control(&mut self, id: NodeId, request: ControlRequest) {
+        self.note("ask", &[id.0], || format!("{id}: {request:?}"));
+        if self.settling.is_none() && self.rngs.control.chance(30_000) {
+            self.fired(FaultKind::ControlLost);
+            return;
+        }
+        if self.rngs.control.chance(30_000) {
+            self.fired(FaultKind::ControlTwice);
+            let at = self.now + 50 * self.link_delay();
+            let life = self.node(id).life;
+            self.at(at, Event::ToControl(id, life, Input::Request(request.clone())));
+        }
+        self.shard_says(id, Input::Request(request));
+    }
+
+    /// Between the two threads of a process: short, seldom long.
+    fn link_delay(&mut self) -> Nanos {
+        if self.rngs.control.chance(20_000) {
+            self.rngs.control.range(MS, 100 * MS)
+        } else {
+            self.rngs.control.range(10 * US, MS)
+        }
+    }
+
+    pub(super) fn tell_view(&mut self, id: NodeId, local: &LocalView) -> Result<(), Violation> {
+        let mut local = local.clone();
+        self.forge_view(id, &mut local)?;
+        let twice = self.rngs.control.chance(50_000);
+        if twice {
+            self.fired(FaultKind::ViewTwice);
+        }
+        for _ in 0..=u64::from(twice) {
+            let delay = self.link_delay();
+            let now = self.now;
+            let node = self.node(id);
+            node.to_shard_at = (now + delay).max(node.to_shard_at + 1);
+            let (at, life) = (node.to_shard_at, node.life);
+            self.at(at, Event::ControlView(id, life, Box::new(local.clone())));
+        }
+        Ok(())
+    }
+
+    pub(super) fn control_view(&mut self, id: NodeId, life: u64, local: LocalView) {
+        if self.node(id).life != life || !self.node(id).alive() {
+            return;
+        }
+        let newest = |v: VolumeId| self.checkers.control.view(v).map_or(Epoch::ZERO, |view| view.active.epoch);
+        if local.views.iter().any(|v| v.active.epoch < newest(v.volume)) {
+            self.fired(FaultKind::StaleView);
+        }
+        self.note("view", &[id.0, local.views.len() as u64, local.create.len() as u64], || {
+            let epochs = local.views.iter().map(|v| {
+                let pending = v.pending.as_ref().map(|p| p.configuration.epoch);
+                format!("{} active {} pending {pending:?} nominee {:?}", v.volume, v.active.epoch, v.nominee)
+            });
+            format!("{id} learns {}", epochs.collect::<Vec<_>>().join(", "))
+        });
+        self.give(id, holdfast_node::shard::Input::Local(local));
+    }
+
+    /// The shard has changed something: it will say how its copies are.
+    pub(super) fn schedule_report(&mut self, id: NodeId, at_once: bool) {
+        let now = self.now;
+        let node = self.node(id);
+        if at_once {
+            return self.report(id);
+        }
+        if !node.report_scheduled {
+            node.report_scheduled = true;
+            let (at, life) = (now + REPORT_INTERVAL, node.life);
+            self.at(at, Event::Report(id, life));
+        }
+    }
+
+    pub(super) fn report_due(&mut self, id: NodeId, life: u64) {
+        let node = self.node(id);
+        if node.life == life {
+            node.report_scheduled = false;
+            if node.responsive() {
+                self.report(id);
+            }
+        }
+    }
+
+    fn report(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let Some(shard) = node.shard.as_ref() else { return };
+        let reports = copy_reports(&shard.rows());
+        if reports != node.reported {
+            node.reported.clone_from(&reports);
+            self.shard_says(id, Input::Reports(reports));
+        }
+    }
+
+    /// Who leads the control plane, as the newest leader sees it.
+    pub(super) fn raft_leader(&self) -> Option<NodeId> {
+        let status = |id: &NodeId| self.nodes[id].control.as_ref().map(Control::raft_status);
+        let leading = self.options.nodes.iter().filter_map(|id| Some((status(id)?, *id)));
+        leading.filter(|(s, _)| s.is_leader).max_by_key(|(s, _)| s.term).map(|(_, id)| id)
+    }
+
+    /// The commands that make the cluster what the seed planned.
+    pub(super) fn plan_founding(&mut self) {
+        let joining = self.options.nodes.iter().filter(|n| !self.options.control.named.contains(n));
+        let mut commands: VecDeque<Command> = joining.map(|n| self.options.control.add_node(*n)).collect();
+        commands.extend(self.options.volumes.iter().map(|v| Command::CreateVolume {
+            name: v.id.to_string(),
+            size: v.size.bytes(),
+            durability: Durability::Sync,
+            write_quorum: v.write_quorum,
+            nodes: v.members.clone(),
+            primary: Some(v.first_primary),
+        }));
+        self.admin.founding = commands;
+        self.at(MS, Event::Admin);
+    }
+
+    /// The operator looks whether the next step of the founding can be asked for.
+    pub(super) fn admin_turn(&mut self) -> Result<(), Violation> {
+        let Some(command) = self.admin.founding.front().cloned() else { return Ok(()) };
+        self.at(self.now + 50 * MS, Event::Admin);
+        let nodes = &self.nodes;
+        self.admin.waiting.retain(|_, a| nodes[&a.node].life == a.life && nodes[&a.node].alive());
+        if self.admin.waiting.values().any(|a| matches!(a.wish, Wish::Founding)) {
+            return Ok(());
+        }
+        self.propose(Wish::Founding, command)
+    }
+
+    /// Asks some node that knows the cluster.
+    pub(super) fn propose(&mut self, wish: Wish, command: Command) -> Result<(), Violation> {
+        let knows = |id: &NodeId| self.nodes[id].control.as_ref().is_some_and(|c| c.state().is_some());
+        let able: Vec<NodeId> =
+            self.options.nodes.iter().copied().filter(|n| self.nodes[n].responsive() && knows(n)).collect();
+        if able.is_empty() {
+            return Ok(());
+        }
+        let node = able[index(self.rngs.control.below(able.len() as u64))];
+        self.admin.next_token += 1;
+        let token = self.admin.next_token;
+        self.note("propose", &[node.0, token], || format!("at {node}: {command:?}"));
+        let life = self.node(node).life;
+        self.admin.waiting.insert(token, Asked { node, life, wish, command: command.clone() });
+        self.to_control(node, Input::Propose { token, command })
+    }
+
+    fn answered(&mut self, token: u64, result: Result<Outcome, Failure>) {
+        let Some(asked) = self.admin.waiting.remove(&token) else { return };
+        self.note("outcome", &[asked.node.0, token, u64::from(result.is_ok())], || {
+            format!("at {}: {:?}: {result:?}", asked.node, asked.command)
+        });
+        let refused = matches!(&result, Err(Failure::Refused(_)));
+        match asked.wish {
+            Wish::Founding => {
+                let exists = matches!(&result, Err(Failure::Refused(r)) if r.kind == RefusalKind::Exists);
+                if result.is_ok() || exists {
+                    self.admin.founding.pop_front();
+                } else {
+                    assert!(!refused, "what the seed planned is possible: {:?}: {result:?}", asked.command);
+                }
+            }
+            Wish::Nominate { kind, volume, base } if result.is_ok() => {
+                self.fired(kind);
+                if kind == FaultKind::SwitchoverCancelled {
+                    let at = self.now + self.span(MS, 300 * MS);
+                    self.at(at, Event::Cure(Cure::Withdraw(volume, base)));
+                }
+            }
+            // A wish whose outcome is not known is asked for again, as an operator would; it is void in another epoch.
+            Wish::Nominate { .. } if !refused && self.settling.is_none() => {
+                let at = self.now + 100 * MS;
+                self.at(at, Event::Propose(asked.wish, Box::new(asked.command)));
+            }
+            Wish::Nominate { .. } | Wish::Withdraw => {}
+        }
+    }
+
+    /// Why the control plane is not well, if it is not.
+    pub(super) fn control_sickness(&self) -> Option<String> {
+        let Some(leader) = self.raft_leader() else { return Some("nobody leads the control plane".to_owned()) };
+        if !self.admin.founding.is_empty() {
+            return Some(format!("{:?} was never carried out", self.admin.founding.front()));
+        }
+        let voters: Vec<NodeId> =
+            self.options.nodes.iter().copied().filter(|n| self.options.control.votes(*n)).collect();
+        self.options.nodes.iter().find_map(|id| {
+            let status = self.nodes[id].control.as_ref().map(Control::raft_status)?;
+            let well = status.leader == Some(leader) && status.voters == voters;
+            (!well).then(|| format!("{id} does not follow {leader} among the voters {voters:?}: {status:?}"))
+        })
+    }
+
+    /// Mutant: what a copy asks for is granted, whatever the state says.
+    fn forge_decision(&mut self, id: NodeId, request: &ControlRequest) -> Result<(), Violation> {
+        if self.options.mutant != Some(Mutant::NoCompareAndSwap) {
+            return Ok(());
+        }
+        let (volume, granted) = match *request {
+            ControlRequest::Claim { volume, base, life } => (volume, (base, life, None)),
+            ControlRequest::Activate { volume, epoch } => {
+                let forged = self.forged.get(&(id, volume)).copied();
+                let Some((base, life, None)) = forged else { return Ok(()) };
+                (volume, (base, life, Some(epoch)))
+            }
+        };
+        let known = self.nodes[&id].control.as_ref().and_then(Control::state).and_then(|s| s.view(volume));
+        // The first claim on a base is left to the real control plane.
+        if known.is_none_or(|v| v.pending.is_none()) && granted.2.is_none() {
+            return Ok(());
+        }
+        self.forged.insert((id, volume), granted);
+        if let Some(epoch) = granted.2 {
+            self.activated(volume, epoch, id)?;
+        }
+        let state = self.nodes[&id].control.as_ref().and_then(Control::state);
+        let local = state.map(|s| LocalView {
+            views: s.views_for(id),
+            create: Vec::new(),
+            delete: Vec::new(),
+            registered: s.volumes.iter().filter_map(|(v, volume)| Some((*v, volume.incarnation(id)?))).collect(),
+        });
+        local.map_or(Ok(()), |local| self.tell_view(id, &local))
+    }
+
+    /// Mutant: a node is told that its claim holds the epoch that another one was given, and that it is active.
+    fn forge_view(&mut self, id: NodeId, local: &mut LocalView) -> Result<(), Violation> {
+        for view in &mut local.views {
+            let Some((base, life, active)) = self.forged.get(&(id, view.volume)).copied() else { continue };
+            if view.active.epoch > base && active.is_none() {
+                continue;
+            }
+            if let Some(pending) = view.pending.as_mut() {
+                pending.configuration.primary = Some(id);
+                pending.life = life;
+            }
+            if let Some(epoch) = active {
+                view.active.epoch = epoch;
+                view.active.primary = Some(id);
+                view.pending = None;
+            }
+            view.nominee = None;
+        }
+        Ok(())
+    }
+
+    /// A message of a peer on the control lane.
+    pub(super) fn control_message(&mut self, from: NodeId, to: NodeId, bytes: bytes::Bytes) -> Result<(), Violation> {
+        self.to_control(to, Input::Message { from, bytes })
+    }
+
+    /// What a control plane is told of a lane.
+    pub(super) fn control_lane(&mut self, node: NodeId, peer: NodeId, up: bool) -> Result<(), Violation> {
+        let input = if up { Input::PeerUp(peer) } else { Input::PeerDown(peer) };
+        self.to_control(node, input)
+    }
+
+    /// Every direction of the control plane's network between these nodes and all others.
+    pub(super) fn control_directions(&self, of: &[NodeId]) -> Vec<(Plane, NodeId, NodeId)> {
+        let nodes = &self.options.nodes;
+        let pairs = nodes.iter().flat_map(|a| nodes.iter().map(|b| (*a, *b))).filter(|(a, b)| a != b);
+        let touched = pairs.filter(|(a, b)| of.contains(a) || of.contains(b));
+        touched.map(|(a, b)| (Plane::Control, a, b)).collect()
+    }
+}
