@@ -73,6 +73,7 @@ fn summary_json(summary: &Summary) -> serde_json::Value {
         "acknowledged": summary.acked,
         "reads": summary.reads,
         "epochs": summary.epochs,
+        "terms": summary.terms,
         "virtual_ms": summary.virtual_ms,
         "faults": summary.faults.values().sum::<u64>(),
     })
@@ -80,11 +81,12 @@ fn summary_json(summary: &Summary) -> serde_json::Value {
 
 fn summary_text(summary: &Summary, took: Duration) -> String {
     format!(
-        "{} seeds, every property held: {} changes acknowledged, {} reads checked, {} epochs, {} faults injected, {} simulated in {}",
+        "{} seeds, every property held: {} changes acknowledged, {} reads checked, {} epochs of volumes and {} terms of the control plane, {} faults injected, {} simulated in {}",
         units::count(summary.seeds),
         units::count(summary.acked),
         units::count(summary.reads),
         units::count(summary.epochs),
+        units::count(summary.terms),
         units::count(summary.faults.values().sum()),
         units::duration(Duration::from_millis(summary.virtual_ms)),
         units::duration(took),

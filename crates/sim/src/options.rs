@@ -23,6 +23,8 @@ pub enum Mutant {
     /// A node's copies are told that the control plane gave them the epoch of another claimant, and that what they asked for
     /// is active.
     NoCompareAndSwap,
+    /// What a node's Raft log calls durable is not.
+    ForgetfulRaft,
     /// One node's clock runs at a tenth of the rate, far beyond the bound.
     SlowClock,
     /// A disk comes back as it was some time ago, under its old identity.
@@ -168,6 +170,7 @@ impl Options {
             Mutant::NoCompareAndSwap => {
                 &[FaultKind::ForcedFailover, FaultKind::Isolate, FaultKind::Partition, FaultKind::PauseLong]
             }
+            Mutant::ForgetfulRaft => &[FaultKind::CrashAll, FaultKind::RaftLeaderKilled, FaultKind::ForcedFailover],
             Mutant::SlowClock => &[FaultKind::Isolate],
             Mutant::Amnesia => &[FaultKind::Wipe],
             Mutant::EarlyAnswers | Mutant::StaleReads | Mutant::LostZeroes | Mutant::FalseErrors => &[],

@@ -24,11 +24,18 @@ pub(crate) struct RaftDisk {
     stored: Stored,
     waiting: VecDeque<RaftWrite>,
     busy_until: Nanos,
+    /// Mutant: what was there some writes ago, and comes back at a crash.
+    older: Option<Vec<Stored>>,
 }
 
 impl RaftDisk {
     pub(crate) fn new(plan: DiskPlan, rng: Rng, stored: Stored) -> RaftDisk {
-        RaftDisk { plan, rng, stored, waiting: VecDeque::new(), busy_until: 0 }
+        RaftDisk { plan, rng, stored, waiting: VecDeque::new(), busy_until: 0, older: None }
+    }
+
+    /// Mutant: from now on a crash takes back what was called durable.
+    pub(crate) fn lie(&mut self) {
+        self.older = Some(Vec::new());
     }
 
     /// What a process that starts now finds.
@@ -63,10 +70,18 @@ impl RaftDisk {
         let survivors: Vec<RaftWrite> = self.waiting.drain(..survive).collect();
         survivors.into_iter().for_each(|w| self.carry_out(w));
         self.busy_until = 0;
+        if let Some(older) = self.older.as_mut().filter(|o| !o.is_empty()) {
+            let back = index(self.rng.below(older.len().min(8) as u64)) + 1;
+            older.truncate(older.len() + 1 - back);
+            self.stored = older.pop().expect("it had that many");
+        }
         self.waiting.drain(..).filter(|w| matches!(w, RaftWrite::Batch(_))).count()
     }
 
     fn carry_out(&mut self, write: RaftWrite) {
+        if let Some(older) = &mut self.older {
+            older.push(self.stored.clone());
+        }
         match write {
             RaftWrite::Batch(batch) => self.stored.write(&batch),
             RaftWrite::Compact { first_index, snapshot } => self.stored.compact(first_index, snapshot),

@@ -26,6 +26,8 @@ pub struct Summary {
     pub reads: u64,
     /// Epochs that were activated.
     pub epochs: u64,
+    /// Terms in which somebody led the control plane.
+    pub terms: u64,
     /// Virtual time, in milliseconds.
     pub virtual_ms: u64,
     /// How often each kind of fault fired.
@@ -150,6 +152,7 @@ impl Summary {
         self.acked += outcome.acked;
         self.reads += outcome.reads;
         self.epochs += outcome.epochs;
+        self.terms += outcome.terms;
         self.virtual_ms += outcome.virtual_ms;
         for (kind, count) in &outcome.faults {
             *self.faults.entry(*kind).or_default() += count;

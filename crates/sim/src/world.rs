@@ -7,6 +7,7 @@
 
 mod carry;
 mod control;
+mod forge;
 mod guests;
 mod settle;
 mod storm;
@@ -21,12 +22,13 @@ use crate::node::{Clock, Node};
 use crate::options::{Mutant, Options};
 use crate::raft_disk::RaftDisk;
 use control::{Admin, Wish};
+use forge::Forged;
 use holdfast_cluster::Command;
 use holdfast_consensus::Stored;
 use holdfast_node::LocalView;
 use holdfast_node::control::{self as control_plane, founding_snapshot};
 use holdfast_node::shard::{Input, ShardConfig};
-use holdfast_types::{Epoch, Life, Lsn, NodeId, Rng, VolumeId};
+use holdfast_types::{Lsn, NodeId, Rng, VolumeId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use storm::Cure;
@@ -108,6 +110,8 @@ pub struct Outcome {
     pub reads: u64,
     /// Epochs that were activated.
     pub epochs: u64,
+    /// Terms in which somebody led the control plane.
+    pub terms: u64,
     /// Records that were committed.
     pub records: u64,
     /// Virtual time, in milliseconds.
@@ -155,8 +159,8 @@ pub(crate) struct World {
     verified: bool,
     /// Mutants: what was once read.
     stale: BTreeMap<(VolumeId, u64), u64>,
-    /// Mutants: base, life and, once granted, epoch of a claim that a node believes in.
-    forged: BTreeMap<(NodeId, VolumeId), (Epoch, Life, Option<Epoch>)>,
+    /// Mutants: claims that nodes believe in.
+    forged: BTreeMap<(NodeId, VolumeId), Forged>,
 }
 
 /// More events than any seed needs: a world that does not come to rest is broken.
@@ -175,7 +179,10 @@ impl World {
             let mut disk = Disk::new(options.disk, disks.fork());
             disk.lies = options.mutant == Some(Mutant::LyingDisks);
             let stored = if *id == options.control.named[0] { founding.clone() } else { Stored::default() };
-            let raft_disk = RaftDisk::new(options.disk, disks.fork(), stored);
+            let mut raft_disk = RaftDisk::new(options.disk, disks.fork(), stored);
+            if options.mutant == Some(Mutant::ForgetfulRaft) {
+                raft_disk.lie();
+            }
             nodes.insert(*id, Node::new(*id, clock, disk, raft_disk));
         }
         let net = Net::new(options.net, rng.fork(), &options.nodes);
@@ -245,6 +252,7 @@ impl World {
             acked: self.counters.acked,
             reads: self.counters.reads,
             epochs: self.counters.epochs,
+            terms: self.checkers.control.terms(),
             records,
             virtual_ms: self.now / MS,
         }

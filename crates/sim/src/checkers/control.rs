@@ -42,6 +42,11 @@ impl Control {
         self.views.get(&volume)
     }
 
+    /// Terms in which somebody led.
+    pub(crate) fn terms(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
     /// A node takes itself for the leader.
     pub(crate) fn leads(&mut self, term: u64, node: NodeId) -> Result<(), Violation> {
         let first = *self.leaders.entry(term).or_insert(node);
@@ -159,4 +164,125 @@ impl History {
 
 fn digest(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01B3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_cluster::Command;
+    use holdfast_types::{ClusterId, Durability, Incarnation, Life};
+
+    const N1: NodeId = NodeId(1);
+    const N2: NodeId = NodeId(2);
+    const V1: VolumeId = VolumeId(1);
+
+    fn done(state: &mut State, command: &Command) {
+        state.apply(command).unwrap();
+    }
+
+    /// A volume on two nodes whose copies are registered.
+    fn open_volume() -> State {
+        let mut state = State::new(ClusterId(1), "test");
+        for name in ["n1", "n2"] {
+            let (name, address, fingerprint) = (name.to_owned(), format!("{name}:1"), "ab".to_owned());
+            let failure_domain = String::new();
+            let node = Command::AddNode { name, address, failure_domain, voter: true, fingerprint, token_id: None };
+            done(&mut state, &node);
+        }
+        let (name, durability, nodes) = ("v1".to_owned(), Durability::Sync, vec![N1, N2]);
+        let size = 1 << 20;
+        done(&mut state, &Command::CreateVolume { name, size, durability, write_quorum: 2, nodes, primary: None });
+        for node in [N1, N2] {
+            done(&mut state, &Command::RegisterCopy { volume: V1, node, incarnation: Incarnation(node.0) });
+        }
+        state
+    }
+
+    fn claimed(node: NodeId, base: Epoch, mut state: State) -> State {
+        done(&mut state, &Command::Claim { volume: V1, base, node, life: Life(node.0) });
+        state
+    }
+
+    fn activated(epoch: Epoch, mut state: State) -> State {
+        done(&mut state, &Command::Activate { volume: V1, epoch });
+        state
+    }
+
+    fn property<T: std::fmt::Debug>(result: Result<T, Violation>) -> &'static str {
+        result.unwrap_err().property
+    }
+
+    fn told(state: &State) -> LocalView {
+        LocalView { views: state.views_for(N1), ..LocalView::default() }
+    }
+
+    #[test]
+    fn a_term_has_one_leader() {
+        let mut c = Control::default();
+        c.leads(1, N1).unwrap();
+        c.leads(2, N2).unwrap();
+        c.leads(2, N2).unwrap();
+        assert_eq!((property(c.leads(1, N2)), c.terms()), ("one leader", 2));
+    }
+
+    #[test]
+    fn equal_indexes_have_equal_states() {
+        let (mut c, state) = (Control::default(), open_volume());
+        c.applied(N1, 5, &state).unwrap();
+        c.applied(N2, 5, &state).unwrap();
+        assert_eq!(property(c.applied(N2, 5, &claimed(N2, Epoch::ZERO, state))), "equal states");
+    }
+
+    #[test]
+    fn an_activation_is_told_once() {
+        let (mut c, state) = (Control::default(), open_volume());
+        c.applied(N1, 5, &state).unwrap();
+        let state = claimed(N2, Epoch::ZERO, state);
+        c.applied(N1, 6, &state).unwrap();
+        let state = activated(Epoch(1), state);
+        let news = c.applied(N1, 7, &state).unwrap();
+        assert_eq!((news.len(), news[0].epoch, news[0].primary), (1, Epoch(1), N2));
+        assert!(c.applied(N2, 7, &state).unwrap().is_empty());
+        assert_eq!(c.view(V1).unwrap().active.epoch, Epoch(1));
+    }
+
+    #[test]
+    fn an_activation_without_a_claim_breaks_s21() {
+        let (mut c, state) = (Control::default(), open_volume());
+        c.applied(N1, 5, &state).unwrap();
+        let state = activated(Epoch(1), claimed(N2, Epoch::ZERO, state));
+        assert_eq!(property(c.applied(N1, 7, &state)), "S21");
+    }
+
+    #[test]
+    fn an_activation_on_another_base_breaks_s21() {
+        let (mut c, state) = (Control::default(), open_volume());
+        c.applied(N1, 5, &state).unwrap();
+        // Two claims on one base; the state of the second never saw that the first became active.
+        let first = claimed(N1, Epoch::ZERO, state);
+        let second = claimed(N2, Epoch::ZERO, first.clone());
+        c.applied(N1, 6, &first).unwrap();
+        c.applied(N1, 7, &second).unwrap();
+        c.applied(N1, 8, &activated(Epoch(1), first)).unwrap();
+        assert_eq!(property(c.applied(N1, 9, &activated(Epoch(2), second))), "S21");
+    }
+
+    #[test]
+    fn one_epoch_for_two_claims_breaks_s14() {
+        let (mut c, state) = (Control::default(), open_volume());
+        c.applied(N1, 6, &claimed(N1, Epoch::ZERO, state.clone())).unwrap();
+        assert_eq!(property(c.applied(N1, 7, &claimed(N2, Epoch::ZERO, state))), "S14");
+    }
+
+    #[test]
+    fn copies_are_told_of_rising_epochs_until_they_start_again() {
+        let mut c = Control::default();
+        let old = claimed(N1, Epoch::ZERO, open_volume());
+        let new = activated(Epoch(1), old.clone());
+        c.told(N1, &told(&old)).unwrap();
+        c.told(N1, &told(&new)).unwrap();
+        assert_eq!(property(c.told(N1, &told(&old))), "S14");
+        c.started(N1);
+        c.told(N1, &told(&old)).unwrap();
+    }
 }

@@ -155,7 +155,7 @@ impl World {
             }
             Output::Local(local) => {
                 self.checkers.control.told(id, &local)?;
-                self.tell_view(id, &local)?;
+                self.tell_view(id, &local);
             }
             Output::Peers(peers) => {
                 for peer in peers.into_keys().filter(|p| *p != id) {
@@ -210,7 +210,7 @@ impl World {
         if node.life != life || !node.alive() {
             return Ok(());
         }
-        if let Input::Request(request) = &input {
+        if let (Some(Mutant::NoCompareAndSwap), Input::Request(request)) = (self.options.mutant, &input) {
             self.forge_decision(id, request)?;
         }
         self.to_control(id, input)
@@ -240,9 +240,9 @@ impl World {
         }
     }
 
-    pub(super) fn tell_view(&mut self, id: NodeId, local: &LocalView) -> Result<(), Violation> {
+    pub(super) fn tell_view(&mut self, id: NodeId, local: &LocalView) {
         let mut local = local.clone();
-        self.forge_view(id, &mut local)?;
+        self.forge_view(id, &mut local);
         let twice = self.rngs.control.chance(50_000);
         if twice {
             self.fired(FaultKind::ViewTwice);
@@ -255,7 +255,6 @@ impl World {
             let (at, life) = (node.to_shard_at, node.life);
             self.at(at, Event::ControlView(id, life, Box::new(local.clone())));
         }
-        Ok(())
     }
 
     pub(super) fn control_view(&mut self, id: NodeId, life: u64, local: LocalView) {
@@ -271,7 +270,7 @@ impl World {
                 let pending = v.pending.as_ref().map(|p| p.configuration.epoch);
                 format!("{} active {} pending {pending:?} nominee {:?}", v.volume, v.active.epoch, v.nominee)
             });
-            format!("{id} learns {}", epochs.collect::<Vec<_>>().join(", "))
+            format!("{id} learns {}; it is to make {:?}", epochs.collect::<Vec<_>>().join(", "), local.create)
         });
         self.give(id, holdfast_node::shard::Input::Local(local));
     }
@@ -406,59 +405,6 @@ impl World {
             let well = status.leader == Some(leader) && status.voters == voters;
             (!well).then(|| format!("{id} does not follow {leader} among the voters {voters:?}: {status:?}"))
         })
-    }
-
-    /// Mutant: what a copy asks for is granted, whatever the state says.
-    fn forge_decision(&mut self, id: NodeId, request: &ControlRequest) -> Result<(), Violation> {
-        if self.options.mutant != Some(Mutant::NoCompareAndSwap) {
-            return Ok(());
-        }
-        let (volume, granted) = match *request {
-            ControlRequest::Claim { volume, base, life } => (volume, (base, life, None)),
-            ControlRequest::Activate { volume, epoch } => {
-                let forged = self.forged.get(&(id, volume)).copied();
-                let Some((base, life, None)) = forged else { return Ok(()) };
-                (volume, (base, life, Some(epoch)))
-            }
-        };
-        let known = self.nodes[&id].control.as_ref().and_then(Control::state).and_then(|s| s.view(volume));
-        // The first claim on a base is left to the real control plane.
-        if known.is_none_or(|v| v.pending.is_none()) && granted.2.is_none() {
-            return Ok(());
-        }
-        self.forged.insert((id, volume), granted);
-        if let Some(epoch) = granted.2 {
-            self.activated(volume, epoch, id)?;
-        }
-        let state = self.nodes[&id].control.as_ref().and_then(Control::state);
-        let local = state.map(|s| LocalView {
-            views: s.views_for(id),
-            create: Vec::new(),
-            delete: Vec::new(),
-            registered: s.volumes.iter().filter_map(|(v, volume)| Some((*v, volume.incarnation(id)?))).collect(),
-        });
-        local.map_or(Ok(()), |local| self.tell_view(id, &local))
-    }
-
-    /// Mutant: a node is told that its claim holds the epoch that another one was given, and that it is active.
-    fn forge_view(&mut self, id: NodeId, local: &mut LocalView) -> Result<(), Violation> {
-        for view in &mut local.views {
-            let Some((base, life, active)) = self.forged.get(&(id, view.volume)).copied() else { continue };
-            if view.active.epoch > base && active.is_none() {
-                continue;
-            }
-            if let Some(pending) = view.pending.as_mut() {
-                pending.configuration.primary = Some(id);
-                pending.life = life;
-            }
-            if let Some(epoch) = active {
-                view.active.epoch = epoch;
-                view.active.primary = Some(id);
-                view.pending = None;
-            }
-            view.nominee = None;
-        }
-        Ok(())
     }
 
     /// A message of a peer on the control lane.
