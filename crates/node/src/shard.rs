@@ -225,6 +225,8 @@ pub struct Shard {
     /// Made on request of the control plane, not yet shown as registered.
     creating: BTreeSet<VolumeId>,
     deleting: BTreeSet<VolumeId>,
+    /// Copies that lie on the disk and could not be opened, or made, and why: until they are deleted nothing takes their place.
+    broken: BTreeMap<VolumeId, String>,
     started: bool,
     shard_failed: Option<String>,
     /// Lanes that are up; replicas made later are told.
@@ -254,6 +256,7 @@ impl Shard {
             copies: BTreeMap::new(),
             creating: BTreeSet::new(),
             deleting: BTreeSet::new(),
+            broken: BTreeMap::new(),
             started: false,
             shard_failed: None,
             up: BTreeSet::new(),
@@ -378,8 +381,16 @@ impl Shard {
             let status = copy.replica.as_ref().map(Replica::status);
             rows.push(CopyRow { volume: *volume, status, digest: copy.digest, failed });
         }
+        let broken = |(volume, why): (&VolumeId, &String)| CopyRow {
+            volume: *volume,
+            status: None,
+            digest: 0,
+            failed: Some(why.clone()),
+        };
+        rows.extend(self.broken.iter().map(broken));
         if self.started {
-            for view in self.local.views.iter().filter(|v| !self.copies.contains_key(&v.volume)) {
+            let unknown = |v: &VolumeId| !self.copies.contains_key(v) && !self.broken.contains_key(v);
+            for view in self.local.views.iter().filter(|v| unknown(&v.volume)) {
                 let failed = format!(
                     "this node is a member of {} but holds no copy of it: its disk was wiped or replaced; replace the copy",
                     view.volume
@@ -438,26 +449,28 @@ impl Shard {
         if let Some(copy) = self.copies.get(&volume) {
             // Made in an earlier life that ended before it was registered; nothing was ever written to it.
             out.push(Output::CopyCreated { volume, incarnation: copy.opened.incarnation });
-        } else if self.creating.insert(volume) {
+        } else if !self.broken.contains_key(&volume) && self.creating.insert(volume) {
             let incarnation = Incarnation(self.rng.next_u64());
             self.store(store::Input::Create { volume, incarnation, size }, now, out);
         }
     }
 
     fn delete(&mut self, volume: VolumeId, now: Time, out: &mut Vec<Output>) {
-        let Some(copy) = self.copies.get_mut(&volume) else {
+        if !self.copies.contains_key(&volume) && !self.broken.contains_key(&volume) {
             out.push(Output::CopyDeleted { volume });
             return;
-        };
+        }
         if !self.deleting.insert(volume) {
             return;
         }
-        let serving = copy.replica.take().is_some_and(|r| r.is_serving());
-        for peer in std::mem::take(&mut copy.lanes) {
-            out.push(Output::CloseLane { peer, volume });
-        }
-        if serving {
-            out.push(Output::Serving { volume, serving: false });
+        if let Some(copy) = self.copies.get_mut(&volume) {
+            let serving = copy.replica.take().is_some_and(|r| r.is_serving());
+            for peer in std::mem::take(&mut copy.lanes) {
+                out.push(Output::CloseLane { peer, volume });
+            }
+            if serving {
+                out.push(Output::Serving { volume, serving: false });
+            }
         }
         self.store(store::Input::Delete { volume }, now, out);
     }
@@ -595,9 +608,10 @@ impl Shard {
     }
 
     fn copy_failed(&mut self, volume: VolumeId, why: &str, out: &mut Vec<Output>) {
-        if let Some(copy) = self.copies.get_mut(&volume) {
-            copy.failed.get_or_insert_with(|| why.to_owned());
-        }
+        match self.copies.get_mut(&volume) {
+            Some(copy) => copy.failed.get_or_insert_with(|| why.to_owned()),
+            None => self.broken.entry(volume).or_insert_with(|| why.to_owned()),
+        };
         out.push(Output::Event { volume: Some(volume), text: format!("the copy here takes no part any more: {why}") });
     }
 
@@ -621,6 +635,7 @@ impl Shard {
             S::Opened { volume, copy } => self.on_opened(volume, copy, now, out),
             S::Deleted { volume } => {
                 self.copies.remove(&volume);
+                self.broken.remove(&volume);
                 self.deleting.remove(&volume);
                 out.push(Output::CopyDeleted { volume });
             }

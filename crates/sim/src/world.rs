@@ -357,7 +357,7 @@ impl World {
         self.node(id).start(ShardConfig { me: id, life, timers, beat, limits, store, seed }, control, now);
         self.note("start", &[id.0, life.0], || format!("{id} in life {}", life.0));
         self.schedule_run(id);
-        self.to_control(id, control_plane::Input::Tick)
+        self.feed_control(id, control_plane::Input::Tick)
     }
 
     /// Gives an input to a node; its loop will take it soon.

@@ -49,7 +49,7 @@ pub(super) struct Admin {
 
 impl World {
     /// Gives one input to a node's control plane, and carries out what follows.
-    pub(super) fn to_control(&mut self, id: NodeId, input: Input) -> Result<(), Violation> {
+    pub(super) fn feed_control(&mut self, id: NodeId, input: Input) -> Result<(), Violation> {
         let now = self.now;
         let node = self.node(id);
         let Some(control) = node.control.as_mut() else { return Ok(()) };
@@ -76,14 +76,14 @@ impl World {
             return Ok(());
         }
         node.control_wake_at = None;
-        if node.responsive() { self.to_control(id, Input::Tick) } else { Ok(()) }
+        if node.responsive() { self.feed_control(id, Input::Tick) } else { Ok(()) }
     }
 
     /// A process that stood still takes what has gathered.
     pub(super) fn resume_control(&mut self, id: NodeId) -> Result<(), Violation> {
         let gathered: Vec<Input> = self.node(id).control_inbox.drain(..).collect();
-        gathered.into_iter().try_for_each(|input| self.to_control(id, input))?;
-        self.to_control(id, Input::Tick)
+        gathered.into_iter().try_for_each(|input| self.feed_control(id, input))?;
+        self.feed_control(id, Input::Tick)
     }
 
     fn schedule_control_wake(&mut self, id: NodeId) {
@@ -162,7 +162,7 @@ impl World {
                     self.open_lane(id, peer, Lane::Control);
                 }
             }
-            Output::Done { token, result } => self.answered(token, result),
+            Output::Done { token, result } => self.answered(token, &result),
             Output::Event(event) => {
                 let of = event.volume.map(|v| format!(" {v}:")).unwrap_or_default();
                 self.note("control", &[id.0, event.message.len() as u64], || format!("{id}:{of} {}", event.message));
@@ -190,7 +190,7 @@ impl World {
             return Ok(());
         }
         match node.raft_disk.complete() {
-            Some(batch) => self.to_control(id, Input::Persisted { batch }),
+            Some(batch) => self.feed_control(id, Input::Persisted { batch }),
             None => Ok(()),
         }
     }
@@ -213,7 +213,7 @@ impl World {
         if let (Some(Mutant::NoCompareAndSwap), Input::Request(request)) = (self.options.mutant, &input) {
             self.forge_decision(id, request)?;
         }
-        self.to_control(id, input)
+        self.feed_control(id, input)
     }
 
     pub(super) fn ask_control(&mut self, id: NodeId, request: ControlRequest) {
@@ -358,18 +358,18 @@ impl World {
         self.note("propose", &[node.0, token], || format!("at {node}: {command:?}"));
         let life = self.node(node).life;
         self.admin.waiting.insert(token, Asked { node, life, wish, command: command.clone() });
-        self.to_control(node, Input::Propose { token, command })
+        self.feed_control(node, Input::Propose { token, command })
     }
 
-    fn answered(&mut self, token: u64, result: Result<Outcome, Failure>) {
+    fn answered(&mut self, token: u64, result: &Result<Outcome, Failure>) {
         let Some(asked) = self.admin.waiting.remove(&token) else { return };
         self.note("outcome", &[asked.node.0, token, u64::from(result.is_ok())], || {
             format!("at {}: {:?}: {result:?}", asked.node, asked.command)
         });
-        let refused = matches!(&result, Err(Failure::Refused(_)));
+        let refused = matches!(result, Err(Failure::Refused(_)));
         match asked.wish {
             Wish::Founding => {
-                let exists = matches!(&result, Err(Failure::Refused(r)) if r.kind == RefusalKind::Exists);
+                let exists = matches!(result, Err(Failure::Refused(r)) if r.kind == RefusalKind::Exists);
                 if result.is_ok() || exists {
                     self.admin.founding.pop_front();
                 } else {
@@ -409,13 +409,13 @@ impl World {
 
     /// A message of a peer on the control lane.
     pub(super) fn control_message(&mut self, from: NodeId, to: NodeId, bytes: bytes::Bytes) -> Result<(), Violation> {
-        self.to_control(to, Input::Message { from, bytes })
+        self.feed_control(to, Input::Message { from, bytes })
     }
 
     /// What a control plane is told of a lane.
     pub(super) fn control_lane(&mut self, node: NodeId, peer: NodeId, up: bool) -> Result<(), Violation> {
         let input = if up { Input::PeerUp(peer) } else { Input::PeerDown(peer) };
-        self.to_control(node, input)
+        self.feed_control(node, input)
     }
 
     /// Every direction of the control plane's network between these nodes and all others.
