@@ -1,5 +1,7 @@
 //! The simulator's own tests: equal seeds, clean seeds, and mutants that prove that each checker can fail.
 
+mod shard;
+
 use super::*;
 
 #[test]

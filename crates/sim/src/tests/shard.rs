@@ -1,0 +1,73 @@
+//! One shard on one simulated disk, without a world: what depends on a fault at one exact operation.
+
+use crate::disk::Disk;
+use crate::faults::FaultKind;
+use crate::options::Options;
+use holdfast_node::LocalView;
+use holdfast_node::shard::{Input, Output, Shard, ShardConfig};
+use holdfast_store::io::FileId;
+use holdfast_types::{Life, NodeId, Rng, Time, VolumeId, VolumeSize};
+use std::collections::VecDeque;
+
+const V1: VolumeId = VolumeId(1);
+
+fn options() -> Options {
+    Options::draw(0)
+}
+
+fn shard(life: u64) -> Shard {
+    let Options { timers, limits, beat, store, .. } = options();
+    let config = ShardConfig { me: NodeId(1), life: Life(life), timers, beat, limits, store, seed: life };
+    Shard::new(config, Time(life * 1_000_000_000))
+}
+
+/// Feeds one input and all that follows from it; operations on `broken` end with an error.
+fn feed(shard: &mut Shard, disk: &mut Disk, input: Input, life: u64, broken: Option<FileId>) -> Vec<Output> {
+    let now = Time(life * 1_000_000_000);
+    let (mut inputs, mut seen) = (VecDeque::from([input]), Vec::new());
+    while let Some(input) = inputs.pop_front() {
+        let mut out = Vec::new();
+        shard.handle(input, now, &mut out);
+        shard.maintain(now, &mut out);
+        for output in out {
+            let Output::Disk(op) = output else {
+                seen.push(output);
+                continue;
+            };
+            let fails = broken == Some(op.file);
+            let (ticket, _) = disk.submit(op, 0);
+            disk.fail_next = fails.then_some(FaultKind::SyncError);
+            inputs.extend(disk.complete(ticket).map(|c| Input::Disk(c.done)));
+            disk.fail_next = None;
+        }
+    }
+    seen
+}
+
+#[test]
+fn a_copy_that_can_not_be_opened_is_not_made_again() {
+    let mut disk = Disk::new(options().disk, Rng::new(7));
+    let wish = || {
+        let create = vec![(V1, VolumeSize::new(1 << 20).unwrap())];
+        Input::Local(LocalView { create, ..LocalView::default() })
+    };
+    let mut first = shard(1);
+    feed(&mut first, &mut disk, Input::Start, 1, None);
+    let made = feed(&mut first, &mut disk, wish(), 1, None);
+    assert!(made.iter().any(|o| matches!(o, Output::CopyCreated { volume: V1, .. })), "{made:?}");
+
+    let mut second = shard(2);
+    feed(&mut second, &mut disk, Input::Start, 2, Some(FileId::Superblock(V1)));
+    let made = feed(&mut second, &mut disk, wish(), 2, None);
+    assert!(made.is_empty(), "nothing takes the broken copy's place: {made:?}");
+    let rows = second.rows();
+    let why = rows[0].failed.as_ref().unwrap();
+    assert!(rows.len() == 1 && why.contains("its superblock can't be read"), "the reason is told: {rows:?}");
+
+    let delete = Input::Local(LocalView { delete: vec![V1], ..LocalView::default() });
+    let gone = feed(&mut second, &mut disk, delete, 2, None);
+    assert!(gone.iter().any(|o| matches!(o, Output::CopyDeleted { volume: V1 })), "{gone:?}");
+    assert!(disk.content(FileId::Superblock(V1)).is_none(), "its files are gone");
+    let made = feed(&mut second, &mut disk, wish(), 2, None);
+    assert!(made.iter().any(|o| matches!(o, Output::CopyCreated { volume: V1, .. })), "{made:?}");
+}
