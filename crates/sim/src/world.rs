@@ -5,6 +5,7 @@
 //! then. A node's control plane takes each input as it comes, and has its own timers, network and log; views and requests
 //! go between the two as between the two threads of the daemon. After the storm everything heals, and the cluster must become healthy.
 
+mod admin;
 mod carry;
 mod control;
 mod forge;
@@ -21,7 +22,7 @@ use crate::net::{LaneNotice, Net, Packet, Plane};
 use crate::node::{Clock, Node};
 use crate::options::{Mutant, Options};
 use crate::raft_disk::RaftDisk;
-use control::{Admin, Wish};
+use admin::{Admin, Wish};
 use forge::Forged;
 use holdfast_cluster::Command;
 use holdfast_consensus::Stored;

@@ -213,7 +213,9 @@ impl World {
             Lane::Volume(volume) => {
                 Message::decode(packet.bytes.clone()).ok().map(|message| Input::Message { from, volume, message })
             }
-            Lane::Control => return self.control_message(from, to, packet.bytes.clone()),
+            Lane::Control => {
+                return self.feed_control(to, control::Input::Message { from, bytes: packet.bytes.clone() });
+            }
             Lane::Beat => ShardMessage::decode(&packet.bytes).ok().map(|message| Input::Beat { from, message }),
         };
         match input {
@@ -267,7 +269,8 @@ impl World {
         match lane {
             Lane::Volume(volume) if up => self.give(node, Input::PeerUp { peer, volume }),
             Lane::Volume(volume) => self.give(node, Input::PeerDown { peer, volume }),
-            Lane::Control => return self.control_lane(node, peer, up),
+            Lane::Control if up => return self.feed_control(node, control::Input::PeerUp(peer)),
+            Lane::Control => return self.feed_control(node, control::Input::PeerDown(peer)),
             Lane::Beat => {}
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Faults, and their ends.
 
-use super::control::Wish;
+use super::admin::Wish;
 use super::{Event, World};
 use crate::checkers::Violation;
 use crate::faults::{FaultKind, pick};
