@@ -20,14 +20,11 @@ fn seeds_are_clean() {
     assert!(summary.faults.len() > 20, "most kinds of faults fire in twenty seeds: {:?}", summary.faults);
 }
 
-/// Seeds that found a bug once: 1604 a node that was told to make a copy whose superblock it could not read, and panicked;
-/// as they were before each node ran its control plane, 1182 and 1630 the release of a failed copy's records (S19, S20), 1415 retention given up
-/// at a restart.
+/// A seed that found a bug: a node that was told to make a copy whose superblock it could not read, and panicked. A seed
+/// leads elsewhere once the simulator draws something more; see `shard` for the same as a scenario.
 #[test]
 fn seeds_that_found_bugs_are_clean() {
-    for seed in [11, 1182, 1415, 1604, 1630] {
-        run_seed(seed).unwrap_or_else(|violation| panic!("seed {seed}: {violation:?}"));
-    }
+    run_seed(1604).unwrap_or_else(|violation| panic!("seed 1604: {violation:?}"));
 }
 
 /// Runs seeds of a misbehaving world until one of `properties` breaks. Others may break before: one fault has many effects.
