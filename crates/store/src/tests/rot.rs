@@ -370,6 +370,31 @@ fn a_lost_journal_is_refused() {
     assert!(image.opened.contains_key(&V1));
 }
 
+/// S19, S20: what its records prove would be forgotten, and after a restart it would open as whole without them.
+#[test]
+fn a_failed_copy_keeps_its_records() {
+    let mut h = history(8);
+    h.strict = false;
+    h.append(V1, 3);
+    h.quiesce();
+    let held = h.models[&V1].durable;
+    h.disk.broken = Some(FileId::Image(V1));
+    h.commit(V1, held - 1);
+    h.quiesce();
+    assert!(matches!(&h.failures[..], [(Some(V1), _)]), "{:?}", h.failures);
+    h.disk.broken = None;
+    for _ in 0..150 {
+        h.append(V2, 1);
+        h.quiesce();
+        let durable = h.models[&V2].durable;
+        h.commit(V2, durable);
+        h.quiesce();
+    }
+    h.crash(true);
+    h.start();
+    assert_eq!(h.opened[&V1].last.0, held);
+}
+
 #[test]
 fn a_segment_that_was_cut_or_overwritten_is_refused() {
     let base = history(6);
