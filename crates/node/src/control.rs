@@ -46,7 +46,7 @@ use proposals::{Pending, Proposals};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use timers::Every;
-use wire::{Envelope, Message};
+use wire::{Envelope, MAX_INTRODUCED, Message};
 
 pub use api::{ControlConfig, Failure, Input, Output, founding_snapshot};
 pub use events::{Event, EventKind};
@@ -79,6 +79,8 @@ pub struct Control {
     watch: Watch,
     /// Peers with an open lane.
     connected: BTreeSet<NodeId>,
+    /// Nodes that peers named.
+    introduced: BTreeMap<NodeId, String>,
     told_local: Option<LocalView>,
     told_peers: BTreeMap<NodeId, String>,
     /// The state changed since `told_local` and `told_peers` were made.
@@ -108,6 +110,7 @@ impl Control {
             copies: Copies::default(),
             watch: Watch::default(),
             connected: BTreeSet::new(),
+            introduced: BTreeMap::new(),
             told_local: None,
             told_peers: BTreeMap::new(),
             changed: true,
@@ -130,6 +133,9 @@ impl Control {
             Input::PeerUp(peer) => {
                 self.connected.insert(peer);
                 out.push(Output::Send { to: peer, bytes: self.heartbeat_message() });
+                if self.replicated.state().is_some() {
+                    out.push(Output::Send { to: peer, bytes: Message::Peers(self.told_peers.clone()).encode() });
+                }
             }
             Input::PeerDown(peer) => {
                 self.connected.remove(&peer);
@@ -252,6 +258,13 @@ impl Control {
                 }
             }
             Some(Message::Alive(life)) => self.detector.lives(from, life.0, now),
+            Some(Message::Peers(nodes)) => {
+                self.changed = true;
+                self.introduced.extend(nodes);
+                while self.introduced.len() > MAX_INTRODUCED {
+                    self.introduced.pop_first();
+                }
+            }
             Some(Message::Forward(data)) => self.forwarded(from, data, now, out),
             None => {}
         }
@@ -378,9 +391,19 @@ impl Control {
             }
             peers = lead::addresses(state);
         }
+        for (node, address) in &self.introduced {
+            // A node that the state knows is where the state says, and nowhere if it was removed.
+            if self.replicated.state().is_none_or(|state| !state.nodes.contains_key(node)) {
+                peers.entry(*node).or_insert_with(|| address.clone());
+            }
+        }
         if self.told_peers != peers {
             out.push(Output::Peers(peers.clone()));
             self.told_peers = peers;
+            if self.replicated.state().is_some() {
+                let bytes = Message::Peers(self.told_peers.clone()).encode();
+                out.extend(self.connected.iter().map(|to| Output::Send { to: *to, bytes: bytes.clone() }));
+            }
         }
     }
 

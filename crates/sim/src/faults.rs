@@ -97,6 +97,13 @@ fault_kinds! {
     Detach,
 }
 
+impl FaultKind {
+    /// It ends a copy for good.
+    pub(crate) const fn fails_copies(self) -> bool {
+        matches!(self, FaultKind::WriteError | FaultKind::ReadError | FaultKind::SyncError | FaultKind::Wipe)
+    }
+}
+
 /// How often each kind fired.
 pub type FaultCounts = BTreeMap<FaultKind, u64>;
 

@@ -16,6 +16,7 @@ pub(crate) struct Pending {
     pub(crate) first: u64,
     pub(crate) count: u64,
     pub(crate) invoked: Nanos,
+    pub(crate) fua: bool,
 }
 
 /// A connection to a primary.
@@ -50,6 +51,7 @@ pub(crate) struct Wish {
     pub(crate) kind: OpKind,
     pub(crate) first: u64,
     pub(crate) count: u64,
+    pub(crate) fua: bool,
 }
 
 impl Client {
@@ -81,7 +83,7 @@ impl Client {
         if let Some(first) = self.verifying {
             let count = (MAX_REQUEST / SECTOR_SIZE as u64).min(sectors - first);
             self.verifying = Some(first + count);
-            return Wish { op: GuestOp::Read, kind: OpKind::Read, first, count };
+            return Wish { op: GuestOp::Read, kind: OpKind::Read, first, count, fua: false };
         }
         let (op, kind) = match self.rng.below(100) {
             _ if self.rng.below(100) < self.reads => (GuestOp::Read, OpKind::Read),
@@ -91,10 +93,10 @@ impl Client {
             _ => (GuestOp::Discard, OpKind::Zero),
         };
         if kind == OpKind::Flush {
-            return Wish { op, kind, first: 0, count: 0 };
+            return Wish { op, kind, first: 0, count: 0, fua: false };
         }
         let (first, count) = self.range(sectors);
-        Wish { op, kind, first, count }
+        Wish { op, kind, first, count, fua: kind == OpKind::Write && first.is_multiple_of(5) }
     }
 
     /// Half of the requests meet in a small place, so that they overlap.
@@ -117,7 +119,7 @@ pub(crate) fn request(wish: &Wish, id: u64, key: RequestKey) -> Request {
     let offset = ByteOffset(wish.first * SECTOR_SIZE as u64);
     let len = wish.count * SECTOR_SIZE as u64;
     let data = if wish.op == GuestOp::Write { content(id, wish.first, wish.count) } else { Bytes::new() };
-    Request { key, op: wish.op, offset, len, fua: false, data }
+    Request { key, op: wish.op, offset, len, fua: wish.fua, data }
 }
 
 fn content(id: u64, first: u64, count: u64) -> Bytes {

@@ -6,7 +6,7 @@ use holdfast_cluster::{Command, State};
 use holdfast_node::control::ControlConfig;
 use holdfast_replication::{Limits, Timers};
 use holdfast_store::StoreConfig;
-use holdfast_types::{ClusterId, Life, NodeId, Rng, VolumeId, VolumeSize};
+use holdfast_types::{ClusterId, Durability, Life, NodeId, Rng, VolumeId, VolumeSize};
 use std::time::Duration;
 
 /// A world that misbehaves beyond what the promises cover, to prove that the checkers can fail.
@@ -42,6 +42,7 @@ pub(crate) struct VolumePlan {
     pub(crate) size: VolumeSize,
     pub(crate) members: Vec<NodeId>,
     pub(crate) write_quorum: u8,
+    pub(crate) durability: Durability,
     pub(crate) clients: usize,
     pub(crate) first_primary: NodeId,
 }
@@ -115,7 +116,7 @@ impl Options {
     pub(crate) fn draw(seed: u64) -> Options {
         let mut rng = Rng::new(seed ^ 0x006f_7074_696f_6e73);
         let nodes: Vec<NodeId> = (1..=rng.range(3, 6)).map(NodeId).collect();
-        let volumes = (1..=rng.range(1, 3)).map(|v| draw_volume(v, &nodes, &mut rng)).collect();
+        let mut volumes: Vec<VolumePlan> = (1..=rng.range(1, 3)).map(|v| draw_volume(v, &nodes, &mut rng)).collect();
         let lease_ms = [300, 600, 1_000, 2_000][index(rng.below(4))];
         let timers = Timers {
             lease: Duration::from_millis(lease_ms),
@@ -129,6 +130,10 @@ impl Options {
         };
         let small_journal = rng.chance(150_000);
         let faults = draw_mix(&mut rng);
+        // Members that never answer again keep a volume closed whose memories are in doubt, until there is replacement.
+        if !faults.iter().any(|(kind, _)| kind.fails_copies()) {
+            volumes.iter_mut().for_each(|v: &mut VolumePlan| v.draw_durability(seed));
+        }
         let delay_min = rng.range(20, 300) * US;
         let latency_min = rng.range(20, 200) * US;
         let control = draw_control(&nodes, &mut rng);
@@ -163,6 +168,7 @@ impl Options {
 impl Options {
     /// What a mutant needs in order to be seen.
     pub(crate) fn suit(&mut self, mutant: Mutant) {
+        self.volumes.iter_mut().for_each(|v| v.durability = Durability::Sync);
         self.fault_interval = self.fault_interval.min(600 * MS);
         let kinds: &[FaultKind] = match mutant {
             Mutant::LyingDisks => &[FaultKind::CrashAll, FaultKind::Crash],
@@ -192,6 +198,15 @@ impl Options {
     }
 }
 
+impl VolumePlan {
+    /// One in four answers from memories. Apart from the other draws, so that everything else of the seed stays as it is.
+    fn draw_durability(&mut self, seed: u64) {
+        if Rng::new(seed ^ self.id.0 << 32 ^ 0x666c_7573).chance(250_000) {
+            self.durability = Durability::Flush;
+        }
+    }
+}
+
 fn draw_volume(v: u64, nodes: &[NodeId], rng: &mut Rng) -> VolumePlan {
     let mut members = nodes.to_vec();
     let copies = if rng.chance(100_000) { 2 } else { index(rng.range(3, nodes.len() as u64 + 1)) };
@@ -208,6 +223,7 @@ fn draw_volume(v: u64, nodes: &[NodeId], rng: &mut Rng) -> VolumePlan {
         size: VolumeSize::new(sectors * 512).expect("a few hundred sectors"),
         members,
         write_quorum: u8::try_from(quorum).expect("at most seven copies"),
+        durability: Durability::Sync,
         clients: index(rng.range(1, 4)),
         first_primary,
     }

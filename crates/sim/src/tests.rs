@@ -20,11 +20,14 @@ fn seeds_are_clean() {
     assert!(summary.faults.len() > 20, "most kinds of faults fire in twenty seeds: {:?}", summary.faults);
 }
 
-/// A seed that found a bug: a node that was told to make a copy whose superblock it could not read, and panicked. A seed
+/// Seeds that found bugs: a node that was told to make a copy whose superblock it could not read, and panicked; a newcomer that
+/// knew only the node through which it had joined, while another one led. A seed
 /// leads elsewhere once the simulator draws something more; see `shard` for the same as a scenario.
 #[test]
 fn seeds_that_found_bugs_are_clean() {
-    run_seed(1604).unwrap_or_else(|violation| panic!("seed 1604: {violation:?}"));
+    for seed in [82, 1604] {
+        run_seed(seed).unwrap_or_else(|violation| panic!("seed {seed}: {violation:?}"));
+    }
 }
 
 /// Runs seeds of a misbehaving world until one of `properties` breaks. Others may break before: one fault has many effects.

@@ -425,3 +425,23 @@ fn a_peer_speaks_for_itself_alone() {
     net.input(leader, Input::Message { from: N2, bytes: Bytes::from_static(b"\x02garbage") });
     assert_eq!(net.controls[&leader].raft_status().last_index, before);
 }
+
+#[test]
+fn a_newcomer_learns_of_nodes_from_whoever_it_reaches() {
+    let mut net = Net::three(11);
+    let n4 = NodeId(4);
+    assert_eq!(net.propose(N1, node("delta")), Ok(Outcome::Node(n4)));
+    let config = ControlConfig {
+        peers: BTreeMap::from([(N1, "alpha:7400".to_owned())]),
+        ..ControlConfig::new(n4, Life(99), net.rng.next_u64())
+    };
+    let control = Control::new(config, Stored::default(), net.now).unwrap();
+    net.controls.insert(n4, control);
+    net.input(n4, Input::Tick);
+    assert_eq!(net.seen[&n4].peers.keys().copied().collect::<Vec<_>>(), [N1], "what it was told when it joined");
+    // It reaches N1 alone, which need not be the one that leads and sends it the log.
+    net.controls.retain(|id, _| *id == N1 || *id == n4);
+    net.input(N1, Input::PeerUp(n4));
+    net.input(n4, Input::PeerUp(N1));
+    assert!(net.until(1000, |net| net.seen[&n4].peers.len() == 4), "{:?}", net.seen[&n4].peers);
+}

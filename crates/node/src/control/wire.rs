@@ -4,6 +4,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use holdfast_types::{Life, NodeId};
+use std::collections::BTreeMap;
 
 /// Longest command. The largest, a volume with seven copies, takes far less.
 pub(super) const MAX_COMMAND_BYTES: usize = 64 * 1024;
@@ -14,6 +15,11 @@ const TAG_RAFT: u8 = 1;
 const TAG_HEARTBEAT: u8 = 2;
 const TAG_FORWARD: u8 = 3;
 const TAG_ALIVE: u8 = 4;
+const TAG_PEERS: u8 = 5;
+
+/// Most nodes that one message introduces, and the longest address of one.
+pub(super) const MAX_INTRODUCED: usize = 1024;
+const MAX_ADDRESS_BYTES: usize = 1024;
 
 const ENVELOPE_VERSION: u8 = 1;
 const ENVELOPE_HEADER: usize = 1 + 4 * 8;
@@ -29,11 +35,15 @@ pub(super) enum Message {
     Forward(Bytes),
     /// A heartbeat of that life whose copies are as its last `Heartbeat` said.
     Alive(Life),
+    /// The nodes of the cluster and their addresses, as the sender's state says. A node that was away, or has only just joined,
+    /// may not know the one that leads now, and without a lane to it would never learn of it.
+    Peers(BTreeMap<NodeId, String>),
 }
 
 impl Message {
     pub(super) fn encode(&self) -> Bytes {
         let alive;
+        let peers;
         let (tag, body) = match self {
             Message::Raft(body) => (TAG_RAFT, body),
             Message::Heartbeat(body) => (TAG_HEARTBEAT, body),
@@ -41,6 +51,10 @@ impl Message {
             Message::Alive(life) => {
                 alive = Bytes::copy_from_slice(&life.0.to_le_bytes());
                 (TAG_ALIVE, &alive)
+            }
+            Message::Peers(nodes) => {
+                peers = encode_peers(nodes);
+                (TAG_PEERS, &peers)
             }
         };
         let mut out = BytesMut::with_capacity(1 + body.len());
@@ -59,9 +73,34 @@ impl Message {
             TAG_HEARTBEAT if bytes.len() <= MAX_HEARTBEAT_BYTES => Some(Message::Heartbeat(bytes)),
             TAG_FORWARD if bytes.len() <= ENVELOPE_HEADER + MAX_COMMAND_BYTES => Some(Message::Forward(bytes)),
             TAG_ALIVE if bytes.len() == 8 => Some(Message::Alive(Life(bytes.get_u64_le()))),
+            TAG_PEERS => decode_peers(bytes).map(Message::Peers),
             _ => None,
         }
     }
+}
+
+/// For each node its id, the length of its address in two bytes, and the address.
+fn encode_peers(nodes: &BTreeMap<NodeId, String>) -> Bytes {
+    let mut out = BytesMut::new();
+    for (node, address) in nodes.iter().take(MAX_INTRODUCED).filter(|(_, a)| a.len() <= MAX_ADDRESS_BYTES) {
+        out.put_u64_le(node.0);
+        out.put_u16_le(u16::try_from(address.len()).expect("at most 1024 bytes"));
+        out.put_slice(address.as_bytes());
+    }
+    out.freeze()
+}
+
+fn decode_peers(mut bytes: Bytes) -> Option<BTreeMap<NodeId, String>> {
+    let mut nodes = BTreeMap::new();
+    while bytes.has_remaining() {
+        let (node, len) = (bytes.try_get_u64_le().ok()?, usize::from(bytes.try_get_u16_le().ok()?));
+        if len > MAX_ADDRESS_BYTES || len > bytes.remaining() || nodes.len() == MAX_INTRODUCED {
+            return None;
+        }
+        let address = String::from_utf8(bytes.split_to(len).into()).ok()?;
+        nodes.insert(NodeId(node), address);
+    }
+    Some(nodes)
 }
 
 /// A command in the log, and who waits for its outcome.
@@ -115,9 +154,21 @@ mod tests {
     fn messages_and_envelopes_survive_the_way_there_and_back() {
         let body = Bytes::from_static(b"body");
         let (raft, alive) = (Message::Raft(body.clone()), Message::Alive(Life(u64::MAX - 1)));
-        for message in [raft, alive, Message::Heartbeat(body.clone()), Message::Forward(body.clone())] {
+        let peers = BTreeMap::from([(NodeId(1), "a:1".to_owned()), (NodeId(9), String::new())]);
+        for message in [
+            raft,
+            alive,
+            Message::Peers(peers.clone()),
+            Message::Heartbeat(body.clone()),
+            Message::Forward(body.clone()),
+        ] {
             assert_eq!(Message::decode(message.encode()), Some(message));
         }
+        let bytes = Message::Peers(peers).encode();
+        assert!(
+            (2..bytes.len() - 10).all(|len| Message::decode(bytes.slice(..len)).is_none()),
+            "cut off in the first node"
+        );
         let envelope = Envelope { node: NodeId(3), life: Life(u64::MAX), id: 9, oldest: 7, command: body };
         assert_eq!(Envelope::decode(envelope.encode()), Some(envelope));
     }

@@ -14,6 +14,11 @@ impl Flushes {
         self.answered.push((now, change));
     }
 
+    /// An answered change is gone, as its durability allows.
+    pub(crate) fn forget(&mut self, change: u64) {
+        self.answered.retain(|(_, c)| *c != change);
+    }
+
     pub(crate) fn flushed(&mut self, invoked: Nanos, committed: &Committed) -> Result<(), Violation> {
         let covered = self.answered.extract_if(.., |(at, _)| *at < invoked);
         for (_, change) in covered {

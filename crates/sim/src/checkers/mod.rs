@@ -7,6 +7,7 @@ mod flush;
 mod freshness;
 mod identity;
 mod image;
+mod memory;
 mod quorum;
 mod register;
 
@@ -20,8 +21,9 @@ use flush::Flushes;
 use freshness::Freshness;
 use holdfast_format::RecordHeader;
 use holdfast_format::message::{BeatVolume, Message};
-use holdfast_types::{Epoch, Life, Lsn, NodeId, VolumeId};
+use holdfast_types::{Durability, Epoch, Life, Lsn, NodeId, VolumeId};
 use identity::Identity;
+use memory::{Fate, Memories};
 use quorum::Quorums;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -49,6 +51,18 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
+/// A change of a guest that was answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answered {
+    pub(crate) id: u64,
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    pub(crate) invoked: Nanos,
+    /// The epoch of the session.
+    pub(crate) epoch: Epoch,
+    pub(crate) fua: bool,
+}
+
 /// Everything known about one volume.
 #[derive(Debug)]
 pub(crate) struct VolumeChecks {
@@ -58,6 +72,8 @@ pub(crate) struct VolumeChecks {
     pub(crate) epochs: Epochs,
     pub(crate) freshness: Freshness,
     pub(crate) flushes: Flushes,
+    /// Only where writes are answered from memories.
+    memories: Option<Memories>,
 }
 
 /// All checkers.
@@ -77,6 +93,7 @@ impl Checkers {
             epochs: Epochs::default(),
             freshness: Freshness::default(),
             flushes: Flushes::default(),
+            memories: (plan.durability == Durability::Flush).then(|| Memories::new(&plan.members, plan.write_quorum)),
         };
         Checkers {
             volumes: plans.iter().map(|p| (p.id, checks(p))).collect(),
@@ -87,6 +104,11 @@ impl Checkers {
 
     pub(crate) fn volume(&mut self, id: VolumeId) -> &mut VolumeChecks {
         self.volumes.get_mut(&id).expect("every planned volume is checked")
+    }
+
+    /// A node's process ended.
+    pub(crate) fn ended(&mut self, node: NodeId, now: Nanos) {
+        self.volumes.values_mut().filter_map(|v| v.memories.as_mut()).for_each(|m| m.ended(node, now));
     }
 
     /// A node's disk lost its files.
@@ -134,6 +156,64 @@ impl Checkers {
 }
 
 impl VolumeChecks {
+    /// A guest's change was answered; `record` is where it was first sent.
+    pub(crate) fn answered(
+        &mut self,
+        change: &Answered,
+        record: Option<(Lsn, Epoch)>,
+        now: Nanos,
+    ) -> Result<(), Violation> {
+        let id = change.id;
+        match (&mut self.memories, record) {
+            (Some(memories), Some(at)) if !change.fua => {
+                memories.answered(id, (change.first, change.count), at, change.invoked, now);
+            }
+            // Zeros name no record: what a memory holds of them can't be told from what was there before.
+            (Some(_), None) => self.register.closed(id, false, now),
+            _ => {
+                if let Some((lsn, _)) = record {
+                    self.commit(change.epoch, lsn)?;
+                    if !self.committed.holds(id) {
+                        let text = format!("change {id} was answered and is in no committed record");
+                        return Err(Violation::new("S1", text));
+                    }
+                }
+                self.register.answered(id, now);
+            }
+        }
+        if record.is_some() {
+            self.flushes.answered(id, now);
+        }
+        Ok(())
+    }
+
+    /// A read of these sectors, or (without sectors) a flush, was answered under `epoch`: what had been answered before it was
+    /// asked for is committed.
+    pub(crate) fn observed(
+        &mut self,
+        epoch: Epoch,
+        sectors: Option<(u64, u64)>,
+        invoked: Nanos,
+    ) -> Result<(), Violation> {
+        let Some((lsn, _)) = self.memories.as_ref().and_then(|m| m.must_hold(sectors, invoked)) else { return Ok(()) };
+        self.commit(epoch, lsn)
+    }
+
+    fn settle_memories(&mut self, started: Option<(Epoch, Nanos)>) -> Result<(), Violation> {
+        let Some(memories) = self.memories.as_mut() else { return Ok(()) };
+        let (started, now) = (started.map(|s| s.0), started.map_or(0, |s| s.1));
+        for fate in memories.settle(&self.committed, started)? {
+            match fate {
+                Fate::Committed { change, answered } => self.register.answered(change, answered),
+                Fate::Lost { change } => {
+                    self.flushes.forget(change);
+                    self.register.closed(change, false, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A primary of an active epoch calls everything up to `lsn` committed.
     pub(crate) fn commit(&mut self, epoch: Epoch, lsn: Lsn) -> Result<(), Violation> {
         if !self.epochs.was_activated(epoch) {
@@ -142,7 +222,7 @@ impl VolumeChecks {
         for (lsn, epoch) in self.committed.advance(epoch, lsn)? {
             self.quorums.committed(lsn, epoch)?;
         }
-        Ok(())
+        self.settle_memories(None)
     }
 
     /// The control plane activated an epoch.
@@ -156,6 +236,7 @@ impl VolumeChecks {
                 format!("{epoch} was activated although {node} never sent its first record"),
             ));
         };
-        self.commit(epoch, start)
+        self.commit(epoch, start)?;
+        self.settle_memories(Some((epoch, now)))
     }
 }

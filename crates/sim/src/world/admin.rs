@@ -8,7 +8,7 @@ use crate::log::MS;
 use crate::options::index;
 use holdfast_cluster::{Command, Outcome, RefusalKind};
 use holdfast_node::control::{Failure, Input};
-use holdfast_types::{Durability, Epoch, NodeId, VolumeId};
+use holdfast_types::{Epoch, NodeId, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What somebody outside wants of the control plane.
@@ -55,7 +55,7 @@ impl World {
         commands.extend(self.options.volumes.iter().map(|v| Command::CreateVolume {
             name: v.id.to_string(),
             size: v.size.bytes(),
-            durability: Durability::Sync,
+            durability: v.durability,
             write_quorum: v.write_quorum,
             nodes: v.members.clone(),
             primary: Some(v.first_primary),

@@ -1,7 +1,7 @@
 //! What guests do, and what they are told.
 
 use super::{Event, World};
-use crate::checkers::{OpKind, Violation};
+use crate::checkers::{Answered, OpKind, Violation};
 use crate::faults::FaultKind;
 use crate::guest::{Pending, Session, request};
 use crate::log::MS;
@@ -59,7 +59,8 @@ impl World {
         client.left = client.left.saturating_sub(1);
         let Some(session) = client.session.as_mut() else { return };
         let key = RequestKey { session: session.id, request: RequestId(id) };
-        let pending = Pending { id, kind: wish.kind, first: wish.first, count: wish.count, invoked: now };
+        let pending =
+            Pending { id, kind: wish.kind, first: wish.first, count: wish.count, invoked: now, fua: wish.fua };
         session.pending.insert(key.request, pending);
         let epoch = session.epoch;
         self.checkers.volume(volume).register.invoked(id, wish.kind, wish.first, wish.count, epoch, now);
@@ -156,6 +157,7 @@ impl World {
             }
             (OpKind::Flush, _) => {
                 let v = self.checkers.volume(volume);
+                v.observed(epoch, None, pending.invoked)?;
                 v.flushes.flushed(pending.invoked, &v.committed)
             }
             (_, Ok(_)) if self.options.mutant == Some(Mutant::FalseErrors) => {
@@ -188,24 +190,17 @@ impl World {
         let now = self.now;
         self.counters.acked += 1;
         let v = self.checkers.volume(volume);
+        let mut record = None;
         if pending.kind == OpKind::Write {
-            let Some((lsn, record)) = v.committed.record_of(pending.id) else {
+            let Some((lsn, of)) = v.committed.record_of(pending.id) else {
                 let text = format!("{node} answered change {} that it never sent to another copy", pending.id);
                 return Err(Violation::new("S1", text));
             };
-            v.commit(epoch, lsn)?;
-            if !v.committed.holds(pending.id) {
-                let text = format!(
-                    "{node} answered change {} in record {lsn} of {record}, which is not committed",
-                    pending.id
-                );
-                return Err(Violation::new("S1", text));
-            }
-            v.epochs.answered(lsn, record, node, epoch)?;
-            v.flushes.answered(pending.id, now);
+            v.epochs.answered(lsn, of, node, epoch)?;
+            record = Some((lsn, of));
         }
-        v.register.answered(pending.id, now);
-        Ok(())
+        let Pending { id, first, count, invoked, fua, .. } = pending;
+        v.answered(&Answered { id, first, count, invoked, epoch, fua }, record, now)
     }
 
     fn read_answered(
@@ -233,6 +228,7 @@ impl World {
         let now = self.now;
         let v = self.checkers.volume(volume);
         v.freshness.read(node, epoch, pending.invoked)?;
+        v.observed(epoch, Some((pending.first, pending.count)), pending.invoked)?;
         v.register.read(pending.id, node, pending.first, pending.invoked, &found, now)
     }
 

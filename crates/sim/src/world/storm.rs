@@ -153,6 +153,7 @@ impl World {
     pub(super) fn crash(&mut self, id: NodeId) -> Result<(), Violation> {
         self.note("crash", &[id.0], || format!("{id}"));
         self.look_at_images(id, false)?;
+        self.checkers.ended(id, self.now);
         let mut fates = Vec::new();
         let node = self.node(id);
         node.stop();
