@@ -1,5 +1,6 @@
 //! The command line. What a command does and what it promises stands in its help.
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -201,15 +202,52 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SimArgs {
-    /// How many seeds to run, from --seed on, or from 0
+    /// How many seeds to run [default: 500]
     #[arg(long, value_name = "N")]
     pub(crate) seeds: Option<u64>,
-    /// The one seed to replay, or the first of --seeds
-    #[arg(long, value_name = "S")]
-    pub(crate) seed: Option<u64>,
-    /// Print each event of a replay
+    /// The first of them
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) from: u64,
+    /// Worlds at a time; what comes out does not depend on it [default: one for each processor]
+    #[arg(long, value_name = "J", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: Option<u16>,
+    /// Run all seeds, and count the failures
     #[arg(long)]
-    pub(crate) verbose: bool,
+    pub(crate) keep_going: bool,
+    /// How long to look for the least of the first failure; 0 is not at all
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub(crate) shrink_seconds: u64,
+    /// Which faults [default: default]
+    #[arg(long, value_name = "NAME", value_parser = profiles())]
+    pub(crate) profile: Option<String>,
+    /// A cluster of this shape (TOML: `nodes = 5`, and `[[volumes]]` with `copies`, `write_quorum`)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) topology: Option<PathBuf>,
+    /// These timers, such as lease=2s,heartbeat=200ms,failure_timeout=1s; one that is not given is the daemon's default
+    #[arg(long, value_name = "LIST")]
+    pub(crate) timers: Option<String>,
+    /// One seed alone
+    #[arg(long, value_name = "S", conflicts_with_all = ["seeds", "from", "jobs", "keep_going"])]
+    pub(crate) seed: Option<u64>,
+    /// What remains of the seed, as the report of a failure names it
+    #[arg(long, value_name = "KEY", requires = "seed")]
+    pub(crate) shrink: Option<String>,
+    /// Print each event of the seed
+    #[arg(long, alias = "verbose", requires = "seed")]
+    pub(crate) trace: bool,
+    /// Only events of this volume, such as v1
+    #[arg(long, value_name = "V", requires = "trace")]
+    pub(crate) volume: Option<String>,
+    /// Only events of this node, such as n1
+    #[arg(long, value_name = "N", requires = "trace")]
+    pub(crate) node: Option<String>,
+    /// Print the hash of all events alone
+    #[arg(long, conflicts_with = "trace")]
+    pub(crate) hash: bool,
+}
+
+fn profiles() -> PossibleValuesParser {
+    holdfast_sim::PROFILES.iter().map(|p| PossibleValue::new(p.name).help(p.about)).collect::<Vec<_>>().into()
 }
 
 #[cfg(test)]
@@ -240,7 +278,10 @@ mod tests {
             "holdfast events --follow",
             "holdfast demo --nodes 3 --seconds 20 --image F --dir D --keep --output json",
             "holdfast sim --seeds 5000",
-            "holdfast sim --seed 3 --verbose",
+            "holdfast sim --seeds 20 --from 7 --jobs 2 --profile disks --topology F --timers lease=1s --keep-going",
+            "holdfast sim --seeds 20 --hash",
+            "holdfast sim --seed 3 --hash",
+            "holdfast sim --seed 3 --shrink faults=1+4 --trace --volume v1 --node n2",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }

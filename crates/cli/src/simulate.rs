@@ -1,94 +1,86 @@
-//! `holdfast sim`: the adapter to the simulator.
+//! `holdfast sim`: the adapter to the simulator. It brings what the simulator itself must not have: threads, a clock, files.
+
+mod batch;
+mod report;
+mod setup;
 
 use crate::args::{Output, SimArgs};
 use crate::error::CliError;
-use crate::units;
-use holdfast_sim::{Failure, Summary};
-use indicatif::{ProgressBar, ProgressStyle};
+use holdfast_sim::{Follow, Setup};
 use serde_json::json;
+use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 /// Seeds that a run without arguments tries.
 const SEEDS: u64 = 500;
 
 pub(crate) fn run(args: &SimArgs, output: Output) -> Result<(), CliError> {
-    match (args.seed, args.seeds) {
-        (Some(seed), None) => replay(seed, args.verbose, output),
-        (first, count) => many(first.unwrap_or(0), count.unwrap_or(SEEDS), output),
+    holdfast_sim::take_panics();
+    let setup = setup::chosen(args)?;
+    match args.seed {
+        Some(seed) => one(seed, args, &setup, output),
+        None => many(args, &setup, output),
     }
 }
 
-fn many(first: u64, count: u64, output: Output) -> Result<(), CliError> {
+fn many(args: &SimArgs, setup: &Setup, output: Output) -> Result<(), CliError> {
+    let (first, count) = (args.from, args.seeds.unwrap_or(SEEDS));
     let wrong = || {
-        CliError::Usage(format!("expected --seeds of 1 or more that fit above --seed, found {count} from {first} on"))
+        CliError::Usage(format!("expected --seeds of 1 or more that fit above --from, found {count} from {first} on"))
     };
     let end = first.checked_add(count).filter(|_| count > 0).ok_or_else(wrong)?;
-    let bar = ProgressBar::new(count);
-    let template = "[{bar:30.cyan/dim}] {pos} of {len} seeds, {eta} left";
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let jobs = args.jobs.map(usize::from).or_else(|| std::thread::available_parallelism().ok().map(NonZero::get));
     let start = Instant::now();
-    let result = holdfast_sim::run(first..end, &mut |_| bar.inc(1));
-    bar.finish_and_clear();
-    let summary = result.map_err(|failure| failed(&failure))?;
-    match output {
-        Output::Json => println!("{}", summary_json(&summary)),
-        Output::Table => println!("{}", summary_text(&summary, start.elapsed())),
-    }
-    Ok(())
+    let progress = report::Progress::new(count);
+    let summary =
+        batch::run(first..end, setup, jobs.unwrap_or(1), args.keep_going, &mut |summary| progress.seed_done(summary));
+    progress.finish();
+    let took = start.elapsed();
+    let shrunk = match summary.failures.first() {
+        Some(failure) if args.shrink_seconds > 0 => {
+            let end = Instant::now() + Duration::from_secs(args.shrink_seconds);
+            let progress = report::Progress::shrinking(failure.seed);
+            let shrunk = holdfast_sim::shrink(failure.seed, setup, &mut || {
+                progress.try_done();
+                Instant::now() < end
+            });
+            progress.finish();
+            shrunk
+        }
+        _ => None,
+    };
+    let gap = summary.gap(setup);
+    let outcome = report::Outcome { args, setup, summary: &summary, took, shrunk, gap };
+    outcome.tell(output);
+    outcome.sentence().map_or(Ok(()), |sentence| Err(CliError::Simulator(sentence)))
 }
 
-fn failed(failure: &Failure) -> CliError {
-    for event in &failure.events {
-        eprintln!("{event}");
-    }
-    CliError::Simulator(format!("{failure}; see all of it: holdfast sim --seed {} --verbose", failure.seed))
-}
-
-fn replay(seed: u64, verbose: bool, output: Output) -> Result<(), CliError> {
-    let replay = holdfast_sim::replay(seed);
-    if verbose {
-        for event in &replay.events {
+fn one(seed: u64, args: &SimArgs, setup: &Setup, output: Output) -> Result<(), CliError> {
+    let replay = holdfast_sim::play(seed, setup, args.trace);
+    let hash = format!("{:016x}", replay.hash);
+    if args.trace {
+        let mut follow = Follow::new(setup::volume(args)?, setup::node(args)?);
+        for event in replay.events.iter().filter(|e| follow.shows(e)) {
             match output {
                 Output::Json => eprintln!("{event}"),
                 Output::Table => println!("{event}"),
             }
         }
     }
-    let (events, hash) = (replay.events.len(), format!("{:016x}", replay.hash));
-    if let Err(violation) = replay.result {
-        let sentence = format!("seed {seed} breaks {}: {} (hash {hash})", violation.property, violation.text);
-        return Err(CliError::Simulator(sentence));
-    }
+    let violation = replay.result.err();
     match output {
-        Output::Json => println!("{}", json!({ "seed": seed, "events": events, "hash": hash })),
-        Output::Table => println!("seed {seed}: {events} events, hash {hash}, every property held"),
+        _ if args.hash => println!("{hash}"),
+        Output::Json => {
+            let broken = violation.as_ref().map(|v| json!({ "property": v.property, "text": v.text }));
+            let events = replay.reached.events;
+            println!("{}", json!({ "seed": seed, "events": events, "hash": hash, "violation": broken }));
+        }
+        Output::Table if violation.is_none() => {
+            println!("seed {seed}: {} events, hash {hash}, every property held", replay.reached.events);
+        }
+        Output::Table => {}
     }
-    Ok(())
-}
-
-fn summary_json(summary: &Summary) -> serde_json::Value {
-    json!({
-        "seeds": summary.seeds,
-        "events": summary.events,
-        "acknowledged": summary.acked,
-        "reads": summary.reads,
-        "epochs": summary.epochs,
-        "terms": summary.terms,
-        "virtual_ms": summary.virtual_ms,
-        "faults": summary.faults.values().sum::<u64>(),
+    violation.map_or(Ok(()), |v| {
+        Err(CliError::Simulator(format!("seed {seed} breaks {}: {} (hash {hash})", v.property, v.text)))
     })
-}
-
-fn summary_text(summary: &Summary, took: Duration) -> String {
-    format!(
-        "{} seeds, every property held: {} changes acknowledged, {} reads checked, {} epochs of volumes and {} terms of the control plane, {} faults injected, {} simulated in {}",
-        units::count(summary.seeds),
-        units::count(summary.acked),
-        units::count(summary.reads),
-        units::count(summary.epochs),
-        units::count(summary.terms),
-        units::count(summary.faults.values().sum()),
-        units::duration(Duration::from_millis(summary.virtual_ms)),
-        units::duration(took),
-    )
 }

@@ -2,6 +2,7 @@
 
 use holdfast_types::Rng;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 macro_rules! fault_kinds {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -12,7 +13,16 @@ macro_rules! fault_kinds {
         impl FaultKind {
             /// Every kind.
             pub const ALL: &[FaultKind] = &[$(FaultKind::$name),*];
+
+            /// Its name in reports, such as `crash-in-recovery`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                NAMES.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name.as_str())
+            }
         }
+
+        static NAMES: LazyLock<Vec<(FaultKind, String)>> =
+            LazyLock::new(|| vec![$((FaultKind::$name, kebab(stringify!($name)))),*]);
     };
 }
 
@@ -104,11 +114,23 @@ impl FaultKind {
     }
 }
 
+/// `CrashInRecovery` as `crash-in-recovery`.
+fn kebab(name: &str) -> String {
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !words.is_empty() {
+            words.push('-');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    words
+}
+
 /// How often each kind fired.
 pub type FaultCounts = BTreeMap<FaultKind, u64>;
 
 /// Kinds that a fault event may start, as opposed to those that follow from others or from a setting.
-const STARTED: &[FaultKind] = &[
+pub(crate) const STARTED: &[FaultKind] = &[
     FaultKind::Crash,
     FaultKind::CrashAll,
     FaultKind::CrashInRecovery,

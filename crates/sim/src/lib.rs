@@ -6,22 +6,32 @@
 //! The same seed gives the same events, down to the hash.
 
 mod checkers;
+mod cuts;
 mod disk;
 mod faults;
+mod follow;
 mod guest;
 mod log;
 mod net;
 mod node;
 mod options;
+mod profiles;
 mod raft_disk;
 mod runner;
+mod setup;
+mod shrink;
 mod world;
 
 pub use checkers::Violation;
+pub use cuts::{BadCuts, Cuts};
 pub use faults::{FaultCounts, FaultKind};
+pub use follow::Follow;
 pub use options::Mutant;
-pub use runner::{Failure, Replay, Summary, replay, replay_mutant, run, run_seed, silent_faults};
-pub use world::Outcome;
+pub use profiles::{PROFILES, Profile};
+pub use runner::{Failure, Replay, Summary, play, replay, replay_mutant, run, run_seed, take_panics};
+pub use setup::{BadTiming, BadTopology, Setup, Timing, Topology, VolumeShape};
+pub use shrink::{Shrunk, shrink};
+pub use world::{Outcome, Reached};
 
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ pub(crate) struct EventLog {
 
 impl EventLog {
     pub(crate) const fn new(recording: bool) -> EventLog {
-        EventLog { hash: 0xCBF2_9CE4_8422_2325, count: 0, recording, lines: Vec::new() }
+        EventLog { hash: START, count: 0, recording, lines: Vec::new() }
     }
 
     /// Folds one event into the hash: its kind and the numbers that tell it from others.
@@ -57,8 +57,16 @@ impl EventLog {
     }
 
     const fn fold(&mut self, n: u64) {
-        self.hash = (self.hash ^ n).wrapping_mul(0x0000_0100_0000_01B3).rotate_left(23);
+        self.hash = fold(self.hash, n);
     }
+}
+
+/// A hash of nothing.
+pub(crate) const START: u64 = 0xCBF2_9CE4_8422_2325;
+
+/// A hash of one number more.
+pub(crate) const fn fold(hash: u64, n: u64) -> u64 {
+    (hash ^ n).wrapping_mul(0x0000_0100_0000_01B3).rotate_left(23)
 }
 
 struct Line {

@@ -1,12 +1,14 @@
 //! What a seed decides before anything happens.
 
-use crate::faults::{FaultKind, draw_mix};
+use crate::faults::FaultKind;
 use crate::log::{MS, Nanos, SECOND, US};
+use crate::setup::{Setup, VolumeShape};
 use holdfast_cluster::{Command, State};
 use holdfast_node::control::ControlConfig;
 use holdfast_replication::{Limits, Timers};
 use holdfast_store::StoreConfig;
 use holdfast_types::{ClusterId, Durability, Life, NodeId, Rng, VolumeId, VolumeSize};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A world that misbehaves beyond what the promises cover, to prove that the checkers can fail.
@@ -85,6 +87,8 @@ pub(crate) struct Options {
     pub(crate) volumes: Vec<VolumePlan>,
     /// The time of faults; then everything heals.
     pub(crate) storm: Nanos,
+    /// From then to a healthy cluster, at most.
+    pub(crate) heal_bound: Nanos,
     /// Mean time between faults.
     pub(crate) fault_interval: Nanos,
     pub(crate) faults: Vec<(FaultKind, u64)>,
@@ -106,6 +110,10 @@ pub(crate) struct Options {
     pub(crate) drift_ppm: u64,
     pub(crate) control: ControlPlan,
     pub(crate) mutant: Option<Mutant>,
+    /// Fault events that happen, if not all do.
+    pub(crate) kept_faults: Option<BTreeSet<u64>>,
+    /// Another order of events under the same faults; 0 is the seed's own.
+    pub(crate) order: u64,
 }
 
 /// Largest guest request of the simulator, in bytes; the store's segments are made for it.
@@ -113,10 +121,15 @@ pub(crate) const MAX_REQUEST: u64 = 64 << 10;
 
 impl Options {
     /// The same seed gives the same options.
-    pub(crate) fn draw(seed: u64) -> Options {
+    pub(crate) fn draw(seed: u64, setup: &Setup) -> Options {
         let mut rng = Rng::new(seed ^ 0x006f_7074_696f_6e73);
-        let nodes: Vec<NodeId> = (1..=rng.range(3, 6)).map(NodeId).collect();
-        let mut volumes: Vec<VolumePlan> = (1..=rng.range(1, 3)).map(|v| draw_volume(v, &nodes, &mut rng)).collect();
+        let drawn = rng.range(3, 6);
+        let nodes: Vec<NodeId> = (1..=setup.nodes().unwrap_or(drawn)).map(NodeId).collect();
+        let drawn = rng.range(1, 3);
+        let mut volumes: Vec<VolumePlan> = match setup.volumes() {
+            None => (1..=drawn).map(|v| draw_volume(v, &nodes, None, &mut rng)).collect(),
+            Some(shapes) => (1..).zip(shapes).map(|(v, s)| draw_volume(v, &nodes, Some(s), &mut rng)).collect(),
+        };
         let lease_ms = [300, 600, 1_000, 2_000][index(rng.below(4))];
         let timers = Timers {
             lease: Duration::from_millis(lease_ms),
@@ -129,7 +142,7 @@ impl Options {
             admitted_bytes: [256 << 10, 64 << 20][index(rng.below(2))],
         };
         let small_journal = rng.chance(150_000);
-        let faults = draw_mix(&mut rng);
+        let faults = setup.profile.draw_mix(&mut rng);
         // Members that never answer again keep a volume closed whose memories are in doubt, until there is replacement.
         if !faults.iter().any(|(kind, _)| kind.fails_copies()) {
             volumes.iter_mut().for_each(|v: &mut VolumePlan| v.draw_durability(seed));
@@ -141,6 +154,7 @@ impl Options {
             nodes,
             volumes,
             storm: rng.range(6, 25) * SECOND,
+            heal_bound: 30 * SECOND,
             fault_interval: rng.range(100, 2_500) * MS,
             faults: faults.clone(),
             requests: rng.range(400, 1_800),
@@ -161,6 +175,8 @@ impl Options {
             drift_ppm: [0, 100, 5_000][index(rng.below(3))],
             control,
             mutant: None,
+            kept_faults: None,
+            order: 0,
         }
     }
 }
@@ -207,9 +223,10 @@ impl VolumePlan {
     }
 }
 
-fn draw_volume(v: u64, nodes: &[NodeId], rng: &mut Rng) -> VolumePlan {
+fn draw_volume(v: u64, nodes: &[NodeId], shape: Option<&VolumeShape>, rng: &mut Rng) -> VolumePlan {
     let mut members = nodes.to_vec();
     let copies = if rng.chance(100_000) { 2 } else { index(rng.range(3, nodes.len() as u64 + 1)) };
+    let copies = shape.map_or(copies, |s| s.of().0);
     while members.len() > copies {
         let drop = index(rng.below(members.len() as u64));
         members.remove(drop);
@@ -217,6 +234,7 @@ fn draw_volume(v: u64, nodes: &[NodeId], rng: &mut Rng) -> VolumePlan {
     let first_primary = members[index(rng.below(members.len() as u64))];
     let majority = copies / 2 + 1;
     let quorum = if rng.chance(150_000) { copies } else { majority };
+    let quorum = shape.map_or(quorum, |s| s.of().1);
     let sectors = rng.range(4, 97) * 8 + if rng.chance(200_000) { rng.range(1, 8) } else { 0 };
     VolumePlan {
         id: VolumeId(v),

@@ -16,7 +16,7 @@ fn equal_seeds_give_equal_events() {
 
 #[test]
 fn seeds_are_clean() {
-    let summary = run(4..24, &mut |_| {}).unwrap_or_else(|failure| panic!("{failure}\n{}", failure.events.join("\n")));
+    let summary = run(4..24, &mut |_| {}).unwrap_or_else(|failure| panic!("{failure}"));
     assert!(summary.faults.len() > 20, "most kinds of faults fire in twenty seeds: {:?}", summary.faults);
 }
 
@@ -93,4 +93,105 @@ fn a_control_plane_without_compare_and_swap_is_caught() {
 #[test]
 fn a_raft_log_that_forgets_is_caught() {
     is_caught(Mutant::ForgetfulRaft, &["one leader", "equal states", "S14", "S21"]);
+}
+
+#[test]
+fn a_failure_is_shrunk_to_one_that_replays() {
+    let setup = Setup { mutant: Some(Mutant::ForgedAcks), ..Setup::default() };
+    let seed = (0..60).find(|s| play(*s, &setup, false).result.is_err()).expect("the mutant is caught");
+    let whole = play(seed, &setup, false);
+    let mut left = 60;
+    let shrunk = shrink(seed, &setup, &mut || {
+        left -= 1;
+        left >= 0
+    });
+    let shrunk = shrunk.expect("it failed just before");
+    assert!(shrunk.faults < whole.reached.fault_events || shrunk.after.events < whole.reached.events, "{shrunk:?}");
+    let cuts: Cuts = shrunk.cuts.to_string().parse().expect("a key says all");
+    assert_eq!(cuts, shrunk.cuts);
+    let again = play(seed, &Setup { cuts, ..setup }, false);
+    let violation = again.result.expect_err("what was shrunk fails");
+    assert_eq!(violation.property, whole.result.expect_err("it failed before").property);
+    assert_eq!((violation.text, again.reached), (shrunk.text, shrunk.after), "it replays exactly");
+}
+
+#[test]
+fn a_clean_seed_is_not_shrunk() {
+    assert_eq!(shrink(1, &Setup::default(), &mut || true), None);
+}
+
+/// A fault that is left out changes no other one.
+#[test]
+fn faults_left_out_leave_the_others() {
+    let storm = |cuts: &str| -> Vec<String> {
+        let setup = Setup { cuts: cuts.parse().expect("a good key"), ..Setup::default() };
+        let events = play(3, &setup, true).events;
+        events.into_iter().filter(|e| e.contains(" storm ")).collect()
+    };
+    let whole = storm("");
+    assert!(whole.len() > 3, "a storm of some faults: {whole:?}");
+    assert_eq!(storm("faults=0+2-3"), [whole[0].clone(), whole[2].clone(), whole[3].clone()]);
+    assert_eq!(storm("faults=none"), Vec::<String>::new());
+}
+
+#[test]
+fn every_kind_that_a_storm_starts_has_a_profile() {
+    for kind in faults::STARTED {
+        let named = PROFILES.iter().filter_map(|p| p.kinds).any(|kinds| kinds.contains(kind));
+        assert!(named, "{kind:?} is in no row of crates/sim/src/profiles.rs but the default one: add it there");
+    }
+}
+
+#[test]
+fn every_profile_keeps_to_its_kinds() {
+    for profile in PROFILES {
+        let setup = Setup { profile, ..Setup::default() };
+        for seed in 0..2 {
+            let replay = play(seed, &setup, false);
+            assert_eq!(replay.result.err(), None, "profile {} seed {seed}", profile.name);
+            let strange = |kind: &FaultKind| profile.kinds.is_some_and(|own| !own.contains(kind));
+            let started: Vec<_> = replay.faults.keys().filter(|k| faults::STARTED.contains(k) && strange(k)).collect();
+            assert!(started.is_empty(), "profile {} fired {started:?}", profile.name);
+        }
+    }
+}
+
+#[test]
+fn a_chosen_cluster_is_what_runs() {
+    let shape = |copies, write_quorum| VolumeShape { copies, write_quorum };
+    let topology = Topology::new(5, vec![shape(3, None), shape(5, Some(4)), shape(2, None)]).expect("a good shape");
+    let ms = std::time::Duration::from_millis;
+    let timing = Timing::new(ms(900), ms(90), ms(450)).expect("timers in bounds");
+    let setup = Setup { topology: Some(topology), timing: Some(timing), ..Setup::default() };
+    let options = setup.options(7);
+    assert_eq!(options.nodes.len(), 5);
+    let shapes: Vec<_> = options.volumes.iter().map(|v| (v.members.len(), v.write_quorum)).collect();
+    assert_eq!(shapes, [(3, 2), (5, 4), (2, 2)]);
+    assert_eq!((options.timers.lease, options.beat), (ms(900), ms(90)));
+    assert_eq!(play(7, &setup, false).result.err(), None);
+}
+
+#[test]
+fn a_cluster_that_cannot_be_is_refused() {
+    let shape = |copies, write_quorum| VolumeShape { copies, write_quorum };
+    let refused = |nodes, volumes| Topology::new(nodes, volumes).expect_err("a bad shape").to_string();
+    assert!(refused(2, vec![shape(2, None)]).contains("3 to 15 nodes, found 2"));
+    assert!(refused(3, Vec::new()).contains("1 to 16 volumes, found 0"));
+    assert!(refused(3, vec![shape(4, None)]).contains("2 to 3 copies on 3 nodes, found 4"));
+    assert!(refused(5, vec![shape(4, Some(2))]).contains("a write quorum of 3 to 4 of 4 copies, found 2"));
+}
+
+#[test]
+fn timers_that_the_daemon_refuses_are_refused() {
+    let ms = std::time::Duration::from_millis;
+    let refused = |lease, heartbeat, failure| Timing::new(lease, heartbeat, failure).expect_err("bad").to_string();
+    assert!(refused(ms(500), ms(1), ms(500)).contains("heartbeat of 10ms to 10s, found 1ms"));
+    assert!(refused(ms(500), ms(100), ms(299)).contains("failure_timeout of 300ms to 60s, found 299ms"));
+    assert!(refused(ms(199), ms(100), ms(300)).contains("lease of 200ms to 60s, found 199ms"));
+}
+
+#[test]
+fn kinds_have_names_for_reports() {
+    assert_eq!(FaultKind::CrashInRecovery.name(), "crash-in-recovery");
+    assert_eq!(FaultKind::OneWay.name(), "one-way");
 }

@@ -119,10 +119,24 @@ pub struct Outcome {
     pub virtual_ms: u64,
 }
 
+/// How far a world came before it ended, one way or the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// Fault events of the storm, those that were left out included.
+    pub fault_events: u64,
+    /// Virtual time, in milliseconds.
+    pub virtual_ms: u64,
+    /// Events.
+    pub events: u64,
+}
+
 /// Generators that don't disturb each other.
 #[derive(Debug)]
 struct Rngs {
     schedule: Rng,
+    /// When faults come.
+    storm: Rng,
+    /// What the present fault does: forked anew for each.
     faults: Rng,
     control: Rng,
     seeds: Rng,
@@ -134,6 +148,7 @@ struct Counters {
     acked: u64,
     reads: u64,
     epochs: u64,
+    fault_events: u64,
     next_op: u64,
     next_session: u64,
 }
@@ -169,8 +184,9 @@ const MAX_EVENTS: u64 = 4_000_000;
 
 impl World {
     pub(crate) fn new(seed: u64, options: Options, recording: bool) -> World {
-        let mut rng = Rng::new(seed);
-        let rngs = Rngs { schedule: rng.fork(), faults: rng.fork(), control: rng.fork(), seeds: rng.fork() };
+        let mut rng = Rng::new(seed ^ options.order << 32);
+        let storm = Rng::new(seed ^ 0x73_746f_726d);
+        let rngs = Rngs { schedule: rng.fork(), storm, faults: rng.fork(), control: rng.fork(), seeds: rng.fork() };
         let mut clocks = rng.fork();
         let mut disks = rng.fork();
         let founding = Stored::founding(options.control.named[0], founding_snapshot(options.control.founding_state()));
@@ -237,6 +253,16 @@ impl World {
             }
         }
         Err(Violation::new("liveness", "nothing is left to happen".to_owned()))
+    }
+
+    /// How far it came: fault events so far, and virtual time.
+    pub(crate) fn reached(&self) -> Reached {
+        Reached { fault_events: self.counters.fault_events, virtual_ms: self.now / MS, events: self.log.count() }
+    }
+
+    /// How often each kind of fault fired so far.
+    pub(crate) fn faults(&self) -> &FaultCounts {
+        &self.counters.faults
     }
 
     pub(crate) fn into_log(self) -> EventLog {

@@ -145,7 +145,10 @@ impl World {
             Output::OpenLane { peer, volume } => self.open_lane(id, peer, Lane::Volume(volume)),
             Output::CloseLane { peer, volume } => self.net.close(id, peer, Lane::Volume(volume)),
             Output::Fatal(reason) => self.note("fatal", &[id.0], || format!("{id}: {reason}")),
-            Output::Event { text, .. } => self.note("says", &[id.0], || format!("{id}: {text}")),
+            Output::Event { volume, text } => self.note("says", &[id.0], || {
+                let of = volume.map(|v| format!(" {v}")).unwrap_or_default();
+                format!("{id}{of}: {text}")
+            }),
         }
         Ok(())
     }

@@ -3,12 +3,10 @@
 use super::storm::Cure;
 use super::{Event, World};
 use crate::checkers::Violation;
-use crate::log::{MS, Nanos, SECOND};
+use crate::log::{MS, SECOND};
 use crate::net::Plane;
 use holdfast_types::{Lsn, NodeId, VolumeId};
 
-/// Virtual time from the end of the storm to a healthy cluster, at most.
-const BOUND: Nanos = 30 * SECOND;
 /// Requests of a client that remain for the time after the storm.
 const LEFT: u64 = 20;
 
@@ -58,9 +56,10 @@ impl World {
         if let (true, None) = (idle, &sick) {
             return self.verify();
         }
-        if self.now - since > BOUND {
+        let bound = self.options.heal_bound;
+        if self.now - since > bound {
             let why = sick.unwrap_or_else(|| "guests still wait for answers".to_owned());
-            let text = format!("{} s after everything healed: {why}; {}", BOUND / SECOND, self.describe());
+            let text = format!("{} s after everything healed: {why}; {}", bound / SECOND, self.describe());
             return Err(Violation::new("liveness", text));
         }
         self.at(self.now + 100 * MS, Event::Health);

@@ -33,11 +33,21 @@ impl World {
         if self.options.mutant == Some(Mutant::Amnesia) {
             self.nodes.values_mut().for_each(|n| n.disk.remember());
         }
-        let pause = self.rngs.faults.below(2 * self.options.fault_interval) + 1;
+        let pause = self.rngs.storm.below(2 * self.options.fault_interval) + 1;
         let next = self.now + pause;
         self.at(next, Event::Fault);
+        // Each one draws from a generator of its own, so that leaving one out changes no other.
+        self.rngs.faults = self.rngs.storm.fork();
+        let number = self.counters.fault_events;
+        self.counters.fault_events += 1;
+        if self.options.kept_faults.as_ref().is_some_and(|kept| !kept.contains(&number)) {
+            return Ok(());
+        }
         match pick(&self.options.faults, &mut self.rngs.faults) {
-            Some(kind) => self.start_fault(kind),
+            Some(kind) => {
+                self.note("storm", &[number], || format!("fault {number}: {kind:?}"));
+                self.start_fault(kind)
+            }
             None => Ok(()),
         }
     }

@@ -1,0 +1,159 @@
+//! Named mixes of faults: each looks longer at one part of what may go wrong than the mix of everything does.
+//!
+//! A profile is a row of [`PROFILES`]. Within its kinds each seed still draws its own few.
+
+use crate::faults::{FaultKind, draw_mix};
+use crate::log::MS;
+use crate::options::{Options, index};
+use holdfast_types::Rng;
+
+/// A named mix.
+#[derive(Debug)]
+pub struct Profile {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// The kinds that its storms start; `None` is every kind.
+    pub kinds: Option<&'static [FaultKind]>,
+    tune: fn(&mut Options),
+}
+
+/// All profiles; the first one is the default.
+pub static PROFILES: &[Profile] = &[
+    Profile { name: "default", about: "a few kinds of all, other ones for each seed", kinds: None, tune: as_drawn },
+    Profile {
+        name: "calm",
+        about: "no fault at all: what breaks here breaks without any help",
+        kinds: Some(&[]),
+        tune: calm,
+    },
+    Profile {
+        name: "crashes",
+        about: "processes and hosts end, stand still and come back",
+        kinds: Some(CRASHES),
+        tune: as_drawn,
+    },
+    Profile {
+        name: "disks",
+        about: "disks fail, fill up, stall, and forget at a crash",
+        kinds: Some(DISKS),
+        tune: as_drawn,
+    },
+    Profile {
+        name: "network",
+        about: "connections break, links slow down, directions die",
+        kinds: Some(NETWORK),
+        tune: as_drawn,
+    },
+    Profile {
+        name: "clocks",
+        about: "rates at the edge of the bound, short leases, holders that stand still",
+        kinds: Some(CLOCKS),
+        tune: clocks,
+    },
+    Profile {
+        name: "operators",
+        about: "switchovers, forced and cancelled ones, guests that leave",
+        kinds: Some(OPERATORS),
+        tune: as_drawn,
+    },
+    Profile {
+        name: "control",
+        about: "the control plane is out of reach while primaries change",
+        kinds: Some(CONTROL),
+        tune: as_drawn,
+    },
+    Profile { name: "dense", about: "the default mix, many faults at a time", kinds: None, tune: dense },
+    Profile { name: "long", about: "the default mix, storms of minutes", kinds: None, tune: long },
+];
+
+const CRASHES: &[FaultKind] =
+    &[FaultKind::Crash, FaultKind::CrashAll, FaultKind::CrashInRecovery, FaultKind::Pause, FaultKind::PauseLong];
+
+const DISKS: &[FaultKind] = &[
+    FaultKind::SlowDisk,
+    FaultKind::StalledDisk,
+    FaultKind::WriteError,
+    FaultKind::ReadError,
+    FaultKind::SyncError,
+    FaultKind::NoSpace,
+    FaultKind::Wipe,
+    FaultKind::Crash,
+    FaultKind::CrashAll,
+];
+
+const NETWORK: &[FaultKind] = &[
+    FaultKind::ConnectionLoss,
+    FaultKind::Partition,
+    FaultKind::OneWay,
+    FaultKind::Isolate,
+    FaultKind::Mute,
+    FaultKind::SlowLink,
+    FaultKind::CorruptFrame,
+];
+
+const CLOCKS: &[FaultKind] =
+    &[FaultKind::Pause, FaultKind::PauseLong, FaultKind::Isolate, FaultKind::Mute, FaultKind::ForcedFailover];
+
+const OPERATORS: &[FaultKind] =
+    &[FaultKind::Switchover, FaultKind::SwitchoverCancelled, FaultKind::ForcedFailover, FaultKind::Detach];
+
+const CONTROL: &[FaultKind] = &[
+    FaultKind::ControlDown,
+    FaultKind::RaftLeaderCutOff,
+    FaultKind::RaftLeaderKilled,
+    FaultKind::RaftLeaderPaused,
+    FaultKind::RaftReorder,
+    FaultKind::Switchover,
+    FaultKind::ForcedFailover,
+    FaultKind::Crash,
+    FaultKind::Isolate,
+    FaultKind::PauseLong,
+];
+
+impl Profile {
+    /// The profile of this name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<&'static Profile> {
+        PROFILES.iter().find(|p| p.name == name)
+    }
+
+    /// A seed's own mix of this profile's kinds. It takes as many draws whatever the profile: all else of a seed is equal.
+    pub(crate) fn draw_mix(&self, rng: &mut Rng) -> Vec<(FaultKind, u64)> {
+        let mut mix = draw_mix(rng);
+        let Some(kinds) = self.kinds else { return mix };
+        let mut own = rng.clone();
+        mix.retain(|(kind, _)| kinds.contains(kind));
+        if mix.is_empty() && !kinds.is_empty() {
+            mix.push((kinds[index(own.below(kinds.len() as u64))], 1));
+        }
+        mix
+    }
+
+    pub(crate) fn tune(&self, options: &mut Options) {
+        (self.tune)(options);
+    }
+}
+
+fn as_drawn(_: &mut Options) {}
+
+fn calm(options: &mut Options) {
+    options.drift_ppm = 0;
+}
+
+fn clocks(options: &mut Options) {
+    // The bound between two clocks is 10 000 ppm.
+    options.drift_ppm = 5_000;
+    options.timers.lease = options.timers.lease.min(std::time::Duration::from_millis(600));
+    options.beat = options.beat.min(options.timers.lease / 10);
+}
+
+fn dense(options: &mut Options) {
+    options.fault_interval = (options.fault_interval / 8).max(30 * MS);
+}
+
+fn long(options: &mut Options) {
+    options.storm *= 6;
+    options.requests *= 4;
+}
