@@ -66,7 +66,16 @@ pub static PROFILES: &[Profile] = &[
     },
     Profile { name: "dense", about: "the default mix, many faults at a time", kinds: None, tune: dense },
     Profile { name: "long", about: "the default mix, storms of minutes", kinds: None, tune: long },
+    Profile {
+        name: MIXED,
+        about: "half of the seeds have the default profile, the others each one of the rest",
+        kinds: None,
+        tune: as_drawn,
+    },
 ];
+
+/// The profile that is another one for each seed.
+const MIXED: &str = "all";
 
 const CRASHES: &[FaultKind] =
     &[FaultKind::Crash, FaultKind::CrashAll, FaultKind::CrashInRecovery, FaultKind::Pause, FaultKind::PauseLong];
@@ -117,6 +126,16 @@ impl Profile {
     #[must_use]
     pub fn find(name: &str) -> Option<&'static Profile> {
         PROFILES.iter().find(|p| p.name == name)
+    }
+
+    /// The profile that a seed has if this one was chosen.
+    pub(crate) fn of(&'static self, seed: u64) -> &'static Profile {
+        if self.name != MIXED {
+            return self;
+        }
+        let rest = PROFILES.len() as u64 - 2;
+        let at = if seed.is_multiple_of(2) { 0 } else { 1 + seed / 2 % rest };
+        &PROFILES[index(at)]
     }
 
     /// A seed's own mix of this profile's kinds. It takes as many draws whatever the profile: all else of a seed is equal.

@@ -130,7 +130,7 @@ impl Setup {
     /// The world of a seed under what was chosen.
     pub(crate) fn options(&self, seed: u64) -> Options {
         let mut options = Options::draw(seed, self);
-        self.profile.tune(&mut options);
+        self.profile.of(seed).tune(&mut options);
         if let Some(timing) = self.timing {
             options.set_timing(timing);
         }

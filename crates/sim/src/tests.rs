@@ -157,6 +157,14 @@ fn every_profile_keeps_to_its_kinds() {
 }
 
 #[test]
+fn the_profile_of_all_has_every_other() {
+    let all = Profile::find("all").expect("a row of the table");
+    let names: std::collections::BTreeSet<&str> = (0..200).map(|seed| all.of(seed).name).collect();
+    assert_eq!(names.len(), PROFILES.len() - 1, "{names:?}");
+    assert!(!names.contains("all") && all.of(4).name == "default");
+}
+
+#[test]
 fn a_chosen_cluster_is_what_runs() {
     let shape = |copies, write_quorum| VolumeShape { copies, write_quorum };
     let topology = Topology::new(5, vec![shape(3, None), shape(5, Some(4)), shape(2, None)]).expect("a good shape");
