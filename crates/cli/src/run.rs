@@ -26,7 +26,10 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Join(args) => daemon::join(&args, output),
         Command::Agent(args) => daemon::agent(&args.config),
         Command::Demo(args) => runtime()?.block_on(demo::run(args, output)),
-        Command::Sim(args) => simulate::run(&args, output),
+        Command::Sim(args) => {
+            die_of_broken_pipes();
+            simulate::run(&args, output)
+        }
         command => {
             die_of_broken_pipes();
             runtime()?.block_on(commands::run(&socket, output, command))

@@ -124,7 +124,8 @@ impl Outcome<'_> {
         line(
             &mut text,
             &format!(
-                "{} seeds, {held}: {} changes acknowledged, {} reads checked, {} epochs, {} terms of the control plane, {} faults injected, {:.1} h \
+                "{} seeds, {held}: {} changes acknowledged, {} reads checked, {} epochs of volumes and {} terms of the control \
+                 plane, {} faults injected, {} \
                  simulated in {}, {:.1} seeds a second",
                 units::count(summary.seeds),
                 units::count(summary.acked),
@@ -132,7 +133,7 @@ impl Outcome<'_> {
                 units::count(summary.epochs),
                 units::count(summary.terms),
                 units::count(summary.faults.values().sum()),
-                hours(summary),
+                units::duration(Duration::from_millis(summary.virtual_ms)),
                 units::duration(self.took),
                 per_second(summary.seeds, self.took),
             ),
