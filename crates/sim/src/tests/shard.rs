@@ -3,6 +3,7 @@
 use crate::disk::Disk;
 use crate::faults::FaultKind;
 use crate::options::Options;
+use crate::setup::Setup;
 use holdfast_node::LocalView;
 use holdfast_node::shard::{Input, Output, Shard, ShardConfig};
 use holdfast_store::io::FileId;
@@ -12,7 +13,7 @@ use std::collections::VecDeque;
 const V1: VolumeId = VolumeId(1);
 
 fn options() -> Options {
-    Options::draw(0)
+    Setup::default().options(0)
 }
 
 fn shard(life: u64) -> Shard {
