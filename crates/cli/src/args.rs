@@ -66,7 +66,7 @@ pub(crate) enum Command {
     /// The whole story on one machine: agents, a disk image, load, a switchover, a kill, the proof
     Demo(DemoArgs),
     /// Run the deterministic simulator of whole clusters
-    Sim(SimArgs),
+    Sim(Box<SimArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -200,8 +200,64 @@ pub(crate) struct DemoArgs {
     pub(crate) seed: Option<u64>,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum SimCommand {
+    /// How long I/O stands still, and how much is exposed, in a year of a cluster
+    #[command(long_about = "How long I/O stands still, and how much is exposed, in a year of a cluster.\n\n\
+        A year is too long to be simulated message by message. So the simulator measures how long a volume is not served \
+        after a failure, with the code of the daemon and the timers given, and years are drawn and composed of these times. \
+        The answer says what it does not count.")]
+    WhatIf(WhatIfArgs),
+}
+
 #[derive(Debug, Args)]
+pub(crate) struct WhatIfArgs {
+    /// Racks; the copies of a volume are in different ones
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=15))]
+    pub(crate) racks: u64,
+    /// Hosts in each rack
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub(crate) nodes_per_rack: u64,
+    /// Volumes
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) volumes: u64,
+    /// Copies of each volume
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=7))]
+    pub(crate) copies: u64,
+    /// Copies that must hold a write before it is acknowledged [default: a majority]
+    #[arg(long, value_name = "W")]
+    pub(crate) write_quorum: Option<u64>,
+    /// Size of each volume
+    #[arg(long, value_name = "SIZE", default_value = "100GiB")]
+    pub(crate) size: String,
+    /// Failures of one host in a year
+    #[arg(long, value_name = "X", default_value_t = 2.0)]
+    pub(crate) failures_per_node_year: f64,
+    /// Failures of one rack in a year
+    #[arg(long, value_name = "Y", default_value_t = 0.2)]
+    pub(crate) rack_failures_per_year: f64,
+    /// Mean time until what failed is there again
+    #[arg(long, value_name = "Z", default_value_t = 4.0)]
+    pub(crate) repair_hours: f64,
+    /// Timers, such as lease=2s,heartbeat=200ms,failure_timeout=1s [default: the daemon's]
+    #[arg(long, value_name = "LIST")]
+    pub(crate) timers: Option<String>,
+    /// Failures of each kind to simulate
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) samples: u64,
+    /// Years to draw
+    #[arg(long, value_name = "K", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) years: u64,
+    /// Worlds at a time [default: one for each processor]
+    #[arg(long, value_name = "J", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct SimArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<SimCommand>,
     /// How many seeds to run [default: 500]
     #[arg(long, value_name = "N")]
     pub(crate) seeds: Option<u64>,
@@ -280,6 +336,8 @@ mod tests {
             "holdfast sim --seeds 5000",
             "holdfast sim --seeds 20 --from 7 --jobs 2 --profile disks --topology F --timers lease=1s --keep-going",
             "holdfast sim --seeds 20 --hash",
+            "holdfast sim what-if --racks 5 --nodes-per-rack 3 --volumes 9 --failures-per-node-year 2 \
+             --rack-failures-per-year 0.1 --repair-hours 4 --timers lease=1s --output json",
             "holdfast sim --seed 3 --hash",
             "holdfast sim --seed 3 --shrink faults=1+4 --trace --volume v1 --node n2",
         ] {

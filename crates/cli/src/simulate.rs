@@ -3,12 +3,12 @@
 mod batch;
 mod report;
 mod setup;
+mod what_if;
 
-use crate::args::{Output, SimArgs};
+use crate::args::{Output, SimArgs, SimCommand};
 use crate::error::CliError;
 use holdfast_sim::{Follow, Setup};
 use serde_json::json;
-use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 /// Seeds that a run without arguments tries.
@@ -16,6 +16,9 @@ const SEEDS: u64 = 500;
 
 pub(crate) fn run(args: &SimArgs, output: Output) -> Result<(), CliError> {
     holdfast_sim::take_panics();
+    if let Some(SimCommand::WhatIf(args)) = &args.command {
+        return what_if::run(args, output);
+    }
     let setup = setup::chosen(args)?;
     match args.seed {
         Some(seed) => one(seed, args, &setup, output),
@@ -29,11 +32,10 @@ fn many(args: &SimArgs, setup: &Setup, output: Output) -> Result<(), CliError> {
         CliError::Usage(format!("expected --seeds of 1 or more that fit above --from, found {count} from {first} on"))
     };
     let end = first.checked_add(count).filter(|_| count > 0).ok_or_else(wrong)?;
-    let jobs = args.jobs.map(usize::from).or_else(|| std::thread::available_parallelism().ok().map(NonZero::get));
+    let jobs = batch::jobs(args.jobs);
     let start = Instant::now();
     let progress = report::Progress::new(count);
-    let summary =
-        batch::run(first..end, setup, jobs.unwrap_or(1), args.keep_going, &mut |summary| progress.seed_done(summary));
+    let summary = batch::run(first..end, setup, jobs, args.keep_going, &mut |summary, _| progress.seed_done(summary));
     progress.finish();
     let took = start.elapsed();
     let shrunk = match summary.failures.first() {

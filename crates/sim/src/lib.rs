@@ -21,6 +21,7 @@ mod runner;
 mod setup;
 mod shrink;
 mod world;
+mod year;
 
 pub use checkers::Violation;
 pub use cuts::{BadCuts, Cuts};
@@ -29,9 +30,10 @@ pub use follow::Follow;
 pub use options::Mutant;
 pub use profiles::{PROFILES, Profile};
 pub use runner::{Failure, Replay, Summary, play, replay, replay_mutant, run, run_seed, take_panics};
-pub use setup::{BadTiming, BadTopology, Setup, Timing, Topology, VolumeShape};
+pub use setup::{BadTiming, BadTopology, Episode, Setup, Timing, Topology, VolumeShape, most_nodes};
 pub use shrink::{Shrunk, shrink};
 pub use world::{Outcome, Reached};
+pub use year::{Episodes, Year, YearPlan, year};
 
 #[cfg(test)]
 mod tests;

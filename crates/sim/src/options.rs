@@ -2,7 +2,7 @@
 
 use crate::faults::FaultKind;
 use crate::log::{MS, Nanos, SECOND, US};
-use crate::setup::{Setup, VolumeShape};
+use crate::setup::{Episode, Setup, VolumeShape};
 use holdfast_cluster::{Command, State};
 use holdfast_node::control::ControlConfig;
 use holdfast_replication::{Limits, Timers};
@@ -110,6 +110,8 @@ pub(crate) struct Options {
     pub(crate) drift_ppm: u64,
     pub(crate) control: ControlPlan,
     pub(crate) mutant: Option<Mutant>,
+    /// The one failure that is measured.
+    pub(crate) episode: Option<Episode>,
     /// Fault events that happen, if not all do.
     pub(crate) kept_faults: Option<BTreeSet<u64>>,
     /// Another order of events under the same faults; 0 is the seed's own.
@@ -175,6 +177,7 @@ impl Options {
             drift_ppm: [0, 100, 5_000][index(rng.below(3))],
             control,
             mutant: None,
+            episode: None,
             kept_faults: None,
             order: 0,
         }

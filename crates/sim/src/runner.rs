@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 /// Events that a failure carries.
 const LAST_EVENTS: usize = 200;
@@ -73,6 +74,8 @@ pub struct Replay {
     pub reached: Reached,
     /// How often each kind of fault fired.
     pub faults: FaultCounts,
+    /// Of an episode: from the failure until the volume was served again.
+    pub stall: Option<Duration>,
     /// How it ended.
     pub result: Result<Outcome, Violation>,
 }
@@ -136,13 +139,14 @@ pub fn play(seed: u64, setup: &Setup, recording: bool) -> Replay {
     let result = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
     PANIC_AT.set(None);
     let (reached, faults) = (world.reached(), world.faults().clone());
+    let stall = world.stall().map(Duration::from_nanos);
     let log = world.into_log();
     let hash = log.hash();
     let mut events = log.into_lines();
     if recording {
         events.insert(0, head);
     }
-    Replay { events, hash, reached, faults, result }
+    Replay { events, hash, reached, faults, stall, result }
 }
 
 thread_local! {

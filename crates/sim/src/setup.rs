@@ -4,7 +4,8 @@ use crate::cuts::Cuts;
 use crate::log::{MS, Nanos};
 use crate::options::{Mutant, Options, VolumePlan, index};
 use crate::profiles::{PROFILES, Profile};
-use holdfast_types::NodeId;
+use crate::world::GIVE_UP;
+use holdfast_types::{NodeId, Rng};
 use std::time::Duration;
 
 /// Nodes of a world: fewer could not outvote one, more would take long.
@@ -27,11 +28,40 @@ pub struct Setup {
     pub cuts: Cuts,
     /// How the world misbehaves.
     pub mutant: Option<Mutant>,
+    /// One failure, whose effect on the first volume is measured.
+    pub episode: Option<Episode>,
+}
+
+/// A failure in a calm world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Episode {
+    /// The host of the primary fails.
+    PrimaryHost,
+    /// Its rack fails: all nodes whose number has the same remainder by this many.
+    PrimaryRack {
+        /// Racks of the cluster.
+        racks: u64,
+    },
+    /// So many hosts fail that nobody can serve; then, much later, as many copies as are needed are there again.
+    CopiesReturn,
+}
+
+/// Nodes of a world, at most.
+#[must_use]
+pub const fn most_nodes() -> u64 {
+    *NODES.end()
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { profile: &PROFILES[0], topology: None, timing: None, cuts: Cuts::default(), mutant: None }
+        Setup {
+            profile: &PROFILES[0],
+            topology: None,
+            timing: None,
+            cuts: Cuts::default(),
+            mutant: None,
+            episode: None,
+        }
     }
 }
 
@@ -138,6 +168,9 @@ impl Setup {
         if let Some(mutant) = self.mutant {
             options.suit(mutant);
         }
+        if let Some(episode) = self.episode {
+            options.set_episode(episode, seed);
+        }
         options.cut(&self.cuts);
         options
     }
@@ -170,6 +203,22 @@ impl Options {
         control.tick = Duration::from_millis(100).min(timing.failure_timeout);
         // Some changes of epoch in a row, each after a lease and a detection.
         self.heal_bound = self.heal_bound.max(6 * nanos(timing.lease + timing.failure_timeout));
+    }
+
+    /// Copies of neighbours by number: they are in different racks. The founder of the cluster is one among all.
+    fn set_episode(&mut self, episode: Episode, seed: u64) {
+        self.episode = Some(episode);
+        self.storm = GIVE_UP;
+        self.requests = self.requests.min(200);
+        let mut rng = Rng::new(seed ^ 0x65_7069_736f_6465);
+        let count = self.nodes.len() as u64;
+        for volume in &mut self.volumes {
+            let first = rng.below(count);
+            let copies = volume.members.len() as u64;
+            volume.members = (first..first + copies).map(|i| self.nodes[index(i % count)]).collect();
+            volume.members.sort_unstable();
+            volume.first_primary = volume.members[index(rng.below(copies))];
+        }
     }
 
     fn cut(&mut self, cuts: &Cuts) {

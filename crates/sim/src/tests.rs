@@ -97,9 +97,10 @@ fn a_raft_log_that_forgets_is_caught() {
 
 #[test]
 fn a_failure_is_shrunk_to_one_that_replays() {
-    let setup = Setup { mutant: Some(Mutant::ForgedAcks), ..Setup::default() };
-    let seed = (0..60).find(|s| play(*s, &setup, false).result.is_err()).expect("the mutant is caught");
-    let whole = play(seed, &setup, false);
+    let setup = Setup { mutant: Some(Mutant::NoCompareAndSwap), ..Setup::default() };
+    let mut failing = (0..60).map(|seed| (seed, play(seed, &setup, false)));
+    let found = failing.find(|(_, replay)| replay.result.is_err() && replay.reached.fault_events >= 4);
+    let (seed, whole) = found.expect("the mutant is caught after some faults");
     let mut left = 60;
     let shrunk = shrink(seed, &setup, &mut || {
         left -= 1;
@@ -202,4 +203,28 @@ fn timers_that_the_daemon_refuses_are_refused() {
 fn kinds_have_names_for_reports() {
     assert_eq!(FaultKind::CrashInRecovery.name(), "crash-in-recovery");
     assert_eq!(FaultKind::OneWay.name(), "one-way");
+}
+
+/// The time that the protocol needs at least: no copy takes over before the primary's lease has run out.
+#[test]
+fn an_episode_takes_a_lease_and_a_detection() {
+    let ms = std::time::Duration::from_millis;
+    let topology = Topology::new(5, vec![VolumeShape { copies: 3, write_quorum: None }]).expect("a good shape");
+    let setup = |episode| Setup {
+        profile: Profile::find("calm").expect("a row of the table"),
+        topology: Some(topology.clone()),
+        timing: Some(Timing::new(ms(2000), ms(200), ms(1000)).expect("timers in bounds")),
+        episode: Some(episode),
+        ..Setup::default()
+    };
+    for seed in 0..3 {
+        for episode in [Episode::PrimaryHost, Episode::PrimaryRack { racks: 5 }] {
+            let replay = play(seed, &setup(episode), false);
+            let stall = replay.stall.unwrap_or_else(|| panic!("{episode:?} of seed {seed}: {:?}", replay.result));
+            assert!(stall > ms(1000) && stall < ms(15_000), "{episode:?} of seed {seed} took {stall:?}");
+        }
+        let replay = play(seed, &setup(Episode::CopiesReturn), false);
+        let stall = replay.stall.unwrap_or_else(|| panic!("seed {seed}: {:?}", replay.result));
+        assert!(stall < ms(15_000), "seed {seed} took {stall:?}");
+    }
 }

@@ -8,6 +8,7 @@
 mod admin;
 mod carry;
 mod control;
+mod episode;
 mod forge;
 mod guests;
 mod settle;
@@ -23,6 +24,8 @@ use crate::node::{Clock, Node};
 use crate::options::{Mutant, Options};
 use crate::raft_disk::RaftDisk;
 use admin::{Admin, Wish};
+pub(crate) use episode::GIVE_UP;
+use episode::Measure;
 use forge::Forged;
 use holdfast_cluster::Command;
 use holdfast_consensus::Stored;
@@ -67,6 +70,10 @@ pub(crate) enum Event {
     Cure(Cure),
     Settle,
     Health,
+    /// The failure of an episode.
+    Strike,
+    /// A copy that an episode had taken away returns.
+    Return(NodeId),
 }
 
 #[derive(Debug)]
@@ -173,6 +180,7 @@ pub(crate) struct World {
     /// When the storm ended.
     settling: Option<Nanos>,
     verified: bool,
+    measure: Measure,
     /// Mutants: what was once read.
     stale: BTreeMap<(VolumeId, u64), u64>,
     /// Mutants: claims that nodes believe in.
@@ -228,6 +236,7 @@ impl World {
             partitions: BTreeMap::new(),
             settling: None,
             verified: false,
+            measure: Measure::default(),
             stale: BTreeMap::new(),
             forged: BTreeMap::new(),
             options,
@@ -245,7 +254,7 @@ impl World {
                 self.note("violation", &[], || state);
                 return Err(violation);
             }
-            if self.verified {
+            if self.verified || self.measure.stall.is_some() {
                 return Ok(self.outcome());
             }
             if self.log.count() > MAX_EVENTS {
@@ -258,6 +267,11 @@ impl World {
     /// How far it came: fault events so far, and virtual time.
     pub(crate) fn reached(&self) -> Reached {
         Reached { fault_events: self.counters.fault_events, virtual_ms: self.now / MS, events: self.log.count() }
+    }
+
+    /// How long an episode took.
+    pub(crate) fn stall(&self) -> Option<Nanos> {
+        self.measure.stall
     }
 
     /// How often each kind of fault fired so far.
@@ -309,6 +323,7 @@ impl World {
             self.at(MS, Event::Client(client));
         }
         self.plan_founding();
+        self.plan_episode();
         self.at(500 * MS, Event::Fault);
         self.at(self.options.storm, Event::Settle);
         Ok(())
@@ -341,6 +356,8 @@ impl World {
             Event::Cure(cure) => return self.cure(cure),
             Event::Settle => return self.settle(),
             Event::Health => return self.check_health(),
+            Event::Strike => return self.strike(),
+            Event::Return(node) => return self.return_of(node),
         }
         Ok(())
     }

@@ -2,9 +2,16 @@
 
 use holdfast_sim::{Replay, Setup, Summary};
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+
+/// How many threads: as many as there are processors if nobody says.
+pub(super) fn jobs(chosen: Option<u16>) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    chosen.map_or_else(processors, usize::from)
+}
 
 /// Runs the seeds, until one fails unless `keep_going`. `progress` is told of each, in order.
 pub(super) fn run(
@@ -12,7 +19,7 @@ pub(super) fn run(
     setup: &Setup,
     jobs: usize,
     keep_going: bool,
-    progress: &mut dyn FnMut(&Summary),
+    progress: &mut dyn FnMut(&Summary, &Replay),
 ) -> Summary {
     let next = AtomicU64::new(seeds.start);
     let (send, receive) = mpsc::channel::<(u64, Replay)>();
@@ -38,7 +45,7 @@ fn in_order(
     first: u64,
     results: mpsc::Receiver<(u64, Replay)>,
     keep_going: bool,
-    progress: &mut dyn FnMut(&Summary),
+    progress: &mut dyn FnMut(&Summary, &Replay),
 ) -> Summary {
     let mut summary = Summary::default();
     let mut early = BTreeMap::new();
@@ -48,7 +55,7 @@ fn in_order(
         while let Some(replay) = early.remove(&due) {
             summary.add(due, &replay);
             due += 1;
-            progress(&summary);
+            progress(&summary, &replay);
             if !keep_going && !summary.failures.is_empty() {
                 return summary;
             }
@@ -65,9 +72,9 @@ mod tests {
     #[test]
     fn the_number_of_threads_changes_nothing() {
         let setup = Setup::default();
-        let one = run(0..5, &setup, 1, false, &mut |_| {});
+        let one = run(0..5, &setup, 1, false, &mut |_, _| {});
         let mut order = Vec::new();
-        let three = run(0..5, &setup, 3, false, &mut |s| order.push(s.seeds));
+        let three = run(0..5, &setup, 3, false, &mut |s, _| order.push(s.seeds));
         assert_eq!(one, three);
         assert_eq!(order, [1, 2, 3, 4, 5]);
     }
@@ -75,10 +82,10 @@ mod tests {
     #[test]
     fn the_first_failure_is_that_of_the_first_seed_that_fails() {
         let setup = Setup { mutant: Some(Mutant::EarlyAnswers), ..Setup::default() };
-        let one = run(0..8, &setup, 1, false, &mut |_| {});
+        let one = run(0..8, &setup, 1, false, &mut |_, _| {});
         assert_eq!(one.failures.len(), 1, "the mutant is caught: {one:?}");
-        assert_eq!(run(0..8, &setup, 3, false, &mut |_| {}), one);
-        let all = run(0..8, &setup, 3, true, &mut |_| {});
+        assert_eq!(run(0..8, &setup, 3, false, &mut |_, _| {}), one);
+        let all = run(0..8, &setup, 3, true, &mut |_, _| {});
         assert_eq!((all.seeds, &all.failures[0]), (8, &one.failures[0]));
     }
 }

@@ -31,6 +31,10 @@ impl Progress {
         Progress::styled(0, &format!("{{spinner:.cyan}} shrinking what makes seed {seed} fail: {{pos}} worlds tried"))
     }
 
+    pub(super) fn measuring(count: u64) -> Progress {
+        Progress::styled(count, "[{bar:30.cyan/dim}] {pos} of {len} failures measured, {eta} left")
+    }
+
     fn styled(count: u64, template: &str) -> Progress {
         let style = || ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(count).with_style(style()));
@@ -241,4 +245,34 @@ fn hours(summary: &Summary) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 fn per_second(count: u64, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64().max(0.001)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::batch;
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+    use holdfast_sim::Mutant;
+
+    #[test]
+    fn a_failure_is_told_with_a_command_that_replays_it() {
+        let line = "holdfast sim --seeds 8 --profile disks --timers lease=1s";
+        let cli = Cli::try_parse_from(line.split(' ')).expect("a good line");
+        let Command::Sim(args) = cli.command else { panic!("{line} is not sim") };
+        let setup = Setup { mutant: Some(Mutant::EarlyAnswers), ..Setup::default() };
+        let summary = batch::run(0..8, &setup, 1, false, &mut |_, _| {});
+        let seed = summary.failures.first().expect("the mutant is caught").seed;
+        let mut tries = 0..20;
+        let shrunk = holdfast_sim::shrink(seed, &setup, &mut || tries.next().is_some()).expect("it failed before");
+        let key = shrunk.cuts.to_string();
+        let took = Duration::from_secs(1);
+        let outcome = Outcome { args: &args, setup: &setup, summary: &summary, took, shrunk: Some(shrunk), gap: None };
+        let command = format!("holdfast sim --seed {seed} --profile disks --timers lease=1s --shrink {key} --trace");
+        assert!(outcome.text().contains(&command), "expected {command} in {}", outcome.text());
+        assert!(outcome.sentence().expect("it failed").ends_with(&command));
+        let json = outcome.json();
+        assert_eq!((&json["failures"], &json["first_failure"]), (&json!(1), &json!(seed)));
+        assert!(json["faults"]["crash-in-recovery"].is_number(), "{json}");
+    }
 }

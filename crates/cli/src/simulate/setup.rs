@@ -16,7 +16,7 @@ pub(super) fn chosen(args: &SimArgs) -> Result<Setup, CliError> {
         topology: args.topology.as_deref().map(read_topology).transpose()?,
         timing: args.timers.as_deref().map(parse_timers).transpose().map_err(CliError::Usage)?,
         cuts: args.shrink.as_deref().unwrap_or_default().parse().map_err(usage)?,
-        mutant: None,
+        ..default
     })
 }
 
@@ -38,9 +38,9 @@ fn number(text: &str, prefix: char) -> Result<u64, CliError> {
     text.strip_prefix(prefix).unwrap_or(text).parse().map_err(|_| wrong())
 }
 
-fn parse_timers(list: &str) -> Result<Timing, String> {
+pub(super) fn parse_timers(list: &str) -> Result<Timing, String> {
     let mut cluster = ClusterConfig::default();
-    for part in list.split(',') {
+    for part in list.split(',').filter(|p| !p.is_empty()) {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let place = match name {
             "lease" => &mut cluster.lease,

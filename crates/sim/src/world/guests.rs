@@ -121,6 +121,7 @@ impl World {
         if serving {
             self.node(id).serving.insert(volume, epoch);
             self.node(id).led.insert(volume);
+            self.measure_service(volume);
         } else {
             self.node(id).serving.remove(&volume);
             self.end_sessions(id, Some(volume));
