@@ -1,6 +1,6 @@
 //! What a seed decides before anything happens.
 
-use crate::faults::FaultKind;
+use crate::faults::{FaultKind, draw_mix};
 use crate::log::{MS, Nanos, SECOND, US};
 use crate::setup::{Episode, Setup, VolumeShape};
 use holdfast_cluster::{Command, State};
@@ -144,7 +144,7 @@ impl Options {
             admitted_bytes: [256 << 10, 64 << 20][index(rng.below(2))],
         };
         let small_journal = rng.chance(150_000);
-        let faults = setup.profile.of(seed).draw_mix(&mut rng);
+        let faults = setup.profile.of(seed).keep(draw_mix(&mut rng), seed);
         // Members that never answer again keep a volume closed whose memories are in doubt, until there is replacement.
         if !faults.iter().any(|(kind, _)| kind.fails_copies()) {
             volumes.iter_mut().for_each(|v: &mut VolumePlan| v.draw_durability(seed));

@@ -2,7 +2,7 @@
 //!
 //! A profile is a row of [`PROFILES`]. Within its kinds each seed still draws its own few.
 
-use crate::faults::{FaultKind, draw_mix};
+use crate::faults::FaultKind;
 use crate::log::MS;
 use crate::options::{Options, index};
 use holdfast_types::Rng;
@@ -138,14 +138,12 @@ impl Profile {
         &PROFILES[index(at)]
     }
 
-    /// A seed's own mix of this profile's kinds. It takes as many draws whatever the profile: all else of a seed is equal.
-    pub(crate) fn draw_mix(&self, rng: &mut Rng) -> Vec<(FaultKind, u64)> {
-        let mut mix = draw_mix(rng);
+    /// What a storm of this profile keeps of a seed's mix; all else of the seed is equal in every profile.
+    pub(crate) fn keep(&self, mut mix: Vec<(FaultKind, u64)>, seed: u64) -> Vec<(FaultKind, u64)> {
         let Some(kinds) = self.kinds else { return mix };
-        let mut own = rng.clone();
         mix.retain(|(kind, _)| kinds.contains(kind));
         if mix.is_empty() && !kinds.is_empty() {
-            mix.push((kinds[index(own.below(kinds.len() as u64))], 1));
+            mix.push((kinds[index(Rng::new(seed).below(kinds.len() as u64))], 1));
         }
         mix
     }
