@@ -1,0 +1,76 @@
+//! The scopes that are explored, by what a run may cost, and for each mutant one in which its mistake shows.
+
+use crate::scope::{Mutant, Scope, Volatile};
+use crate::state::Budget;
+
+/// How much is explored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Seconds.
+    Small,
+    /// What every commit is checked with.
+    Ci,
+    /// Minutes: what a script accumulates.
+    Full,
+}
+
+const NONE: Budget = Budget { crashes: 0, wipes: 0, rots: 0, rollbacks: 0, changes: 0, releases: 0 };
+
+/// Three members, two of them are a quorum.
+const THREE: Scope = Scope {
+    name: "three members",
+    nodes: 3,
+    members: 7,
+    all: false,
+    epochs: 3,
+    writes: 1,
+    volatile: Volatile::Nobody,
+    hints: false,
+    leases: false,
+    learners: false,
+    witness: false,
+    budget: NONE,
+    mutant: None,
+};
+
+/// Two members that must both hold a write, and a witness.
+const PAIR: Scope = Scope { name: "pair and witness", nodes: 2, members: 3, all: true, witness: true, ..THREE };
+
+/// Two members and a blank node that follows.
+const LEARNER: Scope = Scope { name: "learner", members: 3, learners: true, ..THREE };
+
+/// In which scope a mutant's mistake shows, with little else to explore.
+#[must_use]
+pub fn scope_of(mutant: Mutant) -> Scope {
+    use Mutant as M;
+    let crash = Budget { crashes: 1, ..NONE };
+    let change = Budget { changes: 1, ..NONE };
+    let scope = match mutant {
+        M::AppendAfterChange
+        | M::FenceNewMembers
+        | M::CommitBeforeActivation
+        | M::ExcludedMemberClaims => Scope { budget: change, ..THREE },
+        M::SameIdentity => Scope { budget: Budget { wipes: 1, ..NONE }, ..THREE },
+        M::RestartKeepsEpoch => Scope { budget: crash, volatile: Volatile::Primary, writes: 2, ..THREE },
+        M::AckBeforeDurable => Scope { budget: crash, volatile: Volatile::Everybody, ..THREE },
+        M::ReportBeforeDrain => Scope { volatile: Volatile::Everybody, ..THREE },
+        M::PromiseNotDurable | M::StaleCut => Scope { budget: crash, ..THREE },
+        M::LearnerCounts => LEARNER,
+        M::WitnessCounts => PAIR,
+        M::CorruptIsAbsent => Scope { budget: Budget { rots: 1, ..NONE }, ..THREE },
+        M::NoLossCheck => Scope { hints: true, budget: Budget { rollbacks: 1, ..NONE }, ..THREE },
+        M::ApplyBeyondCommit => Scope { hints: true, ..THREE },
+        M::HoldFromReceipt
+        | M::NoDriftMargin
+        | M::FenceIgnoresGrant
+        | M::TooFewGrants
+        | M::GrantAfterPromise => Scope { leases: true, epochs: 2, writes: 0, ..THREE },
+        M::RestartForgetsGrant => Scope { leases: true, epochs: 2, writes: 0, budget: crash, ..THREE },
+        M::ReleaseKeepsServing => {
+            Scope { leases: true, epochs: 2, writes: 0, budget: Budget { releases: 1, ..NONE }, ..THREE }
+        }
+        M::NoEpochStart | M::ChooseByLength => Scope { writes: 2, epochs: 4, ..THREE },
+        _ => THREE,
+    };
+    Scope { mutant: Some(mutant), ..scope }
+}
