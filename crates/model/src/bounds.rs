@@ -50,7 +50,7 @@ pub fn scope_of(mutant: Mutant) -> Scope {
         | M::FenceNewMembers
         | M::CommitBeforeActivation
         | M::ExcludedMemberClaims => Scope { budget: change, ..THREE },
-        M::SameIdentity => Scope { budget: Budget { wipes: 1, ..NONE }, ..THREE },
+        M::SameIdentity | M::BlankFollows => Scope { budget: Budget { wipes: 1, ..NONE }, ..THREE },
         M::RestartKeepsEpoch => Scope { budget: crash, volatile: Volatile::Primary, writes: 2, ..THREE },
         M::AckBeforeDurable => Scope { budget: crash, volatile: Volatile::Everybody, ..THREE },
         M::ReportBeforeDrain => Scope { volatile: Volatile::Everybody, ..THREE },

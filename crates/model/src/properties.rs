@@ -3,7 +3,7 @@
 
 use crate::rules::serves_reads;
 use crate::scope::{Mutant, Property, Scope};
-use crate::state::{State, has};
+use crate::state::State;
 
 /// The first property that does not hold.
 pub(crate) fn broken(scope: &Scope, state: &State) -> Option<Property> {
@@ -38,8 +38,7 @@ fn images_are_committed(scope: &Scope, state: &State) -> bool {
 }
 
 fn members_agree(_: &Scope, state: &State) -> bool {
-    (0..3).filter(|n| !has(state.blank, *n)).all(|n| {
-        let node = state.node(n);
+    state.nodes.iter().all(|node| {
         if node.adopted == 0 || node.promised != node.adopted {
             return true;
         }

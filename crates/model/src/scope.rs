@@ -137,6 +137,8 @@ mutants! {
     CommitBeforeActivation,
     /// a blank disk counts as the copy it was
     SameIdentity,
+    /// a blank disk may follow the epoch whose configuration names another
+    BlankFollows,
     /// a new epoch has no record of its own
     NoEpochStart,
     /// the log is chosen by its length alone

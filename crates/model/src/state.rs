@@ -80,6 +80,8 @@ pub(crate) struct Reign {
     pub(crate) primary: u8,
     pub(crate) base: u8,
     pub(crate) members: NodeSet,
+    /// Members whose disk is not the incarnation that this configuration names.
+    pub(crate) blank: NodeSet,
     /// LSN of the epoch's own first record.
     pub(crate) start: u8,
     /// Changes members with the same primary (M1 to M3).
@@ -130,8 +132,6 @@ pub struct State {
     pub(crate) max_epoch: u8,
     pub(crate) active: u8,
     pub(crate) pending: u8,
-    /// Nodes whose disk is not the registered incarnation.
-    pub(crate) blank: NodeSet,
     /// Nodes with the fast clock.
     pub(crate) fast: NodeSet,
     pub(crate) issued: u8,
@@ -181,7 +181,6 @@ impl State {
             max_epoch: 1,
             active: 1,
             pending: 0,
-            blank: 0,
             fast,
             issued: 0,
             budget: scope.budget,
@@ -239,8 +238,8 @@ impl State {
             if !leads {
                 (reign.beats, reign.trust) = Default::default();
                 if matches!(reign.stage, Stage::Fencing | Stage::Fetching) {
-                    let Reign { primary, base, members, .. } = *reign;
-                    *reign = Reign { stage: Stage::Dead, primary, base, members, ..Reign::default() };
+                    let Reign { primary, base, members, blank, .. } = *reign;
+                    *reign = Reign { stage: Stage::Dead, primary, base, members, blank, ..Reign::default() };
                 }
             }
             reign.requested &= pending && !reign.activated;
@@ -277,7 +276,7 @@ impl State {
         mix.word(self.committed.word());
         mix.bytes([
             self.max_epoch | self.active << 4,
-            self.pending | self.blank << 4,
+            self.pending,
             self.fast | self.issued << 4,
             crashes | wipes << 4,
             rots | rollbacks << 2 | changes << 4 | releases << 6,
@@ -306,7 +305,7 @@ impl Reign {
             self.hint,
             flags,
             sets,
-            0,
+            self.blank,
             0,
         ]);
         mix.bytes([a | b << 4, c | d << 4, e | f << 4, g | h << 4, i, j, k, l]);

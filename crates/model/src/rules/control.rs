@@ -11,7 +11,7 @@ pub(super) fn claim(scope: &Scope, state: &mut State, node: u8, members: NodeSet
     if scope.mutant == Some(Mutant::ExcludedMemberClaims) {
         of_base |= bit(node);
     }
-    let eligible = has(of_base, node) && !has(state.blank, node);
+    let eligible = has(of_base, node) && !has(state.reign(base).blank, node);
     let role = state.node(node).role;
     // A primary that nobody overtook has no reason to claim; nor has a claimant whose claim is the pending one.
     let overtaken = state.nodes.iter().any(|n| n.promised > role);
@@ -38,7 +38,8 @@ fn step_of_members(state: &State, from: NodeSet, to: NodeSet, primary: u8, may_s
 fn next_epoch(state: &mut State, primary: u8, base: u8, members: NodeSet) -> u8 {
     state.max_epoch += 1;
     let epoch = state.max_epoch;
-    *state.reign_mut(epoch) = Reign { primary, base, members, ..Reign::default() };
+    let blank = state.reign(base).blank;
+    *state.reign_mut(epoch) = Reign { primary, base, members, blank, ..Reign::default() };
     state.pending = epoch;
     state.node_mut(primary).role = epoch;
     epoch
@@ -54,12 +55,13 @@ pub(super) fn change(scope: &Scope, state: &mut State, epoch: u8, members: NodeS
     {
         return Ok(false);
     }
-    let added = members & !state.reign(epoch).members;
     // A disk that was replaced is registered anew when its node is added (B1).
-    state.blank &= !added;
+    let added = members & !state.reign(epoch).members;
     state.budget.changes -= 1;
     let next = next_epoch(state, primary, epoch, members);
-    state.reign_mut(next).by_itself = true;
+    let reign = state.reign_mut(next);
+    reign.by_itself = true;
+    reign.blank &= !added;
     let node = state.node_mut(primary);
     (node.promised, node.adopted) = (next, next);
     takeover::open(scope, state, next)?;

@@ -49,7 +49,8 @@ pub(super) fn wipe(scope: &Scope, state: &mut State, node: u8) -> bool {
     if scope.mutant == Some(Mutant::SameIdentity) {
         state.forgot |= bit(node);
     } else {
-        state.blank |= bit(node);
+        let claimed = usize::from(state.max_epoch);
+        state.reigns.iter_mut().take(claimed).for_each(|reign| reign.blank |= bit(node));
     }
     true
 }

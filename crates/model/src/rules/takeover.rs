@@ -50,7 +50,7 @@ pub(super) fn report(scope: &Scope, state: &mut State, member: u8, epoch: u8) ->
         Some(Mutant::ExcludedMemberClaims) => 7,
         _ => state.reign(reign.base).members,
     };
-    let whole = node.unknown == 0 && !has(state.blank, member);
+    let whole = node.unknown == 0 && !has(reign.blank, member);
     let (tail, forgot) = (node.log.prefix(node.durable), has(state.forgot, member));
     let into = state.reign_mut(epoch);
     into.reported |= bit(member);
@@ -120,7 +120,7 @@ pub(super) fn fetch(scope: &Scope, state: &mut State, epoch: u8) -> Result<bool,
     }
     let source = *state.node(reign.source);
     let next = state.node(reign.primary).log.len() + 1;
-    let answers = source.promised == epoch && !has(state.blank, reign.source);
+    let answers = source.promised == epoch && !has(reign.blank, reign.source);
     let Some(record) = source.log.at(next).filter(|_| answers) else { return Ok(false) };
     let node = state.node_mut(reign.primary);
     node.log.push(record);
@@ -159,6 +159,10 @@ pub(super) fn adopt(scope: &Scope, state: &mut State, member: u8, epoch: u8) -> 
     let reign = *state.reign(epoch);
     let node = *state.node(member);
     if reign.stage != Stage::Open || member == reign.primary || node.promised != epoch || node.adopted == epoch {
+        return Ok(false);
+    }
+    let blank = has(reign.members & reign.blank, member) && scope.mutant != Some(Mutant::BlankFollows);
+    if blank {
         return Ok(false);
     }
     match scope.mutant {
