@@ -15,6 +15,9 @@ pub enum Bound {
 }
 
 const NONE: Budget = Budget { crashes: 0, wipes: 0, rots: 0, rollbacks: 0, changes: 0, releases: 0 };
+const CRASH: Budget = Budget { crashes: 1, ..NONE };
+const CHANGE: Budget = Budget { changes: 1, ..NONE };
+const HAND_OVER: Budget = Budget { crashes: 1, releases: 1, ..NONE };
 
 /// Three members, two of them are a quorum.
 const THREE: Scope = Scope {
@@ -43,29 +46,24 @@ const LEARNER: Scope = Scope { name: "learner", members: 3, learners: true, ..TH
 #[must_use]
 pub fn scope_of(mutant: Mutant) -> Scope {
     use Mutant as M;
-    let crash = Budget { crashes: 1, ..NONE };
-    let change = Budget { changes: 1, ..NONE };
     let scope = match mutant {
-        M::AppendAfterChange
-        | M::FenceNewMembers
-        | M::CommitBeforeActivation
-        | M::ExcludedMemberClaims => Scope { budget: change, ..THREE },
+        M::AppendAfterChange | M::FenceNewMembers | M::CommitBeforeActivation | M::ExcludedMemberClaims => {
+            Scope { budget: CHANGE, ..THREE }
+        }
         M::SameIdentity | M::BlankFollows => Scope { budget: Budget { wipes: 1, ..NONE }, ..THREE },
-        M::RestartKeepsEpoch => Scope { budget: crash, volatile: Volatile::Primary, writes: 2, ..THREE },
-        M::AckBeforeDurable => Scope { budget: crash, volatile: Volatile::Everybody, ..THREE },
+        M::RestartKeepsEpoch => Scope { budget: CRASH, volatile: Volatile::Primary, writes: 2, ..THREE },
+        M::AckBeforeDurable => Scope { budget: CRASH, volatile: Volatile::Everybody, ..THREE },
         M::ReportBeforeDrain => Scope { volatile: Volatile::Everybody, ..THREE },
-        M::PromiseNotDurable | M::StaleCut => Scope { budget: crash, ..THREE },
+        M::PromiseNotDurable | M::StaleCut => Scope { budget: CRASH, ..THREE },
         M::LearnerCounts => LEARNER,
         M::WitnessCounts => PAIR,
         M::CorruptIsAbsent => Scope { budget: Budget { rots: 1, ..NONE }, ..THREE },
         M::NoLossCheck => Scope { hints: true, budget: Budget { rollbacks: 1, ..NONE }, ..THREE },
         M::ApplyBeyondCommit => Scope { hints: true, ..THREE },
-        M::HoldFromReceipt
-        | M::NoDriftMargin
-        | M::FenceIgnoresGrant
-        | M::TooFewGrants
-        | M::GrantAfterPromise => Scope { leases: true, epochs: 2, writes: 0, ..THREE },
-        M::RestartForgetsGrant => Scope { leases: true, epochs: 2, writes: 0, budget: crash, ..THREE },
+        M::HoldFromReceipt | M::NoDriftMargin | M::FenceIgnoresGrant | M::TooFewGrants | M::GrantAfterPromise => {
+            Scope { leases: true, epochs: 2, writes: 0, ..THREE }
+        }
+        M::RestartForgetsGrant => Scope { leases: true, epochs: 2, writes: 0, budget: CRASH, ..THREE },
         M::ReleaseKeepsServing => {
             Scope { leases: true, epochs: 2, writes: 0, budget: Budget { releases: 1, ..NONE }, ..THREE }
         }
@@ -73,4 +71,49 @@ pub fn scope_of(mutant: Mutant) -> Scope {
         _ => THREE,
     };
     Scope { mutant: Some(mutant), ..scope }
+}
+
+/// The scopes of a bound, each explored completely.
+#[must_use]
+pub fn scopes(bound: Bound) -> Vec<Scope> {
+    match bound {
+        Bound::Small => small(),
+        Bound::Ci => small().into_iter().chain(ci()).collect(),
+        Bound::Full => small().into_iter().chain(ci()).chain(full()).collect(),
+    }
+}
+
+fn small() -> Vec<Scope> {
+    vec![
+        Scope { name: "takeovers, 3 members", writes: 2, ..THREE },
+        Scope { name: "pair and witness", volatile: Volatile::Primary, hints: true, budget: CRASH, ..PAIR },
+        Scope { name: "learner becomes a member", budget: CHANGE, ..LEARNER },
+        Scope { name: "leases, 3 members", leases: true, epochs: 2, writes: 0, ..THREE },
+    ]
+}
+
+fn ci() -> Vec<Scope> {
+    let hints = Scope { hints: true, ..THREE };
+    vec![
+        Scope { name: "restarts, 3 members", budget: CRASH, ..THREE },
+        Scope { name: "changes of 3 members", budget: CHANGE, ..THREE },
+        Scope { name: "blank disk, 3 members", budget: Budget { wipes: 1, ..NONE }, ..THREE },
+        Scope { name: "rot, 3 members", budget: Budget { rots: 1, ..NONE }, ..THREE },
+        Scope { name: "memories of 3 members", volatile: Volatile::Everybody, ..THREE },
+        Scope { name: "images, 3 members", ..hints },
+        Scope { name: "a lying disk, 3 members", budget: Budget { rollbacks: 1, ..NONE }, writes: 0, ..hints },
+        Scope {
+            name: "everything, pair and witness",
+            volatile: Volatile::Primary,
+            hints: true,
+            budget: Budget { crashes: 1, wipes: 1, rots: 1, changes: 1, ..NONE },
+            ..PAIR
+        },
+        Scope { name: "leases, pair and witness", leases: true, writes: 1, budget: HAND_OVER, ..PAIR },
+        Scope { name: "hand-over under leases", leases: true, epochs: 2, writes: 0, budget: HAND_OVER, ..THREE },
+    ]
+}
+
+fn full() -> Vec<Scope> {
+    vec![]
 }

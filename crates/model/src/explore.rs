@@ -113,9 +113,7 @@ impl Search<'_> {
         let mut steps = Vec::new();
         let fast = state.fast;
         for wanted in &way[1..] {
-            let leads_on = |step: &&Step| {
-                matches!(apply(self.scope, &state, **step), Ok(Some(after)) if after.fingerprint() == *wanted)
-            };
+            let leads_on = |step: &&Step| matches!(apply(self.scope, &state, **step), Ok(Some(after)) if after.fingerprint() == *wanted);
             let step = *self.alphabet.iter().find(leads_on).expect("the state was reached by some step");
             state = apply(self.scope, &state, step).ok().flatten().expect("the step was just possible");
             steps.push(step);

@@ -58,7 +58,7 @@ fn take(scope: &Scope, state: &mut State, step: Step) -> Result<bool, Property> 
         Step::Beat { member, epoch } => Ok(lease::beat(scope, state, member, epoch)),
         Step::Grant { member, epoch } => Ok(lease::grant(scope, state, member, epoch)),
         Step::Hold { member, epoch } => Ok(lease::hold(scope, state, member, epoch)),
-        Step::Tick => Ok(lease::tick(scope, state)),
+        Step::Tick {} => Ok(lease::tick(scope, state)),
         Step::Release { epoch } => Ok(lease::release(scope, state, epoch)),
         Step::Crash { node, landed } => Ok(faults::crash(scope, state, node, landed)),
         Step::Wipe { node } => Ok(faults::wipe(scope, state, node)),

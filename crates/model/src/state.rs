@@ -158,14 +158,8 @@ impl State {
         log.push(Record::start(1));
         let member = Node { log, durable: 1, promised: 1, adopted: 1, hint: u8::from(scope.hints), ..Node::default() };
         let mut nodes = [Node::default(); NODES];
-        let mut reign = Reign {
-            log,
-            stage: Stage::Open,
-            members: scope.members,
-            start: 1,
-            activated: true,
-            ..Reign::default()
-        };
+        let mut reign =
+            Reign { log, stage: Stage::Open, members: scope.members, start: 1, activated: true, ..Reign::default() };
         for node in (0..3).filter(|n| has(scope.members, *n)) {
             nodes[usize::from(node)] = member;
             (reign.acked[usize::from(node)], reign.counted[usize::from(node)]) = (1, 1);

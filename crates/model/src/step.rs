@@ -1,157 +1,219 @@
 //! The steps of the protocol and of the world around it, as abstract as the model needs them.
 
-use crate::scope::Scope;
-use crate::state::{EPOCHS, NODES, NodeSet};
+use crate::scope::{Mutant, Scope, Volatile};
+use crate::state::{EPOCHS, NODES, NodeSet, bit, has};
 use std::fmt;
+use std::str::FromStr;
 
-/// One step. Nodes are numbered from 0, epochs and LSNs from 1. A message's delay, loss and repetition are steps that come
-/// late or never: nothing is ever due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    /// T1: the control group commits a claim; `members` are those of the new epoch.
-    Claim {
-        /// Who will be primary.
-        node: u8,
-        /// A bit for each.
-        members: NodeSet,
-    },
-    /// T2a to T2c at one member.
-    Promise {
-        /// Who promises.
-        member: u8,
-        /// What.
-        epoch: u8,
-    },
-    /// T2d, T3, T4: the member's tail reaches the claimant, which chooses as soon as it may.
-    Report {
-        /// Who reports.
-        member: u8,
-        /// To the claimant of this epoch.
-        epoch: u8,
-    },
-    /// T5: the next record that the claimant lacks; T6 after the last one.
-    Fetch {
-        /// Of this claimant.
-        epoch: u8,
-    },
-    /// T7 at a member: cut, adopt, acknowledge.
-    Adopt {
-        /// Who adopts.
-        member: u8,
-        /// Whose log.
-        epoch: u8,
-    },
-    /// N3: the next record of the epoch's log reaches a member.
-    Append {
-        /// Who receives it.
-        member: u8,
-        /// Whose record.
-        epoch: u8,
-    },
-    /// Everything in a node's log becomes durable.
-    Flush {
-        /// Whose.
-        node: u8,
-    },
-    /// N4: a member's greatest acknowledgement arrives.
-    Acknowledge {
-        /// Whose.
-        member: u8,
-        /// At the primary of this epoch.
-        epoch: u8,
-    },
-    /// T8: the claimant asks for the activation.
-    Request {
-        /// Of its epoch.
-        epoch: u8,
-    },
-    /// T8, T9: the control group carries it out.
-    Activate {
-        /// Of this epoch.
-        epoch: u8,
-    },
-    /// N2: a guest's next write.
-    Write {
-        /// To the primary of this epoch.
-        epoch: u8,
-    },
-    /// N5: a member learns what is committed, and applies it (N6).
-    Learn {
-        /// Who.
-        member: u8,
-    },
-    /// M1, M2: the primary changes the members.
-    Change {
-        /// The epoch that ends.
-        epoch: u8,
-        /// The next epoch's members.
-        members: NodeSet,
-    },
-    /// A read returns what the primary has appended and not committed; only a mutant does that.
-    ReadUncommitted {
-        /// At the primary of this epoch.
-        epoch: u8,
-    },
-    /// N8: the primary asks a member for a lease.
-    Beat {
-        /// Whom.
-        member: u8,
-        /// For this epoch.
-        epoch: u8,
-    },
-    /// The member grants it.
-    Grant {
-        /// Who.
-        member: u8,
-        /// For this epoch.
-        epoch: u8,
-    },
-    /// The grant arrives.
-    Hold {
-        /// Whose grant.
-        member: u8,
-        /// At the primary of this epoch.
-        epoch: u8,
-    },
-    /// Time passes.
-    Tick,
-    /// The primary gives its leases up for a hand-over.
-    Release {
-        /// Its epoch.
-        epoch: u8,
-    },
-    /// A node restarts; of the records that were being written so many had landed.
-    Crash {
-        /// Which node.
-        node: u8,
-        /// How many records survive beyond the durable ones.
-        landed: u8,
-    },
-    /// A node's disk is replaced by a blank one.
-    Wipe {
-        /// Which node's.
-        node: u8,
-    },
-    /// A durable record rots; the restarted node finds that.
-    Rot {
-        /// On which node.
-        node: u8,
-        /// Which record.
-        lsn: u8,
-    },
-    /// A disk silently loses durable records, and its node restarts.
-    Rollback {
-        /// Which node's.
-        node: u8,
-        /// What is left.
-        len: u8,
-    },
+macro_rules! steps {
+    ($($(#[doc = $doc:literal])+ $name:ident $word:literal { $($(#[doc = $of:literal])+ $field:ident),* })+) => {
+        /// One step. Nodes are numbered from 0, epochs and LSNs from 1. A message's delay, loss and repetition are steps
+        /// that come late or never: nothing is ever due. As text, `promise member=2 epoch=3`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Step {
+            $($(#[doc = $doc])+ $name { $($(#[doc = $of])+ $field: u8),* },)+
+        }
+
+        impl fmt::Display for Step {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match *self {
+                    $(Step::$name { $($field),* } => {
+                        f.write_str($word)?;
+                        $(show(f, stringify!($field), $field)?;)*
+                        Ok(())
+                    })+
+                }
+            }
+        }
+
+        impl FromStr for Step {
+            type Err = NotAStep;
+
+            fn from_str(text: &str) -> Result<Step, NotAStep> {
+                let mut words = text.split_whitespace();
+                let step = match words.next() {
+                    $(Some($word) => Step::$name { $($field: read(text, words.next(), stringify!($field))?),* },)+
+                    _ => return Err(NotAStep(text.to_owned())),
+                };
+                if words.next().is_none() { Ok(step) } else { Err(NotAStep(text.to_owned())) }
+            }
+        }
+    };
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+steps! {
+    /// T1: the control group commits a claim of `node` to lead `members`, a bit for each.
+    Claim "claim" {
+        /// Who will be primary.
+        node,
+        /// Of the new epoch.
+        members
     }
+    /// T2a to T2c at one member.
+    Promise "promise" {
+        /// Who promises.
+        member,
+        /// What.
+        epoch
+    }
+    /// T2d, T3, T4: the member's tail reaches the claimant, which chooses as soon as it may.
+    Report "report" {
+        /// Who reports.
+        member,
+        /// To the claimant of this epoch.
+        epoch
+    }
+    /// T5: the next record that the claimant lacks; T6 after the last one.
+    Fetch "fetch" {
+        /// Of this claimant.
+        epoch
+    }
+    /// T7 at a member: cut, adopt, acknowledge.
+    Adopt "adopt" {
+        /// Who adopts.
+        member,
+        /// Whose log.
+        epoch
+    }
+    /// N3: the next record of the epoch's log reaches a member.
+    Append "append" {
+        /// Who receives it.
+        member,
+        /// Whose record.
+        epoch
+    }
+    /// Everything in a node's log becomes durable.
+    Flush "flush" {
+        /// Whose.
+        node
+    }
+    /// N4: a member's greatest acknowledgement arrives.
+    Acknowledge "acknowledge" {
+        /// Whose.
+        member,
+        /// At the primary of this epoch.
+        epoch
+    }
+    /// T8: the claimant asks for the activation.
+    Request "request" {
+        /// Of its epoch.
+        epoch
+    }
+    /// T8, T9: the control group carries it out.
+    Activate "activate" {
+        /// Of this epoch.
+        epoch
+    }
+    /// N2: a guest's next write.
+    Write "write" {
+        /// To the primary of this epoch.
+        epoch
+    }
+    /// N5: a member learns what is committed, and applies it (N6).
+    Learn "learn" {
+        /// Who.
+        member
+    }
+    /// M1, M2: the primary changes the members.
+    Change "change" {
+        /// The epoch that ends.
+        epoch,
+        /// Of the next epoch, a bit for each.
+        members
+    }
+    /// A read returns what the primary has appended and not committed; only a mutant does that.
+    ReadUncommitted "read-uncommitted" {
+        /// At the primary of this epoch.
+        epoch
+    }
+    /// N8: the primary asks a member for a lease.
+    Beat "beat" {
+        /// Whom.
+        member,
+        /// For this epoch.
+        epoch
+    }
+    /// The member grants it.
+    Grant "grant" {
+        /// Who.
+        member,
+        /// For this epoch.
+        epoch
+    }
+    /// The grant arrives.
+    Hold "hold" {
+        /// Whose grant.
+        member,
+        /// At the primary of this epoch.
+        epoch
+    }
+    /// Time passes.
+    Tick "tick" {}
+    /// The primary gives its leases up for a hand-over.
+    Release "release" {
+        /// Its epoch.
+        epoch
+    }
+    /// A node restarts; of the records that were being written so many had landed.
+    Crash "crash" {
+        /// Which node.
+        node,
+        /// How many records survive beyond the durable ones.
+        landed
+    }
+    /// A node's disk is replaced by a blank one.
+    Wipe "wipe" {
+        /// Which node's.
+        node
+    }
+    /// A durable record rots; the restarted node finds that.
+    Rot "rot" {
+        /// On which node.
+        node,
+        /// Which record.
+        lsn
+    }
+    /// A disk silently loses durable records, and its node restarts.
+    Rollback "rollback" {
+        /// Which node's.
+        node,
+        /// What is left.
+        len
+    }
+}
+
+/// A line that names no step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotAStep(String);
+
+impl fmt::Display for NotAStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected a step such as `promise member=2 epoch=3`, found `{}`", self.0)
+    }
+}
+
+impl std::error::Error for NotAStep {}
+
+/// A set of nodes is shown by its digits: `members=012`.
+fn show(f: &mut fmt::Formatter<'_>, field: &str, value: u8) -> fmt::Result {
+    if field != "members" {
+        return write!(f, " {field}={value}");
+    }
+    let digits: String = (0..3).filter(|n| has(value, *n)).map(|n| char::from(b'0' + n)).collect();
+    write!(f, " {field}={digits}")
+}
+
+fn read(text: &str, word: Option<&str>, field: &str) -> Result<u8, NotAStep> {
+    let value = word.and_then(|w| w.strip_prefix(field)).and_then(|w| w.strip_prefix('='));
+    let value = value.and_then(|v| if field == "members" { set_of(v) } else { v.parse().ok() });
+    value.ok_or_else(|| NotAStep(text.to_owned()))
+}
+
+fn set_of(digits: &str) -> Option<NodeSet> {
+    digits.chars().try_fold(0, |set, c| {
+        let node = u8::try_from(c.to_digit(3)?).ok()?;
+        Some(set | bit(node))
+    })
 }
 
 /// Every step that could ever be taken in a scope.
@@ -173,20 +235,20 @@ pub(crate) fn alphabet(scope: &Scope) -> Vec<Step> {
     for epoch in epochs() {
         all.extend([Step::Fetch { epoch }, Step::Request { epoch }, Step::Activate { epoch }, Step::Write { epoch }]);
     }
-    if scope.volatile != crate::scope::Volatile::Nobody {
+    if scope.volatile != Volatile::Nobody {
         all.extend(nodes().map(|node| Step::Flush { node }));
     }
     if scope.hints {
         all.extend(nodes().map(|member| Step::Learn { member }));
     }
-    if scope.mutant == Some(crate::scope::Mutant::ReadUncommitted) {
+    if scope.mutant == Some(Mutant::ReadUncommitted) {
         all.extend(epochs().map(|epoch| Step::ReadUncommitted { epoch }));
     }
     if scope.leases {
         for (member, epoch) in pairs() {
             all.extend([Step::Beat { member, epoch }, Step::Grant { member, epoch }, Step::Hold { member, epoch }]);
         }
-        all.push(Step::Tick);
+        all.push(Step::Tick {});
     }
     let budget = &scope.budget;
     if budget.changes > 0 {

@@ -1,16 +1,22 @@
-//! Development tasks. `cargo xtask tidy` checks what compiler and lints can't: the direction of crates, calls that a
+//! Development tasks. `cargo xtask model` explores the model of the epoch change. `cargo xtask tidy` checks what compiler and lints can't: the direction of crates, calls that a
 //! pure crate must not make, sizes, leftover marks.
 
+mod model;
 mod tidy;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
         Some("tidy") => run_tidy(),
+        Some("model") => model::run(&args[1..]),
         other => {
-            eprintln!("expected the name of a task, found {}; run `cargo xtask tidy`", other.unwrap_or("nothing"));
+            eprintln!(
+                "expected the name of a task, found {}; run `cargo xtask tidy` or `cargo xtask model`",
+                other.unwrap_or("nothing")
+            );
             ExitCode::from(2)
         }
     }

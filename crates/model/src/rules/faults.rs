@@ -99,4 +99,3 @@ impl State {
         self.rolled_back
     }
 }
-

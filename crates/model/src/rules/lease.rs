@@ -30,8 +30,7 @@ pub(super) fn beat(scope: &Scope, state: &mut State, member: u8, epoch: u8) -> b
 pub(super) fn grant(scope: &Scope, state: &mut State, member: u8, epoch: u8) -> bool {
     let at = usize::from(member);
     let node = state.node(member);
-    let follows = node.promised == epoch
-        || (scope.mutant == Some(Mutant::GrantAfterPromise) && node.promised > epoch);
+    let follows = node.promised == epoch || (scope.mutant == Some(Mutant::GrantAfterPromise) && node.promised > epoch);
     if epoch > state.max_epoch || state.reign(epoch).beats[at] != Beat::Sent || !follows || node.adopted != epoch {
         return false;
     }

@@ -75,11 +75,8 @@ pub(super) fn report(scope: &Scope, state: &mut State, member: u8, epoch: u8) ->
 /// T3, T4, and the claimant's own cut.
 fn choose(scope: &Scope, state: &mut State, epoch: u8) -> Result<(), Property> {
     let reign = *state.reign(epoch);
-    let fenced_set = if scope.mutant == Some(Mutant::FenceNewMembers) {
-        reign.members
-    } else {
-        state.reign(reign.base).members
-    };
+    let fenced_set =
+        if scope.mutant == Some(Mutant::FenceNewMembers) { reign.members } else { state.reign(reign.base).members };
     let needed = match scope.mutant {
         Some(Mutant::FenceTooFew) => scope.fence_quorum(fenced_set).max(2) - 1,
         _ => scope.fence_quorum(fenced_set),
