@@ -18,6 +18,8 @@ pub struct Outcome {
     pub distinct: u64,
     /// Steps to the farthest state.
     pub depth: usize,
+    /// How often each step was taken: one that never is has a rule that nothing was explored with.
+    pub taken: Vec<(Step, u64)>,
     /// How it ended.
     pub end: End,
 }
@@ -47,7 +49,8 @@ pub struct Violation {
 /// Explores `scope`, at most about `limit` different states of it.
 #[must_use]
 pub fn explore(scope: &Scope, limit: u64) -> Outcome {
-    let mut search = Search { scope, alphabet: alphabet(scope), seen: Seen::new(), states: 0 };
+    let alphabet: Vec<(Step, u64)> = alphabet(scope).into_iter().map(|step| (step, 0)).collect();
+    let mut search = Search { scope, alphabet, seen: Seen::new(), states: 0 };
     let mut frontier = State::first(scope);
     for first in &frontier {
         search.seen.insert(first.fingerprint(), 0);
@@ -55,7 +58,7 @@ pub fn explore(scope: &Scope, limit: u64) -> Outcome {
     let mut depth = 0;
     loop {
         let end = match search.level(&frontier) {
-            Err((from, step, property)) => End::Violation(search.violation(&from, step, property)),
+            Err(found) => End::Violation(search.violation(&found)),
             Ok(next) if next.is_empty() => End::Complete,
             Ok(_) if search.seen.len >= limit => End::Limit,
             Ok(next) => {
@@ -64,36 +67,45 @@ pub fn explore(scope: &Scope, limit: u64) -> Outcome {
                 continue;
             }
         };
-        return Outcome { states: search.states, distinct: search.seen.len, depth, end };
+        return Outcome { states: search.states, distinct: search.seen.len, depth, taken: search.alphabet, end };
     }
 }
 
 struct Search<'a> {
     scope: &'a Scope,
-    alphabet: Vec<Step>,
+    /// Every step, and how often it was taken.
+    alphabet: Vec<(Step, u64)>,
     seen: Seen,
     states: u64,
 }
 
+/// The step that breaks a property, and the fingerprint of the state before it.
+struct Found {
+    parent: u64,
+    step: Step,
+    property: Property,
+}
+
 impl Search<'_> {
     /// All new states one step further.
-    fn level(&mut self, frontier: &[State]) -> Result<Vec<State>, (State, Step, Property)> {
+    fn level(&mut self, frontier: &[State]) -> Result<Vec<State>, Found> {
         let mut next = Vec::new();
         for state in frontier {
             let parent = state.fingerprint();
             let mut scratch = *state;
-            for step in &self.alphabet {
+            for (step, count) in &mut self.alphabet {
                 let taken = apply_to(self.scope, state, &mut scratch, *step);
-                if !taken.map_err(|property| (*state, *step, property))? {
+                if !taken.map_err(|property| Found { parent, step: *step, property })? {
                     continue;
                 }
                 let after = std::mem::replace(&mut scratch, *state);
                 self.states += 1;
+                *count += 1;
                 if !self.seen.insert(after.fingerprint(), parent) {
                     continue;
                 }
                 if let Some(property) = broken(self.scope, &after) {
-                    return Err((*state, *step, property));
+                    return Err(Found { parent, step: *step, property });
                 }
                 next.push(after);
             }
@@ -102,8 +114,8 @@ impl Search<'_> {
     }
 
     /// Follows the fingerprints back to a first state, then takes the steps that lead along them.
-    fn violation(&self, from: &State, last: Step, property: Property) -> Violation {
-        let mut way = vec![from.fingerprint()];
+    fn violation(&self, found: &Found) -> Violation {
+        let mut way = vec![found.parent];
         while let Some(parent) = way.last().and_then(|f| self.seen.parent(*f)).filter(|p| *p != 0) {
             way.push(parent);
         }
@@ -113,13 +125,14 @@ impl Search<'_> {
         let mut steps = Vec::new();
         let fast = state.fast;
         for wanted in &way[1..] {
-            let leads_on = |step: &&Step| matches!(apply(self.scope, &state, **step), Ok(Some(after)) if after.fingerprint() == *wanted);
-            let step = *self.alphabet.iter().find(leads_on).expect("the state was reached by some step");
+            let leads_on = |step: &Step| matches!(apply(self.scope, &state, *step), Ok(Some(after)) if after.fingerprint() == *wanted);
+            let mut steps_of_scope = self.alphabet.iter().map(|(step, _)| *step);
+            let step = steps_of_scope.find(leads_on).expect("the state was reached by some step");
             state = apply(self.scope, &state, step).ok().flatten().expect("the step was just possible");
             steps.push(step);
         }
-        steps.push(last);
-        Violation { property, fast, steps }
+        steps.push(found.step);
+        Violation { property: found.property, fast, steps }
     }
 }
 

@@ -7,7 +7,7 @@ pub(crate) const CAPACITY: u8 = 8;
 
 /// One record: epoch in the upper half, the write's number in the lower (0: the epoch's start). Never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record(u8);
+pub(crate) struct Record(u8);
 
 impl Record {
     pub(crate) fn start(epoch: u8) -> Record {
@@ -22,18 +22,16 @@ impl Record {
 
 /// A sequence of records, oldest in the lowest byte.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Log(u64);
+pub(crate) struct Log(u64);
 
 impl Log {
     /// How many records; also the LSN of the last one.
-    #[must_use]
-    pub fn len(self) -> u8 {
+    pub(crate) fn len(self) -> u8 {
         (64 - self.0.leading_zeros()).div_ceil(8).to_le_bytes()[0]
     }
 
     /// Whether there is no record.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
 

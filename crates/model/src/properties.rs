@@ -5,16 +5,18 @@ use crate::rules::serves_reads;
 use crate::scope::{Mutant, Property, Scope};
 use crate::state::State;
 
+type Check = fn(&Scope, &State) -> bool;
+
 /// The first property that does not hold.
 pub(crate) fn broken(scope: &Scope, state: &State) -> Option<Property> {
-    let holds: [(fn(&Scope, &State) -> bool, Property); 5] = [
+    let checks: [(Check, Property); 5] = [
         (epochs_rise, Property::S14),
         (logs_match, Property::S15),
         (images_are_committed, Property::S16),
         (members_agree, Property::S2),
         (reads_are_fresh, Property::S13),
     ];
-    holds.into_iter().find(|(check, _)| !check(scope, state)).map(|(_, property)| property)
+    checks.into_iter().find(|(holds, _)| !holds(scope, state)).map(|(_, property)| property)
 }
 
 fn epochs_rise(_: &Scope, state: &State) -> bool {

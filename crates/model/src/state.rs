@@ -126,7 +126,7 @@ pub struct Budget {
 
 /// A state. What can make no difference any more is cleared (`settle`), so that equal futures are equal states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State {
+pub(crate) struct State {
     pub(crate) nodes: [Node; NODES],
     pub(crate) reigns: [Reign; EPOCHS],
     pub(crate) max_epoch: u8,
