@@ -148,8 +148,8 @@ fn full() -> Vec<Scope> {
         },
         Scope { name: "all of 3 members, a restart", all: true, writes: 2, budget: CRASH, ..THREE },
         Scope {
-            name: "a learner, a restart and a blank disk",
-            budget: Budget { crashes: 1, wipes: 1, changes: 1, ..NONE },
+            name: "a learner, a blank disk and a change",
+            budget: Budget { wipes: 1, changes: 1, ..NONE },
             ..LEARNER
         },
         Scope {

@@ -21,7 +21,7 @@ impl Record {
 }
 
 /// A sequence of records, oldest in the lowest byte.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Log(u64);
 
 impl Log {

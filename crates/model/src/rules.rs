@@ -24,10 +24,18 @@ pub(crate) fn apply(scope: &Scope, before: &State, step: Step) -> Result<Option<
 /// The same on a copy of `before` that the caller made, which `Ok(false)` leaves as it is: most steps are not possible in
 /// most states, and copying costs more than finding that out.
 pub(crate) fn apply_to(scope: &Scope, before: &State, state: &mut State, step: Step) -> Result<bool, Property> {
+    let taken = attempt(scope, before, state, step)?;
+    if taken {
+        state.settle(scope);
+    }
+    Ok(taken)
+}
+
+/// The same with everything kept that can make no difference any more.
+pub(crate) fn attempt(scope: &Scope, before: &State, state: &mut State, step: Step) -> Result<bool, Property> {
     let taken = take(scope, state, step)?;
     if taken {
         promises_rise(before, state, step)?;
-        state.settle(scope);
     }
     Ok(taken)
 }

@@ -27,7 +27,7 @@ pub(crate) fn count(set: NodeSet) -> usize {
 pub(crate) const TO_ANYBODY: u8 = 15;
 
 /// One node's copy: what is on its disk, then what is in its memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Node {
     pub(crate) log: Log,
     /// Records of `log` that are on stable storage.
@@ -47,7 +47,7 @@ pub(crate) struct Node {
     pub(crate) grant_of: u8,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) enum Stage {
     #[default]
     Unclaimed,
@@ -62,7 +62,7 @@ pub(crate) enum Stage {
 }
 
 /// A lease of one member, seen from the holder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) enum Beat {
     #[default]
     None,
@@ -72,7 +72,7 @@ pub(crate) enum Beat {
 }
 
 /// One epoch: the pending or active configuration, its claimant's memory, and what is under way of its messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Reign {
     /// The log of the epoch: while fencing the best one reported, then what the primary has sent.
     pub(crate) log: Log,
@@ -108,7 +108,7 @@ pub(crate) struct Reign {
 }
 
 /// Faults and changes that are still allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Budget {
     /// Restarts of a node, losing its memory.
     pub crashes: u8,
@@ -125,7 +125,7 @@ pub struct Budget {
 }
 
 /// A state. What can make no difference any more is cleared (`settle`), so that equal futures are equal states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct State {
     pub(crate) nodes: [Node; NODES],
     pub(crate) reigns: [Reign; EPOCHS],
@@ -218,12 +218,27 @@ impl State {
         self.leads(epoch) || (role > 0 && self.reign(role).by_itself && self.reign(role).base == epoch)
     }
 
+    /// Whether `member` may adopt the log of `epoch`: as one that counts, or as a learner. A primary asks nobody else.
+    pub(crate) fn may_follow(&self, scope: &Scope, member: u8, epoch: u8) -> bool {
+        let reign = self.reign(epoch);
+        let counts = has(reign.members, member);
+        let blank = has(reign.blank, member) && scope.mutant != Some(Mutant::BlankFollows);
+        if counts { !blank } else { scope.learners }
+    }
+
+    /// Whether anybody may still adopt the log of `epoch` or take its records. A blank disk has promised nothing.
+    fn may_be_followed(&self, scope: &Scope, epoch: u8) -> bool {
+        let takes = |n: &Node| n.promised <= epoch || n.adopted == epoch;
+        let of_node = |n: u8| takes(self.node(n)) && self.may_follow(scope, n, epoch);
+        (0..scope.nodes).any(of_node) || (scope.learners && self.budget.wipes > 0)
+    }
+
     /// Clears what can make no difference any more.
     pub(crate) fn settle(&mut self, scope: &Scope) {
         for epoch in 1..=self.max_epoch {
             let (leads, counts) = (self.leads(epoch), self.counts(epoch));
             let pending = self.pending == epoch || scope.mutant == Some(Mutant::ActivateWithoutCas);
-            let reachable = self.nodes.iter().any(|n| n.promised <= epoch || n.adopted == epoch);
+            let reachable = self.may_be_followed(scope, epoch);
             let granted = self.nodes.iter().any(|n| n.grant > 0 && n.grant_of == epoch);
             let reign = self.reign_mut(epoch);
             if !counts {

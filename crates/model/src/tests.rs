@@ -1,10 +1,10 @@
 use crate::explore::{End, Outcome, explore};
 use crate::log::{Log, Record};
 use crate::properties::broken;
-use crate::rules::apply;
+use crate::rules::attempt;
 use crate::state::State;
 use crate::step::alphabet;
-use crate::{Bound, Deviation, Mutant, Property, Scope, Step, conforms, parse, scope_of, scopes};
+use crate::{Bound, Budget, Deviation, Mutant, Property, Scope, Step, conforms, parse, scope_of, scopes};
 use std::collections::BTreeSet;
 
 /// Each mutant, the property it breaks first, and the length of a shortest way there.
@@ -73,6 +73,8 @@ fn scopes_hold_completely_and_use_every_rule() {
 #[test]
 fn every_mutant_is_caught_by_a_shortest_counterexample() {
     assert_eq!(CAUGHT.map(|(m, ..)| m).as_slice(), Mutant::ALL, "each mutant has a row");
+    let broken: BTreeSet<Property> = CAUGHT.map(|(_, property, _)| property).into();
+    assert_eq!(broken.len(), 13, "each property is broken by some mutant: {broken:?}");
     for (mutant, property, length) in CAUGHT {
         let scope = scope_of(mutant);
         let End::Violation(found) = explore(&scope, LIMIT).end else {
@@ -87,23 +89,69 @@ fn every_mutant_is_caught_by_a_shortest_counterexample() {
     }
 }
 
-#[test]
-fn a_table_of_fingerprints_loses_no_state() {
-    // Oracle: the states themselves, in full.
-    let scope = small("pair and witness");
-    let steps = alphabet(&scope);
-    let mut open = State::first(&scope);
-    let mut seen: BTreeSet<String> = open.iter().map(|s| format!("{s:?}")).collect();
+/// Oracle: all states of a scope in full, settled at the end or after every step.
+fn reachable(scope: &Scope, settle_always: bool) -> BTreeSet<State> {
+    let steps = alphabet(scope);
+    let mut open = State::first(scope);
+    let mut seen: BTreeSet<State> = open.iter().copied().collect();
+    let mut settled = BTreeSet::new();
     while let Some(state) = open.pop() {
+        let mut shown = state;
+        shown.settle(scope);
+        settled.insert(shown);
         for step in &steps {
-            let Some(after) = apply(&scope, &state, *step).expect("the protocol is sound") else { continue };
-            assert_eq!(broken(&scope, &after), None);
-            if seen.insert(format!("{after:?}")) {
+            let mut after = state;
+            if !attempt(scope, &state, &mut after, *step).expect("the protocol is sound") {
+                continue;
+            }
+            if settle_always {
+                after.settle(scope);
+            }
+            assert_eq!(broken(scope, &after), None);
+            if seen.insert(after) {
                 open.push(after);
             }
         }
     }
-    assert_eq!(explore(&scope, LIMIT).distinct, seen.len() as u64);
+    settled
+}
+
+fn tiny() -> [Scope; 4] {
+    let pair = small("pair and witness");
+    let leases = small("leases, 3 members");
+    let crash = pair.budget;
+    let wipe_and_change = Budget { changes: 1, wipes: 1, ..Budget::default() };
+    [
+        Scope { epochs: 3, ..pair },
+        Scope {
+            leases: true,
+            epochs: 2,
+            nodes: 2,
+            members: 3,
+            writes: 1,
+            budget: Budget { releases: 1, ..crash },
+            ..leases
+        },
+        Scope { epochs: 2, budget: wipe_and_change, ..small("takeovers, 3 members") },
+        Scope { epochs: 2, budget: wipe_and_change, ..small("learner becomes a member") },
+    ]
+}
+
+#[test]
+fn a_table_of_fingerprints_loses_no_state() {
+    for scope in tiny() {
+        assert_eq!(explore(&scope, LIMIT).distinct, reachable(&scope, true).len() as u64, "{}", scope.name);
+    }
+}
+
+#[test]
+fn what_is_cleared_makes_no_difference() {
+    for scope in tiny() {
+        let (kept, cleared) = (reachable(&scope, false), reachable(&scope, true));
+        let missing: Vec<_> = kept.difference(&cleared).take(1).collect();
+        let extra: Vec<_> = cleared.difference(&kept).take(1).collect();
+        assert!(missing.is_empty() && extra.is_empty(), "{}: missing {missing:?}, too many {extra:?}", scope.name);
+    }
 }
 
 #[test]

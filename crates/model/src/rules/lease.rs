@@ -26,12 +26,15 @@ pub(super) fn beat(scope: &Scope, state: &mut State, member: u8, epoch: u8) -> b
     true
 }
 
-/// The grantor counts from receipt.
+/// The grantor counts from receipt. To grant what nobody will hold any more is left out: it only makes members wait.
 pub(super) fn grant(scope: &Scope, state: &mut State, member: u8, epoch: u8) -> bool {
     let at = usize::from(member);
     let node = state.node(member);
     let follows = node.promised == epoch || (scope.mutant == Some(Mutant::GrantAfterPromise) && node.promised > epoch);
-    if epoch > state.max_epoch || state.reign(epoch).beats[at] != Beat::Sent || !follows || node.adopted != epoch {
+    if epoch > state.max_epoch || !follows || node.adopted != epoch {
+        return false;
+    }
+    if state.reign(epoch).beats[at] != Beat::Sent || !state.leads(epoch) {
         return false;
     }
     state.reign_mut(epoch).beats[at] = Beat::Granted;

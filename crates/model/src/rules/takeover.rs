@@ -158,8 +158,7 @@ pub(super) fn adopt(scope: &Scope, state: &mut State, member: u8, epoch: u8) -> 
     if reign.stage != Stage::Open || member == reign.primary || node.promised != epoch || node.adopted == epoch {
         return Ok(false);
     }
-    let blank = has(reign.members & reign.blank, member) && scope.mutant != Some(Mutant::BlankFollows);
-    if blank {
+    if !state.may_follow(scope, member, epoch) {
         return Ok(false);
     }
     match scope.mutant {
