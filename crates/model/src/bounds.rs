@@ -64,6 +64,7 @@ pub fn scope_of(mutant: Mutant) -> Scope {
         M::PromiseNotDurable | M::StaleCut => Scope { budget: CRASH, ..THREE },
         M::LearnerCounts => LEARNER,
         M::WitnessCounts => PAIR,
+        M::FetchWithoutFence => Scope { all: true, ..THREE },
         M::CorruptIsAbsent => Scope { budget: ROT, ..THREE },
         M::NoLossCheck => Scope { hints: true, budget: ROLLBACK, ..THREE },
         M::ApplyBeyondCommit => Scope { hints: true, ..THREE },

@@ -163,6 +163,10 @@ mutants! {
     AdoptWithoutCut,
     /// a member is cut to where an older report ended
     StaleCut,
+    /// a report names the newest epoch of its table, not that of the last record held
+    TopOfTable,
+    /// what the claimant lacks is read from a member that may have promised more
+    FetchWithoutFence,
     /// a rotten record counts as absent
     CorruptIsAbsent,
     /// a log shorter than what is known to be committed is opened

@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) promised: u8,
     /// Highest LSN known to be committed.
     pub(crate) hint: u8,
+    /// Newest epoch of its table, which may have no record here yet; only a mutant asks for it.
+    pub(crate) table: u8,
     /// Records above the log's end and up to here have rotted: neither present nor absent.
     pub(crate) unknown: u8,
     /// Memory: whose table it adopted in this life.
@@ -274,9 +276,9 @@ impl State {
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut mix = Mix(0x9e37_79b9_7f4a_7c15);
         for n in &self.nodes {
-            let Node { log, durable, promised, hint, unknown, adopted, role, grant, grant_of } = *n;
+            let Node { log, durable, promised, hint, table, unknown, adopted, role, grant, grant_of } = *n;
             mix.word(log.word());
-            mix.bytes([durable, promised, hint, unknown, adopted, role, grant, grant_of]);
+            mix.bytes([durable | table << 4, promised, hint, unknown, adopted, role, grant, grant_of]);
         }
         for r in self.reigns.iter().take(usize::from(self.max_epoch)) {
             r.mix(&mut mix);

@@ -8,7 +8,7 @@ use crate::{Bound, Budget, Deviation, Mutant, Property, Scope, Step, conforms, p
 use std::collections::BTreeSet;
 
 /// Each mutant, the property it breaks first, and the length of a shortest way there.
-const CAUGHT: [(Mutant, Property, usize); 34] = [
+const CAUGHT: [(Mutant, Property, usize); 36] = [
     (Mutant::ActivateBeforeQuorum, Property::S1, 14),
     (Mutant::AppendAfterChange, Property::S1, 12),
     (Mutant::FenceTooFew, Property::S1, 12),
@@ -32,6 +32,8 @@ const CAUGHT: [(Mutant, Property, usize); 34] = [
     (Mutant::WitnessCounts, Property::S22, 6),
     (Mutant::AdoptWithoutCut, Property::S2, 11),
     (Mutant::StaleCut, Property::S1, 16),
+    (Mutant::TopOfTable, Property::S1, 18),
+    (Mutant::FetchWithoutFence, Property::S14, 13),
     (Mutant::CorruptIsAbsent, Property::S1, 14),
     (Mutant::NoLossCheck, Property::S19, 15),
     (Mutant::ApplyBeyondCommit, Property::S16, 1),

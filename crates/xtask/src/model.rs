@@ -144,11 +144,11 @@ fn explored(name: &str, scope: &Scope) -> Row {
 }
 
 fn header(what: &str) -> String {
-    format!("{what:<66} {:>11} {:>11} {:>5} {:>7}  result", "states", "different", "depth", "s")
+    format!("{what:<80} {:>11} {:>11} {:>5} {:>7}  result", "states", "different", "depth", "s")
 }
 
 fn shown(row: Row, say: &impl Fn(String)) -> Row {
     let Row { name, states, distinct, depth, seconds, result, .. } = &row;
-    say(format!("{name:<66} {states:>11} {distinct:>11} {depth:>5} {seconds:>7.1}  {result}"));
+    say(format!("{name:<80} {states:>11} {distinct:>11} {depth:>5} {seconds:>7.1}  {result}"));
     row
 }

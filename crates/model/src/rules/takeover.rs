@@ -1,7 +1,7 @@
 //! Takeover, T2 to T7.
 
 use super::{lease, reign};
-use crate::log::Record;
+use crate::log::{Log, Record};
 use crate::scope::{Mutant, Property, Scope, Volatile};
 use crate::state::{Stage, State, bit, count, has};
 
@@ -52,15 +52,18 @@ pub(super) fn report(scope: &Scope, state: &mut State, member: u8, epoch: u8) ->
     };
     let whole = node.unknown == 0 && !has(reign.blank, member);
     let (tail, forgot) = (node.log.prefix(node.durable), has(state.forgot, member));
+    let tables = state.nodes.map(|n| n.table);
     let into = state.reign_mut(epoch);
     into.reported |= bit(member);
     into.hint = into.hint.max(node.hint);
     if whole && has(may_count, member) {
-        let rank = |log: crate::log::Log, own: bool| match scope.mutant {
-            Some(Mutant::ChooseByLength) => (0, log.len(), own),
-            _ => (log.last_epoch(), log.len(), own),
+        let table_of = |of: u8| tables[usize::from(of)];
+        let rank = |log: Log, of: u8| match scope.mutant {
+            Some(Mutant::ChooseByLength) => (0, log.len(), of == reign.primary),
+            Some(Mutant::TopOfTable) => (table_of(of).max(log.last_epoch()), log.len(), of == reign.primary),
+            _ => (log.last_epoch(), log.len(), of == reign.primary),
         };
-        let (new, best) = (rank(tail, member == reign.primary), rank(reign.log, reign.source == reign.primary));
+        let (new, best) = (rank(tail, member), rank(reign.log, reign.source));
         let better = if scope.mutant == Some(Mutant::ChooseShorter) { new < best } else { new > best };
         if into.valid == 0 || better {
             (into.log, into.source) = (tail, member);
@@ -85,18 +88,18 @@ fn choose(scope: &Scope, state: &mut State, epoch: u8) -> Result<(), Property> {
     if !has(reign.reported, reign.primary) || count(reign.valid) < needed || lost {
         return Ok(());
     }
-    cut(state, reign.primary, epoch)?;
+    cut(scope, state, reign.primary, epoch)?;
     state.reign_mut(epoch).stage = Stage::Fetching;
     complete(scope, state, epoch)
 }
 
 /// What the epoch's log and the node's have in common stays (T7). Nothing known to be committed is ever cut (S16).
-fn cut(state: &mut State, member: u8, epoch: u8) -> Result<(), Property> {
+fn cut(scope: &Scope, state: &mut State, member: u8, epoch: u8) -> Result<(), Property> {
     let common = state.node(member).log.common_point(state.reign(epoch).log, epoch);
-    cut_to(state, member, epoch, common)
+    cut_to(scope, state, member, epoch, common)
 }
 
-fn cut_to(state: &mut State, member: u8, epoch: u8, len: u8) -> Result<(), Property> {
+fn cut_to(scope: &Scope, state: &mut State, member: u8, epoch: u8, len: u8) -> Result<(), Property> {
     let beyond = state.beyond_the_promise();
     let node = state.node_mut(member);
     if len < node.hint.min(node.log.len()) && !beyond {
@@ -105,6 +108,9 @@ fn cut_to(state: &mut State, member: u8, epoch: u8, len: u8) -> Result<(), Prope
     node.log = node.log.prefix(len);
     node.durable = len;
     node.adopted = epoch;
+    if scope.mutant == Some(Mutant::TopOfTable) {
+        node.table = epoch;
+    }
     node.refilled();
     Ok(())
 }
@@ -117,7 +123,8 @@ pub(super) fn fetch(scope: &Scope, state: &mut State, epoch: u8) -> Result<bool,
     }
     let source = *state.node(reign.source);
     let next = state.node(reign.primary).log.len() + 1;
-    let answers = source.promised == epoch && !has(reign.blank, reign.source);
+    let fenced = source.promised == epoch || scope.mutant == Some(Mutant::FetchWithoutFence);
+    let answers = fenced && !has(reign.blank, reign.source);
     let Some(record) = source.log.at(next).filter(|_| answers) else { return Ok(false) };
     let node = state.node_mut(reign.primary);
     node.log.push(record);
@@ -162,13 +169,13 @@ pub(super) fn adopt(scope: &Scope, state: &mut State, member: u8, epoch: u8) -> 
         return Ok(false);
     }
     match scope.mutant {
-        Some(Mutant::AdoptWithoutCut) => cut_to(state, member, epoch, node.log.len())?,
+        Some(Mutant::AdoptWithoutCut) => cut_to(scope, state, member, epoch, node.log.len())?,
         // The cut point that the primary computed from the report before the epoch's start.
         Some(Mutant::StaleCut) => {
             let common = node.log.common_point(reign.log, epoch).min(reign.start - 1);
-            cut_to(state, member, epoch, common)?;
+            cut_to(scope, state, member, epoch, common)?;
         }
-        _ => cut(state, member, epoch)?,
+        _ => cut(scope, state, member, epoch)?,
     }
     reign::acknowledged(scope, state, member, epoch);
     Ok(true)
