@@ -162,6 +162,8 @@ fn full() -> Vec<Scope> {
         },
         Scope { name: "leases in 3 epochs, 3 members", epochs: 3, writes: 1, ..LEASES },
         Scope { name: "leases, a restart and a hand-over, 3 members", writes: 1, budget: HAND_OVER, ..LEASES },
+        Scope { name: "leases of all 3 members, a restart and a hand-over", all: true, budget: HAND_OVER, ..LEASES },
+        Scope { name: "leases and a change, 3 members", budget: CHANGE, ..LEASES },
         Scope { name: "leases in 4 epochs, pair and witness", leases: true, epochs: 4, budget: HAND_OVER, ..PAIR },
     ]
 }

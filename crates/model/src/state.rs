@@ -8,7 +8,7 @@ pub(crate) const NODES: usize = 3;
 /// Epochs; a scope uses some of them. Epoch 0 is none, epoch 1 is open in the first state.
 pub(crate) const EPOCHS: usize = 4;
 
-/// Fits every LSN: written out where a mask of nodes is meant.
+/// A bit for each node.
 pub(crate) type NodeSet = u8;
 
 pub(crate) fn bit(node: u8) -> NodeSet {

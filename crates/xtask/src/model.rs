@@ -152,3 +152,53 @@ fn shown(row: Row, say: &impl Fn(String)) -> Row {
     say(format!("{name:<80} {states:>11} {distinct:>11} {depth:>5} {seconds:>7.1}  {result}"));
     row
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn options_are_read_and_nonsense_is_named() {
+        let options = parse(&words("--bound full --mutants --output json")).expect("options");
+        assert!(options.bound == Bound::Full && options.mutants && options.json);
+        assert!(!parse(&words("")).expect("none is fine").mutants);
+        for (text, sentence) in [
+            ("--bound big", "expected small, ci or full, found big"),
+            ("--output", "expected table or json, found nothing"),
+            ("fast", "expected an option, found fast"),
+        ] {
+            assert_eq!(parse(&words(text)).err().as_deref(), Some(sentence));
+        }
+    }
+
+    /// `scripts/model` reads the totals from before the rows.
+    #[test]
+    fn totals_stand_before_the_rows() {
+        let rows = [shown(explored("one", &Scope { epochs: 1, ..scopes(Bound::Small)[0] }), &|_| {})];
+        let [Row { states, distinct, .. }] = rows;
+        let summary = Summary {
+            bound: "small",
+            states,
+            distinct,
+            seconds: 0.0,
+            violations: 0,
+            survivors: 0,
+            scopes: &rows,
+            mutants: &[],
+        };
+        let line = serde_json::to_string(&summary).expect("JSON");
+        let totals = line.split("\"scopes\":").next().expect("a first part");
+        assert!(totals.contains(&format!("\"states\":{states},\"distinct\":{distinct},\"seconds\":0.0")), "{line}");
+        assert!(states > distinct && distinct > 10, "some states without any takeover: {line}");
+    }
+
+    #[test]
+    fn a_violation_is_shown_as_its_property() {
+        let row = explored("lone witness", &scope_of(Mutant::WitnessCounts));
+        assert_eq!((row.result.as_str(), row.depth, row.steps.len()), ("S22", 6, 6));
+    }
+}

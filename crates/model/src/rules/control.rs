@@ -125,12 +125,15 @@ fn final_answers(state: &State, epoch: u8) -> Result<(), Property> {
     if reign.log.writes() & state.dead != 0 {
         return Err(Property::S8);
     }
-    if !state.committed.is_prefix_of(reign.log) {
-        return Err(match () {
-            () if reign.counted_blank => Property::S20,
-            () if state.thin => Property::S22,
-            () => Property::S1,
-        });
+    if state.committed.is_prefix_of(reign.log) {
+        return Ok(());
     }
-    Ok(())
+    // The same loss, named after what led to it where that is known.
+    Err(if reign.counted_blank {
+        Property::S20
+    } else if state.thin {
+        Property::S22
+    } else {
+        Property::S1
+    })
 }

@@ -2,7 +2,7 @@
 
 use crate::log::Record;
 use crate::scope::{Mutant, Property, Scope, Volatile};
-use crate::state::{NodeSet, Stage, State, bit, count, has};
+use crate::state::{NodeSet, Stage, State, has};
 
 /// N2. Records go out as soon as they are appended; when they arrive is another step.
 pub(super) fn write(scope: &Scope, state: &mut State, epoch: u8) -> Result<bool, Property> {
@@ -48,11 +48,9 @@ fn flushed(scope: &Scope, state: &mut State, node: u8) -> Result<(), Property> {
         }
         return Ok(());
     }
-    let mut epochs = [Some(role), None];
-    if state.reign(role).by_itself {
-        epochs[1] = Some(state.reign(role).base);
-    }
-    for epoch in epochs.into_iter().flatten() {
+    // While members change, records of the epoch that ends still count there (M3).
+    let before = Some(state.reign(role)).filter(|reign| reign.by_itself).map(|reign| reign.base);
+    for epoch in [Some(role), before].into_iter().flatten() {
         if state.reign(epoch).stage == Stage::Open {
             let reign = state.reign_mut(epoch);
             reign.counted[usize::from(node)] = durable.min(reign.log.len());
@@ -141,8 +139,7 @@ pub(super) fn advance(scope: &Scope, state: &mut State, epoch: u8) -> Result<(),
 pub(super) fn commit(scope: &Scope, state: &mut State, epoch: u8, upto: u8) -> Result<(), Property> {
     let reign = state.reign(epoch);
     let log = reign.log.prefix(upto);
-    let holders = (0..3).filter(|n| has(reign.members, *n) && reign.counted[usize::from(*n)] >= upto);
-    let holders = count(holders.fold(0, |set, n| set | bit(n)));
+    let holders = (0..3).filter(|n| has(reign.members, *n) && reign.counted[usize::from(*n)] >= upto).count();
     if scope.witness && state.counts(epoch) && holders < scope.write_quorum(reign.members) {
         state.thin = true;
     }
