@@ -13,9 +13,9 @@ pub(super) fn claim(scope: &Scope, state: &mut State, node: u8, members: NodeSet
     }
     let eligible = has(of_base, node) && !has(state.reign(base).blank, node);
     let role = state.node(node).role;
-    // A primary that nobody overtook has no reason to claim; nor has a claimant whose claim is the pending one.
+    // A primary that nobody overtook has no reason to claim. A claimant may: its repeated request was committed late.
     let overtaken = state.nodes.iter().any(|n| n.promised > role);
-    let wants = role == 0 || (role != state.pending && (role != state.active || overtaken));
+    let wants = role == 0 || role != state.active || overtaken;
     if state.max_epoch == scope.epochs || !eligible || !wants || !step_of_members(state, of_base, members, node, true) {
         return false;
     }
