@@ -71,7 +71,7 @@ pub fn scope_of(mutant: Mutant) -> Scope {
         M::HoldFromReceipt | M::NoDriftMargin | M::FenceIgnoresGrant | M::TooFewGrants | M::GrantAfterPromise => LEASES,
         M::RestartForgetsGrant => Scope { budget: CRASH, ..LEASES },
         M::ReleaseKeepsServing => Scope { budget: RELEASE, ..LEASES },
-        M::NoEpochStart | M::ChooseByLength => Scope { writes: 2, epochs: 4, ..THREE },
+        M::ChooseByLength => Scope { writes: 2, ..THREE },
         _ => THREE,
     };
     Scope { mutant: Some(mutant), ..scope }
@@ -160,8 +160,8 @@ fn full() -> Vec<Scope> {
             budget: Budget { crashes: 1, wipes: 1, rots: 1, changes: 1, ..NONE },
             ..PAIR
         },
-        Scope { name: "leases in 3 epochs, 3 members", epochs: 3, writes: 1, ..LEASES },
-        Scope { name: "leases, a restart and a hand-over, 3 members", writes: 1, budget: HAND_OVER, ..LEASES },
+        Scope { name: "leases in 3 epochs, 3 members", epochs: 3, ..LEASES },
+        Scope { name: "leases, a restart and a hand-over, 3 members", budget: HAND_OVER, ..LEASES },
         Scope { name: "leases of all 3 members, a restart and a hand-over", all: true, budget: HAND_OVER, ..LEASES },
         Scope { name: "leases and a change, 3 members", budget: CHANGE, ..LEASES },
         Scope { name: "leases in 4 epochs, pair and witness", leases: true, epochs: 4, budget: HAND_OVER, ..PAIR },

@@ -50,6 +50,7 @@ fn promises_rise(before: &State, after: &State, step: Step) -> Result<(), Proper
 fn take(scope: &Scope, state: &mut State, step: Step) -> Result<bool, Property> {
     match step {
         Step::Claim { node, members } => Ok(control::claim(scope, state, node, members)),
+        Step::Begin { epoch } => Ok(control::begin(state, epoch)),
         Step::Promise { member, epoch } => Ok(takeover::promise(scope, state, member, epoch)),
         Step::Report { member, epoch } => takeover::report(scope, state, member, epoch),
         Step::Fetch { epoch } => takeover::fetch(scope, state, epoch),

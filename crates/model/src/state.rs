@@ -53,6 +53,8 @@ pub(crate) struct Node {
 pub(crate) enum Stage {
     #[default]
     Unclaimed,
+    /// T1: committed, and its claimant does not know it yet.
+    Claimed,
     /// T2, T3.
     Fencing,
     /// T5: the log is chosen and not complete.
@@ -220,6 +222,15 @@ impl State {
         self.leads(epoch) || (role > 0 && self.reign(role).by_itself && self.reign(role).base == epoch)
     }
 
+    /// The process on `node` ended: a claim that it had not learned of is void, and nobody was asked anything (N0).
+    pub(crate) fn void_claims(&mut self, node: u8) {
+        for reign in &mut self.reigns {
+            if reign.stage == Stage::Claimed && reign.primary == node {
+                *reign = Reign::default();
+            }
+        }
+    }
+
     /// Whether `member` may adopt the log of `epoch`: as one that counts, or as a learner. A primary asks nobody else.
     pub(crate) fn may_follow(&self, scope: &Scope, member: u8, epoch: u8) -> bool {
         let reign = self.reign(epoch);
@@ -239,6 +250,10 @@ impl State {
     pub(crate) fn settle(&mut self, scope: &Scope) {
         for epoch in 1..=self.max_epoch {
             let (leads, counts) = (self.leads(epoch), self.counts(epoch));
+            let overtaken = self.node(self.reign(epoch).primary).promised >= epoch;
+            if self.reign(epoch).stage == Stage::Claimed && overtaken {
+                *self.reign_mut(epoch) = Reign::default();
+            }
             let pending = self.pending == epoch || scope.mutant == Some(Mutant::ActivateWithoutCas);
             let reachable = self.may_be_followed(scope, epoch);
             let granted = self.nodes.iter().any(|n| n.grant > 0 && n.grant_of == epoch);

@@ -49,6 +49,11 @@ steps! {
         /// Of the new epoch.
         members
     }
+    /// The claimant learns that its claim is committed.
+    Begin "begin" {
+        /// Its epoch.
+        epoch
+    }
     /// T2a to T2c at one member.
     Promise "promise" {
         /// Who promises.
@@ -233,7 +238,13 @@ pub(crate) fn alphabet(scope: &Scope) -> Vec<Step> {
         all.push(Step::Acknowledge { member, epoch });
     }
     for epoch in epochs() {
-        all.extend([Step::Fetch { epoch }, Step::Request { epoch }, Step::Activate { epoch }, Step::Write { epoch }]);
+        all.extend([
+            Step::Begin { epoch },
+            Step::Fetch { epoch },
+            Step::Request { epoch },
+            Step::Activate { epoch },
+            Step::Write { epoch },
+        ]);
     }
     if scope.volatile != Volatile::Nobody {
         all.extend(nodes().map(|node| Step::Flush { node }));

@@ -4,7 +4,8 @@ use super::{reign, takeover};
 use crate::scope::{Mutant, Property, Scope};
 use crate::state::{NodeSet, Reign, Stage, State, bit, count, has};
 
-/// T1. The claim and the claimant's learning of it are one step: whatever comes between could as well come before it.
+/// T1 in the control group. Any member may claim at any time. It may be at an older claim or reign, and goes on with that
+/// until it learns of this.
 pub(super) fn claim(scope: &Scope, state: &mut State, node: u8, members: NodeSet) -> bool {
     let base = if scope.mutant == Some(Mutant::ClaimWithoutCas) { 1 } else { state.active };
     let mut of_base = state.reign(base).members;
@@ -12,17 +13,24 @@ pub(super) fn claim(scope: &Scope, state: &mut State, node: u8, members: NodeSet
         of_base |= bit(node);
     }
     let eligible = has(of_base, node) && !has(state.reign(base).blank, node);
-    let role = state.node(node).role;
-    // A primary that nobody overtook has no reason to claim. A claimant may: its repeated request was committed late.
-    let overtaken = state.nodes.iter().any(|n| n.promised > role);
-    let wants = role == 0 || role != state.active || overtaken;
-    if state.max_epoch == scope.epochs || !eligible || !wants || !step_of_members(state, of_base, members, node, true) {
+    if state.max_epoch == scope.epochs || !eligible || !step_of_members(state, of_base, members, node, true) {
         return false;
     }
     if members != of_base {
         state.budget.changes -= 1;
     }
     let epoch = next_epoch(state, node, base, members);
+    state.reign_mut(epoch).stage = Stage::Claimed;
+    true
+}
+
+/// The claimant learns of its claim, if it has promised nothing else meanwhile.
+pub(super) fn begin(state: &mut State, epoch: u8) -> bool {
+    let reign = *state.reign(epoch);
+    if reign.stage != Stage::Claimed || state.node(reign.primary).promised >= epoch {
+        return false;
+    }
+    state.node_mut(reign.primary).role = epoch;
     state.reign_mut(epoch).stage = Stage::Fencing;
     true
 }
@@ -41,7 +49,6 @@ fn next_epoch(state: &mut State, primary: u8, base: u8, members: NodeSet) -> u8 
     let blank = state.reign(base).blank;
     *state.reign_mut(epoch) = Reign { primary, base, members, blank, ..Reign::default() };
     state.pending = epoch;
-    state.node_mut(primary).role = epoch;
     epoch
 }
 
@@ -63,7 +70,7 @@ pub(super) fn change(scope: &Scope, state: &mut State, epoch: u8, members: NodeS
     reign.by_itself = true;
     reign.blank &= !added;
     let node = state.node_mut(primary);
-    (node.promised, node.adopted) = (next, next);
+    (node.promised, node.adopted, node.role) = (next, next, next);
     takeover::open(scope, state, next)?;
     Ok(true)
 }

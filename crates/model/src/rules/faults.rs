@@ -25,6 +25,8 @@ fn restart(scope: &Scope, state: &mut State, node: u8) {
     copy.durable = copy.log.len();
     copy.hint = copy.hint.min(copy.log.len());
     (copy.adopted, copy.role) = (0, 0);
+    state.void_claims(node);
+    let copy = state.node_mut(node);
     if scope.mutant == Some(Mutant::PromiseNotDurable) {
         copy.promised = copy.log.last_epoch();
     }
@@ -46,6 +48,7 @@ pub(super) fn wipe(scope: &Scope, state: &mut State, node: u8) -> bool {
     }
     state.budget.wipes -= 1;
     *state.node_mut(node) = Node::default();
+    state.void_claims(node);
     if scope.mutant == Some(Mutant::SameIdentity) {
         state.forgot |= bit(node);
     } else {

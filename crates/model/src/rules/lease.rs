@@ -120,8 +120,11 @@ pub(super) fn release(scope: &Scope, state: &mut State, epoch: u8) -> bool {
 /// Whether the primary of `epoch` would serve a read now.
 pub(crate) fn serves_reads(scope: &Scope, state: &State, epoch: u8) -> bool {
     let reign = state.reign(epoch);
+    if !reign.activated || !state.leads(epoch) {
+        return false;
+    }
     let needed = scope.write_quorum(reign.members) - 1;
     let needed = if scope.mutant == Some(Mutant::TooFewGrants) { needed.saturating_sub(1) } else { needed };
     let held = (0..3).filter(|n| has(reign.members, *n) && reign.beats[usize::from(*n)] == Beat::Held).count();
-    reign.activated && state.leads(epoch) && held >= needed
+    held >= needed
 }

@@ -12,9 +12,10 @@ pub(super) fn promise(scope: &Scope, state: &mut State, member: u8, epoch: u8) -
     }
     let reign = *state.reign(epoch);
     let concerned = has(reign.members | state.reign(reign.base.max(1)).members, member) || scope.learners;
-    let asked = reign.primary != member || state.leads(epoch);
     let node = *state.node(member);
-    if reign.stage == Stage::Unclaimed || epoch <= node.promised || !concerned || !asked {
+    // A claimant asks itself as long as it is at this claim, and keeps the promise if it is at a later one by then.
+    let asked = reign.primary != member || node.role >= epoch;
+    if matches!(reign.stage, Stage::Unclaimed | Stage::Claimed) || epoch <= node.promised || !concerned || !asked {
         return false;
     }
     if lease::holds_back(scope, state, member, reign.primary) {
