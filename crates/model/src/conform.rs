@@ -1,7 +1,8 @@
 //! Whether a run that was recorded elsewhere is one that the model allows (TESTING.md, G6).
 //!
 //! A trace is text: a step to a line, empty lines and lines that start with `#` left out. Whoever records one numbers nodes
-//! from 0 with the first primary as 0, and epochs, writes and LSNs from the first open epoch, which is 1.
+//! from 0 with the first primary as 0, and epochs, writes and LSNs from the first open epoch, which is 1. What a member
+//! answers to a claimant is written down before the member's next promise, even if it arrives later.
 
 use crate::properties::broken;
 use crate::rules::apply;

@@ -8,11 +8,11 @@
 //! Flow: a [`Scope`] says what exists and what may go wrong; [`explore`] visits all its states breadth first, by the steps
 //! ([`Step`]) of `rules/`, and ends at the first property ([`Property`]) that does not hold, with a shortest way there.
 //! [`scopes`] are what is checked, by cost; [`scope_of`] each [`Mutant`] is where a mistake in the rules must be found;
-//! [`conforms`] replays a run that was recorded elsewhere.
+//! [`conforms`] replays a run that was recorded elsewhere (`tests/conformance.rs` records runs of the real replication code).
 //!
 //! ```text
-//!   claim ─► promise ─► report ×R ─► (choose) ─► fetch* ─► (open) ─► adopt ─► append* ─► acknowledge ─► request ─► activate
-//!   rules/control.rs │ rules/takeover.rs                            │ rules/reign.rs                 │ rules/control.rs
+//!   claim ─► begin ─► promise ─► report ×R ─► (choose) ─► fetch* ─► (open) ─► adopt      rules/control.rs, rules/takeover.rs
+//!         ─► append* ─► acknowledge ─► request ─► activate ─► (commit)                    rules/reign.rs, rules/control.rs
 //! ```
 //! What follows at once without waiting for anybody (in brackets) is part of the step before it. Messages have no queue: what
 //! a sender said and a receiver may still hear is kept with the reign (its log, each member's greatest acknowledgement), and
