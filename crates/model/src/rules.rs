@@ -61,6 +61,7 @@ fn take(scope: &Scope, state: &mut State, step: Step) -> Result<bool, Property> 
         Step::Request { epoch } => Ok(control::request(scope, state, epoch)),
         Step::Activate { epoch } => control::activate(scope, state, epoch),
         Step::Write { epoch } => reign::write(scope, state, epoch),
+        Step::Answer { epoch, lsn } => Ok(reign::may_answer(state, epoch, lsn)),
         Step::Learn { member } => Ok(reign::learn(state, member)),
         Step::Change { epoch, members } => control::change(scope, state, epoch, members),
         Step::ReadUncommitted { epoch } => Ok(reign::read_uncommitted(state, epoch)),

@@ -114,6 +114,13 @@ steps! {
         /// To the primary of this epoch.
         epoch
     }
+    /// N5: the primary answers a guest. It changes nothing, so it is no step of an exploration, only of a trace.
+    Answer "answer" {
+        /// The primary's epoch.
+        epoch,
+        /// The record that was answered.
+        lsn
+    }
     /// N5: a member learns what is committed, and applies it (N6).
     Learn "learn" {
         /// Who.
@@ -221,7 +228,7 @@ fn set_of(digits: &str) -> Option<NodeSet> {
     })
 }
 
-/// Every step that could ever be taken in a scope.
+/// Every step that could ever change anything in a scope.
 pub(crate) fn alphabet(scope: &Scope) -> Vec<Step> {
     let nodes = || 0..scope.nodes;
     let epochs = || 1..=scope.epochs;

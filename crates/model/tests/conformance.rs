@@ -55,6 +55,7 @@ fn runs_of_the_replication_code_conform_to_the_model() {
         "request",
         "activate",
         "write",
+        "answer",
         "crash",
         "release",
     ] {

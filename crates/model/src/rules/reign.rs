@@ -156,6 +156,12 @@ pub(super) fn commit(scope: &Scope, state: &mut State, epoch: u8, upto: u8) -> R
     Ok(())
 }
 
+/// N5: only what is committed is answered.
+pub(super) fn may_answer(state: &State, epoch: u8, lsn: u8) -> bool {
+    let log = state.reign(epoch).log.prefix(lsn);
+    log.len() == lsn && log.is_prefix_of(state.committed)
+}
+
 /// N5, N6: committed records go to the image at once, so `hint` is also how far the image may be.
 pub(super) fn learn(state: &mut State, member: u8) -> bool {
     let node = *state.node(member);

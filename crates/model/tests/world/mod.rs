@@ -53,6 +53,8 @@ pub(crate) struct World {
     view: VolumeView,
     max_epoch: Epoch,
     writes: u64,
+    /// Which record each write became.
+    written: BTreeMap<u64, (Epoch, Lsn)>,
     crashes: u64,
     chosen: BTreeSet<Epoch>,
     requested: BTreeSet<Epoch>,
@@ -120,6 +122,7 @@ impl World {
             view,
             max_epoch: Epoch::ZERO,
             writes: 0,
+            written: BTreeMap::new(),
             crashes: 0,
             chosen: BTreeSet::new(),
             requested: BTreeSet::new(),
@@ -385,6 +388,12 @@ impl World {
                 let records = self.node(n).log.iter().filter(|r| r.lsn() >= from).cloned().collect();
                 self.input(n, Input::LogRead { tag, records: Some(records) });
             }
+            Output::Reply { key, result } => {
+                result.expect("nothing is corrupt here");
+                let (epoch, lsn) = self.written[&key.request.0];
+                let lsn = u8::try_from(lsn.0).expect("few records");
+                self.note(Step::Answer { epoch: small(epoch), lsn });
+            }
             Output::Fail(why) => panic!("{} failed: {why}", id(n)),
             _ => {}
         }
@@ -400,7 +409,11 @@ impl World {
             }
             Cause::Fetch(..) | Cause::Own if is_start => self.node(n).idle = false,
             Cause::Fetch(..) => panic!("records of a new epoch are not fetched: {record:?}"),
-            Cause::Own => self.note(Step::Write { epoch: small(record.epoch()) }),
+            Cause::Own => {
+                let (data, _) = record.block(BlockIndex(0)).expect("a write of one block");
+                self.written.insert(u64::from(data[0]), (record.epoch(), record.lsn()));
+                self.note(Step::Write { epoch: small(record.epoch()) });
+            }
         }
     }
 
