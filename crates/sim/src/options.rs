@@ -146,7 +146,8 @@ impl Options {
         let small_journal = rng.chance(150_000);
         let faults = setup.profile.of(seed).keep(draw_mix(&mut rng), seed);
         // Members that never answer again keep a volume closed whose memories are in doubt, until there is replacement.
-        if !faults.iter().any(|(kind, _)| kind.fails_copies()) {
+        // A chosen cluster keeps the durability that it was chosen for.
+        if setup.volumes().is_none() && !faults.iter().any(|(kind, _)| kind.fails_copies()) {
             volumes.iter_mut().for_each(|v: &mut VolumePlan| v.draw_durability(seed));
         }
         let delay_min = rng.range(20, 300) * US;
