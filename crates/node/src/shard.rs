@@ -456,7 +456,9 @@ impl Shard {
     }
 
     fn delete(&mut self, volume: VolumeId, now: Time, out: &mut Vec<Output>) {
-        if !self.copies.contains_key(&volume) && !self.broken.contains_key(&volume) {
+        // One whose creation is under way has files already, or will have: gone is gone only after the store says so.
+        let here = self.copies.contains_key(&volume) || self.broken.contains_key(&volume);
+        if !here && !self.creating.contains(&volume) {
             out.push(Output::CopyDeleted { volume });
             return;
         }
@@ -636,6 +638,7 @@ impl Shard {
             S::Deleted { volume } => {
                 self.copies.remove(&volume);
                 self.broken.remove(&volume);
+                self.creating.remove(&volume);
                 self.deleting.remove(&volume);
                 out.push(Output::CopyDeleted { volume });
             }

@@ -6,7 +6,7 @@ use crate::options::Options;
 use crate::setup::Setup;
 use holdfast_node::LocalView;
 use holdfast_node::shard::{Input, Output, Shard, ShardConfig};
-use holdfast_store::io::FileId;
+use holdfast_store::io::{DiskOp, FileId};
 use holdfast_types::{Life, NodeId, Rng, Time, VolumeId, VolumeSize};
 use std::collections::VecDeque;
 
@@ -43,6 +43,53 @@ fn feed(shard: &mut Shard, disk: &mut Disk, input: Input, life: u64, broken: Opt
         }
     }
     seen
+}
+
+/// Feeds one input; operations stay on their way, in `late`.
+fn feed_late(shard: &mut Shard, input: Input, late: &mut VecDeque<DiskOp>) -> Vec<Output> {
+    let (now, mut out, mut seen) = (Time(1_000_000_000), Vec::new(), Vec::new());
+    shard.handle(input, now, &mut out);
+    shard.maintain(now, &mut out);
+    for output in out {
+        match output {
+            Output::Disk(op) => late.push_back(op),
+            other => seen.push(other),
+        }
+    }
+    seen
+}
+
+/// However far the creation came when the volume is deleted: nothing stays on the disk, and gone is not said before.
+#[test]
+fn a_copy_that_is_deleted_while_it_is_made_leaves_nothing() {
+    for ended in 0..6 {
+        let mut disk = Disk::new(options().disk, Rng::new(7));
+        let mut shard = shard(1);
+        feed(&mut shard, &mut disk, Input::Start, 1, None);
+        let (mut late, mut seen) = (VecDeque::new(), Vec::new());
+        let mut step = |shard: &mut Shard, late: &mut VecDeque<DiskOp>, seen: &mut Vec<Output>| {
+            let Some(op) = late.pop_front() else { return false };
+            let (ticket, _) = disk.submit(op, 0);
+            let done = disk.complete(ticket).expect("it was submitted").done;
+            seen.extend(feed_late(shard, Input::Disk(done), late));
+            let files = [FileId::Superblock(V1), FileId::Image(V1), FileId::BlockTable(V1), FileId::RegionTable(V1)];
+            let gone = seen.iter().any(|o| matches!(o, Output::CopyDeleted { .. }));
+            assert!(!gone || files.iter().all(|f| disk.content(*f).is_none()), "{ended}: deleted, yet files are there");
+            true
+        };
+        let create = LocalView { create: vec![(V1, VolumeSize::new(1 << 20).unwrap())], ..LocalView::default() };
+        seen.extend(feed_late(&mut shard, Input::Local(create), &mut late));
+        for _ in 0..ended {
+            step(&mut shard, &mut late, &mut seen);
+        }
+        let delete = LocalView { delete: vec![V1], ..LocalView::default() };
+        seen.extend(feed_late(&mut shard, Input::Local(delete), &mut late));
+        while step(&mut shard, &mut late, &mut seen) {}
+        let told = seen.iter().filter(|o| matches!(o, Output::CopyDeleted { volume: V1 })).count();
+        assert_eq!(told, 1, "{ended}: {seen:?}");
+        assert!(shard.rows().is_empty() && shard.storage().volumes().next().is_none(), "{ended}: {:?}", shard.rows());
+        assert!(disk.content(FileId::Image(V1)).is_none(), "{ended}: the image is gone");
+    }
 }
 
 #[test]
