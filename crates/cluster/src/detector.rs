@@ -59,6 +59,22 @@ pub struct CopyReport {
     /// As primary: copies that its log no longer reaches. They can't know it themselves.
     #[serde(default)]
     pub lost: Vec<LostCopy>,
+    /// On its node's file system.
+    #[serde(default)]
+    pub space: SpaceLeft,
+}
+
+/// Whether a copy finds the space that it needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpaceLeft {
+    /// It does.
+    #[default]
+    Enough,
+    /// Something waits for space, writes go on for a while.
+    Short,
+    /// Writes wait for space.
+    Out,
 }
 
 /// A copy that its primary can't bring up to date from the log.

@@ -37,7 +37,7 @@ mod wire;
 mod tests;
 
 pub use command::{Command, DecodeError, Outcome, Refusal, RefusalKind};
-pub use detector::{CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Heartbeat, LostCopy};
+pub use detector::{CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Heartbeat, LostCopy, SpaceLeft};
 pub use placement::placement;
 pub use state::{Node, Phase, State, Token, Volume};
 pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status};

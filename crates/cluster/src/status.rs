@@ -2,7 +2,7 @@
 //!
 //! Made from the agreed state and from what one node has heard; two nodes may differ for the age of a heartbeat.
 
-use crate::detector::{CopyReport, CopyRole, CopyState, Detector};
+use crate::detector::{CopyReport, CopyRole, CopyState, Detector, SpaceLeft};
 use crate::state::{Phase, State, Volume};
 use holdfast_types::{Configuration, Durability, NodeId, Nominee, Pending, Time};
 use serde::Serialize;
@@ -216,17 +216,23 @@ impl Look<'_> {
         };
         let failed = count(&CopyReport::failed);
         let follows = |n: &&NodeId| self.lost(v, **n).is_none();
-        let good = |r: &&CopyReport| matches!(r.state, CopyState::Serving | CopyState::InSync);
+        let good =
+            |r: &&CopyReport| matches!(r.state, CopyState::Serving | CopyState::InSync) && r.space != SpaceLeft::Out;
         let in_sync = members.iter().filter(follows).filter_map(|n| self.fresh(v, *n)).filter(good).count();
         let able = count(&|r| !r.failed());
         let (n, w, r) = (members.len(), usize::from(active.write_quorum), active.fence_quorum());
         let alone = active.primary.filter(|_| active.primary_decides());
+        let full = active.primary.and_then(|p| self.fresh(v, p)).is_some_and(|r| r.space == SpaceLeft::Out);
+        let short = count(&|r| r.space != SpaceLeft::Enough) > 0;
         let serves = |p| self.fresh(v, p).is_some_and(|r| r.state == CopyState::Serving);
-        let state = if active.primary.is_some_and(serves) && in_sync >= w {
-            if in_sync == n { VolumeState::Healthy } else { VolumeState::Degraded }
+        let state = if active.primary.is_some_and(serves) && in_sync >= w && !full {
+            if in_sync == n && !short { VolumeState::Healthy } else { VolumeState::Degraded }
         } else if n - failed < r {
             reasons.push(format!("{failed} of {n} copies have failed, {r} sound ones are needed to open"));
             VolumeState::Failed
+        } else if full && active.primary.is_some_and(serves) {
+            // The complaint about its copy says why.
+            VolumeState::Stalled
         } else if active.primary.is_some_and(serves) {
             reasons.push(format!("only {in_sync} of {n} copies are in sync, {w} are needed to acknowledge a write"));
             VolumeState::Stalled
@@ -263,7 +269,7 @@ impl Look<'_> {
         }
         let said = report.reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
         match &report.state {
-            CopyState::Serving | CopyState::InSync => None,
+            CopyState::Serving | CopyState::InSync => no_space(report.space, &name),
             CopyState::Failed { reason } => Some(format!("the copy on {name} has failed: {reason}")),
             CopyState::CatchingUp => Some(format!("the copy on {name} is catching up{said}")),
             CopyState::NeedsResync => Some(format!("the copy on {name} needs a resync{said}")),
@@ -271,6 +277,15 @@ impl Look<'_> {
             CopyState::Sealed => Some(format!("the copy on {name} waits for a new epoch{said}")),
         }
     }
+}
+
+fn no_space(space: SpaceLeft, name: &str) -> Option<String> {
+    let effect = match space {
+        SpaceLeft::Enough => return None,
+        SpaceLeft::Short => "its copy takes writes only while its journal and memory last",
+        SpaceLeft::Out => "its copy takes no more writes",
+    };
+    Some(format!("the file system of {name} is full and {effect}: free space on the device of {name}, or enlarge it"))
 }
 
 fn role_word(role: CopyRole) -> &'static str {

@@ -1,8 +1,9 @@
 //! How the copies are, in the control plane's words.
 
 use crate::shard::CopyRow;
-use holdfast_cluster::{CopyReport, CopyRole, CopyState, LostCopy};
+use holdfast_cluster::{CopyReport, CopyRole, CopyState, LostCopy, SpaceLeft};
 use holdfast_replication::{CopyStatus, RoleName};
+use holdfast_store::Space;
 use holdfast_types::{Epoch, NodeId, Positions};
 
 /// One report for each copy, for `control::Input::Reports`.
@@ -27,6 +28,15 @@ fn copy_report(row: &CopyRow) -> CopyReport {
         reason: row.failed.clone().or_else(|| row.status.as_ref().and_then(|s| s.waiting.clone())),
         switchover: row.status.as_ref().is_some_and(|s| s.draining),
         lost: row.status.as_ref().map_or(&[][..], |s| &s.lost).iter().map(lost).collect(),
+        space: space_left(row.space),
+    }
+}
+
+fn space_left(space: Space) -> SpaceLeft {
+    match space {
+        Space::Enough => SpaceLeft::Enough,
+        Space::Short => SpaceLeft::Short,
+        Space::Out => SpaceLeft::Out,
     }
 }
 

@@ -15,13 +15,15 @@ use holdfast_replication as replication;
 use holdfast_replication::{CopyStatus, GuestError, Limits, Opened, ReadFault, Replica, Request, RequestKey, Timers};
 use holdfast_store as store;
 use holdfast_store::io::{DiskDone, DiskOp};
-use holdfast_store::{OpenedCopy, ReadError, Store, StoreConfig};
+use holdfast_store::{OpenedCopy, ReadError, Space, Store, StoreConfig};
 use holdfast_types::{
     BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, NodeId, Rng, SessionId, Time, VolumeId, VolumeSize,
     VolumeView,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+mod space;
 
 /// How a shard behaves.
 #[derive(Clone, Debug)]
@@ -193,6 +195,8 @@ pub struct CopyRow {
     pub digest: u64,
     /// Why the copy takes no part, if it does not.
     pub failed: Option<String>,
+    /// Whether its file system has room for it.
+    pub space: Space,
 }
 
 /// One copy.
@@ -235,6 +239,8 @@ pub struct Shard {
     beat_seq: u64,
     beat_at: Time,
     last_seen: Time,
+    /// People were told that space is missing.
+    short_of_space: bool,
     /// When the loop was to come back at the latest.
     awaited: Time,
     replica_out: Vec<replication::Output>,
@@ -264,6 +270,7 @@ impl Shard {
             beat_seq: 0,
             beat_at: now,
             last_seen: now,
+            short_of_space: false,
             awaited: now,
             replica_out: Vec::new(),
         }
@@ -313,6 +320,7 @@ impl Shard {
         if now >= self.beat_at {
             self.send_beats(now, out);
         }
+        self.tell_of_space(out);
         self.awaited = self.next_timeout().unwrap_or(now);
     }
 
@@ -379,13 +387,14 @@ impl Shard {
         for (volume, copy) in &self.copies {
             let failed = self.shard_failed.clone().or_else(|| copy.failed.clone());
             let status = copy.replica.as_ref().map(Replica::status);
-            rows.push(CopyRow { volume: *volume, status, digest: copy.digest, failed });
+            rows.push(CopyRow { volume: *volume, status, digest: copy.digest, failed, space: self.space(*volume) });
         }
         let broken = |(volume, why): (&VolumeId, &String)| CopyRow {
             volume: *volume,
             status: None,
             digest: 0,
             failed: Some(why.clone()),
+            space: Space::Enough,
         };
         rows.extend(self.broken.iter().map(broken));
         if self.started {
@@ -395,7 +404,8 @@ impl Shard {
                     "this node is a member of {} but holds no copy of it: its disk was wiped or replaced; replace the copy",
                     view.volume
                 );
-                rows.push(CopyRow { volume: view.volume, status: None, digest: 0, failed: Some(failed) });
+                let (volume, failed) = (view.volume, Some(failed));
+                rows.push(CopyRow { volume, status: None, digest: 0, failed, space: Space::Enough });
             }
         }
         rows

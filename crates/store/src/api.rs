@@ -238,6 +238,17 @@ pub struct OpenedCopy {
     pub scrubbed: BlockIndex,
 }
 
+/// Whether a copy has the space that it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// It has.
+    Enough,
+    /// Something waits for space; writes still go on, for as long as journal and memory take them.
+    Short,
+    /// Writes wait for space.
+    Out,
+}
+
 /// The journal no longer holds the record asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogGone {

@@ -1,7 +1,8 @@
 //! Operations on their way: what each one is for, and the ones that wait for space.
 //!
 //! An operation that finds no space is not over: it is kept whole and given out again, under a new id, when the retry
-//! time comes. Whoever waits for it sees only that it takes longer, so nothing else in the store knows about ENOSPC.
+//! time comes. Whoever waits for it sees only that it takes longer, so nothing else in the store knows about ENOSPC; people
+//! are told, by what [`Ops::short`] names.
 
 use crate::api::Output;
 use crate::config::StoreConfig;
@@ -66,6 +67,8 @@ struct Pending {
     file: FileId,
     /// Kept for another attempt; reads need none.
     again: Option<DiskOpKind>,
+    /// It found no space, and has not ended since.
+    short: bool,
 }
 
 /// All operations of a store that have not ended.
@@ -74,13 +77,17 @@ pub(crate) struct Ops {
     next: u64,
     pending: BTreeMap<OpId, Pending>,
     no_space: Vec<Pending>,
+    /// How many of both are short of space.
+    short: usize,
     retry_at: Option<Time>,
 }
 
 impl Ops {
     /// Takes an ended operation out. Panics on one that was never given out, or ended before.
     pub(crate) fn end(&mut self, id: OpId) -> Tag {
-        self.pending.remove(&id).expect("the shell ends each operation once").tag
+        let pending = self.pending.remove(&id).expect("the shell ends each operation once");
+        self.short -= usize::from(pending.short);
+        pending.tag
     }
 
     /// Puts an operation aside that found no space. False if it can't be repeated.
@@ -88,7 +95,8 @@ impl Ops {
         if self.pending.get(&id).is_none_or(|p| p.again.is_none()) {
             return false;
         }
-        let pending = self.pending.remove(&id).expect("found just now");
+        let mut pending = self.pending.remove(&id).expect("found just now");
+        self.short += usize::from(!std::mem::replace(&mut pending.short, true));
         self.no_space.push(pending);
         self.retry_at.get_or_insert(retry_at);
         true
@@ -98,9 +106,19 @@ impl Ops {
         self.retry_at
     }
 
+    /// Whether anything is short of space.
+    pub(crate) const fn is_short(&self) -> bool {
+        self.short > 0
+    }
+
+    /// What found no space and has not ended since, also while it is tried again.
+    pub(crate) fn short(&self) -> impl Iterator<Item = Tag> {
+        self.pending.values().chain(&self.no_space).filter(|p| p.short).map(|p| p.tag)
+    }
+
     /// Whether a segment can't be created for want of space.
-    pub(crate) fn slot_parked(&self) -> bool {
-        self.no_space.iter().any(|p| matches!(p.tag, Tag::Slot(_)))
+    pub(crate) fn slot_is_short(&self) -> bool {
+        self.is_short() && self.short().any(|tag| matches!(tag, Tag::Slot(_)))
     }
 
     /// Operations of this copy that have not ended.
@@ -110,7 +128,9 @@ impl Ops {
 
     /// Forgets the parked operations of a copy: they are not in flight, nobody waits for them any more.
     pub(crate) fn drop_parked(&mut self, volume: VolumeId) {
+        let before = self.no_space.len();
         self.no_space.retain(|p| p.tag.volume() != Some(volume));
+        self.short -= before - self.no_space.len();
     }
 }
 
@@ -125,10 +145,14 @@ pub(crate) struct Cx<'a> {
 impl Cx<'_> {
     /// Gives an operation to the shell.
     pub(crate) fn submit(&mut self, tag: Tag, file: FileId, kind: DiskOpKind) {
+        self.give_out(tag, file, kind, false);
+    }
+
+    fn give_out(&mut self, tag: Tag, file: FileId, kind: DiskOpKind, short: bool) {
         let again = (!matches!(kind, DiskOpKind::Read { .. } | DiskOpKind::List)).then(|| kind.clone());
         let id = OpId(self.ops.next);
         self.ops.next += 1;
-        self.ops.pending.insert(id, Pending { tag, file, again });
+        self.ops.pending.insert(id, Pending { tag, file, again, short });
         self.out.push(Output::Disk(DiskOp { id, file, kind }));
     }
 
@@ -144,7 +168,7 @@ impl Cx<'_> {
         self.ops.retry_at = None;
         for parked in std::mem::take(&mut self.ops.no_space) {
             let kind = parked.again.expect("only operations that can be repeated are parked");
-            self.submit(parked.tag, parked.file, kind);
+            self.give_out(parked.tag, parked.file, kind, true);
         }
     }
 }

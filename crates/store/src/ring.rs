@@ -138,7 +138,7 @@ impl Journal {
         replicas: &mut BTreeMap<VolumeId, Replica>,
         failed: &BTreeSet<VolumeId>,
     ) {
-        let full = self.slots.len() >= as_count(cx.config.max_segments) || cx.ops.slot_parked();
+        let full = self.slots.len() >= as_count(cx.config.max_segments) || cx.ops.slot_is_short();
         let mut released = self.releasable(Level::CatchUp, replicas, failed, usize::MAX);
         if full && self.spares.len() + released.len() < 2 {
             released = self.releasable(Level::Replay, replicas, failed, SPARES);

@@ -3,7 +3,7 @@
 //! Invariants: each operation given out is answered once; a copy that failed gives no more promises in this life (P8); the
 //! journal's failure is the failure of every copy.
 
-use crate::api::{Input, LogGone, Output, ReadError};
+use crate::api::{Input, LogGone, Output, ReadError, Space};
 use crate::config::StoreConfig;
 use crate::io::{DiskDone, DiskError, DiskOpKind, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
@@ -117,6 +117,33 @@ impl Store {
     #[must_use]
     pub fn is_journal_full(&self) -> bool {
         self.journal.pressure()
+    }
+
+    /// Whether any operation found no space and has not ended since.
+    #[must_use]
+    pub const fn is_short_of_space(&self) -> bool {
+        self.ops.is_short()
+    }
+
+    /// Whether a copy has the space that it needs. A journal without room is every copy's.
+    #[must_use]
+    pub fn space(&self, volume: VolumeId) -> Space {
+        if !self.ops.is_short() {
+            return Space::Enough;
+        }
+        let opening = matches!(self.phase, Phase::Opening);
+        let holds_up = |tag| match tag {
+            Tag::Slot(_) => opening,
+            Tag::Start(_) | Tag::SegmentHeader | Tag::Head(_) | Tag::Frame(_) => true,
+            Tag::Copy(..) => false,
+        };
+        if self.journal.pressure() || self.ops.short().any(holds_up) {
+            Space::Out
+        } else if self.ops.short().any(|tag| tag.volume().is_none_or(|v| v == volume)) {
+            Space::Short
+        } else {
+            Space::Enough
+        }
     }
 
     /// Where a copy stands.

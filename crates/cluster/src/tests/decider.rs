@@ -1,7 +1,7 @@
 //! Who is nominated when.
 
 use super::*;
-use crate::{CopyReport, CopyRole, CopyState, Detector, Heartbeat, placement};
+use crate::{CopyReport, CopyRole, CopyState, Detector, Heartbeat, SpaceLeft, placement};
 use holdfast_types::{Lsn, Time};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         reason: None,
         switchover: false,
         lost: Vec::new(),
+        space: SpaceLeft::Enough,
     }
 }
 

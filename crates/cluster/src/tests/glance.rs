@@ -2,7 +2,7 @@
 
 use super::decider::report;
 use super::*;
-use crate::{CopyRole, CopyState, Detector, Heartbeat, LostCopy, VolumeState, VolumeStatus, status};
+use crate::{CopyRole, CopyState, Detector, Heartbeat, LostCopy, SpaceLeft, VolumeState, VolumeStatus, status};
 use holdfast_types::Time;
 use std::time::Duration;
 
@@ -70,6 +70,41 @@ fn a_copy_that_the_log_no_longer_reaches_is_not_in_sync_whatever_it_says() {
     assert_eq!(v.copies.iter().map(|c| c.state).collect::<Vec<_>>(), ["serving", "in_sync", "needs_resync"]);
     assert_eq!(v.reasons, ["the copy on n3 needs a resync: the journal no longer holds record 8"]);
     assert_eq!(v.copies[2].lag_lsn, Some(893));
+}
+
+#[test]
+fn a_full_file_system_is_told_and_stalls_whom_it_holds_up() {
+    let (state, now) = (open(), Time::ZERO + Duration::from_secs(5));
+    let look = |space: [SpaceLeft; 3]| {
+        let mut detector = Detector::new(Duration::from_secs(1), Time::ZERO);
+        for (node, space) in (1..).zip(space) {
+            let (role, copy) = if node == 1 {
+                (CopyRole::Primary, CopyState::Serving)
+            } else {
+                (CopyRole::Secondary, CopyState::InSync)
+            };
+            let mut copy = report(role, copy, 1, 9);
+            copy.space = space;
+            let heartbeat = Heartbeat { node: NodeId(node), life: 1, copies: vec![copy] };
+            let heartbeat = Heartbeat::decode(&heartbeat.encode()).unwrap();
+            detector.heard(heartbeat, now);
+        }
+        let v = status(&state, &detector, now).volumes.remove(0);
+        (v.state, v.reasons)
+    };
+    use SpaceLeft::{Enough, Out, Short};
+    assert_eq!(look([Enough, Enough, Enough]).0, VolumeState::Healthy);
+    let hint = |n: &str| format!("free space on the device of {n}, or enlarge it");
+    for (space, wanted, node) in [
+        ([Short, Enough, Enough], VolumeState::Degraded, "n1"),
+        ([Enough, Enough, Out], VolumeState::Degraded, "n3"),
+        ([Out, Enough, Enough], VolumeState::Stalled, "n1"),
+        ([Enough, Out, Out], VolumeState::Stalled, "n2"),
+    ] {
+        let (found, reasons) = look(space);
+        assert_eq!(found, wanted, "{space:?}: {reasons:?}");
+        assert!(reasons.iter().any(|r| r.ends_with(&hint(node))), "{space:?}: {reasons:?}");
+    }
 }
 
 #[test]

@@ -93,6 +93,27 @@ fn a_copy_that_is_deleted_while_it_is_made_leaves_nothing() {
 }
 
 #[test]
+fn a_full_file_system_is_told_when_it_begins_and_when_it_ends() {
+    let mut disk = Disk::new(options().disk, Rng::new(7));
+    let mut shard = shard(1);
+    feed(&mut shard, &mut disk, Input::Start, 1, None);
+    let events = |seen: Vec<Output>| -> Vec<String> {
+        let text = |o| if let Output::Event { volume: None, text } = o { Some(text) } else { None };
+        seen.into_iter().filter_map(text).collect()
+    };
+    disk.no_space = true;
+    let create = LocalView { create: vec![(V1, VolumeSize::new(1 << 20).unwrap())], ..LocalView::default() };
+    let begins = events(feed(&mut shard, &mut disk, Input::Local(create), 1, None));
+    assert!(begins.len() == 1 && begins[0].contains("is full"), "{begins:?}");
+    let again = events(feed(&mut shard, &mut disk, Input::Tick, 20, None));
+    assert!(again.is_empty(), "it is tried again and nothing has changed: {again:?}");
+    disk.no_space = false;
+    let ends = events(feed(&mut shard, &mut disk, Input::Tick, 40, None));
+    assert!(ends.len() == 1 && ends[0].contains("has space again"), "{ends:?}");
+    assert_eq!(shard.rows().len(), 1, "the copy is made");
+}
+
+#[test]
 fn a_copy_that_can_not_be_opened_is_not_made_again() {
     let mut disk = Disk::new(options().disk, Rng::new(7));
     let wish = || {

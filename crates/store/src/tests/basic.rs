@@ -1,7 +1,7 @@
 //! Single behaviours, small and readable.
 
 use super::harness::{Harness, small};
-use crate::api::Input;
+use crate::api::{Input, Space};
 use crate::io::{DiskOpKind, FileId};
 use holdfast_types::{BlockRange, Lsn, VolumeId};
 
@@ -209,11 +209,39 @@ fn no_space_is_no_failure() {
     h.append(V, 1);
     h.drain_disk();
     assert_eq!(h.models[&V].durable, 5, "the journal has its space");
+    assert_eq!((h.store.is_short_of_space(), h.store.space(V)), (true, Space::Short), "and the image has none");
     assert_eq!(h.store.positions(V).map(|p| p.applied), Some(Lsn(0)));
     h.read_all(V);
     h.disk.full = false;
     h.quiesce();
     assert_eq!(h.store.positions(V).map(|p| p.applied), Some(Lsn(4)));
+    assert_eq!((h.store.is_short_of_space(), h.store.space(V)), (false, Space::Enough));
+}
+
+/// Also between two attempts, when nothing is parked: who looks then must not see a healthy copy.
+#[test]
+fn a_journal_that_finds_no_space_takes_no_more_writes_and_says_so() {
+    let mut h = one_volume(19);
+    h.disk.full = true;
+    for _ in 0..200 {
+        if h.store.is_journal_full() {
+            break;
+        }
+        h.append(V, 1);
+        h.drain_disk();
+        let durable = h.models[&V].durable;
+        h.commit(V, durable);
+        h.drain_disk();
+    }
+    for _ in 0..4 {
+        assert_eq!(h.store.space(V), Space::Out, "the image can't be written, so no segment is free again");
+        h.tick();
+        assert_eq!(h.store.space(V), Space::Out, "it is tried again");
+        h.drain_disk();
+    }
+    h.disk.full = false;
+    h.quiesce();
+    assert_eq!(h.store.space(V), Space::Enough);
 }
 
 /// The same (e, n) cut and overwritten by (e', n), over and over, then a crash: the table tells which counts.

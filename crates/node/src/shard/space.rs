@@ -1,0 +1,26 @@
+//! A full file system: who is held up by it, and what people are told.
+
+use super::{Output, Shard, Space};
+use holdfast_types::VolumeId;
+
+const BEGINS: &str = "the file system of the data directory is full: what needs space waits, and writes wait too once journal \
+                      and memory are full; free space on that device or enlarge it";
+const ENDS: &str = "the file system of the data directory has space again: what waited has gone on";
+
+impl Shard {
+    /// Whether the copy of `volume` has the space that it needs; as a primary it is also held up by its neighbours on the
+    /// same file system, through the backlog that all of them share.
+    pub(super) fn space(&self, volume: VolumeId) -> Space {
+        let held_up = self.store.is_short_of_space() && self.is_serving(volume) && !self.accepts(volume);
+        if held_up { Space::Out } else { self.store.space(volume) }
+    }
+
+    /// Says once that space is missing, and once that it is there again.
+    pub(super) fn tell_of_space(&mut self, out: &mut Vec<Output>) {
+        let short = self.store.is_short_of_space();
+        if std::mem::replace(&mut self.short_of_space, short) != short {
+            let text = if short { BEGINS } else { ENDS }.to_owned();
+            out.push(Output::Event { volume: None, text });
+        }
+    }
+}
