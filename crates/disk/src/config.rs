@@ -29,10 +29,14 @@ pub struct DiskConfig {
     pub threads: u32,
     /// Files kept open; idle ones above that are closed.
     pub max_open_files: u32,
+    /// Bytes of the file system that images, tables and new files leave free: room for the control log, without which
+    /// the node can't start. 0: none.
+    pub reserve_bytes: u64,
 }
 
 impl DiskConfig {
-    /// The defaults for a directory: io_uring, 32 slots of 1.5 MiB, 256 operations in flight, 1024 files.
+    /// The defaults for a directory: io_uring, 32 slots of 1.5 MiB, 256 operations in flight, 1024 files,
+    /// 64 MiB left free.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> DiskConfig {
         DiskConfig {
@@ -43,6 +47,7 @@ impl DiskConfig {
             depth: 256,
             threads: 8,
             max_open_files: 1024,
+            reserve_bytes: 64 << 20,
         }
     }
 }

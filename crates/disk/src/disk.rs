@@ -7,6 +7,7 @@ use crate::gate::{Data, Gate, Step, Tag};
 use crate::lifecycle::{Directory, Outcome};
 use crate::lock;
 use crate::pool::Pool;
+use crate::reserve::Reserve;
 use crate::ring::Ring;
 use crate::threads::Threads;
 use crate::wake::Wake;
@@ -28,6 +29,7 @@ pub struct Disk {
     lifecycle: Pool<Outcome>,
     directory: Arc<Directory>,
     gate: Gate<Handle>,
+    reserve: Reserve,
     ready: Vec<DiskDone>,
     ended: Vec<Ended>,
     max_open_files: usize,
@@ -77,6 +79,8 @@ impl Disk {
         std::fs::create_dir_all(dir).map_err(|source| DiskOpenError::Directory { path: dir.clone(), source })?;
         let lock = lock::take(dir)?;
         let directory = Directory::prepare(dir).map_err(|(path, source)| DiskOpenError::Directory { path, source })?;
+        let source = |source| DiskOpenError::Directory { path: dir.clone(), source };
+        let reserve = Reserve::new(File::open(dir).map_err(source)?, config.reserve_bytes);
         let resources = |what| move |source| DiskOpenError::Resources { what, source };
         let wake = Arc::new(Wake::new().map_err(resources("an eventfd"))?);
         let engine = match config.backend {
@@ -91,6 +95,7 @@ impl Disk {
             lifecycle,
             directory,
             gate: Gate::new(),
+            reserve,
             ready: Vec::new(),
             ended: Vec::new(),
             max_open_files: usize::try_from(config.max_open_files).expect("usize has 32 bits at least"),
@@ -162,6 +167,12 @@ impl Disk {
                 }
                 Step::Create { id, len, written, old } => {
                     let old = old.map(|handle| self.engine.close(handle));
+                    if !self.reserve.grants(if written { len } else { 0 }) {
+                        drop(old);
+                        self.gate.closed(file);
+                        self.answer(id, Err(DiskError::NoSpace));
+                        continue;
+                    }
                     let directory = Arc::clone(&self.directory);
                     self.lifecycle.run(move || {
                         let result = directory.create(file, len, written);
@@ -179,6 +190,11 @@ impl Disk {
     }
 
     fn start(&mut self, tag: Tag, handle: Handle, data: Data) {
+        let taken = if let Data::Write { data, .. } = &data { data.iter().map(bytes::Bytes::len).sum() } else { 0 };
+        if taken > 0 && Reserve::concerns(tag.file) && !self.reserve.grants(taken as u64) {
+            self.gate.ended(tag);
+            return self.answer(tag.id, Err(DiskError::NoSpace));
+        }
         let empty = match &data {
             Data::Read { len, .. } => *len == 0,
             Data::Write { data, .. } => data.iter().all(bytes::Bytes::is_empty),

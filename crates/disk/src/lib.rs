@@ -12,6 +12,8 @@
 //! - An operation in flight owns its memory: staging slots and read buffers are freed after the kernel is done with
 //!   them, also when the `Disk` is dropped.
 //! - Each operation is answered exactly once, by [`Disk::completed`].
+//! - The copies leave a reserve of the file system's space to the control log (`reserve`): what would take from it is
+//!   answered with `NoSpace`, as if the file system were full.
 //! - One process works in a directory: an exclusive lock on `DIR/lock`.
 //!
 //! Deliberately absent: retries of failed operations (a failed device latches, P8, and the store decides), ordering
@@ -27,6 +29,7 @@ mod layout;
 mod lifecycle;
 mod lock;
 mod pool;
+mod reserve;
 mod ring;
 mod threads;
 mod wake;

@@ -20,7 +20,12 @@ struct Bench {
 }
 
 impl Bench {
+    /// Without a reserve: what the tests run on may be small.
     fn open(dir: &Path, backend: Backend) -> Bench {
+        Bench::open_with_reserve(dir, backend, 0)
+    }
+
+    fn open_with_reserve(dir: &Path, backend: Backend, reserve: u64) -> Bench {
         // Small slots, so that ordinary writes need several.
         let config = DiskConfig {
             backend,
@@ -28,6 +33,7 @@ impl Bench {
             staging_slot_bytes: 64 << 10,
             depth: 16,
             max_open_files: 6,
+            reserve_bytes: reserve,
             ..DiskConfig::new(dir)
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -113,6 +119,61 @@ fn everywhere(test: impl Fn(&Path, Backend)) {
                 test(dir.path(), backend);
             }
         }
+    }
+}
+
+/// A file system of its own, of 24 MiB.
+struct SmallFileSystem(tempfile::TempDir);
+
+impl SmallFileSystem {
+    fn mount() -> SmallFileSystem {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(dir.path());
+        let status = mount.status().expect("`mount` is installed");
+        assert!(status.success(), "expected to mount a tmpfs, which needs root (CAP_SYS_ADMIN): {status}");
+        SmallFileSystem(dir)
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        let status = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+        assert!(status.is_ok_and(|s| s.success()), "what was mounted can be unmounted");
+    }
+}
+
+#[test]
+fn copies_leave_the_reserve_to_the_control_log() {
+    for backend in [Backend::IoUring, Backend::Pread] {
+        let fs = SmallFileSystem::mount();
+        let dir = fs.0.path();
+        let mut bench = Bench::open_with_reserve(dir, backend, 8 << 20);
+        bench.create(FileId::Segment(0), 1 << 20, true);
+        for file in [FileId::Superblock(V), FileId::Image(V), FileId::BlockTable(V)] {
+            bench.create(file, 1 << 16, matches!(file, FileId::Superblock(_)));
+        }
+        let piece = noise(1, 256 << 10);
+        let image = |n: u64| write(n << 18, &piece, false);
+        let taken = (0..200).find(|n| bench.run(FileId::Image(V), image(*n)) == Err(DiskError::NoSpace));
+        let taken = taken.expect("the image can't have all of it");
+        assert!((50..62).contains(&taken), "15 MiB less a little are there for it, found {taken} quarters");
+
+        let no_space = Err(DiskError::NoSpace);
+        let create = |written| DiskOpKind::Create { len: 1 << 20, written };
+        assert_eq!(bench.run(FileId::BlockTable(V), write(0, &piece, true)), no_space);
+        assert_eq!(bench.run(FileId::Segment(1), create(true)), no_space);
+        assert_eq!(bench.run(FileId::Orphan(V, Epoch(3)), create(true)), no_space);
+        bench.write(FileId::Segment(0), 4096, &piece, true);
+        bench.write(FileId::Superblock(V), 0, &noise(2, 512), true);
+        assert_eq!(bench.read(FileId::Image(V), 0, 1 << 18), piece, "what was written is there");
+        std::fs::write(dir.join("control.log"), vec![1; 7 << 20]).expect("the control log finds room");
+
+        std::fs::remove_file(dir.join("control.log")).unwrap();
+        let punch = DiskOpKind::Punch { offset: 0, len: 4 << 20 };
+        assert_eq!(bench.run(FileId::Image(V), punch), Ok(DiskReply::Done), "giving space back needs none");
+        assert_eq!(bench.run(FileId::Segment(1), create(true)), Ok(DiskReply::Done), "there is space again");
+        assert_eq!(bench.run(FileId::Image(V), image(0)), Ok(DiskReply::Done));
     }
 }
 

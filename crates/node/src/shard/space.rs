@@ -3,7 +3,7 @@
 use super::{Output, Shard, Space};
 use holdfast_types::VolumeId;
 
-const BEGINS: &str = "the file system of the data directory is full: what needs space waits, and writes wait too once journal \
+const BEGINS: &str = "the file system of the data directory is full but for the control plane's reserve: what needs space waits, and writes wait too once journal \
                       and memory are full; free space on that device or enlarge it";
 const ENDS: &str = "the file system of the data directory has space again: what waited has gone on";
 
