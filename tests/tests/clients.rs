@@ -93,6 +93,19 @@ async fn qemu_io_finds_what_it_wrote() {
     let args = ["-f", "raw"].into_iter().chain(script.iter().flat_map(|line| ["-c", line])).chain([uri.as_str()]);
     let out = tool("qemu-io", args);
     assert!(!out.contains("failed") && !out.contains("error"), "{out}");
+    // Without -u QEMU asks for zeroes that keep their space.
+    tool("qemu-io", ["-f", "raw", "-c", "write -z 32M 1M", "-c", "write -z -u 40M 1M", "-c", "flush", &uri]);
+    let map = tool("nbdinfo", ["--map", &uri]);
+    let holes: Vec<(u64, u64)> = map.lines().filter(|l| l.contains("hole")).filter_map(span).collect();
+    let is_hole = |at: u64| holes.iter().any(|(from, len)| (*from..from + len).contains(&at));
+    assert!(!is_hole(32 << 20) && !is_hole((33 << 20) - 1), "zeroes with NO_HOLE are no hole:\n{map}");
+    assert!(is_hole(40 << 20) && is_hole(33 << 20), "zeroes that may be a hole are one:\n{map}");
+}
+
+/// Offset and length of a line of nbdinfo's map.
+fn span(line: &str) -> Option<(u64, u64)> {
+    let mut words = line.split_whitespace();
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
 #[tokio::test]

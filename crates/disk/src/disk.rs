@@ -11,6 +11,7 @@ use crate::reserve::Reserve;
 use crate::ring::Ring;
 use crate::threads::Threads;
 use crate::wake::Wake;
+use crate::zero;
 use holdfast_store::io::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskReply, FileId, OpId};
 use std::cell::OnceCell;
 use std::fs::File;
@@ -190,22 +191,31 @@ impl Disk {
     }
 
     fn start(&mut self, tag: Tag, handle: Handle, data: Data) {
-        let taken = if let Data::Write { data, .. } = &data { data.iter().map(bytes::Bytes::len).sum() } else { 0 };
-        if taken > 0 && Reserve::concerns(tag.file) && !self.reserve.grants(taken as u64) {
+        let taken = match &data {
+            Data::Write { data, .. } => data.iter().map(|piece| piece.len() as u64).sum(),
+            Data::Zero { len, .. } => *len,
+            Data::Read { .. } | Data::Sync | Data::Punch { .. } => 0,
+        };
+        if taken > 0 && Reserve::concerns(tag.file) && !self.reserve.grants(taken) {
             self.gate.ended(tag);
             return self.answer(tag.id, Err(DiskError::NoSpace));
         }
+        let is_read = matches!(data, Data::Read { .. });
         let empty = match &data {
             Data::Read { len, .. } => *len == 0,
             Data::Write { data, .. } => data.iter().all(bytes::Bytes::is_empty),
-            Data::Punch { len, .. } => *len == 0,
+            Data::Punch { len, .. } | Data::Zero { len, .. } => *len == 0,
             Data::Sync => false,
         };
-        if !empty {
-            return self.engine.start(tag, handle, data);
+        match data {
+            // The kernel has no ring operation that also falls back where a file system can't.
+            Data::Zero { offset, len } if !empty => {
+                return self.lifecycle.run(move || Outcome::Zeroed(tag, zero::zero(&handle.file, offset, len)));
+            }
+            data if !empty => return self.engine.start(tag, handle, data),
+            _ => {}
         }
-        let reply =
-            if matches!(data, Data::Read { .. }) { DiskReply::Data(bytes::Bytes::new()) } else { DiskReply::Done };
+        let reply = if is_read { DiskReply::Data(bytes::Bytes::new()) } else { DiskReply::Done };
         self.gate.ended(tag);
         self.answer(tag.id, Ok(reply));
     }
@@ -220,6 +230,11 @@ impl Disk {
                     Ok(open) => self.settle_open(file, Ok(open)),
                     Err(_) => self.settle_closed(file),
                 }
+            }
+            Outcome::Zeroed(tag, result) => {
+                self.gate.ended(tag);
+                self.answer(tag.id, result.map(|()| DiskReply::Done));
+                self.advance(tag.file);
             }
             Outcome::Deleted(file, id, result) => {
                 self.answer(id, result.map(|()| DiskReply::Done));

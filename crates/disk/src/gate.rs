@@ -20,6 +20,7 @@ pub(crate) enum Data {
     Write { offset: u64, data: Vec<Bytes>, durable: bool },
     Sync,
     Punch { offset: u64, len: u64 },
+    Zero { offset: u64, len: u64 },
 }
 
 /// Goes through the engine with the operation and brings its answer home.
@@ -218,6 +219,10 @@ impl<H: Clone> Entry<H> {
             DiskOpKind::Punch { offset, len } => {
                 write = Some(self.number_write());
                 Data::Punch { offset, len }
+            }
+            DiskOpKind::Zero { offset, len } => {
+                write = Some(self.number_write());
+                Data::Zero { offset, len }
             }
             DiskOpKind::Sync => {
                 self.syncs.push_back((self.next_write, id));

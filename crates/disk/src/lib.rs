@@ -33,6 +33,7 @@ mod reserve;
 mod ring;
 mod threads;
 mod wake;
+mod zero;
 
 pub use config::{Backend, DiskConfig};
 pub use disk::Disk;

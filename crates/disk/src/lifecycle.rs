@@ -5,6 +5,7 @@
 
 use crate::error::from_io;
 use crate::file::OpenFile;
+use crate::gate::Tag;
 use crate::layout::{self, UNFINISHED};
 use holdfast_store::io::{DiskError, FileId, OpId};
 use std::fs::{self, DirEntry, File};
@@ -23,6 +24,7 @@ pub(crate) enum Outcome {
     /// The file is already open.
     Created(FileId, OpId, Result<OpenFile, DiskError>),
     Deleted(FileId, OpId, Result<(), DiskError>),
+    Zeroed(Tag, Result<(), DiskError>),
 }
 
 /// The shard's directory.

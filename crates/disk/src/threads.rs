@@ -4,7 +4,7 @@ use crate::buffer::{ALIGN, AlignedBuf, gather};
 use crate::config::DiskConfig;
 use crate::disk::{Ended, Handle};
 use crate::error::from_io;
-use crate::file::Way;
+use crate::file::{OpenFile, Way};
 use crate::gate::{Data, Tag};
 use crate::pool::Pool;
 use crate::wake::Wake;
@@ -58,17 +58,23 @@ fn execute(handle: &Handle, data: Data, slot_bytes: usize) -> io::Result<DiskRep
             check(isize::try_from(unsafe { libc::fdatasync(fd) }).expect("an int fits in isize"))?;
             Ok(DiskReply::Done)
         }
+        Data::Zero { .. } => unreachable!("zeroing goes to the threads for files"),
         Data::Punch { offset, len } => {
-            let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-            let fd = file.fd(file.any());
-            let (offset, len) = (signed(offset)?, signed(len)?);
-            retry(|| {
-                // SAFETY: the handle keeps the descriptor open for the whole call.
-                isize::try_from(unsafe { libc::fallocate(fd, mode, offset, len) }).expect("an int fits in isize")
-            })?;
+            allocate(file, libc::FALLOC_FL_PUNCH_HOLE, offset, len)?;
             Ok(DiskReply::Done)
         }
     }
+}
+
+/// fallocate, the length of the file stays.
+pub(crate) fn allocate(file: &OpenFile, mode: i32, offset: u64, len: u64) -> io::Result<()> {
+    let (offset, len, fd) = (signed(offset)?, signed(len)?, file.fd(file.any()));
+    retry(|| {
+        // SAFETY: `file` keeps the descriptor open for the whole call.
+        let result = unsafe { libc::fallocate(fd, mode | libc::FALLOC_FL_KEEP_SIZE, offset, len) };
+        isize::try_from(result).expect("an int fits in isize")
+    })?;
+    Ok(())
 }
 
 fn read(fd: RawFd, way: Way, offset: u64, len: usize) -> io::Result<Bytes> {

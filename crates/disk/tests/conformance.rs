@@ -288,6 +288,27 @@ fn punched_ranges_read_as_zeros_and_give_their_space_back() {
 }
 
 #[test]
+fn zeroed_ranges_read_as_zeros_and_have_their_space() {
+    use std::os::unix::fs::MetadataExt;
+    everywhere(|dir, backend| {
+        let mut bench = Bench::open(dir, backend);
+        let file = FileId::Image(V);
+        bench.create(file, 1 << 20, false);
+        bench.write(file, 0, &noise(3, 1 << 18), true);
+        let blocks = || std::fs::metadata(dir.join("copies/7/image.raw")).unwrap().blocks();
+        let before = blocks();
+        let zero = DiskOpKind::Zero { offset: 1 << 17, len: 1 << 19 };
+        assert_eq!(bench.run(file, zero), Ok(DiskReply::Done));
+        assert_eq!(bench.run(file, DiskOpKind::Sync), Ok(DiskReply::Done));
+        assert!(blocks() >= before + 700, "768 blocks more, {before} before, {} after", blocks());
+        let mut expected = noise(3, 1 << 18);
+        expected.resize(1 << 20, 0);
+        expected[1 << 17..].fill(0);
+        assert_eq!(bench.read(file, 0, 1 << 20), expected);
+    });
+}
+
+#[test]
 fn missing_files_are_not_found_and_deleting_them_succeeds() {
     everywhere(|dir, backend| {
         let mut bench = Bench::open(dir, backend);

@@ -18,8 +18,12 @@ const fn spread(x: u64) -> u64 {
 #[must_use]
 pub fn block_checksum(block: BlockIndex, data: &[u8]) -> u64 {
     assert_eq!(data.len(), BLOCK_SIZE, "a block checksum covers one block");
-    xxh3_64_with_seed(data, spread(block.0)).max(1)
+    xxh3_64_with_seed(data, spread(block.0)).max(2)
 }
+
+/// What the block table says of a block that was zeroed and keeps its space (WRITE_ZEROES with NO_HOLE). Nothing has this
+/// checksum, and as with a hole nothing is read for it.
+pub const ALLOCATED_ZEROS: u64 = 1;
 
 /// What one block adds to the digest of a copy. The digest is the wrapping sum over all blocks; a hole adds 0.
 ///

@@ -18,7 +18,7 @@ mod segment;
 mod superblock;
 mod table;
 
-pub use checksum::{block_checksum, digest_term, zero_block};
+pub use checksum::{ALLOCATED_ZEROS, block_checksum, digest_term, zero_block};
 pub use configuration::{decode_configuration, encode_configuration};
 pub use error::DecodeError;
 pub use frame::{CommitMark, FrameHeader, FrameSlot, padded};

@@ -1,6 +1,6 @@
 //! The record: one change of a volume. One header serves wire and journal, so a secondary journals the bytes it received.
 
-use crate::checksum::{block_checksum, body_checksum, chain_hash, opaque_checksum};
+use crate::checksum::{ALLOCATED_ZEROS, block_checksum, body_checksum, chain_hash, opaque_checksum};
 use bytes::Bytes;
 use holdfast_types::{
     BLOCK_SIZE, BlockCount, BlockIndex, BlockRange, Epoch, Lsn, MAX_BODY_BYTES, MAX_VOLUME_BYTES, VolumeId,
@@ -177,6 +177,15 @@ impl Record {
         };
         let slot = usize::try_from(slot).expect("a slot lies in a body of about 1 MiB");
         Some((self.body.slice(slot * BLOCK_SIZE..(slot + 1) * BLOCK_SIZE), self.block_sums[slot]))
+    }
+
+    /// What the block table says of `block` after this record.
+    ///
+    /// Panics if the record does not change `block`.
+    #[must_use]
+    pub fn block_sum(&self, block: BlockIndex) -> u64 {
+        let zeros = if self.header.kind == RecordKind::WriteZeroes { ALLOCATED_ZEROS } else { 0 };
+        self.block(block).map_or(zeros, |(_, sum)| sum)
     }
 }
 

@@ -242,7 +242,7 @@ impl Disk {
         }
         let takes_space = match op.kind {
             DiskOpKind::Create { .. } => true,
-            DiskOpKind::Write { .. } => self.files.get(&op.file).is_some_and(|f| !f.written),
+            DiskOpKind::Write { .. } | DiskOpKind::Zero { .. } => self.files.get(&op.file).is_some_and(|f| !f.written),
             _ => false,
         };
         (self.no_space && takes_space).then_some((DiskError::NoSpace, FaultKind::NoSpace))
@@ -278,7 +278,7 @@ impl Disk {
                 }
                 return if fate == Fate::Lost { Vec::new() } else { records_in(op.file, &data) };
             }
-            DiskOpKind::Punch { offset, len } => {
+            DiskOpKind::Punch { offset, len } | DiskOpKind::Zero { offset, len } => {
                 let zeros = vec![0; index(*len)];
                 if let Some(file) = self.files.get_mut(&op.file) {
                     let room = file.content.len().saturating_sub(index(*offset)).min(zeros.len());
@@ -331,7 +331,7 @@ impl Disk {
                 file.apply(self.seq, index(*offset), data, *durable && !self.lies);
                 (Ok(DiskReply::Done), records)
             }
-            DiskOpKind::Punch { offset, len } => {
+            DiskOpKind::Punch { offset, len } | DiskOpKind::Zero { offset, len } => {
                 self.seq += 1;
                 let room = file.content.len().saturating_sub(index(*offset)).min(index(*len));
                 file.apply(self.seq, index(*offset), vec![0; room].into(), false);

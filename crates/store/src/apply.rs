@@ -25,6 +25,8 @@ pub(crate) struct Batch {
 }
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
+/// What a zeroed block counts against the size of a batch, in bytes.
+const ZEROED_BLOCK: u64 = 64;
 
 impl Replica {
     /// Starts the next batch if none is under way. Batches without blocks end at once, hence the loop.
@@ -54,10 +56,15 @@ impl Replica {
 
     fn collect(&self, bound: Lsn, max_bytes: u64) -> Batch {
         let mut batch = Batch { upto: self.applied, runs: RunMap::default(), missing: 0, bytes: 0 };
-        while batch.upto < bound && batch.bytes < max_bytes {
+        let mut zeroed = 0;
+        while batch.upto < bound && batch.bytes + zeroed < max_bytes {
             batch.upto = batch.upto.next();
             let record = self.unapplied(batch.upto);
             batch.bytes += u64::try_from(record.len_bytes()).expect("about 1 MiB");
+            if record.header().kind == RecordKind::WriteZeroes {
+                // Small as it is, it changes an entry of the table for each block, in one go.
+                zeroed += record.header().range.count.0 * ZEROED_BLOCK;
+            }
             batch.runs.insert(record);
         }
         batch
@@ -85,7 +92,10 @@ impl Replica {
             if header.kind == RecordKind::Write {
                 self.set_sums(record, start, end);
             } else {
-                self.tables.clear_blocks(start, end);
+                match header.kind {
+                    RecordKind::WriteZeroes => self.tables.zero_blocks(start, end),
+                    _ => self.tables.clear_blocks(start, end),
+                }
                 let last = header.range.end().0 - 1;
                 for edge in [header.range.start.0, last] {
                     if (start..end).contains(&edge) {
@@ -108,8 +118,7 @@ impl Replica {
 
     fn set_sums(&mut self, record: &Record, start: u64, end: u64) {
         for block in start..end {
-            let sum = record.block(BlockIndex(block)).map_or(0, |(_, sum)| sum);
-            self.tables.set_block(block, sum);
+            self.tables.set_block(block, record.block_sum(BlockIndex(block)));
         }
     }
 }
@@ -124,10 +133,17 @@ fn image_ops(runs: &RunMap, max_write: usize) -> Vec<DiskOpKind> {
             kinds.push(DiskOpKind::Write { offset: from * BLOCK, data: std::mem::take(write), durable: false });
         }
     };
-    for piece in runs.iter().flat_map(|(start, end, record)| pieces(record, start, end)) {
+    let parts = |(start, end, record): (u64, u64, &Record)| {
+        let kind = record.header().kind;
+        pieces(record, start, end).into_iter().map(move |piece| (kind, piece))
+    };
+    for (kind, piece) in runs.iter().flat_map(parts) {
         let Some(data) = piece.data else {
-            let len = (piece.end - piece.start) * BLOCK;
-            kinds.push(DiskOpKind::Punch { offset: piece.start * BLOCK, len });
+            let (offset, len) = (piece.start * BLOCK, (piece.end - piece.start) * BLOCK);
+            kinds.push(match kind {
+                RecordKind::WriteZeroes => DiskOpKind::Zero { offset, len },
+                _ => DiskOpKind::Punch { offset, len },
+            });
             continue;
         };
         let size: usize = write.iter().map(Bytes::len).sum();

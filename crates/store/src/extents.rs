@@ -8,13 +8,13 @@ use holdfast_types::{BlockIndex, BlockRange};
 const MAX_BLOCKS: u64 = 1 << 16;
 
 impl Replica {
-    /// Runs of blocks that are all zeros (true) or may hold data (false), from the start of `range` on.
+    /// Runs of blocks that are holes (true) or have their space (false), from the start of `range` on.
     pub(crate) fn extents(&self, range: BlockRange) -> Vec<(BlockRange, bool)> {
         let end = range.end().0.min(self.sb.size.blocks().0).min(range.start.0.saturating_add(MAX_BLOCKS));
         let mut runs: Vec<(BlockRange, bool)> = Vec::new();
         for block in range.start.0..end {
             let hole = match self.overlay.get(block) {
-                Some(record) => record.block(BlockIndex(block)).is_none(),
+                Some(record) => record.block_sum(BlockIndex(block)) == 0,
                 None => self.tables.blocks.get(block) == 0,
             };
             match runs.last_mut() {

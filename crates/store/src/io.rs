@@ -68,6 +68,13 @@ pub enum DiskOpKind {
         /// How much.
         len: u64,
     },
+    /// The range reads as zeros afterwards, and has its space.
+    Zero {
+        /// Where.
+        offset: u64,
+        /// How much.
+        len: u64,
+    },
     /// Removes the file, durably. Removing what does not exist succeeds.
     Delete,
 }

@@ -1,6 +1,6 @@
 //! Reading committed content, verified (S18), and reading records back from the journal.
 //!
-//! A read takes what the overlay has, zeros where the block table says hole, and reads the rest from the image. Each block
+//! A read takes what the overlay has, zeros where the block table says so, and reads the rest from the image. Each block
 //! that comes back is checked against the block table *as it is then*. If it does not match, the block may have been
 //! changed meanwhile: then it is taken anew. If not, it is read once more, and then the read fails: a block that can't be
 //! verified never leaves.
@@ -11,7 +11,7 @@ use crate::ops::{CopyTag, Cx};
 use crate::replica::{Entry, Location, Replica};
 use crate::runs::pieces;
 use bytes::Bytes;
-use holdfast_format::{Record, RecordHeader, block_checksum, padded, zero_block};
+use holdfast_format::{ALLOCATED_ZEROS, Record, RecordHeader, block_checksum, padded, zero_block};
 use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, Lsn, SECTOR_SIZE};
 use std::collections::BTreeMap;
 
@@ -94,7 +94,7 @@ impl Replica {
         let mut from = None;
         for block in start..=end {
             let sum = if block < end { self.tables.blocks.get(block) } else { 0 };
-            if sum != 0 {
+            if sum > ALLOCATED_ZEROS {
                 from.get_or_insert(block);
                 read.expected.insert(block, sum);
                 continue;
@@ -136,7 +136,7 @@ impl Replica {
 
     fn matches(&self, block: u64, data: &Bytes) -> bool {
         let sum = self.tables.blocks.get(block);
-        sum != 0 && block_checksum(BlockIndex(block), data) == sum
+        sum > ALLOCATED_ZEROS && block_checksum(BlockIndex(block), data) == sum
     }
 
     fn take_again(&self, cx: &mut Cx<'_>, job: u64, read: &mut ImageRead, block: u64, attempt: u32) {

@@ -159,7 +159,7 @@ impl Store {
         self.replicas.get(&volume).map(|r| r.tables.digest)
     }
 
-    /// Runs of blocks that are all zeros (true) or may hold data (false), from the start of `range` on; they may cover less
+    /// Runs of blocks that are holes (true) or have their space (false), from the start of `range` on; they may cover less
     /// than the whole range. Empty if there is no such copy.
     #[must_use]
     pub fn extents(&self, volume: VolumeId, range: BlockRange) -> Vec<(BlockRange, bool)> {

@@ -5,7 +5,7 @@
 
 use crate::io::FileId;
 use bytes::Bytes;
-use holdfast_format::{PAGE_BYTES, PAGE_ENTRIES, TableSums, decode_page, digest_term, encode_page};
+use holdfast_format::{ALLOCATED_ZEROS, PAGE_BYTES, PAGE_ENTRIES, TableSums, decode_page, digest_term, encode_page};
 use holdfast_types::{BlockIndex, Lsn, REGION_BLOCKS, VolumeId, VolumeSize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -101,6 +101,11 @@ impl Tables {
     pub(crate) fn clear_blocks(&mut self, start: u64, end: u64) {
         let digest = &mut self.digest;
         self.blocks.clear(start, end, |block, old| *digest = digest.wrapping_sub(digest_term(BlockIndex(block), old)));
+    }
+
+    /// Blocks `[start, end)` are zeros that keep their space.
+    pub(crate) fn zero_blocks(&mut self, start: u64, end: u64) {
+        (start..end).for_each(|block| self.set_block(block, ALLOCATED_ZEROS));
     }
 
     /// The regions of blocks `[start, end)` changed at `lsn`.

@@ -175,7 +175,7 @@ impl Committed {
         for block in record.header().range.iter() {
             let slot = &mut self.blocks[index(block.0)];
             digest = digest.wrapping_sub(digest_term(block, slot.1));
-            *slot = record.block(block).map_or((None, 0), |(data, sum)| (Some(data), sum));
+            *slot = (record.block(block).map(|(data, _)| data), record.block_sum(block));
             digest = digest.wrapping_add(digest_term(block, slot.1));
         }
         self.digests.push(digest);

@@ -3,6 +3,7 @@
 use super::harness::{Harness, small};
 use crate::api::{Input, Space};
 use crate::io::{DiskOpKind, FileId};
+use holdfast_format::{ALLOCATED_ZEROS, RecordKind};
 use holdfast_types::{BlockRange, Lsn, VolumeId};
 
 const V: VolumeId = VolumeId(3);
@@ -100,9 +101,9 @@ fn the_image_is_a_plain_file() {
     for (i, sum) in want.iter().enumerate() {
         let data = &image[i * 4096..][..4096];
         let block = holdfast_types::BlockIndex(u64::try_from(i).expect("small"));
-        match sum {
-            0 => assert!(data.iter().all(|b| *b == 0)),
-            sum => assert_eq!(holdfast_format::block_checksum(block, data), *sum),
+        match *sum {
+            0 | ALLOCATED_ZEROS => assert!(data.iter().all(|b| *b == 0)),
+            sum => assert_eq!(holdfast_format::block_checksum(block, data), sum),
         }
     }
     assert!(h.checkpoints > 0);
@@ -242,6 +243,35 @@ fn a_journal_that_finds_no_space_takes_no_more_writes_and_says_so() {
     h.disk.full = false;
     h.quiesce();
     assert_eq!(h.store.space(V), Space::Enough);
+}
+
+/// Before and after they are in the image, and after a start.
+#[test]
+fn written_zeroes_keep_their_space_and_discarded_blocks_do_not() {
+    let mut h = one_volume(23);
+    h.append_range(V, RecordKind::Write, BlockRange::new(0, 8));
+    h.append_range(V, RecordKind::WriteZeroes, BlockRange::new(2, 4));
+    h.append_range(V, RecordKind::Discard, BlockRange::new(5, 2));
+    h.append_range(V, RecordKind::WriteZeroes, BlockRange::new(10, 2));
+    let expected =
+        [((0, 5), false), ((5, 2), true), ((7, 1), false), ((8, 2), true), ((10, 2), false), ((12, 4), true)];
+    let expected = expected.map(|((start, count), hole)| (BlockRange::new(start, count), hole));
+    h.drain_disk();
+    h.commit(V, 4);
+    assert_eq!(h.store.extents(V, BlockRange::new(0, 16)), expected, "not applied yet");
+    h.read_all(V);
+    h.quiesce();
+    assert_eq!(h.store.positions(V).map(|p| p.applied), Some(Lsn(4)));
+    assert_eq!(h.store.extents(V, BlockRange::new(0, 16)), expected, "in the image");
+    assert_eq!(h.store.digest(V), Some(h.models[&V].digest(4)));
+    h.read_all(V);
+    h.quiesce();
+    h.crash(false);
+    h.start();
+    h.quiesce();
+    assert_eq!(h.store.extents(V, BlockRange::new(0, 16)), expected, "after a start");
+    h.read_all(V);
+    h.quiesce();
 }
 
 /// The same (e, n) cut and overwritten by (e', n), over and over, then a crash: the table tells which counts.

@@ -69,7 +69,7 @@ fn sectors(kind: &DiskOpKind) -> Option<(usize, Vec<u8>, bool)> {
             all.resize(all.len().next_multiple_of(SECTOR), 0);
             Some((usize::try_from(*offset).expect("small"), all, *durable))
         }
-        DiskOpKind::Punch { offset, len } => {
+        DiskOpKind::Punch { offset, len } | DiskOpKind::Zero { offset, len } => {
             Some((usize::try_from(*offset).expect("small"), vec![0; usize::try_from(*len).expect("small")], false))
         }
         _ => None,
@@ -132,7 +132,7 @@ impl Disk {
                     file.put(sector, bytes, durable, stamp);
                 }
             }
-            DiskOpKind::Write { .. } | DiskOpKind::Punch { .. } => {
+            DiskOpKind::Write { .. } | DiskOpKind::Punch { .. } | DiskOpKind::Zero { .. } => {
                 let stamp = self.stamp;
                 let file = self.files.get_mut(&op.file).ok_or(DiskError::NotFound)?;
                 let (offset, data, durable) = sectors(&op.kind).expect("a write");
@@ -171,7 +171,7 @@ impl Disk {
                 self.files.insert(op.file, File::new(len));
             }
             DiskOpKind::Delete if rng.chance(chance) => drop(self.files.remove(&op.file)),
-            DiskOpKind::Write { .. } | DiskOpKind::Punch { .. } => {
+            DiskOpKind::Write { .. } | DiskOpKind::Punch { .. } | DiskOpKind::Zero { .. } => {
                 let Some(file) = self.files.get_mut(&op.file) else { return };
                 let (offset, data, _) = sectors(&op.kind).expect("a write");
                 file.grow(offset + data.len());
