@@ -187,7 +187,8 @@ impl ControlLoop {
             Output::Peers(peers) => self.on_peers(peers),
             Output::Done { token, result } => self.done(token, result),
             Output::Event(e) => self.happened(e.kind.name(), e.volume, e.message),
-            Output::Fatal(reason) => self.fatal = Some(AgentError::Control { reason }),
+            // The first one is the cause of the others.
+            Output::Fatal(reason) => drop(self.fatal.get_or_insert(AgentError::Control { reason })),
         }
     }
 
@@ -422,6 +423,16 @@ fn send_join(reply: JoinReply, answer: Result<JoinAnswer, String>) {
 }
 
 impl View<'_> {
+    /// Whether a node answers, this one included.
+    pub(crate) fn alive(&self, node: NodeId) -> bool {
+        node == self.me || self.control.detector().alive(node, self.now)
+    }
+
+    /// What people call a node.
+    pub(crate) fn name(&self, node: NodeId) -> String {
+        self.control.state().and_then(|s| s.node(node)).map_or_else(|| node.to_string(), |n| n.name.clone())
+    }
+
     /// The cluster, or one volume, in the admin API's words.
     pub(crate) fn status(&self) -> Result<crate::admin::pb::StatusResponse, tonic::Status> {
         status::status(self)

@@ -8,8 +8,8 @@ use crate::error::AgentError;
 use crate::found::credentials;
 use crate::identity::Identity;
 use crate::paths::{self, Paths};
-use crate::raft_store::RaftStore;
-use crate::shard_link;
+use crate::raft_store::{self, RaftStore};
+use crate::shard_link::{self, FromShard};
 use crate::{random, shard};
 use holdfast_node::control::{Control, ControlConfig};
 use holdfast_transport::{Endpoint, TransportConfig, pki};
@@ -41,7 +41,10 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let life = Life(random::id());
     let admin = admin_socket(&config.listen.admin)?;
     let credentials = credentials(&paths, &identity)?;
-    let store = RaftStore::open(&paths.raft())?;
+    if !paths.raft().exists() {
+        return Err(AgentError::RaftMissing { path: paths.raft() });
+    }
+    let store = RaftStore::open(&paths.raft(), &identity.owner())?;
     let stored = store.load()?;
     let (writes, written, _writer) = store.spawn()?;
     let control = ControlConfig {
@@ -50,7 +53,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         tick: config.cluster.failure_timeout / 5,
         heartbeat: config.cluster.heartbeat,
         failure_timeout: config.cluster.failure_timeout,
-        ..ControlConfig::new(identity.node, life, random::id())
+        ..ControlConfig::new(identity.cluster, identity.node, life, random::id())
     };
     let control = Control::new(control, stored, random::now())?;
     let bound = Endpoint::bind(transport(&config), &credentials).await;
@@ -59,8 +62,15 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         reason: e.to_string(),
     };
     let (endpoint, events) = bound.map_err(failed)?;
-    let (handle, port) = shard_link::link();
-    let shard = shard::spawn(&config, &credentials, life, port)?;
+    let (mut handle, port) = shard_link::link();
+    let (shard, ready) = shard::spawn(&config, &credentials, life, port)?;
+    if ready.await.is_err() {
+        let reason = match handle.from.recv().await {
+            Some(FromShard::Fatal(reason)) => reason,
+            _ => "its thread ended".to_owned(),
+        };
+        return Err(AgentError::Shard { reason });
+    }
     let (asks, asked) = mpsc::channel(ASKS);
     let server = tokio::spawn(serve_admin(admin, Service { asks }));
     let parts = Parts {
@@ -131,8 +141,10 @@ fn start_log() {
 fn die_of_any_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        report(info);
-        std::process::exit(101);
+        if !raft_store::panic_is_guarded() {
+            report(info);
+            std::process::exit(101);
+        }
     }));
 }
 

@@ -134,6 +134,39 @@ pub enum AgentError {
         /// Why it failed.
         reason: String,
     },
+    /// The control plane's log can't be understood.
+    #[error(
+        "expected the control plane's log in {}, found a file that can't be read ({reason}); its votes are lost, so this \
+         node must not go on: join as a new node with an empty node.data_dir", path.display()
+    )]
+    RaftDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The control plane's log is gone.
+    #[error(
+        "expected the control plane's log in {}, found none though this node belongs to a cluster; mount the disk that \
+         holds it, or, if it is lost, join as a new node with an empty node.data_dir", path.display()
+    )]
+    RaftMissing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The control plane's log belongs to another node or another cluster than the certificate.
+    #[error(
+        "expected in {} the control plane's log of {expected}, found that of {found}; put back the directories `cluster` and \
+         `control` of node.data_dir from one and the same node", path.display()
+    )]
+    ForeignLog {
+        /// The file.
+        path: PathBuf,
+        /// Who this node is.
+        expected: String,
+        /// Whose log it is.
+        found: String,
+    },
     /// What was stored contradicts itself.
     #[error(transparent)]
     Consensus(#[from] holdfast_consensus::ConsensusError),

@@ -40,10 +40,11 @@ pub async fn found(config: &Config) -> Result<(), AgentError> {
     };
     let added = state.apply(&founder).map_err(|refusal| AgentError::Control { reason: refusal.to_string() })?;
     assert_eq!(added, holdfast_cluster::Outcome::Node(FOUNDER), "the first node of a cluster is its founder");
-    RaftStore::open(&paths.raft())?.replace(&Stored::founding(FOUNDER, founding_snapshot(state)))?;
+    let identity = Identity { cluster, node: FOUNDER, name: config.node.name.clone(), peers: BTreeMap::new() };
+    RaftStore::found(&paths.raft(), &identity.owner(), &Stored::founding(FOUNDER, founding_snapshot(state)))?;
     write_credentials(&paths, &ca.cert_pem, &node.cert_pem, &node.key_pem)?;
     paths::write_durable(&paths.ca_key(), ca.key_pem.as_bytes(), 0o600)?;
-    Identity { cluster, node: FOUNDER, name: config.node.name.clone(), peers: BTreeMap::new() }.save(&paths)
+    identity.save(&paths)
 }
 
 /// Writes what a node proves itself with. The identity file comes last, by the caller.

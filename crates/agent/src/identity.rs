@@ -60,6 +60,11 @@ impl Identity {
         }
     }
 
+    /// The node in words, unique among all clusters: the mark of what belongs to it.
+    pub(crate) fn owner(&self) -> String {
+        format!("node {} ({}) of cluster {}", self.name, self.node.0, self.cluster)
+    }
+
     pub(crate) fn save(&self, paths: &Paths) -> Result<(), AgentError> {
         let file = File {
             cluster: self.cluster.to_string(),

@@ -5,6 +5,7 @@ use crate::error::AgentError;
 use crate::found::write_credentials;
 use crate::identity::Identity;
 use crate::paths::{self, Paths};
+use crate::raft_store::RaftStore;
 use crate::token::{Token, hex};
 use bytes::Bytes;
 use holdfast_transport::{join_client, pki};
@@ -61,7 +62,11 @@ pub async fn join(config: &Config, address: SocketAddr, token: &str) -> Result<(
         JoinAnswer::Welcome { node, ca_pem, cert_pem, peers } => {
             write_credentials(&paths, &ca_pem, &cert_pem, &csr.key_pem)?;
             let peers = peers.into_iter().map(|(n, a)| (NodeId(n), a)).collect();
-            Identity { cluster: token.cluster, node: NodeId(node), name: config.node.name.clone(), peers }.save(&paths)
+            let name = config.node.name.clone();
+            let identity = Identity { cluster: token.cluster, node: NodeId(node), name, peers };
+            // A node without a log has lost it, from now on.
+            RaftStore::open(&paths.raft(), &identity.owner())?;
+            identity.save(&paths)
         }
     }
 }

@@ -9,6 +9,8 @@ use crate::error::AgentError;
 use bytes::Bytes;
 use holdfast_consensus::{PersistBatch, Stored};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc;
@@ -17,6 +19,8 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
 const HARD_STATE: &str = "hard_state";
 const SNAPSHOT: &str = "snapshot";
+/// Which node's log this is: votes and entries of one node must never be taken for another's.
+const OWNER: &str = "owner";
 
 /// Writes waiting for the disk. Raft itself keeps few in flight; this only keeps a stuck disk from eating memory.
 const QUEUE: usize = 256;
@@ -28,6 +32,8 @@ pub(crate) enum Write {
     Batch(PersistBatch),
     /// A snapshot in place of the entries below `first_index`; not answered.
     Compact { first_index: u64, snapshot: Bytes },
+    /// Whose log it is; not answered.
+    Owner(String),
 }
 
 /// The thread's answers.
@@ -49,13 +55,37 @@ pub(crate) struct RaftStore {
 }
 
 impl RaftStore {
-    /// Opens the file, or makes it.
-    pub(crate) fn open(path: &Path) -> Result<RaftStore, AgentError> {
-        let failed = failure(path, "open");
-        let database = Database::create(path).map_err(|e| failed(&e))?;
+    /// Opens the file of `owner`, a node in words, or makes it.
+    pub(crate) fn open(path: &Path, owner: &str) -> Result<RaftStore, AgentError> {
+        let store = RaftStore::open_any(path)?;
+        match store.owner()? {
+            Some(found) if found != owner => {
+                let (path, expected) = (path.to_path_buf(), owner.to_owned());
+                return Err(AgentError::ForeignLog { path, expected, found });
+            }
+            Some(_) => {}
+            None => store.commit(&[Write::Owner(owner.to_owned())])?,
+        }
+        Ok(store)
+    }
+
+    /// Opens or makes the file of a node that founds a cluster; what an earlier try left is replaced.
+    pub(crate) fn found(path: &Path, owner: &str, stored: &Stored) -> Result<(), AgentError> {
+        let batch = PersistBatch {
+            batch: 0,
+            hard_state: stored.hard_state.clone(),
+            snapshot: stored.snapshot.clone(),
+            truncate_from: Some(0),
+            entries: stored.entries.clone(),
+        };
+        RaftStore::open_any(path)?.commit(&[Write::Owner(owner.to_owned()), Write::Batch(batch)])
+    }
+
+    fn open_any(path: &Path) -> Result<RaftStore, AgentError> {
+        let database = guarded(path, || Database::create(path).map_err(|e| damage(path, &e)))?;
         let store = RaftStore { database, path: path.to_path_buf() };
         // Tables exist from the start, so that loading an empty file is no special case.
-        store.commit(&[])?;
+        guarded(path, || store.commit(&[]))?;
         let parent = path.parent().expect("the log lies in a directory");
         std::fs::File::open(parent)
             .and_then(|dir| dir.sync_all())
@@ -63,9 +93,22 @@ impl RaftStore {
         Ok(store)
     }
 
+    fn owner(&self) -> Result<Option<String>, AgentError> {
+        let failed = |e: &dyn std::fmt::Display| damage(&self.path, e);
+        guarded(&self.path, || {
+            let read = self.database.begin_read().map_err(|e| failed(&e))?;
+            let found = read.open_table(META).map_err(|e| failed(&e))?.get(OWNER).map_err(|e| failed(&e))?;
+            Ok(found.map(|bytes| String::from_utf8_lossy(bytes.value()).into_owned()))
+        })
+    }
+
     /// What the file holds.
     pub(crate) fn load(&self) -> Result<Stored, AgentError> {
-        let failed = failure(&self.path, "read");
+        guarded(&self.path, || self.read())
+    }
+
+    fn read(&self) -> Result<Stored, AgentError> {
+        let failed = |e: &dyn std::fmt::Display| damage(&self.path, e);
         let read = self.database.begin_read().map_err(|e| failed(&e))?;
         let meta = read.open_table(META).map_err(|e| failed(&e))?;
         let entries = read.open_table(ENTRIES).map_err(|e| failed(&e))?;
@@ -79,17 +122,6 @@ impl RaftStore {
             stored.entries.push((index.value(), Bytes::copy_from_slice(bytes.value())));
         }
         Ok(stored)
-    }
-
-    /// Replaces everything: a founding node's first state.
-    pub(crate) fn replace(&self, stored: &Stored) -> Result<(), AgentError> {
-        self.commit(&[Write::Batch(PersistBatch {
-            batch: 0,
-            hard_state: stored.hard_state.clone(),
-            snapshot: stored.snapshot.clone(),
-            truncate_from: Some(0),
-            entries: stored.entries.clone(),
-        })])
     }
 
     /// Writes in order, in one durable transaction.
@@ -160,8 +192,36 @@ fn apply(
             meta.insert(SNAPSHOT, snapshot.as_ref())?;
             entries.retain_in(..*first_index, |_, _| false)?;
         }
+        Write::Owner(owner) => {
+            meta.insert(OWNER, owner.as_bytes())?;
+        }
     }
     Ok(())
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread is caught and put into a sentence.
+pub(crate) fn panic_is_guarded() -> bool {
+    GUARDED.get()
+}
+
+/// redb asserts what it finds in a damaged file: to whoever starts the agent that is one more kind of damage.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, AgentError>) -> Result<T, AgentError> {
+    GUARDED.set(true);
+    let result = catch_unwind(AssertUnwindSafe(read));
+    GUARDED.set(false);
+    result.unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let first = words.and_then(|words| words.lines().next());
+        Err(damage(path, &first.unwrap_or("it contradicts itself")))
+    })
+}
+
+fn damage(path: &Path, reason: &dyn std::fmt::Display) -> AgentError {
+    AgentError::RaftDamaged { path: path.to_path_buf(), reason: reason.to_string() }
 }
 
 fn failure(path: &Path, what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> AgentError {
@@ -171,6 +231,8 @@ fn failure(path: &Path, what: &'static str) -> impl Fn(&dyn std::fmt::Display) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const OWNED: &str = "node n1 (1) of cluster 7";
 
     fn batch(batch: u64, truncate_from: Option<u64>, entries: &[(u64, &'static str)]) -> PersistBatch {
         let entries = entries.iter().map(|(i, s)| (*i, Bytes::from_static(s.as_bytes()))).collect();
@@ -195,12 +257,12 @@ mod tests {
             batch(3, None, &[(3, "C"), (4, "d")]),
         ];
         for b in batches {
-            let store = RaftStore::open(&path).unwrap();
+            let store = RaftStore::open(&path, OWNED).unwrap();
             assert_eq!(store.load().unwrap(), model);
             model.write(&b);
             store.commit(&[Write::Batch(b)]).unwrap();
         }
-        let store = RaftStore::open(&path).unwrap();
+        let store = RaftStore::open(&path, OWNED).unwrap();
         let snapshot = Bytes::from_static(b"snapshot");
         model.compact(4, snapshot.clone());
         store.commit(&[Write::Compact { first_index: 4, snapshot }]).unwrap();
@@ -211,7 +273,7 @@ mod tests {
     #[test]
     fn the_thread_answers_with_the_newest_batch() {
         let dir = tempfile::tempdir().unwrap();
-        let store = RaftStore::open(&dir.path().join("raft.redb")).unwrap();
+        let store = RaftStore::open(&dir.path().join("raft.redb"), OWNED).unwrap();
         let (writes, mut written, thread) = store.spawn().unwrap();
         for n in 1..=20 {
             writes.blocking_send(Write::Batch(batch(n, None, &[(n, "x")]))).unwrap();
@@ -225,5 +287,23 @@ mod tests {
         }
         drop(writes);
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_file_is_a_sentence() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.redb");
+        let store = RaftStore::open(&path, OWNED).unwrap();
+        store.commit(&[Write::Batch(batch(1, None, &[(1, "a")]))]).unwrap();
+        drop(store);
+        let foreign = RaftStore::open(&path, "node n2 (2) of cluster 7").err().expect("another node's log");
+        assert!(foreign.to_string().contains(OWNED), "{foreign}");
+        let whole = std::fs::metadata(&path).unwrap().len();
+        for len in [whole / 3, 500_000.min(whole - 1), 4096 * 3, 100] {
+            std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(len).unwrap();
+            let opened = RaftStore::open(&path, OWNED).and_then(|store| store.load());
+            let error = opened.err().unwrap_or_else(|| panic!("cut to {len} bytes it can't be whole"));
+            assert!(matches!(error, AgentError::RaftDamaged { .. }), "{error}");
+        }
     }
 }

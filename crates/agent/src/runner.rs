@@ -20,7 +20,7 @@ use holdfast_types::{BlockRange, ByteOffset, NodeId, Time, VolumeId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Inputs of one kind that are taken in one wake-up; the rest waits for the next, so that no source starves another.
 const BATCH: usize = 512;
@@ -62,22 +62,25 @@ struct Runner {
     reported: Vec<CopyReport>,
 }
 
-/// Runs until the control plane says stop or is gone.
+/// Runs until the control plane says stop or is gone. `ready` is told once the shard has everything that it needs to start.
 ///
 /// # Errors
 /// What keeps the shard from starting: its directory, its port, its sockets.
-pub(crate) async fn run(options: RunnerOptions, port: ShardPort) -> Result<(), String> {
+pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot::Sender<()>) -> Result<(), String> {
     let ShardPort { mut from_control, to_control } = port;
     let (me, gap) = (options.shard.me, options.shard.timers.lease / 4);
     let disk = Disk::open(&options.disk).map_err(|e| e.to_string())?;
-    let (endpoint, mut events) =
-        Endpoint::bind(options.transport, &options.identity).await.map_err(|e| e.to_string())?;
+    let (endpoint, mut events) = Endpoint::bind(options.transport, &options.identity)
+        .await
+        .map_err(|e| format!("{e}; the shard uses the port after that of listen.peer, which must be free too"))?;
     let (guests, mut from_guests) = guests::registry(&options.nbd_dir, options.max_requests).map_err(|e| {
         format!(
             "expected to hold the volumes' sockets in {}: {e}; create it, or set [listen] nbd_dir",
             options.nbd_dir.display()
         )
     })?;
+    // Whoever started this has gone: then the link is closed, too.
+    let _ = ready.send(());
     let now = random::now();
     let mut r = Runner {
         shard: Shard::new(options.shard, now),
@@ -294,6 +297,8 @@ impl Runner {
             FromGuest::Request { volume, request } => {
                 self.shard.handle(Input::Request { volume, request }, now, &mut self.out)
             }
+            // What is reported has changed.
+            FromGuest::Attached => {}
             FromGuest::Closed { volume, session } => {
                 self.shard.handle(Input::SessionClosed { volume, session }, now, &mut self.out);
             }
@@ -359,7 +364,10 @@ impl Runner {
     fn report(&mut self, now: Time) {
         self.report_at = now + REPORT_INTERVAL;
         self.stirred = false;
-        let reports = copy_reports(&self.shard.rows());
+        let mut reports = copy_reports(&self.shard.rows());
+        for report in &mut reports {
+            report.clients = self.guests.borrow().clients(report.volume);
+        }
         if reports != self.reported {
             self.reported.clone_from(&reports);
             self.tell(FromShard::Reports(reports));

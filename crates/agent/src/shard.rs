@@ -15,39 +15,39 @@ use holdfast_types::Life;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::thread::JoinHandle;
+use tokio::sync::oneshot;
 
 /// Where the shard of the node whose control plane listens on `control` listens: the next port.
 pub(crate) fn shard_address(control: SocketAddr) -> SocketAddr {
     SocketAddr::new(control.ip(), control.port().saturating_add(1))
 }
 
+/// The thread, and the word that the shard has its directory, its port and its sockets; that word is dropped if it has not.
+pub(crate) type Started = (JoinHandle<()>, oneshot::Receiver<()>);
+
 /// Starts the thread. It ends after `ToShard::Shutdown`, or when the other end of the link is gone.
 ///
 /// # Errors
-/// The thread could not be started. What the shard finds later comes as `FromShard::Fatal`.
-pub(crate) fn spawn(
-    config: &Config,
-    identity: &Identity,
-    life: Life,
-    port: ShardPort,
-) -> Result<JoinHandle<()>, AgentError> {
+/// The thread could not be started. What keeps the shard from starting, or is found later, comes as `FromShard::Fatal`.
+pub(crate) fn spawn(config: &Config, identity: &Identity, life: Life, port: ShardPort) -> Result<Started, AgentError> {
     let dir = Paths::new(&config.node.data_dir).shard();
     create_dir(&dir)?;
     let options = options(config, identity.clone(), life);
+    let (ready, started) = oneshot::channel();
     let body = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime of one thread needs two file descriptors");
         let fatal = port.to_control.clone();
         let local = tokio::task::LocalSet::new();
         // A task of its own: each wake-up of the future that the runtime blocks on costs two system calls more.
-        let shard = local.spawn_local(runner::run(options, port));
+        let shard = local.spawn_local(runner::run(options, port, ready));
         if let Err(reason) = local.block_on(&runtime, shard).expect("a panic of any thread ends the process") {
             // The control thread is gone first: then the process ends anyway.
             let _ = fatal.blocking_send(FromShard::Fatal(reason));
         }
     };
     let thread = std::thread::Builder::new().name("shard-0".to_owned()).spawn(body);
-    thread.map_err(|e| AgentError::io("start the thread of", Path::new("shard-0"), e))
+    Ok((thread.map_err(|e| AgentError::io("start the thread of", Path::new("shard-0"), e))?, started))
 }
 
 fn options(config: &Config, identity: Identity, life: Life) -> RunnerOptions {

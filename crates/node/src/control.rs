@@ -354,7 +354,7 @@ impl Control {
     }
 
     fn restore(&mut self, state: Bytes, out: &mut Vec<Output>) {
-        match Replicated::restore(state) {
+        match Replicated::restore(state, self.config.cluster) {
             Ok(replicated) => self.replicated = replicated,
             Err(e) => return out.push(Output::Fatal(e.to_string())),
         }

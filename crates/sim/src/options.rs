@@ -11,6 +11,9 @@ use holdfast_types::{ClusterId, Durability, Life, NodeId, Rng, VolumeId, VolumeS
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+/// The simulated cluster.
+const CLUSTER: ClusterId = ClusterId(1);
+
 /// A world that misbehaves beyond what the promises cover, to prove that the checkers can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
@@ -282,7 +285,7 @@ impl ControlPlan {
 
     /// What the founding node starts from.
     pub(crate) fn founding_state(&self) -> State {
-        let mut state = State::new(ClusterId(1), "simulated");
+        let mut state = State::new(CLUSTER, "simulated");
         for node in &self.named {
             state.apply(&self.add_node(*node)).expect("an empty cluster takes any node");
         }
@@ -298,7 +301,7 @@ impl ControlPlan {
             heartbeat: self.heartbeat,
             failure_timeout: self.failure_timeout,
             snapshot_every: self.snapshot_every,
-            ..ControlConfig::new(node, life, seed)
+            ..ControlConfig::new(CLUSTER, node, life, seed)
         }
     }
 }

@@ -14,7 +14,9 @@ pub enum TransportError {
         expected: &'static str,
     },
     /// A certificate or key can't be used.
-    #[error("cannot use {what}: {source}; restore the file from `data_dir/pki`, or remove this node and join again")]
+    #[error(
+        "cannot use {what}: {source}; restore the file from `data_dir/cluster`, or remove this node and join again"
+    )]
     Identity {
         /// Which part.
         what: &'static str,

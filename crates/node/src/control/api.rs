@@ -5,7 +5,7 @@ use crate::local::LocalView;
 use bytes::Bytes;
 use holdfast_cluster::{Command, CopyReport, Outcome, Refusal, State};
 use holdfast_consensus::{PersistBatch, RaftConfig};
-use holdfast_types::{ControlRequest, Incarnation, Life, NodeId, VolumeId};
+use holdfast_types::{ClusterId, ControlRequest, Incarnation, Life, NodeId, VolumeId};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -15,6 +15,8 @@ use super::events::Event;
 /// Settings of one node.
 #[derive(Clone, Debug)]
 pub struct ControlConfig {
+    /// The cluster that this node belongs to: another one's state is refused.
+    pub cluster: ClusterId,
     /// This node.
     pub me: NodeId,
     /// This process.
@@ -36,8 +38,9 @@ pub struct ControlConfig {
 impl ControlConfig {
     /// The defaults of the design.
     #[must_use]
-    pub fn new(me: NodeId, life: Life, seed: u64) -> ControlConfig {
+    pub fn new(cluster: ClusterId, me: NodeId, life: Life, seed: u64) -> ControlConfig {
         ControlConfig {
+            cluster,
             me,
             life,
             peers: BTreeMap::new(),

@@ -7,7 +7,7 @@
 use super::wire::Envelope;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use holdfast_cluster::{Command, Outcome, Refusal, State};
-use holdfast_types::{Life, NodeId};
+use holdfast_types::{ClusterId, Life, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SNAPSHOT_VERSION: u8 = 1;
@@ -41,6 +41,12 @@ pub(super) enum ApplyError {
         "expected a snapshot of the control plane's state that this version knows, found {found}; upgrade this agent"
     )]
     Snapshot { found: String },
+    #[error(
+        "expected the state of cluster {expected}, to which this node's identity belongs, found the state of cluster {found}; \
+         put back the directories `cluster` and `control` of data_dir from one and the same node, or join as a new node with \
+         an empty data_dir"
+    )]
+    Cluster { expected: ClusterId, found: ClusterId },
 }
 
 #[derive(Clone, Debug, Default)]
@@ -87,7 +93,8 @@ impl Replicated {
         Some(out.freeze())
     }
 
-    pub(super) fn restore(snapshot: Bytes) -> Result<Replicated, ApplyError> {
+    /// `cluster` is the one whose state this must be.
+    pub(super) fn restore(snapshot: Bytes, cluster: ClusterId) -> Result<Replicated, ApplyError> {
         let unknown = |found: &str| ApplyError::Snapshot { found: found.to_owned() };
         let mut rest = snapshot;
         let version = rest.try_get_u8().map_err(|_| unknown("nothing"))?;
@@ -96,6 +103,9 @@ impl Replicated {
         }
         let proposers = proposers(&mut rest).ok_or_else(|| unknown("a list of proposers that ends early"))?;
         let state = State::decode(&rest).map_err(|e| unknown(&e.to_string()))?;
+        if state.cluster != cluster {
+            return Err(ApplyError::Cluster { expected: cluster, found: state.cluster });
+        }
         Ok(Replicated { state: Some(state), proposers })
     }
 

@@ -7,6 +7,7 @@ use holdfast_types::{ClusterId, Durability, Epoch, Incarnation, Life, Lsn, Rng, 
 const N1: NodeId = NodeId(1);
 const N2: NodeId = NodeId(2);
 const N3: NodeId = NodeId(3);
+const CLUSTER: ClusterId = ClusterId(7);
 const V1: VolumeId = VolumeId(1);
 
 enum Due {
@@ -64,7 +65,7 @@ fn volume(name: &str, nodes: &[NodeId]) -> Command {
 impl Net {
     /// One founding node.
     fn new(seed: u64) -> Net {
-        let mut state = State::new(ClusterId(7), "test");
+        let mut state = State::new(CLUSTER, "test");
         assert_eq!(state.apply(&node("alpha")), Ok(Outcome::Node(N1)));
         let mut net = Net {
             now: Time(1_000_000_000),
@@ -102,7 +103,7 @@ impl Net {
         let config = ControlConfig {
             peers,
             snapshot_every: 20,
-            ..ControlConfig::new(id, Life(self.lives), self.rng.next_u64())
+            ..ControlConfig::new(CLUSTER, id, Life(self.lives), self.rng.next_u64())
         };
         let stored = self.stored.entry(id).or_default().clone();
         let control = Control::new(config, stored, self.now).unwrap();
@@ -272,6 +273,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         switchover: false,
         lost: Vec::new(),
         space: SpaceLeft::Enough,
+        clients: 0,
     }
 }
 
@@ -434,7 +436,7 @@ fn a_newcomer_learns_of_nodes_from_whoever_it_reaches() {
     assert_eq!(net.propose(N1, node("delta")), Ok(Outcome::Node(n4)));
     let config = ControlConfig {
         peers: BTreeMap::from([(N1, "alpha:7400".to_owned())]),
-        ..ControlConfig::new(n4, Life(99), net.rng.next_u64())
+        ..ControlConfig::new(CLUSTER, n4, Life(99), net.rng.next_u64())
     };
     let control = Control::new(config, Stored::default(), net.now).unwrap();
     net.controls.insert(n4, control);
@@ -445,4 +447,18 @@ fn a_newcomer_learns_of_nodes_from_whoever_it_reaches() {
     net.input(N1, Input::PeerUp(n4));
     net.input(n4, Input::PeerUp(N1));
     assert!(net.until(1000, |net| net.seen[&n4].peers.len() == 4), "{:?}", net.seen[&n4].peers);
+}
+
+#[test]
+fn another_clusters_log_is_refused() {
+    let foreign = State::new(ClusterId(8), "other");
+    let stored = Stored::founding(N1, founding_snapshot(foreign));
+    let config = ControlConfig::new(CLUSTER, N1, Life(1), 1);
+    let mut control = Control::new(config, stored, Time(1)).unwrap();
+    let mut out = Vec::new();
+    control.handle(Input::Tick, Time(1), &mut out);
+    let fatal = out.iter().find_map(|o| if let Output::Fatal(reason) = o { Some(reason) } else { None });
+    let reason = fatal.expect("a state of another cluster ends the control plane");
+    assert!(reason.contains(&CLUSTER.to_string()) && reason.contains(&ClusterId(8).to_string()), "{reason}");
+    assert!(control.state().is_none(), "nothing of it is taken over");
 }
