@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+use holdfast_cli::workload::{Plan, Workload};
 use holdfast_tests::{PATIENCE, TestCluster, binary, scratch};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -108,7 +109,7 @@ fn founding_twice() {
 
 #[tokio::test]
 async fn volumes_and_nodes() {
-    let cluster = TestCluster::start().await;
+    let mut cluster = TestCluster::start().await;
     cluster.volume("taken", SIZE).await;
     let socket = cluster.nodes()[1].admin().display().to_string();
     let ask = |args: &[&str], status, words: &[&str]| refuse(&[args, &["--socket", &socket]].concat(), status, words);
@@ -117,6 +118,13 @@ async fn volumes_and_nodes() {
     ask(&["volume", "create", "../v", "--size", "1MiB"], USAGE, &["name"]);
     ask(&["volume", "create", "v", "--size", "1MiB", "--on", "n1,n2,n9"], FAILED, &["n9"]);
     ask(&["volume", "create", "v", "--size", "1MiB", "--on", "n1,n1,n2"], USAGE, &["one copy"]);
+    ask(&["volume", "create", "v", "--size", "65TiB"], USAGE, &["--size", "64 TiB"]);
+    ask(&["volume", "create", "V", "--size", "1MiB"], USAGE, &["name", "a-z"]);
+    ask(&["volume", "create", "v", "--size", "1MiB", "--copies", "0"], USAGE, &["--copies", "1 or more"]);
+    ask(&["volume", "create", "v", "--size", "1MiB", "--quorum", "0"], USAGE, &["--quorum", "1 or more"]);
+    ask(&["volume", "create", "v", "--size", "1MiB", "--copies", "2", "--on", "n1,n2,n3"], USAGE, &["--on", "found 3"]);
+    ask(&["volume", "create", "v", "--size", "1MiB", "--copies", "4"], FAILED, &["found 3", "join more"]);
+    ask(&["events", "--volume", "unknown"], FAILED, &["unknown"]);
     ask(&["volume", "create", "v", "--size", "1MiB", "--quorum", "4"], USAGE, &["quorum"]);
     ask(&["volume", "create", "v", "--size", "1MiB", "--durability", "async", "--quorum", "2"], USAGE, &["async"]);
     ask(&["volume", "create", "taken", "--size", "1MiB"], FAILED, &["taken"]);
@@ -129,6 +137,70 @@ async fn volumes_and_nodes() {
     ask(&["failover", "taken", "--to", &primary], REFUSED, &[&primary, "already"]);
     assert_eq!(cluster.volume_names().await, ["taken"]);
     cluster.wait_in_sync("taken", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    // An agent that stands still.
+    cluster.stop(1);
+    ask(&["status", "--timeout", "1s"], FAILED, &[&socket, "within 1s", "--timeout"]);
+    cluster.go_on(1);
+}
+
+#[tokio::test]
+async fn what_is_reported_done_is_done() {
+    let mut cluster = TestCluster::start().await;
+    let socket = cluster.nodes()[1].admin().display().to_string();
+    let run = |args: &[&str]| {
+        let output =
+            Command::new(binary()).args(args).args(["--socket", &socket, "--output", "json"]).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let created = run(&["volume", "create", "v", "--size", "16MiB"]);
+    assert!(created["epoch"].as_u64() > Some(0), "{created}");
+    let from = created["primary"].as_str().unwrap().to_owned();
+    let to = if from == "n3" { "n1" } else { "n3" };
+    cluster.wait_in_sync("v", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    let moved = run(&["failover", "v", "--to", to]);
+    assert_eq!((&moved["old_primary"], &moved["new_primary"]), (&from.as_str().into(), &to.into()), "{moved}");
+    assert!(moved["new_epoch"].as_u64() > moved["old_epoch"].as_u64(), "{moved}");
+    // Not under the feet of a client.
+    let workload = Workload::start(Plan::new(cluster.sockets("v"), "v", 0..SIZE, 1)).unwrap();
+    let attached = cluster.wait_for("node 2 to know of the client", PATIENCE, async |cluster| {
+        let status = cluster.status(1).await?;
+        let volume = status.volumes.first().ok_or("no volume")?;
+        if volume.clients == Some(1) { Ok(()) } else { Err(format!("{:?}", volume.clients)) }
+    });
+    attached.await.unwrap_or_else(|e| panic!("{e}"));
+    refuse(&["volume", "delete", "v", "--socket", &socket], REFUSED, &["client", to, "--force"]);
+    workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    cluster.kill(0);
+    let down = cluster.wait_for("node 2 to miss node 1", PATIENCE, async |cluster| {
+        let down = cluster.status(1).await?.nodes.iter().any(|n| n.name == "n1" && n.state == "down");
+        if down { Ok(()) } else { Err("n1 is up".to_owned()) }
+    });
+    down.await.unwrap_or_else(|e| panic!("{e}"));
+    let deleted = run(&["volume", "delete", "v", "--force"]);
+    assert_eq!(deleted["copies_left_on"], serde_json::json!(["n1"]), "{deleted}");
+}
+
+#[test]
+fn a_demo_without_an_image_leaves_nothing() {
+    let files = Files::new();
+    let dir = files.path("demo");
+    let image = files.path("missing.img").display().to_string();
+    refuse(&["demo", "--image", &image, "--dir", &dir.display().to_string()], FAILED, &["missing.img"]);
+    assert!(!dir.exists(), "{} is left", dir.display());
+}
+
+#[test]
+fn what_a_shard_needs() {
+    let files = Files::new();
+    let config = files.config("a", &files.path("data"), "");
+    assert!(Command::new(binary()).args(["init", "--config", &config]).status().unwrap().success());
+    let text = fs::read_to_string(&config).unwrap();
+    let nowhere = text.replace("nbd_dir = \"", "nbd_dir = \"/proc/");
+    let nowhere = files.write("nowhere.toml", &nowhere);
+    refuse(&["agent", "--config", &nowhere], FAILED, &["nbd_dir"]);
+    let output = Command::new(binary()).args(["agent", "--config", &nowhere]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("the agent runs"), "{output:?}");
 }
 
 #[tokio::test]
@@ -139,12 +211,11 @@ async fn what_belongs_to_another() {
     // Somebody else's sockets and directories.
     let config = cluster.nodes()[0].config().display().to_string();
     refuse(&["agent", "--config", &config], FAILED, &["another one running"]);
-    let other = files.config("other", &files.path("other"), "");
+    let other = files.config("n3", &files.path("other"), "");
     assert!(Command::new(binary()).args(["init", "--config", &other]).status().unwrap().success());
-    let same_socket = fs::read_to_string(&other).unwrap().replace(
-        &format!("{}/other.sock", files.dir.path().display()),
-        &cluster.nodes()[0].admin().display().to_string(),
-    );
+    let same_socket = fs::read_to_string(&other)
+        .unwrap()
+        .replace(&format!("{}/n3.sock", files.dir.path().display()), &cluster.nodes()[0].admin().display().to_string());
     let same_socket = files.write("same.toml", &same_socket);
     refuse(&["agent", "--config", &same_socket], FAILED, &["running agent"]);
     // The certificate of another cluster.
@@ -156,7 +227,20 @@ async fn what_belongs_to_another() {
     }
     let config = cluster.nodes()[2].config().display().to_string();
     refuse(&["agent", "--config", &config], FAILED, &[]);
+    // All that says who this is, and then what this node promised in the other cluster.
+    restore(&here, &snapshot(&there));
+    refuse(&["agent", "--config", &config], FAILED, &["control plane's log", "cluster", "n3"]);
     restore(&here, &before);
+    fs::remove_file(here.join("ca.key")).unwrap();
+    let log = cluster.nodes()[2].data_dir().join("control/raft.redb");
+    let whole = fs::read(&log).unwrap();
+    fs::copy(files.path("other/control/raft.redb"), &log).unwrap();
+    refuse(&["agent", "--config", &config], FAILED, &["control plane's log", "cluster", "n3"]);
+    fs::write(&log, &whole[..500_000]).unwrap();
+    refuse(&["agent", "--config", &config], FAILED, &["control plane's log", "new node"]);
+    fs::remove_file(&log).unwrap();
+    refuse(&["agent", "--config", &config], FAILED, &["control plane's log", "found none"]);
+    fs::write(&log, whole).unwrap();
     cluster.launch(2).unwrap();
     cluster.wait_healthy("v", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
 }

@@ -18,11 +18,12 @@ pub use pb::admin_client::AdminClient;
 /// The admin socket did not take the connection.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "expected a running agent on {socket}, but could not connect: {source}; start it with `holdfast agent --config FILE`, \
+    "expected a running agent on {socket}, but could not connect: {cause}; start it with `holdfast agent --config FILE`, \
      or name its socket with --socket"
 )]
 pub struct ConnectError {
     socket: String,
+    cause: String,
     #[source]
     source: tonic::transport::Error,
 }
@@ -32,8 +33,21 @@ pub struct ConnectError {
 /// # Errors
 /// Nobody listens there, or this user may not connect.
 pub async fn connect(socket: &Path) -> Result<AdminClient<Channel>, ConnectError> {
-    let failed = |source| ConnectError { socket: socket.display().to_string(), source };
+    let failed = |source: tonic::transport::Error| ConnectError {
+        socket: socket.display().to_string(),
+        cause: innermost(&source),
+        source,
+    };
     let absolute = std::path::absolute(socket).unwrap_or_else(|_| PathBuf::from(socket));
     let endpoint = Endpoint::from_shared(format!("unix://{}", absolute.display())).map_err(failed)?;
     Ok(AdminClient::new(endpoint.connect().await.map_err(failed)?))
+}
+
+/// The layers above only say that the transport failed; the system's word is at the bottom.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }

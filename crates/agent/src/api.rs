@@ -97,7 +97,7 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
         "async" => Durability::Async,
         other => return Err(invalid(format!("expected --durability sync, flush or async, found {other:?}"))),
     };
-    let alive = |n: NodeId| n == view.me || view.control.detector().alive(n, view.now);
+    let alive = |n: NodeId| view.alive(n);
     let present = state.nodes().filter(|n| !n.removed).count();
     let copies = if r.copies == 0 { present.min(3) } else { usize::try_from(r.copies).unwrap_or(usize::MAX) };
     let nodes = if r.on.is_empty() {
@@ -106,8 +106,14 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
         r.on.iter().map(|name| node_named(view, name)).collect::<Result<Vec<_>, _>>()?
     };
     // Never fewer than asked for, nor fewer than usual because a node happens to be down.
-    if (r.copies != 0 || r.on.is_empty()) && nodes.len() != copies {
+    if r.copies != 0 && !r.on.is_empty() && nodes.len() != copies {
         return Err(invalid(format!(
+            "expected the names of {copies} nodes for {copies} copies, found {}",
+            nodes.len()
+        )));
+    }
+    if r.on.is_empty() && nodes.len() != copies {
+        return Err(Status::unavailable(format!(
             "expected {copies} nodes that answer for {copies} copies, found {}; start or join more nodes, or ask for another \
              --copies",
             nodes.len()
@@ -121,6 +127,27 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
     Ok(Command::CreateVolume { name: r.name.clone(), size: r.size_bytes, durability, write_quorum, nodes, primary })
 }
 
+/// What deletes a volume, and the nodes that will not hear of it yet.
+fn deletion(view: &View<'_>, r: &pb::VolumeDeleteRequest) -> Result<(Command, pb::VolumeDeleteResponse), Status> {
+    let volume = volume_named(view, &r.name)?;
+    let state = view.control.state().expect("it named the volume");
+    let holders = state.volumes.get(&volume).map(holdfast_cluster::Volume::holders).unwrap_or_default();
+    let detector = view.control.detector();
+    let (answering, silent): (Vec<NodeId>, Vec<NodeId>) = holders.into_iter().partition(|n| view.alive(*n));
+    let attached = |n: &NodeId| detector.report(*n, volume).map_or(0, |report| report.clients);
+    let busy = answering.iter().find(|n| attached(n) > 0).filter(|_| !r.force);
+    if let Some(node) = busy {
+        return Err(Status::failed_precondition(format!(
+            "expected no client attached to {}, found {} on {}; stop the VM first, or delete it under its feet with --force",
+            r.name,
+            attached(node),
+            view.name(*node)
+        )));
+    }
+    let silent = silent.into_iter().map(|n| view.name(n)).collect();
+    Ok((Command::DeleteVolume { volume }, pb::VolumeDeleteResponse { silent }))
+}
+
 /// The wish of a failover, and what the operator is told about it.
 fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::FailoverResponse), Status> {
     let volume = volume_named(view, &r.volume)?;
@@ -130,7 +157,7 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::
         .ok_or_else(|| Status::failed_precondition(format!("{} is not open yet: wait until it is", r.volume)))?;
     let active = &known.active;
     let detector = view.control.detector();
-    let alive = |n: NodeId| n == view.me || detector.alive(n, view.now);
+    let alive = |n: NodeId| view.alive(n);
     let to = if r.to.is_empty() {
         let primary = active.primary.and_then(|p| detector.report(p, volume));
         let lost = |n: NodeId| primary.is_some_and(|p| p.lost.iter().any(|l| l.node == n));
@@ -250,10 +277,10 @@ impl Admin for Service {
     }
 
     async fn volume_delete(&self, request: Request<pb::VolumeDeleteRequest>) -> Answer<pb::VolumeDeleteResponse> {
-        let name = request.into_inner().name;
-        let volume = self.look(move |view| volume_named(view, &name)).await?;
-        self.propose(Command::DeleteVolume { volume }).await?;
-        Ok(Response::new(pb::VolumeDeleteResponse {}))
+        let request = request.into_inner();
+        let (command, answer) = self.look(move |view| deletion(view, &request)).await?;
+        self.propose(command).await?;
+        Ok(Response::new(answer))
     }
 
     async fn failover(&self, request: Request<pb::FailoverRequest>) -> Answer<pb::FailoverResponse> {
@@ -265,10 +292,16 @@ impl Admin for Service {
 
     async fn events(&self, request: Request<pb::EventsRequest>) -> Answer<Self::EventsStream> {
         let request = request.into_inner();
-        let node = self.look(|view| view.status()).await.map(|s| s.answered_by).unwrap_or_default();
+        let node = self.look(|view| Ok(view.name(view.me))).await?;
+        let name = request.volume.clone();
+        let exists = self.look(move |view| Ok(volume_named(view, &name).is_ok())).await?;
         let (answer, answered) = oneshot::channel();
         self.asks.send(Ask::Events(answer)).await.map_err(|_| stopping())?;
         let (past, news): (Vec<Happened>, broadcast::Receiver<Happened>) = answered.await.map_err(|_| stopping())?;
+        let about = |h: &Happened| h.volume.as_deref() == Some(request.volume.as_str());
+        if !request.volume.is_empty() && !exists && !past.iter().any(about) {
+            return Err(no_volume(&request.volume));
+        }
         let wanted =
             move |h: &Happened| request.volume.is_empty() || h.volume.as_deref() == Some(request.volume.as_str());
         let past = tokio_stream::iter(past);

@@ -54,6 +54,8 @@ pub(crate) enum FromGuest {
         /// Bytes.
         len: u64,
     },
+    /// A client is attached to a volume.
+    Attached,
     /// The connection ended.
     Closed {
         /// The volume.
@@ -187,6 +189,12 @@ impl Registry {
     /// The volumes that have a socket.
     pub(crate) fn volumes(&self) -> Vec<VolumeId> {
         self.exports.keys().copied().collect()
+    }
+
+    /// How many clients are attached to a volume.
+    pub(crate) fn clients(&self, volume: VolumeId) -> u32 {
+        let attached = self.exports.get(&volume).map_or(0, |e| e.sessions.len());
+        u32::try_from(attached).unwrap_or(u32::MAX)
     }
 
     /// Guests may attach, or are disconnected.
@@ -421,6 +429,7 @@ impl Guest {
                         }
                     } else {
                         (self.resumed, self.session) = (resumed, Some(session));
+                        let _ = self.to_shard.send(FromGuest::Attached);
                     }
                     export
                 });

@@ -82,6 +82,7 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
         reason: v.reasons.first().cloned().unwrap_or_default(),
         r#unsafe: v.reasons,
         nbd_socket: if primary_here { socket.display().to_string() } else { String::new() },
+        clients: known.as_ref().and_then(|k| Some(view.control.detector().report(k.active.primary?, id)?.clients)),
         pending_epoch: pending.map_or(0, |p| p.configuration.epoch.0),
         pending_primary: pending.and_then(|p| p.configuration.primary).map(node).unwrap_or_default(),
         name: v.name,
@@ -89,7 +90,9 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
 }
 
 fn copy(c: cluster::CopyStatus) -> pb::Copy {
-    let (role, state) = (role_word(c.role), copy_word(c.state));
+    let state = copy_word(c.state);
+    // What it was when it was last heard may be another copy's role by now.
+    let role = if state == "unreachable" { "unknown" } else { role_word(c.role) };
     pb::Copy {
         node: c.node,
         role: role.to_owned(),

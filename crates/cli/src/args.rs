@@ -16,6 +16,10 @@ pub(crate) struct Cli {
     /// Tables for people, JSON for programs (alone on stdout)
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+    /// How long to wait for the agent's answer, and for what `volume create` and `failover` wait for [default: 15s, and 60s
+    /// for those two]
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -66,6 +70,10 @@ pub(crate) enum Command {
     /// The whole story on one machine: agents, a disk image, load, a switchover, a kill, the proof
     Demo(DemoArgs),
     /// Run the deterministic simulator of whole clusters
+    #[command(long_about = "Run the deterministic simulator of whole clusters.\n\n\
+        Each seed is one cluster with its own sizes, timers and faults; every promise is checked. Without --seed and --seeds \
+        it runs 500 seeds, about a minute of two cores, and ends with a summary; the first broken promise ends it with the \
+        seed that replays it.")]
     Sim(Box<SimArgs>),
 }
 
@@ -118,14 +126,17 @@ pub(crate) enum VolumeCommand {
     Delete {
         /// Its name
         name: String,
+        /// Delete it although a client is attached
+        #[arg(long)]
+        force: bool,
     },
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// Name: letters, digits, `.`, `_`, `-`
+    /// Name: lower-case letters, digits, `.`, `_`, `-`; a letter or digit first
     pub(crate) name: String,
-    /// Size that the VM sees, such as 10GiB
+    /// Size that the VM sees, such as 10GiB; at most 64TiB
     #[arg(long, value_name = "SIZE")]
     pub(crate) size: String,
     /// Copies, each on another node [default: 3, or as many as there are nodes]
@@ -143,6 +154,9 @@ pub(crate) struct CreateArgs {
     /// Node of the first primary [default: the cluster chooses]
     #[arg(long, value_name = "NODE")]
     pub(crate) primary: Option<String>,
+    /// Return once the cluster has agreed to it, not only when the volume can be attached
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -176,6 +190,9 @@ pub(crate) struct FailoverArgs {
     /// Never wait for the present primary
     #[arg(long)]
     pub(crate) force: bool,
+    /// Return once the cluster has agreed to it, not only when the new primary serves
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -329,7 +346,9 @@ mod tests {
             "holdfast volume create vm1 --size 10GiB --copies 3 --quorum 2 --durability sync --on n1,n2,n3 --primary n1",
             "holdfast volume list",
             "holdfast volume show vm1",
-            "holdfast volume delete vm1",
+            "holdfast volume delete vm1 --force",
+            "holdfast volume create vm1 --size 1GiB --no-wait --timeout 5s",
+            "holdfast failover vm1 --no-wait",
             "holdfast failover vm1 --to n2 --force",
             "holdfast events --follow",
             "holdfast demo --nodes 3 --seconds 20 --image F --dir D --keep --output json",

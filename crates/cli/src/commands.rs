@@ -5,104 +5,221 @@ use crate::error::CliError;
 use crate::output;
 use holdfast_agent::admin::{AdminClient, connect, pb};
 use holdfast_agent::config::{parse_duration, parse_size};
+use holdfast_types::VolumeSize;
 use std::path::Path;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 type Client = AdminClient<Channel>;
 
-pub(crate) async fn run(socket: &Path, output: Output, command: Command) -> Result<(), CliError> {
+/// How long an answer may take, unless the operator says otherwise.
+const ANSWER: Duration = Duration::from_secs(15);
+/// How long a volume may take to open.
+const OPENING: Duration = Duration::from_secs(60);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(100);
+
+pub(crate) async fn run(
+    socket: &Path,
+    output: Output,
+    limit: Option<Duration>,
+    command: Command,
+) -> Result<(), CliError> {
     let command = check(command)?;
-    let mut client = connect(socket).await?;
+    let mut agent = Agent::connect(socket, limit).await?;
     match command {
-        Command::Status { volume } => status(&mut client, output, volume).await,
+        Command::Status { volume } => status(&mut agent, output, volume).await,
         Command::Node(NodeCommand::List) => {
-            let nodes = client.node_list(pb::NodeListRequest {}).await?.into_inner().nodes;
+            let nodes = agent.ask(async |c| c.node_list(pb::NodeListRequest {}).await).await?.nodes;
             output::print(output, || output::nodes_json(&nodes), || output::nodes_table(&nodes));
             Ok(())
         }
-        Command::Token(TokenCommand::Create { valid }) => token_create(&mut client, output, &valid).await,
-        Command::Volume(command) => volume(&mut client, output, command).await,
-        Command::Failover(args) => failover(&mut client, output, args).await,
-        Command::Events { follow, volume } => events(&mut client, output, follow, volume).await,
+        Command::Token(TokenCommand::Create { valid }) => token_create(&mut agent, output, &valid).await,
+        Command::Volume(command) => volume(&mut agent, output, command).await,
+        Command::Failover(args) => failover(&mut agent, output, args).await,
+        Command::Events { follow, volume } => events(&mut agent, output, follow, volume).await,
         Command::Init(_) | Command::Join(_) | Command::Agent(_) | Command::Demo(_) | Command::Sim(_) => Ok(()),
     }
+}
+
+pub(crate) fn parse_timeout(text: &str) -> Result<Duration, CliError> {
+    let limit = parse_duration(text).map_err(|e| CliError::Usage(format!("--timeout: {e}")))?;
+    if limit.is_zero() {
+        return Err(CliError::Usage("--timeout: expected 1ms or more, found 0".to_owned()));
+    }
+    Ok(limit)
 }
 
 /// What can be refused without asking anybody.
 fn check(command: Command) -> Result<Command, CliError> {
     match &command {
-        Command::Volume(VolumeCommand::Create(args)) => drop(size_of(args)?),
+        Command::Volume(VolumeCommand::Create(args)) => check_create(args)?,
         Command::Token(TokenCommand::Create { valid }) => drop(parse_duration(valid).map_err(CliError::Usage)?),
         _ => {}
     }
     Ok(command)
 }
 
-fn size_of(args: &CreateArgs) -> Result<u64, CliError> {
-    parse_size(&args.size).map_err(|e| CliError::Usage(format!("--size: {e}")))
+fn check_create(args: &CreateArgs) -> Result<(), CliError> {
+    size_of(args)?;
+    for (flag, number) in [("--copies", args.copies), ("--quorum", args.quorum)] {
+        if number == Some(0) {
+            return Err(CliError::Usage(format!("{flag}: expected 1 or more, found 0; leave it out for the default")));
+        }
+    }
+    let named = args.on.len();
+    if let Some(copies) = args.copies.filter(|c| named > 0 && usize::try_from(*c) != Ok(named)) {
+        let found =
+            format!("expected --on to name {copies} nodes for --copies {copies}, found {named}; leave one of them out");
+        return Err(CliError::Usage(found));
+    }
+    Ok(())
 }
 
-async fn status(client: &mut Client, output: Output, volume: Option<String>) -> Result<(), CliError> {
+fn size_of(args: &CreateArgs) -> Result<u64, CliError> {
+    let bytes = parse_size(&args.size).map_err(|e| CliError::Usage(format!("--size: {e}")))?;
+    VolumeSize::new(bytes).map_err(|e| CliError::Usage(format!("--size: {e}")))?;
+    Ok(bytes)
+}
+
+/// The agent that is asked. No question waits for ever: an agent that stands still keeps its socket open.
+struct Agent<'a> {
+    client: Client,
+    socket: &'a Path,
+    /// What the operator said.
+    limit: Option<Duration>,
+}
+
+impl Agent<'_> {
+    async fn connect(socket: &Path, limit: Option<Duration>) -> Result<Agent<'_>, CliError> {
+        let client = in_time(socket, limit.unwrap_or(ANSWER), async { Ok(connect(socket).await?) }).await?;
+        Ok(Agent { client, socket, limit })
+    }
+
+    async fn ask<T>(
+        &mut self,
+        question: impl AsyncFnOnce(&mut Client) -> Result<Response<T>, Status>,
+    ) -> Result<T, CliError> {
+        let answer = async { Ok(question(&mut self.client).await?.into_inner()) };
+        in_time(self.socket, self.limit.unwrap_or(ANSWER), answer).await
+    }
+
+    async fn volume(&mut self, name: &str) -> Result<pb::Volume, CliError> {
+        let request = pb::VolumeShowRequest { name: name.to_owned() };
+        Ok(self.ask(async |c| c.volume_show(request).await).await?.volume.unwrap_or_default())
+    }
+
+    /// Looks at a volume until it serves in a later epoch than `after`.
+    async fn wait_open(&mut self, name: &str, after: u64, what: &str) -> Result<pb::Volume, CliError> {
+        let limit = self.limit.unwrap_or(OPENING);
+        let start = Instant::now();
+        loop {
+            let volume = self.volume(name).await?;
+            if volume.epoch > after && matches!(volume.state.as_str(), "healthy" | "degraded") {
+                return Ok(volume);
+            }
+            if start.elapsed() >= limit {
+                let primary = if volume.primary.is_empty() { "no primary" } else { &volume.primary };
+                let found =
+                    format!("{}, epoch {}, {primary}: {}", volume.state, volume.epoch, volume.r#unsafe.join("; "));
+                return Err(CliError::Unfinished { what: what.to_owned(), limit, found, volume: name.to_owned() });
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+async fn in_time<T>(
+    socket: &Path,
+    limit: Duration,
+    answer: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    let late = |_| Err(CliError::Late { socket: socket.display().to_string(), limit });
+    timeout(limit, answer).await.unwrap_or_else(late)
+}
+
+async fn status(agent: &mut Agent<'_>, output: Output, volume: Option<String>) -> Result<(), CliError> {
     let request = pb::StatusRequest { volume: volume.unwrap_or_default() };
-    let status = client.status(request).await?.into_inner();
+    let status = agent.ask(async |c| c.status(request).await).await?;
     output::print(output, || output::status_json(&status), || output::status_text(&status));
     Ok(())
 }
 
-async fn token_create(client: &mut Client, output: Output, valid: &str) -> Result<(), CliError> {
+async fn token_create(agent: &mut Agent<'_>, output: Output, valid: &str) -> Result<(), CliError> {
     let valid_seconds = parse_duration(valid).map_err(CliError::Usage)?.as_secs();
     if valid_seconds == 0 {
         return Err(CliError::Usage(format!("--valid: expected a second or more, found {valid:?}")));
     }
-    let token = client.token_create(pb::TokenCreateRequest { valid_seconds }).await?.into_inner();
+    let token = agent.ask(async |c| c.token_create(pb::TokenCreateRequest { valid_seconds }).await).await?;
     output::print(output, || output::token_json(&token), || output::token_text(&token));
     Ok(())
 }
 
-async fn volume(client: &mut Client, output: Output, command: VolumeCommand) -> Result<(), CliError> {
+async fn volume(agent: &mut Agent<'_>, output: Output, command: VolumeCommand) -> Result<(), CliError> {
     match command {
         VolumeCommand::Create(args) => {
-            let request = pb::VolumeCreateRequest {
-                size_bytes: size_of(&args)?,
-                name: args.name,
-                copies: args.copies.unwrap_or(0),
-                quorum: args.quorum.unwrap_or(0),
-                durability: args.durability.name().to_owned(),
-                on: args.on,
-                primary: args.primary.unwrap_or_default(),
-            };
-            let volume = client.volume_create(request).await?.into_inner().volume.unwrap_or_default();
+            let volume = create(agent, args).await?;
             output::print(output, || output::volume_json(&volume), || output::volume_text(&volume));
         }
         VolumeCommand::List => {
-            let volumes = client.volume_list(pb::VolumeListRequest {}).await?.into_inner().volumes;
+            let volumes = agent.ask(async |c| c.volume_list(pb::VolumeListRequest {}).await).await?.volumes;
             output::print(output, || output::volumes_json(&volumes), || output::volumes_table(&volumes));
         }
         VolumeCommand::Show { name } => {
-            let volume =
-                client.volume_show(pb::VolumeShowRequest { name }).await?.into_inner().volume.unwrap_or_default();
+            let volume = agent.volume(&name).await?;
             output::print(output, || output::volume_json(&volume), || output::volume_text(&volume));
         }
-        VolumeCommand::Delete { name } => {
-            client.volume_delete(pb::VolumeDeleteRequest { name: name.clone() }).await?;
-            let json = || serde_json::json!({ "deleted": name });
-            output::print(output, json, || format!("volume {name} is deleted"));
+        VolumeCommand::Delete { name, force } => {
+            let request = pb::VolumeDeleteRequest { name: name.clone(), force };
+            let silent = agent.ask(async |c| c.volume_delete(request).await).await?.silent;
+            output::print(output, || output::deleted_json(&name, &silent), || output::deleted_text(&name, &silent));
         }
     }
     Ok(())
 }
 
-async fn failover(client: &mut Client, output: Output, args: FailoverArgs) -> Result<(), CliError> {
-    let volume = args.volume.clone();
+async fn create(agent: &mut Agent<'_>, args: CreateArgs) -> Result<pb::Volume, CliError> {
+    let (name, waits) = (args.name.clone(), !args.no_wait);
+    let request = pb::VolumeCreateRequest {
+        size_bytes: size_of(&args)?,
+        name: args.name,
+        copies: args.copies.unwrap_or(0),
+        quorum: args.quorum.unwrap_or(0),
+        durability: args.durability.name().to_owned(),
+        on: args.on,
+        primary: args.primary.unwrap_or_default(),
+    };
+    let created = agent.ask(async |c| c.volume_create(request).await).await?.volume.unwrap_or_default();
+    if !waits {
+        return Ok(created);
+    }
+    agent.wait_open(&name, 0, &format!("volume {name} is created, expected it to open")).await
+}
+
+async fn failover(agent: &mut Agent<'_>, output: Output, args: FailoverArgs) -> Result<(), CliError> {
+    let name = args.volume.clone();
     let request = pb::FailoverRequest { volume: args.volume, to: args.to.unwrap_or_default(), force: args.force };
-    let answer = client.failover(request).await?.into_inner();
-    output::print(output, || output::failover_json(&volume, &answer), || output::failover_text(&volume, &answer));
+    let answer = agent.ask(async |c| c.failover(request).await).await?;
+    let reached = if args.no_wait {
+        None
+    } else {
+        let what = format!("{} is to lead {name}, expected it to serve", answer.to);
+        Some(agent.wait_open(&name, answer.epoch, &what).await?)
+    };
+    let reached = reached.as_ref();
+    output::print(
+        output,
+        || output::failover_json(&name, &answer, reached),
+        || output::failover_text(&name, &answer, reached),
+    );
     Ok(())
 }
 
-async fn events(client: &mut Client, output: Output, follow: bool, volume: Option<String>) -> Result<(), CliError> {
+async fn events(agent: &mut Agent<'_>, output: Output, follow: bool, volume: Option<String>) -> Result<(), CliError> {
     let request = pb::EventsRequest { follow, volume: volume.unwrap_or_default() };
-    let mut stream = client.events(request).await?.into_inner();
+    let mut stream = agent.ask(async |c| c.events(request).await).await?;
     // One line per event in both forms, so that `--follow` can be piped.
     while let Some(event) = stream.message().await? {
         match output {

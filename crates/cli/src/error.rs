@@ -44,6 +44,29 @@ pub enum CliError {
     /// The agent's answer.
     #[error("{}", .0.message())]
     Status(#[source] Box<tonic::Status>),
+    /// The agent said nothing.
+    #[error(
+        "expected an answer of the agent on {socket} within {limit:?}, found none: it stands still or is overloaded; look at \
+         its process and its log, or give it more time with --timeout"
+    )]
+    Late {
+        /// The admin socket.
+        socket: String,
+        /// How long was waited.
+        limit: std::time::Duration,
+    },
+    /// It was agreed to, and is not done.
+    #[error("{what} within {limit:?}: {found}; it goes on by itself, look at `holdfast status {volume}`")]
+    Unfinished {
+        /// What was agreed to, and what was expected then.
+        what: String,
+        /// How long was waited.
+        limit: std::time::Duration,
+        /// How things stood last.
+        found: String,
+        /// Of this volume.
+        volume: String,
+    },
     /// An argument.
     #[error("{0}")]
     Usage(String),

@@ -20,7 +20,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), CliError> {
-    let Cli { socket, output, command } = cli;
+    let Cli { socket, output, timeout, command } = cli;
     match command {
         Command::Init(args) => daemon::init(&args.config, output),
         Command::Join(args) => daemon::join(&args, output),
@@ -32,7 +32,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         }
         command => {
             die_of_broken_pipes();
-            runtime()?.block_on(commands::run(&socket, output, command))
+            let timeout = timeout.as_deref().map(commands::parse_timeout).transpose()?;
+            runtime()?.block_on(commands::run(&socket, output, timeout, command))
         }
     }
 }

@@ -84,8 +84,8 @@ impl State {
         require(node.failure_domain.len() <= MAX_TEXT_BYTES, Invalid, || {
             "the failure domain's name is too long".into()
         })?;
-        if let Some(holder) = self.node_by_name(&node.name) {
-            return refuse(Exists, format!("node {} exists already, as {holder}; choose another name", node.name));
+        if self.node_by_name(&node.name).is_some() {
+            return refuse(Exists, format!("node {} exists already; choose another name", node.name));
         }
         require(self.nodes.len() < MAX_NODES, Invalid, || format!("a cluster has at most {MAX_NODES} nodes"))?;
         let id = node.id;
@@ -145,15 +145,18 @@ impl State {
         primary: Option<NodeId>,
     ) -> Applied {
         check_name("volume", name)?;
-        if let Some(holder) = self.volume_by_name(name) {
-            return refuse(Exists, format!("volume {name} exists already, as {holder}; choose another name"));
+        if self.volume_by_name(name).is_some() {
+            return refuse(Exists, format!("volume {name} exists already; choose another name"));
         }
         require(self.volumes.len() < MAX_VOLUMES, Invalid, || format!("a cluster has at most {MAX_VOLUMES} volumes"))?;
         let size = VolumeSize::new(size).map_err(|e| Refusal::new(Invalid, e.to_string()))?;
         let copies = self.check_copies(nodes)?;
         check_quorum(write_quorum, copies.len(), durability)?;
         let primary = primary.unwrap_or(nodes[0]);
-        let message = || format!("the primary is one of the nodes with a copy; {primary} is none of them");
+        let message = || {
+            let name = self.node(primary).map_or_else(|| primary.to_string(), |n| n.name.clone());
+            format!("the primary is one of the nodes with a copy; {name} is none of them")
+        };
         require(copies.contains_key(&primary), Invalid, message)?;
         let id = self.next_volume;
         self.next_volume = VolumeId(id.0 + 1);

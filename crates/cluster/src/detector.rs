@@ -59,6 +59,9 @@ pub struct CopyReport {
     /// As primary: copies that its log no longer reaches. They can't know it themselves.
     #[serde(default)]
     pub lost: Vec<LostCopy>,
+    /// As primary: clients attached to the volume.
+    #[serde(default)]
+    pub clients: u32,
     /// On its node's file system.
     #[serde(default)]
     pub space: SpaceLeft,

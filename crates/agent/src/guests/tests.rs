@@ -63,6 +63,7 @@ fn what_a_client_gave_up_is_not_taken_any_more() {
                 FromGuest::Request { request, .. } => requests.push(request.key.session),
                 FromGuest::Closed { session, .. } => closed.push(session),
                 FromGuest::Extents { .. } => unreachable!("nobody asked"),
+                FromGuest::Attached => {}
             }
         }
         assert_eq!((requests, closed), (vec![SessionId(2)], vec![SessionId(1)]));

@@ -34,8 +34,8 @@ pub(crate) async fn run(args: DemoArgs, output: Output) -> Result<(), CliError> 
             if let CliError::Harness(error) = &error {
                 eprint!("{}", error.tails());
             }
-            // The agents' logs are the only way to find out why.
-            if !matches!(error, CliError::Interrupted) {
+            // The agents' logs are the only way to find out why; before any agent ran there is nothing to keep.
+            if !matches!(error, CliError::Interrupted) && place.dir().join("n1").exists() {
                 place.keep();
             }
             place.explain(&show);

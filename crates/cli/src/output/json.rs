@@ -52,6 +52,7 @@ pub(crate) fn volume_json(volume: &pb::Volume) -> Value {
         "copies": volume.copies.iter().map(copy).collect::<Value>(),
         "exposure": volume.exposure,
         "unsafe": volume.r#unsafe,
+        "clients": volume.clients,
         "nbd_socket": optional(&volume.nbd_socket),
         "pending_epoch": (volume.pending_epoch != 0).then_some(volume.pending_epoch),
         "pending_primary": optional(&volume.pending_primary),
@@ -76,14 +77,21 @@ pub(crate) fn token_json(token: &pb::TokenCreateResponse) -> Value {
     json!({ "token": token.token, "expires_unix_ms": token.expires_unix_ms, "address": token.address })
 }
 
-pub(crate) fn failover_json(volume: &str, answer: &pb::FailoverResponse) -> Value {
+/// What is new is null unless it was waited for.
+pub(crate) fn failover_json(volume: &str, answer: &pb::FailoverResponse, reached: Option<&pb::Volume>) -> Value {
     json!({
         "volume": volume,
-        "epoch": answer.epoch,
-        "from": optional(&answer.from),
-        "to": answer.to,
         "planned": answer.planned,
+        "wanted_primary": answer.to,
+        "old_epoch": answer.epoch,
+        "old_primary": optional(&answer.from),
+        "new_epoch": reached.map(|v| v.epoch),
+        "new_primary": reached.map(|v| &v.primary),
     })
+}
+
+pub(crate) fn deleted_json(volume: &str, silent: &[String]) -> Value {
+    json!({ "deleted": volume, "copies_left_on": silent })
 }
 
 pub(crate) fn event_json(event: &pb::Event) -> Value {

@@ -76,15 +76,16 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
     if volume.pending_epoch != 0 {
         let _ = writeln!(out, "epoch {} is claimed by {}", volume.pending_epoch, known(&volume.pending_primary));
     }
-    if !volume.nbd_socket.is_empty() {
-        let _ = writeln!(out, "attach at nbd+unix:///{}?socket={}", volume.name, volume.nbd_socket);
+    out += &attach(volume);
+    if let Some(clients) = volume.clients.filter(|n| *n > 0) {
+        let _ = writeln!(out, "clients attached: {clients}");
     }
     out += &warnings("", &volume.r#unsafe);
     let mut table = table(&["copy on", "role", "state", "durable", "applied", "digest", "behind"]);
     for copy in &volume.copies {
         let row = [
             copy.node.clone(),
-            copy.role.clone(),
+            if copy.role == "unknown" { UNKNOWN.to_owned() } else { copy.role.clone() },
             copy.state.clone(),
             number(copy.durable_lsn),
             number(copy.applied_lsn),
@@ -106,7 +107,27 @@ pub(crate) fn token_text(token: &pb::TokenCreateResponse) -> String {
     )
 }
 
-pub(crate) fn failover_text(volume: &str, answer: &pb::FailoverResponse) -> String {
+pub(crate) fn deleted_text(volume: &str, silent: &[String]) -> String {
+    match silent {
+        [] => format!("volume {volume} is deleted"),
+        silent => format!(
+            "volume {volume} is being deleted; the copies on nodes that do not answer go when those return: {}",
+            silent.join(", ")
+        ),
+    }
+}
+
+pub(crate) fn failover_text(volume: &str, answer: &pb::FailoverResponse, reached: Option<&pb::Volume>) -> String {
+    if let Some(reached) = reached {
+        let (primary, epoch) = (&reached.primary, reached.epoch);
+        let head = format!(
+            "{volume}: {primary} is primary in epoch {epoch}, it was {} in epoch {}",
+            known(&answer.from),
+            answer.epoch
+        );
+        let wish = if *primary == answer.to { String::new() } else { format!("; {} was asked for", answer.to) };
+        return format!("{head}{wish}\n{}", attach(reached));
+    }
     let from = if answer.from.is_empty() { "no primary" } else { &answer.from };
     let how = if answer.planned { "drains and hands over" } else { "is not waited for" };
     format!("{volume}: {} becomes primary; {from} {how}. See: holdfast status {volume}", answer.to)
@@ -124,6 +145,18 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table.remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
     table.remove_style(TableComponent::LeftBorderIntersections).remove_style(TableComponent::RightBorderIntersections);
     table
+}
+
+/// The socket lies on the primary's node; any other one can only say which node that is.
+fn attach(volume: &pb::Volume) -> String {
+    let (name, primary) = (&volume.name, &volume.primary);
+    match (volume.nbd_socket.as_str(), primary.is_empty()) {
+        ("", true) => String::new(),
+        ("", false) => {
+            format!("attach on {primary} at nbd+unix:///{name}?socket=NBD_DIR/{name}.sock (its listen.nbd_dir)\n")
+        }
+        (socket, _) => format!("attach on {primary} at nbd+unix:///{name}?socket={socket}\n"),
+    }
 }
 
 fn reason(volume: &pb::Volume) -> String {
