@@ -18,6 +18,8 @@ type Client = AdminClient<Channel>;
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long a volume may take to open.
 const OPENING: Duration = Duration::from_secs(60);
+/// How long the copies of a new volume get to report, before it counts as degraded.
+const SETTLING: Duration = Duration::from_secs(3);
 /// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -111,13 +113,20 @@ impl Agent<'_> {
         Ok(self.ask(async |c| c.volume_show(request).await).await?.volume.unwrap_or_default())
     }
 
-    /// Looks at a volume until it serves in a later epoch than `after`.
-    async fn wait_open(&mut self, name: &str, after: u64, what: &str) -> Result<pb::Volume, CliError> {
+    /// Looks at a volume until it serves in a later epoch than `after`; with fewer copies than it should only after `settle`.
+    async fn wait_open(
+        &mut self,
+        name: &str,
+        after: u64,
+        settle: Duration,
+        what: &str,
+    ) -> Result<pb::Volume, CliError> {
         let limit = self.limit.unwrap_or(OPENING);
         let start = Instant::now();
         loop {
             let volume = self.volume(name).await?;
-            if volume.epoch > after && matches!(volume.state.as_str(), "healthy" | "degraded") {
+            let (healthy, degraded) = (volume.state == "healthy", volume.state == "degraded");
+            if volume.epoch > after && (healthy || degraded && start.elapsed() >= settle) {
                 return Ok(volume);
             }
             if start.elapsed() >= limit {
@@ -195,7 +204,7 @@ async fn create(agent: &mut Agent<'_>, args: CreateArgs) -> Result<pb::Volume, C
     if !waits {
         return Ok(created);
     }
-    agent.wait_open(&name, 0, &format!("volume {name} is created, expected it to open")).await
+    agent.wait_open(&name, 0, SETTLING, &format!("volume {name} is created, expected it to open")).await
 }
 
 async fn failover(agent: &mut Agent<'_>, output: Output, args: FailoverArgs) -> Result<(), CliError> {
@@ -206,7 +215,7 @@ async fn failover(agent: &mut Agent<'_>, output: Output, args: FailoverArgs) -> 
         None
     } else {
         let what = format!("{} is to lead {name}, expected it to serve", answer.to);
-        Some(agent.wait_open(&name, answer.epoch, &what).await?)
+        Some(agent.wait_open(&name, answer.epoch, Duration::ZERO, &what).await?)
     };
     let reached = reached.as_ref();
     output::print(

@@ -30,6 +30,7 @@ fn require(holds: bool, kind: RefusalKind, message: impl FnOnce() -> String) -> 
 
 /// The parts of an open volume that commands change.
 struct Open<'a> {
+    name: &'a str,
     max_epoch: &'a mut Epoch,
     active: &'a mut Configuration,
     pending: &'a mut Option<Pending>,
@@ -252,7 +253,8 @@ impl State {
 
     fn claim(&mut self, id: VolumeId, base: Epoch, node: NodeId, life: Life) -> Applied {
         let open = self.open(id, base)?;
-        let message = || format!("node {node} is no member of {id} and can't lead it");
+        let name = open.name;
+        let message = || format!("node {node} is no member of {name} and can't lead it");
         require(open.active.member(node).is_some(), Unsafe, message)?;
         *open.max_epoch = open.max_epoch.next();
         let configuration = Configuration { epoch: *open.max_epoch, primary: Some(node), ..open.active.clone() };
@@ -270,7 +272,8 @@ impl State {
         }
         let Some(pending) = open.pending.take_if(|p| p.configuration.epoch == epoch) else {
             let found = open.pending.as_ref().map_or("none".to_owned(), |p| p.configuration.epoch.to_string());
-            return refuse(Stale, format!("expected the pending epoch of {id} to be {epoch}, found {found}"));
+            let name = open.name;
+            return refuse(Stale, format!("expected the pending epoch of {name} to be {epoch}, found {found}"));
         };
         assert_eq!(pending.base, open.active.epoch, "S21: a claim is void once another epoch is active");
         *open.active = pending.configuration;
@@ -280,7 +283,8 @@ impl State {
 
     fn nominate(&mut self, id: VolumeId, node: NodeId, base: Epoch, planned: bool) -> Applied {
         let open = self.open(id, base)?;
-        let message = || format!("node {node} holds no copy of {id} that counts; choose a member");
+        let name = open.name;
+        let message = || format!("node {node} holds no copy of {name} that counts; choose a member");
         require(open.active.member(node).is_some(), Invalid, message)?;
         *open.nominee = Some(Nominee { node, base, planned });
         Ok(Outcome::Done)
@@ -299,7 +303,7 @@ impl State {
         let volume = self.present(id)?;
         let Volume { name, max_epoch, phase, .. } = volume;
         match phase {
-            Phase::Open { active, pending, nominee } => Ok(Open { max_epoch, active, pending, nominee }),
+            Phase::Open { active, pending, nominee } => Ok(Open { name, max_epoch, active, pending, nominee }),
             Phase::Creating { .. } => refuse(Stale, format!("volume {name} waits for copies to be created")),
             Phase::Deleting { .. } => refuse(Stale, format!("volume {name} is being deleted")),
         }
@@ -308,8 +312,8 @@ impl State {
     /// Compare: what is changed only if its active epoch is the expected one.
     fn open(&mut self, id: VolumeId, base: Epoch) -> Result<Open<'_>, Refusal> {
         let open = self.open_any(id)?;
-        let found = open.active.epoch;
-        require(found == base, Stale, || format!("expected {id} to be in epoch {base}, found {found}; look again"))?;
+        let (name, found) = (open.name, open.active.epoch);
+        require(found == base, Stale, || format!("expected {name} to be in epoch {base}, found {found}; look again"))?;
         Ok(open)
     }
 }

@@ -400,11 +400,10 @@ impl Shard {
         if self.started {
             let unknown = |v: &VolumeId| !self.copies.contains_key(v) && !self.broken.contains_key(v);
             for view in self.local.views.iter().filter(|v| unknown(&v.volume)) {
-                let failed = format!(
-                    "this node is a member of {} but holds no copy of it: its disk was wiped or replaced; replace the copy",
-                    view.volume
-                );
-                let (volume, failed) = (view.volume, Some(failed));
+                // Whoever shows it says which volume: here it has no name.
+                let failed =
+                    "this node should hold a copy and has none: its disk was wiped or replaced; replace the copy";
+                let (volume, failed) = (view.volume, Some(failed.to_owned()));
                 rows.push(CopyRow { volume, status: None, digest: 0, failed, space: Space::Enough });
             }
         }
