@@ -11,6 +11,8 @@ mod disk;
 mod faults;
 mod guest;
 mod log;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod net;
 mod node;
 mod options;
@@ -19,6 +21,8 @@ mod world;
 
 pub use checkers::Violation;
 pub use faults::{FaultCounts, FaultKind};
+#[cfg(feature = "mutants")]
+pub use mutants::{Case, Catch};
 pub use options::Mutant;
 pub use runner::{Failure, Replay, Summary, replay, replay_mutant, run, run_seed, silent_faults};
 pub use world::Outcome;

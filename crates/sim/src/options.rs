@@ -30,6 +30,40 @@ pub enum Mutant {
     FalseErrors,
 }
 
+impl Mutant {
+    /// Every one.
+    #[cfg(feature = "mutants")]
+    pub(crate) const ALL: &[Mutant] = &[
+        Mutant::LyingDisks,
+        Mutant::ForgedAcks,
+        Mutant::EarlyAnswers,
+        Mutant::StaleReads,
+        Mutant::NoCompareAndSwap,
+        Mutant::SlowClock,
+        Mutant::Amnesia,
+        Mutant::LostZeroes,
+        Mutant::FalseErrors,
+    ];
+
+    /// What is broken, in a sentence.
+    #[cfg(feature = "mutants")]
+    pub(crate) const fn what(self) -> &'static str {
+        match self {
+            Mutant::LyingDisks => "Disks forget writes that they had called durable.",
+            Mutant::ForgedAcks => "The network acknowledges appends in the name of their receiver.",
+            Mutant::EarlyAnswers => "Guests are answered when they ask.",
+            Mutant::StaleReads => "A read is answered with what an earlier one had found there.",
+            Mutant::NoCompareAndSwap => {
+                "The control plane activates whatever it is asked to, and gives one epoch twice."
+            }
+            Mutant::SlowClock => "One node's clock runs at a tenth of the rate, far beyond the bound.",
+            Mutant::Amnesia => "A disk comes back as it was some time ago, under its old identity.",
+            Mutant::LostZeroes => "Zeroed ranges read as what was there before.",
+            Mutant::FalseErrors => "A guest is told of an error although its write was logged.",
+        }
+    }
+}
+
 /// A volume of the world.
 #[derive(Clone, Debug)]
 pub(crate) struct VolumePlan {

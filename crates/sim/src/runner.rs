@@ -137,7 +137,7 @@ fn play(seed: u64, mutant: Option<Mutant>, recording: bool) -> Replay {
     Replay { events, hash, result }
 }
 
-fn panicked(panic: &(dyn std::any::Any + Send)) -> Violation {
+pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Violation {
     let text =
         panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
     Violation { property: "panic", text: text.unwrap_or_else(|| "a panic without words".to_owned()) }

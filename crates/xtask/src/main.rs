@@ -1,6 +1,7 @@
 //! Development tasks. `cargo xtask tidy` checks what compiler and lints can't: the direction of crates, calls that a
-//! pure crate must not make, sizes, leftover marks.
+//! pure crate must not make, sizes, leftover marks. `cargo xtask mutants` proves that the simulator's checkers can fail.
 
+mod mutants;
 mod tidy;
 
 use std::path::PathBuf;
@@ -9,8 +10,12 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("tidy") => run_tidy(),
+        Some("mutants") => mutants::run(&root(), std::env::args().skip(2)),
         other => {
-            eprintln!("expected the name of a task, found {}; run `cargo xtask tidy`", other.unwrap_or("nothing"));
+            eprintln!(
+                "expected the name of a task, found {}; run `cargo xtask tidy` or `cargo xtask mutants`",
+                other.unwrap_or("nothing")
+            );
             ExitCode::from(2)
         }
     }

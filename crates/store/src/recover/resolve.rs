@@ -6,7 +6,7 @@
 
 use crate::recover::scan::{FoundFrame, SegmentScan};
 use crate::recover::table::{Action, HeaderSeen, Observation, SeqSeen, classify};
-use holdfast_types::MAX_FRAME_RECORDS;
+use holdfast_types::{MAX_FRAME_RECORDS, Mutant, mutated};
 use std::collections::BTreeMap;
 
 /// Place of a frame in the order of all frames ever written: life, sequence number.
@@ -76,7 +76,7 @@ struct Walk {
 fn walk(scan: SegmentScan, end: Option<u64>, proven: u64, resolved: &mut Resolved) -> Walk {
     let (generation, life) = (scan.header.generation, scan.header.life);
     let mut next = scan.header.first_seq;
-    let within = |seq: u64| end.is_none_or(|end| seq <= end);
+    let within = |seq: u64| end.is_none_or(|end| seq <= end) || mutated(Mutant::OldLifeHasNoEnd);
     let lose = |resolved: &mut Resolved, upto: u64, records: u64| {
         resolved.rots.push(Rot { place: (life, upto), records });
         if resolved.damaged.last() != Some(&generation) {
@@ -127,7 +127,12 @@ fn observe(frame: &FoundFrame, expected: u64, proven: u64) -> Observation {
         std::cmp::Ordering::Greater => SeqSeen::Gap,
     };
     let header = if frame.slots_good { HeaderSeen::Good } else { HeaderSeen::SlotsBad };
-    Observation { header, seq, bodies_good: frame.bodies_good, proven: expected <= proven }
+    Observation {
+        header,
+        seq,
+        bodies_good: frame.bodies_good,
+        proven: expected <= proven || mutated(Mutant::TornTakenForRot),
+    }
 }
 
 #[cfg(test)]

@@ -37,7 +37,8 @@ const MAY_KNOW: [(&str, &[&str]); 14] = [
             "agent",
         ],
     ),
-    ("xtask", &[]),
+    // For the mutants, and only when it is asked for them.
+    ("xtask", &["sim"]),
 ];
 
 /// Members outside the house, which may look into every room.
