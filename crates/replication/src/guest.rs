@@ -206,10 +206,7 @@ impl Replica {
                 after: r.guests.last_overlap(range),
             };
             r.guests.admitted_bytes += read_cost(&read);
-            let late = mutated(Mutant::LeaseCheckedTooEarly) && !r.grants.valid(r.grants_needed(), &self.timers, now);
-            if late {
-                r.guests.unleased.push(read);
-            } else if r.draining {
+            if r.draining {
                 r.guests.waiting.push(read);
             } else {
                 self.fetch(read, out);
@@ -232,8 +229,7 @@ impl Replica {
         for request in queue {
             let Role::Reign(r) = &mut self.role else { return };
             let range = covering(&request);
-            let queued = kept.iter().any(|k| covering(k).overlaps(range)) && !mutated(Mutant::QueueOvertaken);
-            if r.guests.is_locked(range) || queued {
+            if r.guests.is_locked(range) || kept.iter().any(|k| covering(k).overlaps(range)) {
                 kept.push_back(request);
             } else {
                 self.start(request, now, out);
@@ -359,8 +355,8 @@ impl Replica {
             return;
         }
         let Some(read) = r.guests.fetching.remove(&tag) else { return };
-        let checked = mutated(Mutant::NoLeaseCheck) || mutated(Mutant::LeaseCheckedTooEarly);
-        if !checked && !r.grants.valid(r.grants_needed(), &timers, now) {
+        let leased = mutated(Mutant::NoLeaseCheck) || r.grants.valid(r.grants_needed(), &timers, now);
+        if !leased {
             r.guests.unleased.push(read);
             return;
         }

@@ -150,6 +150,9 @@ impl Replica {
             self.acknowledge(out);
             return;
         }
+        if mutated(Mutant::AcksBeforeAdoption) {
+            self.acknowledge(out);
+        }
         self.adopt(epoch, table, out);
     }
 

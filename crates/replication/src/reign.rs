@@ -193,7 +193,7 @@ impl Replica {
         if told {
             r.told = committed;
             r.tell_at = None;
-        } else if committed > r.told && r.active && !mutated(Mutant::CommitNeverTold) {
+        } else if committed > r.told && r.active {
             let due = *r.tell_at.get_or_insert(now + self.timers.commit_delay);
             if now >= due {
                 self.tell_committed(out);

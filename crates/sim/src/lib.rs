@@ -9,6 +9,8 @@ mod checkers;
 mod control_stub;
 mod disk;
 mod faults;
+#[cfg(feature = "mutants")]
+mod focus;
 mod guest;
 mod log;
 #[cfg(feature = "mutants")]
@@ -22,7 +24,7 @@ mod world;
 pub use checkers::Violation;
 pub use faults::{FaultCounts, FaultKind};
 #[cfg(feature = "mutants")]
-pub use mutants::{Case, Catch};
+pub use mutants::{Case, Catch, FALSE_ALARM};
 pub use options::Mutant;
 pub use runner::{Failure, Replay, Summary, replay, replay_mutant, run, run_seed, silent_faults};
 pub use world::Outcome;

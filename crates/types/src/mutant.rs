@@ -101,8 +101,6 @@ mutants! {
     NoCatchUp: "L6",
     /// Acknowledgements free no room in a member's window.
     WindowNeverFreed: "P13",
-    /// A quiet primary does not tell what is committed.
-    CommitNeverTold: "N5",
     /// Journals drop what one member alone has in its image.
     TrimsTooMuch: "trim",
 
@@ -116,8 +114,6 @@ mutants! {
     NoRangeLock: "trap 18",
     /// A request within a block merges with content that a write before it is about to change.
     MergeDoesNotWait: "trap 18",
-    /// A request overtakes an earlier one that overlaps it and waits.
-    QueueOvertaken: "S5",
     /// The part of an edge block that a zeroed range does not cover is zeroed as well.
     ZeroesWholeBlocks: "S7",
     /// A write within a block wipes the rest of it.
@@ -131,8 +127,6 @@ mutants! {
 
     /// Reads are answered without a lease.
     NoLeaseCheck: "trap 5",
-    /// The lease is looked at before the data is fetched.
-    LeaseCheckedTooEarly: "trap 5",
     /// The holder counts a lease from the answer's arrival.
     LeaseFromReceipt: "trap 5",
     /// Neither side of a lease allows for the drift of clocks.

@@ -1,7 +1,7 @@
 //! The hunt itself: cases are handed to threads, each of which makes one mistake at a time.
 
 use super::Arguments;
-use holdfast_sim::{Case, Catch};
+use holdfast_sim::{Case, Catch, FALSE_ALARM};
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -27,7 +27,11 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     if rows.len() > 1 || arguments.json {
         summarize(&rows, arguments);
     }
-    if rows.iter().all(|(_, catch)| catch.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if rows.iter().all(|(_, catch)| catch.as_ref().is_some_and(|c| c.property != FALSE_ALARM)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn chosen(arguments: &Arguments) -> Result<Vec<Case>, String> {
