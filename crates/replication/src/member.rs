@@ -211,13 +211,10 @@ impl Replica {
         }
         let expected = self.log.last().next();
         if records.first().is_some_and(|r| r.lsn() > expected) {
-            if !mutated(Mutant::GapNotReported) {
-                self.send(from, Message::Gap { epoch, expected }, out);
-            }
+            self.send(from, Message::Gap { epoch, expected }, out);
             return;
         }
-        let is_fresh = |r: &Record| r.lsn() >= expected || mutated(Mutant::DuplicatesAppended);
-        let fresh: Vec<Record> = records.into_iter().filter(is_fresh).collect();
+        let fresh: Vec<Record> = records.into_iter().filter(|r| r.lsn() >= expected).collect();
         for record in &fresh {
             if let Err(why) = self.log.push(record) {
                 self.fail(why, out);
@@ -261,7 +258,7 @@ impl Replica {
         if !follows || beat.epoch <= self.released {
             return false;
         }
-        if self.fence.is_some_and(|f| f.epoch > beat.epoch) && !mutated(Mutant::GrantRenewedForEver) {
+        if self.fence.is_some_and(|f| f.epoch > beat.epoch) {
             // A fence waits for the last grant to end: renewing it would let a deposed primary hold it off for ever.
             return false;
         }

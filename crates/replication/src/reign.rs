@@ -307,7 +307,7 @@ impl Replica {
         let Held { received, durable, checkpoint } = held;
         let last = self.log.last();
         let Role::Reign(r) = &mut self.role else { return };
-        if r.epoch() != epoch && !mutated(Mutant::OldAcksCount) {
+        if r.epoch() != epoch {
             return;
         }
         let Some(peer) = r.peers.get_mut(&from) else { return };

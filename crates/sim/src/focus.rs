@@ -22,24 +22,27 @@ pub(crate) fn focused(seed: u64) -> Options {
 
 fn everything(_: &mut Options, _: &mut Rng) {}
 
-/// Primaries end while members lag behind each other, claimants end while they claim, and guests write all the time.
+/// Primaries end while guests write all the time and messages overtake each other between members; claimants end while they
+/// claim. Only what the last messages brought tells the logs apart: whatever is older, commit positions protect.
 fn takeovers(options: &mut Options, rng: &mut Rng) {
     options.volumes.truncate(1);
     options.faults = vec![
+        (FaultKind::ForcedFailover, 6),
         (FaultKind::Crash, 5),
         (FaultKind::CrashInRecovery, 1),
-        (FaultKind::PauseLong, 1),
-        (FaultKind::ForcedFailover, 2),
-        (FaultKind::SlowDisk, 3),
+        (FaultKind::PauseLong, 2),
+        (FaultKind::SlowDisk, 1),
         (FaultKind::StalledDisk, 1),
-        (FaultKind::SlowLink, 3),
+        (FaultKind::SlowLink, 2),
         (FaultKind::OneWay, 2),
         (FaultKind::Partition, 1),
     ];
-    options.fault_interval = rng.range(60, 500) * MS;
+    options.fault_interval = rng.range(150, 900) * MS;
     options.detect = 300 * MS;
     (options.timers.lease, options.beat) = (Duration::from_millis(300), Duration::from_millis(30));
-    (options.think, options.requests, options.depth) = (3 * MS, 3_000, 12);
+    (options.net.delay_max, options.net.spike_ppm) = (options.net.delay_min + rng.range(1, 8) * MS, 20_000);
+    options.volumes[0].clients = 3;
+    (options.think, options.requests, options.depth) = (2 * MS, 6_000, 12);
 }
 
 /// Primaries are cut off and read from, while others want to take over; grants are long, their way is slow.
@@ -78,6 +81,11 @@ fn guests(options: &mut Options, rng: &mut Rng) {
 /// Small journals, and disks that fail, fill up, stall and lose what was not synced.
 fn disks(options: &mut Options, rng: &mut Rng) {
     options.volumes.truncate(2);
+    for volume in &mut options.volumes {
+        // A quorum of all shows a copy that only pretends; of more copies than that another one often makes up for it.
+        volume.members.truncate(index(rng.range(2, 4)));
+        volume.write_quorum = 2;
+    }
     options.faults = vec![
         (FaultKind::Crash, 4),
         (FaultKind::CrashAll, 2),

@@ -131,7 +131,7 @@ impl Journal {
     /// has grown past it, which it can't while the journal is full.
     pub(crate) fn clip(&mut self, volume: VolumeId, last: Lsn) {
         for segment in self.segments.values_mut() {
-            if let Some(highest) = segment.records.get_mut(&volume).filter(|_| !mutated(Mutant::CutKeepsSegments)) {
+            if let Some(highest) = segment.records.get_mut(&volume) {
                 *highest = (*highest).min(last);
             }
         }

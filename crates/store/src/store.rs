@@ -591,7 +591,6 @@ fn ignored(tag: Tag) -> bool {
         Tag::Frame(_) => mutated(Mutant::JournalErrorIgnored),
         Tag::Copy(_, CopyTag::Checkpoint) => mutated(Mutant::CheckpointErrorIgnored),
         Tag::Copy(_, CopyTag::Apply) => mutated(Mutant::ApplyErrorIgnored),
-        Tag::Copy(_, CopyTag::Superblock) => mutated(Mutant::SuperblockErrorIgnored),
         _ => false,
     }
 }

@@ -91,12 +91,6 @@ mutants! {
     PrimaryCountsMemory: "N4",
     /// A member acknowledges what is not durable yet as durable.
     AcksOnReceipt: "N3",
-    /// Acknowledgements of an older epoch count.
-    OldAcksCount: "N4",
-    /// A member takes records again that it holds.
-    DuplicatesAppended: "N3",
-    /// A member does not say that records are missing.
-    GapNotReported: "N3",
     /// A member that is behind is not caught up.
     NoCatchUp: "L6",
     /// Acknowledgements free no room in a member's window.
@@ -139,8 +133,6 @@ mutants! {
     GrantIgnored: "trap 5",
     /// A restarted member does not wait for grants of its earlier life.
     GrantForgotten: "trap 5",
-    /// A member goes on granting while a fence waits for its grant to end.
-    GrantRenewedForEver: "L2",
 
     // The journal.
 
@@ -156,16 +148,12 @@ mutants! {
     TornTakenForRot: "trap 11",
     /// At a start records count though the epoch table contradicts them.
     StaleRecordsCount: "trap 13",
-    /// At a start frames behind the end of an earlier life count.
-    OldLifeHasNoEnd: "trap 14",
     /// Segments are reused when their records are applied, before a checkpoint.
     ReusesUncheckpointed: "trap 14",
     /// Segments that hold records of a failed copy are reused.
     ReusesFailedCopy: "S19",
     /// Segments are reused though other members still need them.
     ReusesUntrimmed: "trim",
-    /// Segments are kept for records that were cut.
-    CutKeepsSegments: "L8",
     /// The last spare segment is filled like any other.
     LastSpareFilled: "L8",
     /// A full disk is taken for a broken one.
@@ -189,8 +177,6 @@ mutants! {
     CheckpointErrorIgnored: "trap 15",
     /// A failed write to the image is ignored.
     ApplyErrorIgnored: "P8",
-    /// A failed write of the superblock is ignored.
-    SuperblockErrorIgnored: "P8",
     /// The superblock is written without being made durable.
     SuperblockNotDurable: "S14",
     /// All copies of the superblock are written at once.

@@ -76,7 +76,7 @@ struct Walk {
 fn walk(scan: SegmentScan, end: Option<u64>, proven: u64, resolved: &mut Resolved) -> Walk {
     let (generation, life) = (scan.header.generation, scan.header.life);
     let mut next = scan.header.first_seq;
-    let within = |seq: u64| end.is_none_or(|end| seq <= end) || mutated(Mutant::OldLifeHasNoEnd);
+    let within = |seq: u64| end.is_none_or(|end| seq <= end);
     let lose = |resolved: &mut Resolved, upto: u64, records: u64| {
         resolved.rots.push(Rot { place: (life, upto), records });
         if resolved.damaged.last() != Some(&generation) {
