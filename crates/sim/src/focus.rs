@@ -35,9 +35,13 @@ fn takeovers(options: &mut Options, rng: &mut Rng) {
         (FaultKind::StalledDisk, 1),
         (FaultKind::SlowLink, 2),
         (FaultKind::OneWay, 2),
-        (FaultKind::Partition, 1),
+        (FaultKind::Isolate, 2),
+        (FaultKind::Mute, 2),
     ];
+    options.aim_ppm = 600_000;
     options.fault_interval = rng.range(150, 900) * MS;
+    // What was on its way to a member arrives after the member has promised another epoch.
+    options.net.idle_timeout = 2 * SECOND;
     options.detect = 300 * MS;
     (options.timers.lease, options.beat) = (Duration::from_millis(300), Duration::from_millis(30));
     (options.net.delay_max, options.net.spike_ppm) = (options.net.delay_min + rng.range(1, 8) * MS, 20_000);
@@ -57,11 +61,13 @@ fn leases(options: &mut Options, rng: &mut Rng) {
         (FaultKind::SlowLink, 3),
         (FaultKind::Crash, 2),
     ];
+    options.aim_ppm = 600_000;
     options.fault_interval = rng.range(200, 1_500) * MS;
     options.detect = 300 * MS;
     options.drift_ppm = 5_000;
     let lease = [500, 2_000, 2_000, 10_000][index(rng.below(4))];
     (options.timers.lease, options.beat) = (Duration::from_millis(lease), Duration::from_millis(lease.min(1_000) / 10));
+    options.net.idle_timeout = (lease + 1_000) * MS;
     (options.think, options.requests) = (3 * MS, 6_000);
     if lease > 2_000 {
         options.storm = 40 * SECOND;

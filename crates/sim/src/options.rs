@@ -102,6 +102,8 @@ pub(crate) struct Options {
     /// Mean time between faults.
     pub(crate) fault_interval: Nanos,
     pub(crate) faults: Vec<(FaultKind, u64)>,
+    /// How often a fault of one node is meant for a primary, per million; otherwise any node is as good as another.
+    pub(crate) aim_ppm: u32,
     /// Guests' requests per volume; afterwards they are idle.
     pub(crate) requests: u64,
     pub(crate) depth: usize,
@@ -155,6 +157,7 @@ impl Options {
             storm: rng.range(6, 25) * SECOND,
             fault_interval: rng.range(100, 2_500) * MS,
             faults: faults.clone(),
+            aim_ppm: 0,
             requests: rng.range(400, 1_800),
             depth: index(rng.range(1, 17)),
             think: rng.range(200, 12_000) * US,

@@ -57,7 +57,7 @@ fn hunt_all(cases: Vec<Case>, arguments: &Arguments) -> Vec<Row> {
                 loop {
                     let next = waiting.lock().map(|mut cases| cases.next());
                     let Ok(Some(case)) = next else { return };
-                    let catch = case.hunt(arguments.from, arguments.seeds);
+                    let catch = case.hunt(arguments.from, arguments.most());
                     report(case, catch.as_ref(), arguments);
                     if let Ok(mut rows) = rows.lock() {
                         rows.push((case, catch));
@@ -83,7 +83,7 @@ fn report(case: Case, catch: Option<&Catch>, arguments: &Arguments) {
     }
     let found = match catch {
         Some(catch) => format!("{:>5} {:<10}", catch.seeds, catch.property),
-        None => format!("{:>5} {:<10}", arguments.seeds, "SURVIVED"),
+        None => format!("{:>5} {:<10}", arguments.most(), "SURVIVED"),
     };
     println!("{name:<24} {found} {reference:<8} {what}");
     if let Some(catch) = catch.filter(|_| arguments.only.contains(&name)) {
