@@ -69,7 +69,7 @@ impl Case {
     #[must_use]
     pub fn reference(self) -> &'static str {
         match self {
-            Case::Code(mutant) => mutant.reference().trim_start_matches("core "),
+            Case::Code(mutant) => mutant.reference().trim_start_matches("core ").trim_start_matches("open "),
             Case::World(_) => "world",
         }
     }
@@ -81,6 +81,12 @@ impl Case {
             Case::Code(mutant) => mutant.reference().starts_with("core "),
             Case::World(mutant) => mutant == WorldMutant::NoCompareAndSwap,
         }
+    }
+
+    /// Nothing has caught it reliably yet: no sample has it.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Case::Code(mutant) if mutant.reference().starts_with("open "))
     }
 
     /// Runs seeds from `first` on until one catches it; `None` if `most` of them did not.

@@ -27,7 +27,7 @@ macro_rules! mutants {
             }
 
             /// The rule that it breaks: a step, trap or property of docs/PROTOCOL.md; `core` for the ones that any change of
-            /// the protocol must still be caught by.
+            /// the protocol must still be caught by, `open` for the ones that nothing has caught reliably yet.
             #[must_use]
             pub const fn reference(self) -> &'static str {
                 match self { $(Mutant::$name => $reference),* }
@@ -71,7 +71,7 @@ mutants! {
     /// A primary that has promised a higher epoch keeps its reign.
     ReignOutlivesPromise: "T2",
     /// A tail names the newest epoch of the table as that of the last record.
-    LastEpochFromTable: "trap 13",
+    LastEpochFromTable: "open trap 13",
     /// A member adopts a table and keeps the part of its log that the table contradicts.
     AdoptsWithoutCut: "T7",
     /// A member cuts one record more than the table asks for.
@@ -79,9 +79,9 @@ mutants! {
     /// A member acknowledges the log that it had before it adopted the primary's.
     AcksBeforeAdoption: "T7",
     /// A refused primary does not claim anew.
-    RejectIgnored: "L6",
+    RejectIgnored: "open L6",
     /// A primary goes on after it has released its lease.
-    ServesAfterRelease: "S13",
+    ServesAfterRelease: "open S13",
 
     // Writes and their quorum.
 
@@ -122,40 +122,40 @@ mutants! {
     /// Reads are answered without a lease.
     NoLeaseCheck: "trap 5",
     /// The holder counts a lease from the answer's arrival.
-    LeaseFromReceipt: "trap 5",
+    LeaseFromReceipt: "open trap 5",
     /// Neither side of a lease allows for the drift of clocks.
-    NoDriftMargin: "trap 5",
+    NoDriftMargin: "open trap 5",
     /// The holder is content with one grant too few.
     OneGrantTooFew: "trap 5",
     /// The holder counts members that refused.
-    RefusalGrants: "trap 5",
+    RefusalGrants: "open trap 5",
     /// A member promises another epoch while its grant runs.
     GrantIgnored: "trap 5",
     /// A restarted member does not wait for grants of its earlier life.
-    GrantForgotten: "trap 5",
+    GrantForgotten: "open trap 5",
 
     // The journal.
 
     /// Frames are written without being made durable.
     JournalNotDurable: "N3",
     /// A frame that can't be written counts as written.
-    JournalErrorIgnored: "trap 15",
+    JournalErrorIgnored: "open trap 15",
     /// A frame counts as durable when a later one is.
     FramesOutOfOrder: "trap 9",
     /// A promise does not wait for appends that are under way.
     PromiseWithoutDrain: "trap 9",
     /// At a start every torn frame is taken for a rotten one.
-    TornTakenForRot: "trap 11",
+    TornTakenForRot: "open trap 11",
     /// At a start records count though the epoch table contradicts them.
-    StaleRecordsCount: "trap 13",
+    StaleRecordsCount: "open trap 13",
     /// Segments are reused when their records are applied, before a checkpoint.
     ReusesUncheckpointed: "trap 14",
     /// Segments that hold records of a failed copy are reused.
-    ReusesFailedCopy: "S19",
+    ReusesFailedCopy: "open S19",
     /// Segments are reused though other members still need them.
     ReusesUntrimmed: "trim",
     /// The last spare segment is filled like any other.
-    LastSpareFilled: "L8",
+    LastSpareFilled: "open L8",
     /// A full disk is taken for a broken one.
     FullDiskIsBroken: "trap 21",
     /// Commit positions are not written when no record carries them.
@@ -166,7 +166,7 @@ mutants! {
     /// The image takes records that are not committed.
     AppliesUncommitted: "S16",
     /// The image takes records before the disk knows them to be committed.
-    AppliesUnknownCommit: "S16",
+    AppliesUnknownCommit: "open S16",
     /// A checkpoint does not sync the image.
     ImageNotSynced: "N6",
     /// A checkpoint does not sync the block table.
@@ -176,11 +176,11 @@ mutants! {
     /// A checkpoint ignores a failed write or sync.
     CheckpointErrorIgnored: "trap 15",
     /// A failed write to the image is ignored.
-    ApplyErrorIgnored: "P8",
+    ApplyErrorIgnored: "open P8",
     /// The superblock is written without being made durable.
     SuperblockNotDurable: "S14",
     /// All copies of the superblock are written at once.
-    SuperblockAtOnce: "trap 22",
+    SuperblockAtOnce: "open trap 22",
     /// A restarted copy takes its image for complete.
     ReplaySkipped: "trap 33",
     /// Reads look at the image only.
