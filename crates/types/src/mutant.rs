@@ -81,7 +81,7 @@ mutants! {
     /// A refused primary does not claim anew.
     RejectIgnored: "open L6",
     /// A primary goes on after it has released its lease.
-    ServesAfterRelease: "open S13",
+    ServesAfterRelease: "S13",
 
     // Writes and their quorum.
 
@@ -139,7 +139,7 @@ mutants! {
     /// Frames are written without being made durable.
     JournalNotDurable: "N3",
     /// A frame that can't be written counts as written.
-    JournalErrorIgnored: "open trap 15",
+    JournalErrorIgnored: "trap 15",
     /// A frame counts as durable when a later one is.
     FramesOutOfOrder: "trap 9",
     /// A promise does not wait for appends that are under way.
