@@ -17,8 +17,8 @@ use holdfast_store as store;
 use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_store::{OpenedCopy, ReadError, Space, Store, StoreConfig};
 use holdfast_types::{
-    BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, NodeId, Rng, SessionId, Time, VolumeId, VolumeSize,
-    VolumeView,
+    BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, Mutant, NodeId, Rng, SessionId, Time, VolumeId,
+    VolumeSize, VolumeView, mutated,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -449,6 +449,9 @@ impl Shard {
         }
         for view in self.local.views.clone() {
             let volume = view.volume;
+            if mutated(Mutant::BlankDiskKeepsIdentity) && !self.copies.contains_key(&volume) {
+                self.create(volume, view.size, now, out);
+            }
             self.make_replica(&view, now, out);
             self.replica(volume, replication::Input::View(view), now, out);
         }
@@ -459,7 +462,8 @@ impl Shard {
             // Made in an earlier life that ended before it was registered; nothing was ever written to it.
             out.push(Output::CopyCreated { volume, incarnation: copy.opened.incarnation });
         } else if !self.broken.contains_key(&volume) && self.creating.insert(volume) {
-            let incarnation = Incarnation(self.rng.next_u64());
+            let known = self.local.registered.get(&volume).filter(|_| mutated(Mutant::BlankDiskKeepsIdentity));
+            let incarnation = known.copied().unwrap_or(Incarnation(self.rng.next_u64()));
             self.store(store::Input::Create { volume, incarnation, size }, now, out);
         }
     }
@@ -563,7 +567,8 @@ impl Shard {
                 let Some(sent) = self.beats.get_mut(&from) else { return };
                 let Some(at) = sent.iter().position(|b| b.seq == seq) else { return };
                 let beat = sent.remove(at);
-                for (volume, epoch) in beat.volumes.iter().filter(|(v, _)| !refused.contains(v)) {
+                let granted = |v: &VolumeId| !refused.contains(v) || mutated(Mutant::RefusalGrants);
+                for (volume, epoch) in beat.volumes.iter().filter(|(v, _)| granted(v)) {
                     self.with_replica(*volume, now, out, |r, buffer| {
                         r.lease_granted(from, *epoch, beat.at, now, buffer)
                     });

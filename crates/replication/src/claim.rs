@@ -12,8 +12,8 @@ use crate::replica::{Replica, Role};
 use holdfast_format::message::{Message, TailReport};
 use holdfast_format::{Draft, Record, RecordKind, encode_configuration};
 use holdfast_types::{
-    BlockRange, Configuration, ControlRequest, Durability, Epoch, EpochTable, Lsn, MAX_EPOCH_TABLE, NodeId, Pending,
-    Time,
+    BlockRange, Configuration, ControlRequest, Durability, Epoch, EpochTable, Lsn, MAX_EPOCH_TABLE, Mutant, NodeId,
+    Pending, Time, mutated,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,7 +111,7 @@ impl Replica {
         let epoch = pending.configuration.epoch;
         pending.configuration.validate();
         assert!(
-            epoch > self.log.promised,
+            epoch > self.log.promised || mutated(Mutant::EpochOfAnEarlierLife),
             "a claim of this life is above every promise: {epoch}, {}",
             self.log.promised
         );
@@ -189,8 +189,10 @@ impl Replica {
             );
             return;
         }
+        let own = |node: NodeId| node == self.me;
         let best =
-            valid.iter().max_by_key(|(node, t)| (t.last_epoch, t.last, *node == self.me)).expect("R is at least 1");
+            valid.iter().max_by_key(|(node, t)| (mutated(Mutant::OwnLogChosen) && own(*node), rank(t), own(*node)));
+        let best = best.expect("R is at least 1");
         let committed = c.tails.values().map(|t| t.committed).max().expect("R is at least 1");
         let (source, last) = (best.0, best.1.last);
         if last < committed {
@@ -284,6 +286,7 @@ impl Replica {
         let epoch = configuration.epoch;
         let start = self.log.last().next();
         assert_eq!(self.log.table.epoch_at(start), Some(epoch), "the table gives the new epoch to its first record");
+        let first = if mutated(Mutant::NoEpochStart) { self.log.last() } else { start };
         let record = Record::seal(Draft {
             volume: self.view.volume,
             epoch,
@@ -298,8 +301,13 @@ impl Replica {
         });
         self.waiting = Some(format!("bringing a quorum to the start of {epoch}"));
         self.leader = Some((self.me, epoch));
-        self.role = Role::Reign(Box::new(Reign::new(self.me, configuration, start, now)));
-        self.append(record, out);
+        self.role = Role::Reign(Box::new(Reign::new(self.me, configuration, first, now)));
+        if first == start {
+            self.append(record, out);
+        }
+        if mutated(Mutant::ServesBeforeActivation) {
+            self.activated(now, out);
+        }
         for (node, report) in &c.tails {
             if *node != self.me && self.up.contains(node) {
                 self.reign_tail(*node, report, out);
@@ -331,6 +339,12 @@ fn memory_is_met(base: &Configuration, valid: &[(NodeId, &TailReport)]) -> bool 
     valid.len() == base.members.len()
         || forgetful >= usize::from(base.write_quorum)
         || valid.len() - forgetful >= base.fence_quorum()
+}
+
+/// T4: which log is the volume's. The epoch of its end counts first: a longer log of an older epoch was never committed.
+fn rank(tail: &TailReport) -> (Epoch, Lsn) {
+    let epoch = if mutated(Mutant::LongerLogChosen) { Epoch::ZERO } else { tail.last_epoch };
+    if mutated(Mutant::ShorterLogChosen) { (Epoch::ZERO, Lsn(u64::MAX - tail.last.0)) } else { (epoch, tail.last) }
 }
 
 /// Whether a tail counts (T3): nothing that the member once held durably is unreadable or gone.

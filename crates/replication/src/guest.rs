@@ -10,7 +10,9 @@ use crate::api::{GuestError, GuestOp, Output, ReadFault, Request, RequestKey};
 use crate::replica::{Replica, Role};
 use bytes::{Bytes, BytesMut};
 use holdfast_format::{Draft, Record, RecordKind};
-use holdfast_types::{Answerable, BLOCK_SIZE, BlockIndex, BlockRange, ByteOffset, Lsn, Quorum, SessionId, Time};
+use holdfast_types::{
+    Answerable, BLOCK_SIZE, BlockIndex, BlockRange, ByteOffset, Lsn, Mutant, Quorum, SessionId, Time, mutated,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 /// An appended write that is not committed here yet.
@@ -137,8 +139,10 @@ impl Guests {
         }
         self.flushes.retain(|f| f.key.session != session);
         let mut freed = 0;
-        self.blocked.retain(|r| keep(r.key, session, cost(r), &mut freed));
-        self.merges.retain(|_, m| keep(m.request.key, session, cost(&m.request), &mut freed));
+        if !mutated(Mutant::ClosedSessionLingers) {
+            self.blocked.retain(|r| keep(r.key, session, cost(r), &mut freed));
+            self.merges.retain(|_, m| keep(m.request.key, session, cost(&m.request), &mut freed));
+        }
         for list in [&mut self.waiting, &mut self.unleased] {
             list.retain(|r| keep(r.key, session, read_cost(r), &mut freed));
         }
@@ -165,7 +169,7 @@ impl Guests {
     }
 
     fn is_locked(&self, range: BlockRange) -> bool {
-        self.merges.values().any(|m| m.range.overlaps(range))
+        self.merges.values().any(|m| m.range.overlaps(range)) && !mutated(Mutant::NoRangeLock)
     }
 }
 
@@ -282,7 +286,7 @@ impl Replica {
         let first_tag = self.next_tag;
         let Role::Reign(r) = &mut self.role else { return };
         let Some(merge) = r.guests.merges.get_mut(&id) else { return };
-        if !merge.reading && merge.after <= committed {
+        if !merge.reading && (merge.after <= committed || mutated(Mutant::MergeDoesNotWait)) {
             merge.reading = true;
             for (slot, (block, _)) in merge.edges.iter().enumerate() {
                 self.next_tag += 1;
@@ -336,7 +340,8 @@ impl Replica {
         let committed = self.log.positions.committed;
         let tag = self.next_tag();
         let Role::Reign(r) = &mut self.role else { return };
-        if read.after > committed {
+        let too_early = mutated(Mutant::ReadDoesNotWait) || mutated(Mutant::ReadsSeeUncommitted);
+        if read.after > committed && !too_early {
             r.guests.waiting.push(read);
         } else {
             out.push(Output::Read { tag, range: read.range });
@@ -376,7 +381,8 @@ impl Replica {
             return;
         }
         let Some(read) = r.guests.fetching.remove(&tag) else { return };
-        if !r.grants.valid(r.grants_needed(), &timers, now) {
+        let leased = mutated(Mutant::NoLeaseCheck) || r.grants.valid(r.grants_needed(), &timers, now);
+        if !leased {
             r.guests.unleased.push(read);
             return;
         }
@@ -468,7 +474,9 @@ fn merged_write(request: &Request, range: BlockRange, edges: &[(BlockIndex, Byte
     let mut body = BytesMut::zeroed(index(range.count.bytes()));
     for (block, content) in edges {
         let at = index(block.offset().0 - start);
-        body[at..at + BLOCK_SIZE].copy_from_slice(content);
+        if !mutated(Mutant::EdgesNotMerged) {
+            body[at..at + BLOCK_SIZE].copy_from_slice(content);
+        }
     }
     let at = index(request.offset.0 - start);
     body[at..at + request.data.len()].copy_from_slice(&request.data);
@@ -484,6 +492,8 @@ fn merged_zeroes(request: &Request, edges: &[(BlockIndex, Bytes)]) -> Bytes {
         let at = body.len();
         body.extend_from_slice(content);
         let (zero_from, zero_to) = (request.offset.0.clamp(from, to) - from, end.clamp(from, to) - from);
+        let (zero_from, zero_to) =
+            if mutated(Mutant::ZeroesWholeBlocks) { (0, to - from) } else { (zero_from, zero_to) };
         body[at + index(zero_from)..at + index(zero_to)].fill(0);
     }
     body.freeze()
@@ -502,7 +512,7 @@ fn concat(pieces: Vec<Bytes>) -> Bytes {
 
 /// Cuts pieces that cover whole blocks down to the bytes that were asked for.
 fn trim_pieces(pieces: Vec<Bytes>, offset: ByteOffset, len: u64) -> Vec<Bytes> {
-    let mut skip = index(offset.0 % BLOCK_SIZE as u64);
+    let mut skip = if mutated(Mutant::ReadsFromBlockStart) { 0 } else { index(offset.0 % BLOCK_SIZE as u64) };
     let mut left = index(len);
     let mut trimmed = Vec::with_capacity(pieces.len());
     for mut piece in pieces {

@@ -3,7 +3,7 @@
 use crate::api::Opened;
 use holdfast_format::Record;
 use holdfast_format::message::TailReport;
-use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, Positions};
+use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, Mutant, Positions, mutated};
 use std::collections::VecDeque;
 
 /// A copy's log: positions, promise, table, and enough hashes to continue the chain.
@@ -143,7 +143,9 @@ impl Log {
     /// What stays of this log under `table`: the highest LSN up to which every record is the one that the table's log
     /// holds. Records of the table's last epoch never conflict with it, however far the sender's log reached then.
     pub(crate) fn cut_under(&self, table: &EpochTable) -> Option<Lsn> {
-        self.table.common_point(self.last(), table, Lsn(u64::MAX))
+        let kept = self.table.common_point(self.last(), table, Lsn(u64::MAX));
+        let kept = if mutated(Mutant::CutsOneTooMany) { kept.map(Lsn::prev) } else { kept };
+        if mutated(Mutant::AdoptsWithoutCut) { Some(self.last()) } else { kept }
     }
 
     /// The store cut the log to `last` and adopted `table`.
@@ -175,9 +177,10 @@ impl Log {
             "a tail is reported after older appends drained (trap 9): {:?}",
             self.positions
         );
+        let newest = self.table.entries().last().filter(|_| mutated(Mutant::LastEpochFromTable)).map(|e| e.0);
         TailReport {
             incarnation: self.incarnation,
-            last_epoch: self.durable_end.0,
+            last_epoch: newest.unwrap_or(self.durable_end.0),
             last: self.positions.durable,
             last_hash: self.durable_end.1,
             table: self.table.clone(),

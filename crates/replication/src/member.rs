@@ -5,7 +5,7 @@ use crate::lease::Granted;
 use crate::replica::{Replica, Role};
 use holdfast_format::Record;
 use holdfast_format::message::{BeatVolume, Message};
-use holdfast_types::{Durability, Epoch, EpochTable, Lsn, NodeId, Time};
+use holdfast_types::{Durability, Epoch, EpochTable, Lsn, Mutant, NodeId, Time, mutated};
 
 /// A fence that is being answered: the lease is waited for, then the promise persisted, then the tail reported.
 ///
@@ -47,7 +47,8 @@ impl Replica {
     }
 
     fn grant_blocks(&self, claimant: NodeId, now: Time) -> bool {
-        self.granted.is_some_and(|g| g.blocks(claimant, now) && (g.to.is_none() || g.epoch > self.released))
+        let blocks = |g: Granted| g.blocks(claimant, now) && (g.to.is_none() || g.epoch > self.released);
+        self.granted.is_some_and(blocks) && !mutated(Mutant::GrantIgnored)
     }
 
     pub(crate) fn on_preclaim(&mut self, from: NodeId, base: Epoch, now: Time, out: &mut Vec<Output>) {
@@ -68,6 +69,9 @@ impl Replica {
             _ => FenceStage::Draining,
         };
         self.fence = Some(Fence { from, epoch, stage });
+        if mutated(Mutant::TailBeforePromise) && self.log.positions.durable == self.log.positions.received {
+            self.send(from, Message::Tail { epoch, report: self.log.tail() }, out);
+        }
         self.step_fence(now, out);
     }
 
@@ -87,6 +91,9 @@ impl Replica {
                 self.leave_roles_below(fence.epoch, out);
                 self.fence = Some(Fence { stage: FenceStage::Persisting, ..fence });
                 out.push(Output::Promise(fence.epoch));
+                if mutated(Mutant::PromiseInMemory) && self.log.positions.durable == self.log.positions.received {
+                    self.answer_fence(now, out);
+                }
             }
             FenceStage::Draining if self.log.positions.durable == self.log.positions.received => {
                 self.answer_fence(now, out)
@@ -135,6 +142,9 @@ impl Replica {
         if self.log.adopted == epoch {
             self.acknowledge(out);
             return;
+        }
+        if mutated(Mutant::AcksBeforeAdoption) {
+            self.acknowledge(out);
         }
         self.adopt(epoch, table, out);
     }
@@ -187,7 +197,8 @@ impl Replica {
         records: Vec<Record>,
         out: &mut Vec<Output>,
     ) {
-        if !self.is_promised(from, epoch, out) || self.log.adopted != epoch || self.leader != Some((from, epoch)) {
+        let promised = self.is_promised(from, epoch, out) || mutated(Mutant::NoPromiseCheck);
+        if !promised || self.log.adopted != epoch || self.leader != Some((from, epoch)) {
             // Not adopted: this copy restarted while the append was under way; the primary greets it anew.
             return;
         }
@@ -222,10 +233,12 @@ impl Replica {
     /// Tells the primary what is held here. What it says to be durable stands behind a `Durable` proof or an adoption.
     pub(crate) fn acknowledge(&mut self, out: &mut Vec<Output>) {
         let Some((leader, epoch)) = self.leader else { return };
-        if epoch != self.log.promised || epoch != self.log.adopted {
+        let promised = epoch == self.log.promised || mutated(Mutant::NoPromiseCheck);
+        if !promised || (epoch != self.log.adopted && !mutated(Mutant::AcksBeforeAdoption)) {
             return;
         }
-        let (received, durable) = (self.log.positions.received, self.log.positions.durable);
+        let received = self.log.positions.received;
+        let durable = if mutated(Mutant::AcksOnReceipt) { received } else { self.log.positions.durable };
         let checkpoint = self.log.checkpoint;
         self.send(leader, Message::AppendAck { epoch, received, durable, checkpoint }, out);
     }

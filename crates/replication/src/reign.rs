@@ -11,7 +11,7 @@ use crate::replica::{Replica, Role};
 use crate::tracker::Tracker;
 use holdfast_format::Record;
 use holdfast_format::message::{BeatVolume, Message, TailReport};
-use holdfast_types::{Configuration, ControlRequest, Epoch, Lsn, NodeId, Time};
+use holdfast_types::{Configuration, ControlRequest, Epoch, Lsn, Mutant, NodeId, Time, mutated};
 use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Peer {
     fn acknowledged(&mut self, durable: Lsn) {
         while let Some((_, bytes)) = self.unacknowledged.front().copied().filter(|(lsn, _)| *lsn <= durable) {
             self.unacknowledged.pop_front();
-            self.window_used -= bytes;
+            self.window_used -= if mutated(Mutant::WindowNeverFreed) { 0 } else { bytes };
         }
     }
 }
@@ -148,7 +148,8 @@ impl Reign {
 
     /// Every member has everything up to here in a synced image.
     fn trim(&self, own: Lsn) -> Lsn {
-        self.peers.values().map(|p| p.checkpoint).min().map_or(own, |c| c.min(own))
+        let of_peers = self.peers.values().map(|p| p.checkpoint).filter(|_| !mutated(Mutant::TrimsTooMuch));
+        of_peers.min().map_or(own, |c| c.min(own))
     }
 
     pub(crate) fn take_fresh(&mut self) -> Vec<Record> {
@@ -162,7 +163,7 @@ impl Reign {
 
     /// Members beside this one that must grant a lease.
     pub(crate) fn grants_needed(&self) -> usize {
-        usize::from(self.configuration.write_quorum) - 1
+        usize::from(self.configuration.write_quorum - u8::from(mutated(Mutant::OneGrantTooFew))).saturating_sub(1)
     }
 
     /// When `maintain` wants to be called without any other input.
@@ -231,7 +232,8 @@ impl Replica {
     fn step_activation(&mut self, now: Time, out: &mut Vec<Output>) {
         let (volume, retry) = (self.view.volume, self.timers.control_retry);
         let Role::Reign(r) = &mut self.role else { return };
-        if r.active || r.tracker.quorum().get() < r.start || now < r.activate_at {
+        let held = r.tracker.quorum().get() >= r.start || mutated(Mutant::ActivatesBeforeQuorum);
+        if r.active || !held || now < r.activate_at {
             return;
         }
         r.activate_at = now + retry;
@@ -260,6 +262,7 @@ impl Replica {
         if let Role::Reign(r) = &mut self.role
             && r.epoch() == epoch
             && promised > epoch
+            && !mutated(Mutant::RejectIgnored)
         {
             r.overtaken_at.get_or_insert(now + retry + retry);
         }
@@ -271,7 +274,11 @@ impl Replica {
         if r.active {
             return;
         }
-        assert!(r.tracker.quorum().get() >= r.start, "an epoch is activated only after its start is on a quorum (T8)");
+        let held = r.tracker.quorum().get() >= r.start || mutated(Mutant::ActivatesBeforeQuorum);
+        assert!(
+            held || mutated(Mutant::ServesBeforeActivation),
+            "an epoch is activated only after its start is on a quorum (T8)"
+        );
         r.active = true;
         self.waiting = None;
         out.push(Output::Event(format!("{} is active, {} is primary from record {} on", r.epoch(), self.me, r.start)));
@@ -365,7 +372,8 @@ impl Replica {
         let tag = self.next_tag();
         let Role::Reign(r) = &mut self.role else { return };
         let Some(peer) = r.peers.get_mut(&to) else { return };
-        let behind = peer.next <= durable && r.fresh.first().is_none_or(|f| peer.next < f.lsn());
+        let behind =
+            peer.next <= durable && !mutated(Mutant::NoCatchUp) && r.fresh.first().is_none_or(|f| peer.next < f.lsn());
         if peer.state == PeerState::Streaming && behind && peer.reading.is_none() && peer.window_used < window {
             peer.reading = Some(tag);
             out.push(Output::ReadLog { tag, from: peer.next, max_bytes });
@@ -402,9 +410,12 @@ impl Replica {
     /// N4, N5: counts, commits, answers.
     pub(crate) fn advance(&mut self, now: Time, out: &mut Vec<Output>) {
         let Role::Reign(r) = &mut self.role else { return };
-        r.tracker.note(self.me, self.log.positions.received, self.log.positions.durable);
+        let p = self.log.positions;
+        let durable = if mutated(Mutant::PrimaryCountsMemory) { p.received } else { p.durable };
+        r.tracker.note(self.me, p.received, durable);
         let quorum = r.tracker.quorum();
-        if !r.active || quorum.get() < r.start {
+        let active = r.active || mutated(Mutant::CommitsBeforeActivation);
+        if !active || quorum.get() < r.start {
             return;
         }
         r.guests.answer_writes(r.tracker.answerable(self.view.durability), quorum, out);
@@ -425,7 +436,9 @@ impl Replica {
     pub(crate) fn release(&mut self, out: &mut Vec<Output>) {
         let Role::Reign(r) = &self.role else { return };
         let (epoch, last) = (r.epoch(), self.log.last());
-        self.leave_role(out);
+        if !mutated(Mutant::ServesAfterRelease) {
+            self.leave_role(out);
+        }
         self.released = self.released.max(epoch);
         for peer in self.peers() {
             self.send(peer, Message::Release { epoch, last }, out);

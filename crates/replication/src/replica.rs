@@ -10,7 +10,7 @@ use crate::repair::Repairs;
 use crate::scrub::Scrub;
 use holdfast_format::message::{BeatVolume, Message};
 use holdfast_format::{Record, RecordHeader};
-use holdfast_types::{Epoch, EpochTable, Life, Lsn, NodeId, Time, VolumeView};
+use holdfast_types::{Epoch, EpochTable, Life, Lsn, Mutant, NodeId, Time, VolumeView, mutated};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a copy is doing beyond being a member.
@@ -73,8 +73,8 @@ impl Replica {
         view.active.validate();
         // A lease is granted only under the promised epoch: where that is this node's own, it granted none.
         let own = view.active.primary == Some(me) && view.active.epoch == opened.promised;
-        let granted =
-            (opened.promised > Epoch::ZERO && !own).then(|| Granted::new(None, opened.promised, &timers, now));
+        let granted = (opened.promised > Epoch::ZERO && !own && !mutated(Mutant::GrantForgotten))
+            .then(|| Granted::new(None, opened.promised, &timers, now));
         let scrub = Scrub::new(opened.scrubbed, view.size.blocks().0, timers.scrub_period, now);
         Replica {
             me,
@@ -197,7 +197,7 @@ impl Replica {
         if let Role::Reign(r) = &mut self.role
             && r.epoch() == epoch
         {
-            r.grants.granted(member, sent);
+            r.grants.granted(member, if mutated(Mutant::LeaseFromReceipt) { now } else { sent });
             if r.grants.confirmed(r.grants_needed()) {
                 r.guests.believe(out);
                 self.step_drain(out);
@@ -302,7 +302,7 @@ impl Replica {
         let below = match &self.role {
             Role::Follower | Role::Candidate(_) => false,
             Role::Claimant(c) => c.pending.configuration.epoch < epoch,
-            Role::Reign(r) => r.epoch() < epoch,
+            Role::Reign(r) => r.epoch() < epoch && !mutated(Mutant::ReignOutlivesPromise),
         };
         if below {
             self.leave_role(out);
@@ -322,7 +322,10 @@ impl Replica {
             .as_ref()
             .filter(|p| p.base == active)
             .map(|p| (p.configuration.epoch, p.configuration.primary, p.life));
-        let mine = claimed.filter(|(_, primary, life)| *primary == Some(self.me) && *life == self.life).map(|c| c.0);
+        let any_life = mutated(Mutant::EpochOfAnEarlierLife);
+        let mine = claimed
+            .filter(|(_, primary, life)| *primary == Some(self.me) && (*life == self.life || any_life))
+            .map(|c| c.0);
         let superseded = match &self.role {
             Role::Follower => false,
             Role::Candidate(c) => c.base != active || !self.is_wanted(),
@@ -337,7 +340,8 @@ impl Replica {
             self.activated(now, out);
         }
         self.follow_nomination(now, out);
-        if mine.is_some_and(|epoch| epoch > self.log.promised) {
+        let again = any_life && matches!(self.role, Role::Follower | Role::Candidate(_));
+        if mine.is_some_and(|epoch| epoch > self.log.promised || (again && epoch == self.log.promised)) {
             let pending = self.view.pending.clone().expect("a claim of this life is pending");
             self.become_claimant(pending, now, out);
         }

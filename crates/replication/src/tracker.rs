@@ -1,6 +1,6 @@
 //! The quorum tracker: the only place that makes `Quorum` and `Answerable` proofs.
 
-use holdfast_types::{Answerable, Configuration, Durability, Lsn, MAX_MEMBERS, NodeId, Quorum};
+use holdfast_types::{Answerable, Configuration, Durability, Lsn, MAX_MEMBERS, Mutant, NodeId, Quorum, mutated};
 use std::collections::BTreeMap;
 
 /// What one member holds, under the configuration's epoch.
@@ -78,7 +78,8 @@ impl Tracker {
         }
         let sorted = &mut sorted[..count];
         sorted.sort_unstable_by(|a, b| b.cmp(a));
-        sorted[self.write_quorum - 1]
+        let fewer = usize::from(mutated(Mutant::WriteQuorumTooSmall) && self.write_quorum > 1);
+        sorted[self.write_quorum - 1 - fewer]
     }
 }
 

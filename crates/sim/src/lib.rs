@@ -9,9 +9,13 @@ mod checkers;
 mod cuts;
 mod disk;
 mod faults;
+#[cfg(feature = "mutants")]
+mod focus;
 mod follow;
 mod guest;
 mod log;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod net;
 mod node;
 mod options;
@@ -27,6 +31,8 @@ pub use checkers::Violation;
 pub use cuts::{BadCuts, Cuts};
 pub use faults::{FaultCounts, FaultKind};
 pub use follow::Follow;
+#[cfg(feature = "mutants")]
+pub use mutants::{Case, Catch, FALSE_ALARM};
 pub use options::Mutant;
 pub use profiles::{PROFILES, Profile};
 pub use runner::{Failure, Replay, Summary, play, replay, replay_mutant, run, run_seed, take_panics};

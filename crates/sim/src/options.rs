@@ -40,6 +40,42 @@ pub enum Mutant {
     FalseErrors,
 }
 
+impl Mutant {
+    /// Every one.
+    #[cfg(feature = "mutants")]
+    pub(crate) const ALL: &[Mutant] = &[
+        Mutant::LyingDisks,
+        Mutant::ForgedAcks,
+        Mutant::EarlyAnswers,
+        Mutant::StaleReads,
+        Mutant::NoCompareAndSwap,
+        Mutant::ForgetfulRaft,
+        Mutant::SlowClock,
+        Mutant::Amnesia,
+        Mutant::LostZeroes,
+        Mutant::FalseErrors,
+    ];
+
+    /// What is broken, in a sentence.
+    #[cfg(feature = "mutants")]
+    pub(crate) const fn what(self) -> &'static str {
+        match self {
+            Mutant::ForgetfulRaft => "The log of Raft forgets what it had called durable.",
+            Mutant::LyingDisks => "Disks forget writes that they had called durable.",
+            Mutant::ForgedAcks => "The network acknowledges appends in the name of their receiver.",
+            Mutant::EarlyAnswers => "Guests are answered when they ask.",
+            Mutant::StaleReads => "A read is answered with what an earlier one had found there.",
+            Mutant::NoCompareAndSwap => {
+                "The control plane activates whatever it is asked to, and gives one epoch twice."
+            }
+            Mutant::SlowClock => "One node's clock runs at a tenth of the rate, far beyond the bound.",
+            Mutant::Amnesia => "A disk comes back as it was some time ago, under its old identity.",
+            Mutant::LostZeroes => "Zeroed ranges read as what was there before.",
+            Mutant::FalseErrors => "A guest is told of an error although its write was logged.",
+        }
+    }
+}
+
 /// A volume of the world.
 #[derive(Clone, Debug)]
 pub(crate) struct VolumePlan {
@@ -95,6 +131,8 @@ pub(crate) struct Options {
     /// Mean time between faults.
     pub(crate) fault_interval: Nanos,
     pub(crate) faults: Vec<(FaultKind, u64)>,
+    /// How often a fault of one node is meant for a primary, per million; otherwise any node is as good as another.
+    pub(crate) aim_ppm: u32,
     /// Guests' requests per volume; afterwards they are idle.
     pub(crate) requests: u64,
     pub(crate) depth: usize,
@@ -123,6 +161,15 @@ pub(crate) struct Options {
 
 /// Largest guest request of the simulator, in bytes; the store's segments are made for it.
 pub(crate) const MAX_REQUEST: u64 = 64 << 10;
+
+#[cfg(feature = "mutants")]
+impl ControlPlan {
+    /// A silent node counts as dead after so many milliseconds.
+    pub(crate) fn detect_within(&mut self, ms: u64) {
+        self.failure_timeout = Duration::from_millis(ms);
+        (self.heartbeat, self.tick) = (self.failure_timeout / 6, self.failure_timeout / 6);
+    }
+}
 
 impl Options {
     /// The same seed gives the same options.
@@ -163,6 +210,7 @@ impl Options {
             heal_bound: 30 * SECOND,
             fault_interval: rng.range(100, 2_500) * MS,
             faults: faults.clone(),
+            aim_ppm: 0,
             requests: rng.range(400, 1_800),
             depth: index(rng.range(1, 17)),
             think: rng.range(200, 12_000) * US,

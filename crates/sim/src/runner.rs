@@ -172,7 +172,7 @@ pub fn take_panics() {
     }));
 }
 
-fn panicked(panic: &(dyn std::any::Any + Send)) -> Violation {
+pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Violation {
     let text =
         panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
     let place = PANIC_AT.take().unwrap_or_default();

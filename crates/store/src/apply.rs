@@ -12,7 +12,7 @@ use crate::replica::{Replica, Stage};
 use crate::runs::{RunMap, pieces};
 use bytes::Bytes;
 use holdfast_format::{Record, RecordKind};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, mutated};
 
 /// Records being applied.
 #[derive(Debug)]
@@ -33,12 +33,17 @@ impl Replica {
     pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>) {
         // A block is never in flight twice: what is being repaired must not be overtaken by its next change.
         while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() {
-            let bound = self.unproven.map_or(Lsn(u64::MAX), |u| u.0).min(self.committed.min(self.known_committed));
+            let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };
+            let bound = if mutated(Mutant::AppliesUncommitted) { self.durable } else { self.committed.min(known) };
+            let bound = self.unproven.map_or(Lsn(u64::MAX), |u| u.0).min(bound);
             if self.applied >= bound {
                 return;
             }
             let batch = self.collect(bound, cx.config.apply_batch_bytes);
             let kinds = image_ops(&batch.runs, cx.config.apply_write_bytes);
+            if mutated(Mutant::OverlayClearedEarly) {
+                batch.runs.iter().for_each(|(start, end, _)| self.overlay.remove_upto(start, end, batch.upto));
+            }
             self.batch = Some(Batch { missing: kinds.len(), ..batch });
             if kinds.is_empty() {
                 self.batch_written(cx);
@@ -103,7 +108,8 @@ impl Replica {
                     }
                 }
             }
-            self.overlay.remove_upto(start, end, batch.upto);
+            let upto = if mutated(Mutant::OverlayForgetsNewer) { Lsn(u64::MAX) } else { batch.upto };
+            self.overlay.remove_upto(start, end, upto);
         }
         self.applied = batch.upto;
         self.prove_tables();
@@ -140,10 +146,12 @@ fn image_ops(runs: &RunMap, max_write: usize) -> Vec<DiskOpKind> {
     for (kind, piece) in runs.iter().flat_map(parts) {
         let Some(data) = piece.data else {
             let (offset, len) = (piece.start * BLOCK, (piece.end - piece.start) * BLOCK);
-            kinds.push(match kind {
-                RecordKind::WriteZeroes => DiskOpKind::Zero { offset, len },
-                _ => DiskOpKind::Punch { offset, len },
-            });
+            if !mutated(Mutant::ZeroesNotPunched) {
+                kinds.push(match kind {
+                    RecordKind::WriteZeroes => DiskOpKind::Zero { offset, len },
+                    _ => DiskOpKind::Punch { offset, len },
+                });
+            }
             continue;
         };
         let size: usize = write.iter().map(Bytes::len).sum();

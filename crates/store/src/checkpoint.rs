@@ -16,7 +16,7 @@ use crate::replica::Replica;
 use crate::superblock::Waiter;
 use bytes::Bytes;
 use holdfast_format::{PAGE_BYTES, TableSums};
-use holdfast_types::{Epoch, Lsn, Time};
+use holdfast_types::{Epoch, Lsn, Mutant, Time, mutated};
 
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
@@ -63,6 +63,7 @@ impl Replica {
             (FileId::BlockTable(self.volume), self.tables.blocks.take_dirty()),
             (FileId::RegionTable(self.volume), self.tables.regions.take_dirty()),
         ] {
+            let dirty = if mutated(Mutant::TableNotWritten) { Vec::new() } else { dirty };
             pages.extend(joined(dirty, max).into_iter().map(|(offset, data)| (file, offset, data)));
         }
         let (lsn, sums) = (self.applied, self.tables.sums());
@@ -111,7 +112,13 @@ impl Replica {
 
     fn sync_for_checkpoint(&mut self, cx: &mut Cx<'_>) {
         let v = self.volume;
+        let skipped = |file: &FileId| match file {
+            FileId::Image(_) => mutated(Mutant::ImageNotSynced),
+            FileId::BlockTable(_) => mutated(Mutant::TableNotSynced),
+            _ => false,
+        };
         let files = [FileId::Image(v), FileId::BlockTable(v), FileId::RegionTable(v)];
+        let files: Vec<FileId> = files.into_iter().filter(|file| !skipped(file)).collect();
         let checkpoint = self.checkpointing.as_mut().expect("a checkpoint is under way");
         checkpoint.step = Step::Syncs;
         checkpoint.missing = files.len();

@@ -18,7 +18,7 @@ use crate::replica::{Location, Replica};
 use crate::ring::{Active, Opening, Segment};
 use bytes::Bytes;
 use holdfast_format::{CommitMark, FrameHeader, FrameSlot, Record, padded};
-use holdfast_types::{Lsn, MAX_FRAME_RECORDS, SECTOR_SIZE, Time, VolumeId};
+use holdfast_types::{Lsn, MAX_FRAME_RECORDS, Mutant, SECTOR_SIZE, Time, VolumeId, mutated};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The journal of a running store.
@@ -102,7 +102,9 @@ impl Journal {
 
     /// Asks for a commit mark, if no record carries the position soon.
     pub(crate) fn want_mark(&mut self, volume: VolumeId, committed: Lsn, now: Time) {
-        self.marks.entry(volume).or_insert((committed, now)).0 = committed;
+        if !mutated(Mutant::NoCommitMarks) {
+            self.marks.entry(volume).or_insert((committed, now)).0 = committed;
+        }
     }
 
     /// No segment can be had: copies should do what frees one.
@@ -240,7 +242,11 @@ impl Journal {
         self.seal_at = None;
         self.flights.insert(header.seq, Flight { done: false, slots });
         let slot = self.slot_of(header.generation).expect("the open segment is in the ring");
-        cx.submit(Tag::Frame(header.seq), FileId::Segment(slot), DiskOpKind::Write { offset, data, durable: true });
+        cx.submit(
+            Tag::Frame(header.seq),
+            FileId::Segment(slot),
+            DiskOpKind::Write { offset, data, durable: !mutated(Mutant::JournalNotDurable) },
+        );
     }
 
     fn take_marks(&mut self, cx: &Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>) -> Vec<FrameSlot> {
@@ -309,10 +315,14 @@ impl Journal {
         seq: u64,
         replicas: &mut BTreeMap<VolumeId, Replica>,
     ) -> BTreeSet<VolumeId> {
+        if mutated(Mutant::FramesOutOfOrder) && seq <= self.durable_seq {
+            return BTreeSet::new();
+        }
         self.flights.get_mut(&seq).expect("a frame that ended was in flight").done = true;
         let mut gained = BTreeSet::new();
         let mut touched = BTreeSet::new();
-        while self.flights.first_key_value().is_some_and(|(_, flight)| flight.done) {
+        let counts = |first: u64, flight: &Flight| flight.done || (first < seq && mutated(Mutant::FramesOutOfOrder));
+        while self.flights.first_key_value().is_some_and(|(first, flight)| counts(*first, flight)) {
             let (seq, flight) = self.flights.pop_first().expect("found just now");
             assert_eq!(seq, self.durable_seq + 1, "frames become durable in order");
             self.durable_seq = seq;

@@ -26,7 +26,7 @@ use crate::superblock::{Waiter, Writer};
 use crate::tables::Tables;
 use bytes::{Bytes, BytesMut};
 use holdfast_format::{Record, Superblock, TableSums};
-use holdfast_types::{Durable, Epoch, EpochTable, Lsn, Time, VolumeId};
+use holdfast_types::{Durable, Epoch, EpochTable, Lsn, Mutant, Time, VolumeId, mutated};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Where a record lies in the journal.
@@ -189,7 +189,9 @@ impl Replica {
             && self.committed <= self.durable
             && self.durable <= self.received;
         assert!(
-            ordered && self.applied <= self.known_committed.max(self.checkpoint),
+            (ordered && self.applied <= self.known_committed.max(self.checkpoint))
+                || mutated(Mutant::AppliesUnknownCommit)
+                || mutated(Mutant::AppliesUncommitted),
             "positions of {} are ordered: checkpoint {} applied {} committed {} (on disk {}) durable {} received {}",
             self.volume,
             self.checkpoint,
@@ -233,7 +235,7 @@ impl Replica {
             match self.commands.front() {
                 None => return,
                 Some(Command::Append(_)) => {}
-                Some(_) if drained => {}
+                Some(_) if drained || mutated(Mutant::PromiseWithoutDrain) => {}
                 // What is to be cut and has not left need not be journaled first. It could wait for ever: for room in a
                 // journal that only this cut makes.
                 Some(Command::Adopt { cut_after, .. }) if self.drained_for_cut(*cut_after, journal) => {}
@@ -275,6 +277,9 @@ impl Replica {
         self.carried = self.carried.max(h.committed);
         self.backlog += len_of(&record);
         self.remember(&record, None);
+        if mutated(Mutant::ReadsSeeUncommitted) {
+            self.overlay.insert(&record);
+        }
         journal.enqueue(record);
     }
 
@@ -314,7 +319,9 @@ impl Replica {
         while self.committed < upto {
             self.committed = self.committed.next();
             let entry = self.log.get(&self.committed).expect("records above the checkpoint are in the log");
-            self.overlay.insert(entry.record.as_ref().expect("records above applied are in memory"));
+            if !mutated(Mutant::ReadsSkipOverlay) {
+                self.overlay.insert(entry.record.as_ref().expect("records above applied are in memory"));
+            }
         }
     }
 

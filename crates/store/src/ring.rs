@@ -16,7 +16,7 @@ use crate::journal::{HeadFile, Journal};
 use crate::ops::{Cx, Tag};
 use crate::replica::Replica;
 use holdfast_format::{ClosedSegment, FrameSlot, JournalHead, SegmentHeader};
-use holdfast_types::{Lsn, VolumeId};
+use holdfast_types::{Lsn, Mutant, VolumeId, mutated};
 use std::collections::{BTreeMap, BTreeSet};
 
 const HEADER: u64 = SegmentHeader::LEN as u64;
@@ -83,8 +83,12 @@ impl Segment {
 
     fn needed(&self, level: Level, replicas: &BTreeMap<VolumeId, Replica>, failed: &BTreeSet<VolumeId>) -> bool {
         let needed = |(volume, lsn): (&VolumeId, &Lsn)| match replicas.get(volume) {
-            Some(r) => *lsn > r.checkpoint || (level == Level::CatchUp && *lsn > r.trim),
-            None => failed.contains(volume),
+            Some(r) if mutated(Mutant::ReusesUncheckpointed) => *lsn > r.applied,
+            Some(r) => {
+                let retained = level == Level::CatchUp && !mutated(Mutant::ReusesUntrimmed) && *lsn > r.trim;
+                *lsn > r.checkpoint || retained
+            }
+            None => failed.contains(volume) && !mutated(Mutant::ReusesFailedCopy),
         };
         let evidence = self.damaged && replicas.values().any(|r| r.unknown_to.is_some());
         evidence
@@ -143,7 +147,8 @@ impl Journal {
         if full && self.spares.len() + released.len() < 2 {
             released = self.releasable(Level::Replay, replicas, failed, SPARES);
         }
-        if self.spares.is_empty() || self.spares.len() + released.len() < 2 {
+        let reserve = if mutated(Mutant::LastSpareFilled) { 1 } else { 2 };
+        if self.spares.is_empty() || self.spares.len() + released.len() < reserve {
             self.starved = full;
             return;
         }

@@ -9,7 +9,7 @@ use crate::ops::{CopyTag, Cx};
 use crate::replica::{Replica, Stage};
 use bytes::Bytes;
 use holdfast_format::Superblock;
-use holdfast_types::{Epoch, Lsn};
+use holdfast_types::{Epoch, Lsn, Mutant, mutated};
 
 /// What to do when the change is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,9 @@ impl Replica {
     }
 
     fn superblock_pair(&self, cx: &mut Cx<'_>, offset: u64, bytes: &Bytes) {
-        let kind = DiskOpKind::Write { offset, data: vec![bytes.clone(), bytes.clone()], durable: true };
+        let (offset, copies) = if mutated(Mutant::SuperblockAtOnce) { (0, Superblock::COPIES) } else { (offset, 2) };
+        let durable = !mutated(Mutant::SuperblockNotDurable);
+        let kind = DiskOpKind::Write { offset, data: vec![bytes.clone(); copies], durable };
         cx.copy_op(self.volume, CopyTag::Superblock, FileId::Superblock(self.volume), kind);
     }
 

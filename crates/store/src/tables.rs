@@ -6,7 +6,7 @@
 use crate::io::FileId;
 use bytes::Bytes;
 use holdfast_format::{ALLOCATED_ZEROS, PAGE_BYTES, PAGE_ENTRIES, TableSums, decode_page, digest_term, encode_page};
-use holdfast_types::{BlockIndex, Lsn, REGION_BLOCKS, VolumeId, VolumeSize};
+use holdfast_types::{BlockIndex, Lsn, Mutant, REGION_BLOCKS, VolumeId, VolumeSize, mutated};
 use std::collections::{BTreeMap, BTreeSet};
 
 const ENTRIES: u64 = PAGE_ENTRIES as u64;
@@ -100,7 +100,9 @@ impl Tables {
     /// Blocks `[start, end)` are zeros.
     pub(crate) fn clear_blocks(&mut self, start: u64, end: u64) {
         let digest = &mut self.digest;
-        self.blocks.clear(start, end, |block, old| *digest = digest.wrapping_sub(digest_term(BlockIndex(block), old)));
+        let term =
+            |block, old| if mutated(Mutant::DigestSkipsZeroes) { 0 } else { digest_term(BlockIndex(block), old) };
+        self.blocks.clear(start, end, |block, old| *digest = digest.wrapping_sub(term(block, old)));
     }
 
     /// Blocks `[start, end)` are zeros that keep their space.

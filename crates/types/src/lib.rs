@@ -9,6 +9,7 @@
 mod config;
 mod ids;
 mod limits;
+mod mutant;
 mod positions;
 mod proof;
 mod rng;
@@ -19,6 +20,9 @@ mod view;
 pub use config::{Configuration, Durability, EpochTable, EpochTableError, Member};
 pub use ids::{ClusterId, Epoch, Incarnation, Lsn, NodeId, RequestId, SessionId, VolumeId};
 pub use limits::*;
+#[cfg(feature = "mutants")]
+pub use mutant::select_mutant;
+pub use mutant::{Mutant, mutated};
 pub use positions::Positions;
 pub use proof::{Answerable, Durable, Quorum};
 pub use rng::Rng;

@@ -5,6 +5,7 @@
 
 mod bans;
 mod direction;
+mod mutants;
 mod size;
 mod source;
 mod text;
@@ -52,6 +53,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>, Error> {
         findings.extend(text::check(&path, &text));
         if is_member_manifest(&path) {
             findings.extend(direction::check(&path, &text)?);
+            findings.extend(mutants::check_manifest(&path, &text)?);
         }
         if path.ends_with(".rs") {
             sources.push(Source::parse(&path, &text));
@@ -60,6 +62,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>, Error> {
     mark_test_files(&mut sources);
     let sizes: Vec<_> = sources.iter().flat_map(size::measure).collect();
     findings.extend(sources.iter().flat_map(bans::check));
+    findings.extend(mutants::check_sources(&sources));
     let ratchet = std::fs::read_to_string(root.join(RATCHET))?;
     findings.extend(size::check(&sizes, &Ratchet::parse(&ratchet)?));
     findings.sort();

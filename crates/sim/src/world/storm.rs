@@ -103,6 +103,10 @@ impl World {
     }
 
     fn any_node(&mut self) -> NodeId {
+        let aimed = self.options.aim_ppm > 0 && self.rngs.faults.chance(self.options.aim_ppm);
+        if let Some(primary) = self.nodes.values().find(|n| aimed && !n.serving.is_empty()) {
+            return primary.id;
+        }
         let at = self.rngs.faults.below(self.options.nodes.len() as u64);
         self.options.nodes[index(at)]
     }

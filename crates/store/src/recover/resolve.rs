@@ -6,7 +6,7 @@
 
 use crate::recover::scan::{FoundFrame, SegmentScan};
 use crate::recover::table::{Action, HeaderSeen, Observation, SeqSeen, classify};
-use holdfast_types::MAX_FRAME_RECORDS;
+use holdfast_types::{MAX_FRAME_RECORDS, Mutant, mutated};
 use std::collections::BTreeMap;
 
 /// Place of a frame in the order of all frames ever written: life, sequence number.
@@ -127,7 +127,12 @@ fn observe(frame: &FoundFrame, expected: u64, proven: u64) -> Observation {
         std::cmp::Ordering::Greater => SeqSeen::Gap,
     };
     let header = if frame.slots_good { HeaderSeen::Good } else { HeaderSeen::SlotsBad };
-    Observation { header, seq, bodies_good: frame.bodies_good, proven: expected <= proven }
+    Observation {
+        header,
+        seq,
+        bodies_good: frame.bodies_good,
+        proven: expected <= proven || mutated(Mutant::TornTakenForRot),
+    }
 }
 
 #[cfg(test)]

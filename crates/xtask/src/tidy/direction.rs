@@ -39,7 +39,8 @@ const MAY_KNOW: [(&str, &[&str]); 15] = [
     ),
     // The model knows nothing of the code that it is the measure of.
     ("model", &[]),
-    ("xtask", &["model"]),
+    // The simulator for the mutants, and only when it is asked for them.
+    ("xtask", &["model", "sim"]),
 ];
 
 /// Members outside the house, which may look into every room.

@@ -1,0 +1,115 @@
+//! Mixes that look at one part of the protocol for long. Mutants that the mix of everything let live led to each of them.
+
+use crate::faults::FaultKind;
+use crate::log::{MS, SECOND};
+use crate::options::{Options, index};
+use crate::setup::Setup;
+use holdfast_types::{Rng, VolumeSize};
+use std::time::Duration;
+
+/// Changes what a seed has drawn.
+pub(crate) type Focus = fn(&mut Options, &mut Rng);
+
+/// Each of them, the mix of everything first.
+const ALL: [Focus; 5] = [everything, takeovers, leases, guests, disks];
+
+/// The world of a seed: seeds take the mixes in turn.
+pub(crate) fn focused(seed: u64) -> Options {
+    let mut options = Setup::default().options(seed);
+    let mut rng = Rng::new(seed ^ 0x0066_6f63_7573);
+    ALL[index(seed % ALL.len() as u64)](&mut options, &mut rng);
+    options
+}
+
+fn everything(_: &mut Options, _: &mut Rng) {}
+
+/// Primaries end while guests write all the time and messages overtake each other between members; claimants end while they
+/// claim. Only what the last messages brought tells the logs apart: whatever is older, commit positions protect.
+fn takeovers(options: &mut Options, rng: &mut Rng) {
+    options.volumes.truncate(1);
+    options.faults = vec![
+        (FaultKind::ForcedFailover, 6),
+        (FaultKind::Crash, 5),
+        (FaultKind::CrashInRecovery, 1),
+        (FaultKind::PauseLong, 2),
+        (FaultKind::SlowDisk, 1),
+        (FaultKind::StalledDisk, 1),
+        (FaultKind::SlowLink, 2),
+        (FaultKind::OneWay, 2),
+        (FaultKind::Isolate, 2),
+        (FaultKind::Mute, 2),
+    ];
+    options.aim_ppm = 600_000;
+    options.fault_interval = rng.range(150, 900) * MS;
+    // What was on its way to a member arrives after the member has promised another epoch.
+    options.net.idle_timeout = 2 * SECOND;
+    options.control.detect_within(300);
+    (options.timers.lease, options.beat) = (Duration::from_millis(300), Duration::from_millis(30));
+    (options.net.delay_max, options.net.spike_ppm) = (options.net.delay_min + rng.range(1, 8) * MS, 20_000);
+    options.volumes[0].clients = 3;
+    (options.think, options.requests, options.depth) = (2 * MS, 6_000, 12);
+}
+
+/// Primaries are cut off and read from, while others want to take over; grants are long, their way is slow.
+fn leases(options: &mut Options, rng: &mut Rng) {
+    options.volumes.truncate(1);
+    options.faults = vec![
+        (FaultKind::Isolate, 4),
+        (FaultKind::Partition, 2),
+        (FaultKind::OneWay, 2),
+        (FaultKind::Mute, 2),
+        (FaultKind::PauseLong, 2),
+        (FaultKind::SlowLink, 3),
+        (FaultKind::Crash, 2),
+    ];
+    options.aim_ppm = 600_000;
+    options.fault_interval = rng.range(200, 1_500) * MS;
+    options.control.detect_within(300);
+    options.drift_ppm = 5_000;
+    let lease = [500, 2_000, 2_000, 10_000][index(rng.below(4))];
+    (options.timers.lease, options.beat) = (Duration::from_millis(lease), Duration::from_millis(lease.min(1_000) / 10));
+    options.net.idle_timeout = (lease + 1_000) * MS;
+    (options.think, options.requests) = (3 * MS, 6_000);
+    if lease > 2_000 {
+        options.storm = 40 * SECOND;
+    }
+}
+
+/// Guests meet in one small place, ask for much at a time, and leave.
+fn guests(options: &mut Options, rng: &mut Rng) {
+    options.volumes.truncate(1);
+    options.volumes[0].size = VolumeSize::new(rng.range(8, 64) * 512).expect("a few sectors");
+    options.volumes[0].clients = 3;
+    options.faults = vec![(FaultKind::Detach, 8), (FaultKind::SlowDisk, 1), (FaultKind::Switchover, 1)];
+    options.fault_interval = rng.range(20, 200) * MS;
+    (options.think, options.requests, options.depth) = (MS, 3_000, 16);
+}
+
+/// Small journals, and disks that fail, fill up, stall and lose what was not synced.
+fn disks(options: &mut Options, rng: &mut Rng) {
+    options.volumes.truncate(2);
+    for volume in &mut options.volumes {
+        // A quorum of all shows a copy that only pretends; of more copies than that another one often makes up for it.
+        volume.members.truncate(index(rng.range(2, 4)));
+        volume.write_quorum = 2;
+    }
+    options.faults = vec![
+        (FaultKind::Crash, 4),
+        (FaultKind::CrashAll, 2),
+        (FaultKind::CrashInRecovery, 1),
+        (FaultKind::WriteError, 2),
+        (FaultKind::SyncError, 2),
+        (FaultKind::ReadError, 1),
+        (FaultKind::SlowDisk, 2),
+        (FaultKind::StalledDisk, 1),
+    ];
+    options.fault_interval = rng.range(100, 700) * MS;
+    options.may_lag = rng.chance(500_000);
+    options.store.max_segments = if options.may_lag { 6 } else { 60 };
+    if options.may_lag {
+        options.faults.push((FaultKind::NoSpace, 2));
+    }
+    options.store.frames_in_flight = 3;
+    options.store.checkpoint_interval = Duration::from_millis(rng.range(50, 1_000));
+    (options.think, options.requests, options.depth) = (2 * MS, 3_000, 12);
+}

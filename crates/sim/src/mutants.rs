@@ -1,0 +1,122 @@
+//! Proof that the checkers can fail: worlds in which one deliberate mistake is made.
+//!
+//! A case is a mistake in the code under test (`holdfast_types::Mutant`) or in the world around it ([`WorldMutant`]). It is
+//! run over seeds, which take the mixes of `focus` in turn, until a checker or an assertion objects. A case that nobody objects to shows a checker
+//! that is blind, or faults that are too tame.
+
+use crate::checkers::Violation;
+use crate::focus::focused;
+use crate::options::Mutant as WorldMutant;
+use crate::runner::{panicked, replay_mutant};
+use crate::world::World;
+use holdfast_types::{Mutant, select_mutant};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The property of a catch whose seed fails without the mistake as well.
+pub const FALSE_ALARM: &str = "FALSE ALARM";
+
+/// One mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
+    /// In the code under test.
+    Code(Mutant),
+    /// In the world around it.
+    World(WorldMutant),
+}
+
+/// How a case was caught.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catch {
+    /// Seeds that ran, the one that caught it included.
+    pub seeds: u64,
+    /// The one that caught it.
+    pub seed: u64,
+    /// The property that broke; `assert` if an assertion of the code under test stopped it.
+    pub property: &'static str,
+    /// What was expected and what was found.
+    pub text: String,
+}
+
+impl Case {
+    /// Every case, the ones that must always be caught first.
+    #[must_use]
+    pub fn all() -> Vec<Case> {
+        let world = WorldMutant::ALL.iter().map(|m| Case::World(*m));
+        let mut all: Vec<Case> = Mutant::ALL.iter().map(|m| Case::Code(*m)).chain(world).collect();
+        all.sort_by_key(|case| !case.is_core());
+        all
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Case::Code(mutant) => mutant.name().to_owned(),
+            Case::World(mutant) => format!("{mutant:?}"),
+        }
+    }
+
+    /// What is broken, in a sentence.
+    #[must_use]
+    pub fn what(self) -> &'static str {
+        match self {
+            Case::Code(mutant) => mutant.what().trim(),
+            Case::World(mutant) => mutant.what(),
+        }
+    }
+
+    /// The step, trap or property that is broken.
+    #[must_use]
+    pub fn reference(self) -> &'static str {
+        match self {
+            Case::Code(mutant) => mutant.reference().trim_start_matches("core ").trim_start_matches("open "),
+            Case::World(_) => "world",
+        }
+    }
+
+    /// One of the mistakes that docs/PROTOCOL.md names.
+    #[must_use]
+    pub fn is_core(self) -> bool {
+        match self {
+            Case::Code(mutant) => mutant.reference().starts_with("core "),
+            Case::World(mutant) => mutant == WorldMutant::NoCompareAndSwap,
+        }
+    }
+
+    /// Nothing has caught it reliably yet: no sample has it.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Case::Code(mutant) if mutant.reference().starts_with("open "))
+    }
+
+    /// Runs seeds from `first` on until one catches it; `None` if `most` of them did not.
+    #[must_use]
+    pub fn hunt(self, first: u64, most: u64) -> Option<Catch> {
+        (first..first + most).find_map(|seed| {
+            let Violation { property, text } = self.run(seed)?;
+            let property = if property == "panic" { "assert" } else { property };
+            // A seed that fails without the mistake says nothing about it.
+            let property = if objection(seed).is_some() { FALSE_ALARM } else { property };
+            Some(Catch { seeds: seed - first + 1, seed, property, text })
+        })
+    }
+
+    /// Runs one seed.
+    fn run(self, seed: u64) -> Option<Violation> {
+        match self {
+            Case::Code(mutant) => {
+                select_mutant(Some(mutant));
+                let violation = objection(seed);
+                select_mutant(None);
+                violation
+            }
+            Case::World(mutant) => replay_mutant(seed, mutant, false).result.err(),
+        }
+    }
+}
+
+/// What a checker or an assertion says to the world of a seed.
+fn objection(seed: u64) -> Option<Violation> {
+    let result = catch_unwind(AssertUnwindSafe(|| World::new(seed, focused(seed), false).run()));
+    result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))).err()
+}

@@ -1,0 +1,223 @@
+//! Deliberate mistakes, to prove that the checkers of the simulator find them.
+//!
+//! Production code asks [`mutated`] at the place of the mistake. Without the feature `mutants` the answer is a constant
+//! `false`, and nothing of it is left in the machine code. With it, the answer depends on what this thread has selected, so
+//! that threads can each run a mutant of their own. Only the simulator enables the feature; `cargo xtask tidy` sees to it.
+
+macro_rules! mutants {
+    ($($(#[doc = $what:literal])+ $name:ident: $reference:literal,)*) => {
+        /// A mistake. The text says what is broken.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Mutant { $($(#[doc = $what])+ $name),* }
+
+        impl Mutant {
+            /// Every mistake.
+            pub const ALL: &[Mutant] = &[$(Mutant::$name),*];
+
+            /// Its name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Mutant::$name => stringify!($name)),* }
+            }
+
+            /// What is broken, in a sentence.
+            #[must_use]
+            pub const fn what(self) -> &'static str {
+                match self { $(Mutant::$name => concat!($($what),+)),* }
+            }
+
+            /// The rule that it breaks: a step, trap or property of docs/PROTOCOL.md; `core` for the ones that any change of
+            /// the protocol must still be caught by, `open` for the ones that nothing has caught reliably yet.
+            #[must_use]
+            pub const fn reference(self) -> &'static str {
+                match self { $(Mutant::$name => $reference),* }
+            }
+        }
+    };
+}
+
+mutants! {
+    // The mistakes that docs/PROTOCOL.md names in its last section.
+
+    /// An epoch is activated before W members hold its start.
+    ActivatesBeforeQuorum: "core T8",
+    /// A recovery is content with one member less than R.
+    FenceSetTooSmall: "core T3",
+    /// The shortest of the reported logs is chosen.
+    ShorterLogChosen: "core T4",
+    /// The longest of the reported logs is chosen, whatever the epoch of its end.
+    LongerLogChosen: "core T4",
+    /// A member reports its tail at once and promises only then.
+    TailBeforePromise: "core trap 8",
+    /// A member appends and acknowledges records of an epoch below its promise.
+    NoPromiseCheck: "core N3",
+    /// What a quorum holds is committed and applied before the epoch is activated.
+    CommitsBeforeActivation: "core N4",
+    /// A node that finds no copy makes a blank one under the registered identity.
+    BlankDiskKeepsIdentity: "core S20",
+    /// A reign begins without a record of its own.
+    NoEpochStart: "core trap 2",
+    /// A restarted process goes on with the epoch that an earlier life of it claimed.
+    EpochOfAnEarlierLife: "core N0",
+
+    // The epoch change.
+
+    /// A claimant takes its own log, though others are longer.
+    OwnLogChosen: "T4",
+    /// A claimant serves guests as soon as it has written its first record.
+    ServesBeforeActivation: "trap 4",
+    /// A promise is answered before it is durable.
+    PromiseInMemory: "S14",
+    /// A primary that has promised a higher epoch keeps its reign.
+    ReignOutlivesPromise: "T2",
+    /// A tail names the newest epoch of the table as that of the last record.
+    LastEpochFromTable: "open trap 13",
+    /// A member adopts a table and keeps the part of its log that the table contradicts.
+    AdoptsWithoutCut: "T7",
+    /// A member cuts one record more than the table asks for.
+    CutsOneTooMany: "T7",
+    /// A member acknowledges the log that it had before it adopted the primary's.
+    AcksBeforeAdoption: "T7",
+    /// A refused primary does not claim anew.
+    RejectIgnored: "open L6",
+    /// A primary goes on after it has released its lease.
+    ServesAfterRelease: "S13",
+
+    // Writes and their quorum.
+
+    /// One member less than W makes a quorum.
+    WriteQuorumTooSmall: "N4",
+    /// The primary counts its own copy before the journal has it.
+    PrimaryCountsMemory: "N4",
+    /// A member acknowledges what is not durable yet as durable.
+    AcksOnReceipt: "N3",
+    /// A member that is behind is not caught up.
+    NoCatchUp: "L6",
+    /// Acknowledgements free no room in a member's window.
+    WindowNeverFreed: "P13",
+    /// Journals drop what one member alone has in its image.
+    TrimsTooMuch: "trim",
+
+    // Guests.
+
+    /// Reads see what is not committed.
+    ReadsSeeUncommitted: "trap 3",
+    /// A read does not wait for an overlapping write.
+    ReadDoesNotWait: "N7",
+    /// Requests within a block do not lock it.
+    NoRangeLock: "trap 18",
+    /// A request within a block merges with content that a write before it is about to change.
+    MergeDoesNotWait: "trap 18",
+    /// The part of an edge block that a zeroed range does not cover is zeroed as well.
+    ZeroesWholeBlocks: "S7",
+    /// A write within a block wipes the rest of it.
+    EdgesNotMerged: "trap 18",
+    /// A read that starts within a block is answered from the block's start.
+    ReadsFromBlockStart: "S4",
+    /// What a closed session has asked for and has no record yet is carried out.
+    ClosedSessionLingers: "S12",
+
+    // Leases.
+
+    /// Reads are answered without a lease.
+    NoLeaseCheck: "trap 5",
+    /// The holder counts a lease from the answer's arrival.
+    LeaseFromReceipt: "open trap 5",
+    /// Neither side of a lease allows for the drift of clocks.
+    NoDriftMargin: "open trap 5",
+    /// The holder is content with one grant too few.
+    OneGrantTooFew: "trap 5",
+    /// The holder counts members that refused.
+    RefusalGrants: "open trap 5",
+    /// A member promises another epoch while its grant runs.
+    GrantIgnored: "trap 5",
+    /// A restarted member does not wait for grants of its earlier life.
+    GrantForgotten: "open trap 5",
+
+    // The journal.
+
+    /// Frames are written without being made durable.
+    JournalNotDurable: "N3",
+    /// A frame that can't be written counts as written.
+    JournalErrorIgnored: "trap 15",
+    /// A frame counts as durable when a later one is.
+    FramesOutOfOrder: "trap 9",
+    /// A promise does not wait for appends that are under way.
+    PromiseWithoutDrain: "trap 9",
+    /// At a start every torn frame is taken for a rotten one.
+    TornTakenForRot: "open trap 11",
+    /// At a start records count though the epoch table contradicts them.
+    StaleRecordsCount: "open trap 13",
+    /// Segments are reused when their records are applied, before a checkpoint.
+    ReusesUncheckpointed: "trap 14",
+    /// Segments that hold records of a failed copy are reused.
+    ReusesFailedCopy: "open S19",
+    /// Segments are reused though other members still need them.
+    ReusesUntrimmed: "trim",
+    /// The last spare segment is filled like any other.
+    LastSpareFilled: "open L8",
+    /// A full disk is taken for a broken one.
+    FullDiskIsBroken: "trap 21",
+    /// Commit positions are not written when no record carries them.
+    NoCommitMarks: "N5",
+
+    // Image, tables, superblock.
+
+    /// The image takes records that are not committed.
+    AppliesUncommitted: "S16",
+    /// The image takes records before the disk knows them to be committed.
+    AppliesUnknownCommit: "open S16",
+    /// A checkpoint does not sync the image.
+    ImageNotSynced: "N6",
+    /// A checkpoint does not sync the block table.
+    TableNotSynced: "N6",
+    /// A checkpoint does not write the pages of the block table that changed.
+    TableNotWritten: "N6",
+    /// A checkpoint ignores a failed write or sync.
+    CheckpointErrorIgnored: "trap 15",
+    /// A failed write to the image is ignored.
+    ApplyErrorIgnored: "open P8",
+    /// The superblock is written without being made durable.
+    SuperblockNotDurable: "S14",
+    /// All copies of the superblock are written at once.
+    SuperblockAtOnce: "open trap 22",
+    /// A restarted copy takes its image for complete.
+    ReplaySkipped: "trap 33",
+    /// Reads look at the image only.
+    ReadsSkipOverlay: "S4",
+    /// Blocks are read from the image while they are being written.
+    OverlayClearedEarly: "S4",
+    /// An applied batch hides newer committed content.
+    OverlayForgetsNewer: "S4",
+    /// The digest does not notice zeroes.
+    DigestSkipsZeroes: "P11",
+    /// Zeroed ranges keep their bytes in the image.
+    ZeroesNotPunched: "S7",
+    /// The content of a record is not checked against its checksum.
+    BodyNotVerified: "S18",
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static SELECTED: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// From now on this thread makes this mistake, or none.
+#[cfg(feature = "mutants")]
+pub fn select_mutant(mutant: Option<Mutant>) {
+    SELECTED.set(mutant);
+}
+
+/// Whether this thread makes this mistake.
+#[cfg(feature = "mutants")]
+#[must_use]
+pub fn mutated(mutant: Mutant) -> bool {
+    SELECTED.get() == Some(mutant)
+}
+
+/// Never: the feature `mutants` is off.
+#[cfg(not(feature = "mutants"))]
+#[must_use]
+pub const fn mutated(_mutant: Mutant) -> bool {
+    false
+}
