@@ -230,11 +230,15 @@ async fn events(agent: &mut Agent<'_>, output: Output, follow: bool, volume: Opt
     let request = pb::EventsRequest { follow, volume: volume.unwrap_or_default() };
     let mut stream = agent.ask(async |c| c.events(request).await).await?;
     // One line per event in both forms, so that `--follow` can be piped.
-    while let Some(event) = stream.message().await? {
+    loop {
+        let next = async { Ok(stream.message().await?) };
+        // Whoever follows waits for what has not happened yet.
+        let next =
+            if follow { next.await? } else { in_time(agent.socket, agent.limit.unwrap_or(ANSWER), next).await? };
+        let Some(event) = next else { return Ok(()) };
         match output {
             Output::Json => println!("{}", output::event_json(&event)),
             Output::Table => println!("{}", output::event_line(&event)),
         }
     }
-    Ok(())
 }
