@@ -26,7 +26,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
@@ -113,6 +113,11 @@ pub(crate) struct Registry {
     next_session: u64,
     to_shard: mpsc::UnboundedSender<FromGuest>,
     max_requests: usize,
+    /// Bytes of replies that all connections hold, or have asked for.
+    reply_bytes: usize,
+    reply_budget: usize,
+    /// Some of them were sent.
+    sent: Rc<Notify>,
 }
 
 /// Shared on the shard's thread.
@@ -130,6 +135,9 @@ pub(crate) fn registry(dir: &Path, max_requests: usize) -> io::Result<(Shared, m
         next_session: 0,
         to_shard,
         max_requests,
+        reply_bytes: 0,
+        reply_budget: REPLY_BUDGET,
+        sent: Rc::new(Notify::new()),
     };
     Ok((Rc::new(RefCell::new(registry)), from_guests))
 }
@@ -137,6 +145,13 @@ pub(crate) fn registry(dir: &Path, max_requests: usize) -> io::Result<(Shared, m
 /// Connections of one volume at once. Each may hold some MiB and a file descriptor, and descriptors that clients have taken are
 /// missing for the files of every copy.
 const MAX_CONNECTIONS: usize = 64;
+
+/// Bytes of replies that a connection may leave unread, or have asked for, and still be asked for more. One request can go
+/// beyond it.
+const UNREAD_BYTES: usize = 4 << 20;
+/// The same for all connections together. Beyond it a read is taken only from a connection that holds nothing, and only if
+/// it is no longer than what clients are asked to keep to: a client that never reads its replies holds up itself alone.
+const REPLY_BUDGET: usize = 256 << 20;
 
 /// Opens a volume's socket; connections are refused until it is served.
 pub(crate) fn export(shared: &Shared, volume: VolumeId, name: &str, size: u64) -> io::Result<()> {
@@ -249,6 +264,20 @@ impl Registry {
         self.exports.get(&volume).is_some_and(|e| e.mute)
     }
 
+    /// A connection holds `now` bytes of replies, and held `before`.
+    fn account(&mut self, before: usize, now: usize) {
+        self.reply_bytes = self.reply_bytes - before + now;
+        if now < before {
+            self.sent.notify_waiters();
+        }
+    }
+
+    /// Whether a connection that holds `held` bytes of replies may ask for `more`.
+    const fn affords(&self, held: usize, more: usize) -> bool {
+        let modest = held == 0 && more <= nbd::limits::MAX_PAYLOAD as usize;
+        modest || self.reply_bytes + more <= self.reply_budget
+    }
+
     /// Hands a message to one connection; one that has ended gets none.
     pub(crate) fn send(&self, volume: VolumeId, session: SessionId, message: ToGuest) {
         if let Some(guest) = self.exports.get(&volume).and_then(|e| e.sessions.get(&session)) {
@@ -311,6 +340,14 @@ async fn accept(listener: UnixListener, shared: Shared, volume: VolumeId) {
     }
 }
 
+/// How taking a client's requests ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    All,
+    /// The client is gone.
+    HungUp,
+}
+
 /// One connection.
 struct Guest {
     shared: Shared,
@@ -323,6 +360,13 @@ struct Guest {
     /// The requests that the shard knows by number.
     keys: BTreeMap<RequestId, nbd::RequestKey>,
     next_request: u64,
+    /// Taken off the socket, unsent.
+    unsent: VecDeque<Bytes>,
+    /// What the registry knows of this connection's replies, in bytes.
+    accounted: usize,
+    /// A read that waits until other replies were sent, and its length.
+    parked: Option<(nbd::Request, usize)>,
+    sent: Rc<Notify>,
     to_me: mpsc::UnboundedSender<ToGuest>,
     to_shard: mpsc::UnboundedSender<FromGuest>,
     inbox: mpsc::UnboundedReceiver<ToGuest>,
@@ -331,9 +375,9 @@ struct Guest {
 impl Guest {
     fn new(shared: Shared, volume: VolumeId) -> Guest {
         let (to_me, inbox) = mpsc::unbounded_channel();
-        let (to_shard, max_requests) = {
+        let (to_shard, max_requests, sent) = {
             let registry = shared.borrow();
-            (registry.to_shard.clone(), registry.max_requests)
+            (registry.to_shard.clone(), registry.max_requests, Rc::clone(&registry.sent))
         };
         let config = nbd::ServerConfig { max_requests, ..nbd::ServerConfig::default() };
         Guest {
@@ -345,6 +389,10 @@ impl Guest {
             resumed: Rc::new(Notify::new()),
             keys: BTreeMap::new(),
             next_request: 0,
+            unsent: VecDeque::new(),
+            accounted: 0,
+            parked: None,
+            sent,
             to_me,
             to_shard,
             inbox,
@@ -353,6 +401,7 @@ impl Guest {
 
     async fn run(mut self, stream: UnixStream) {
         let ended = self.serve(stream).await;
+        self.shared.borrow_mut().account(self.accounted, 0);
         if let Some(session) = self.session {
             let volume = self.volume;
             if let Some(export) = self.shared.borrow_mut().exports.get_mut(&volume) {
@@ -372,34 +421,29 @@ impl Guest {
 
     async fn serve(&mut self, stream: UnixStream) -> io::Result<()> {
         let (mut reader, mut writer) = stream.into_split();
-        let mut unsent: VecDeque<Bytes> = VecDeque::new();
         loop {
-            let mut asked = false;
-            while let Some(event) = self.connection.next_event() {
-                let request = matches!(event, nbd::Event::Request(_));
-                if request && !std::mem::replace(&mut asked, true) && has_hung_up(reader.as_ref()) {
-                    return Ok(());
-                }
-                self.on_event(event);
+            if self.take_events(&reader) == Taken::HungUp {
+                return Ok(());
             }
-            if unsent.is_empty() {
-                unsent.extend(self.connection.take_output());
+            if self.unsent.is_empty() {
+                self.unsent.extend(self.connection.take_output());
             }
-            if unsent.is_empty() && self.connection.is_closed() {
+            self.account();
+            if self.unsent.is_empty() && self.connection.is_closed() {
                 return Ok(());
             }
             let attached = self.session.is_some();
             let accepts = !attached || self.shared.borrow().accepts(self.volume);
-            let reads = accepts && self.connection.wants_input();
-            let resumed = Rc::clone(&self.resumed);
-            let slices: Vec<IoSlice<'_>> = unsent.iter().take(64).map(|b| IoSlice::new(b)).collect();
+            let reads = accepts && self.may_take() && self.connection.wants_input();
+            let (resumed, sent, waits) = (Rc::clone(&self.resumed), Rc::clone(&self.sent), self.parked.is_some());
+            let slices: Vec<IoSlice<'_>> = self.unsent.iter().take(64).map(|b| IoSlice::new(b)).collect();
             tokio::select! {
                 biased;
                 message = self.inbox.recv() => if let Some(message) = message { self.on_message(message) },
                 written = say(&self.shared, attached.then_some(self.volume), &mut writer, &slices), if !slices.is_empty() => {
                     let written = written?;
                     drop(slices);
-                    advance(&mut unsent, written);
+                    advance(&mut self.unsent, written);
                 }
                 read = reader.read_buf(self.connection.room()), if reads => {
                     if read? == 0 {
@@ -407,6 +451,7 @@ impl Guest {
                     }
                 }
                 () = resumed.notified() => {}
+                () = sent.notified(), if waits => {}
             }
             while let Ok(message) = self.inbox.try_recv() {
                 self.on_message(message);
@@ -416,6 +461,66 @@ impl Guest {
                 return Ok(());
             }
         }
+    }
+
+    /// Takes what the client asks, as far as its unread replies and everybody's leave room.
+    fn take_events(&mut self, reader: &OwnedReadHalf) -> Taken {
+        if let Some((request, len)) = self.parked.take() {
+            self.take_read(request, len);
+        }
+        let mut asked = false;
+        while self.may_take() {
+            let before = self.connection.reply_bytes();
+            let Some(event) = self.connection.next_event() else { break };
+            let nbd::Event::Request(request) = event else {
+                self.on_event(event);
+                continue;
+            };
+            if !std::mem::replace(&mut asked, true) && has_hung_up(reader.as_ref()) {
+                return Taken::HungUp;
+            }
+            // A read is charged whole with its first piece; the other pieces follow it whatever happens.
+            let more = self.connection.reply_bytes().saturating_sub(before);
+            if request.command == nbd::Command::Read && more > 0 {
+                self.take_read(request, more);
+            } else {
+                self.on_request(request);
+            }
+        }
+        Taken::All
+    }
+
+    /// Hands a read of `len` bytes over, or puts it aside until there is room for its reply.
+    fn take_read(&mut self, request: nbd::Request, len: usize) {
+        let held = self.held().saturating_sub(len);
+        let affords = {
+            let mut registry = self.shared.borrow_mut();
+            registry.account(self.accounted, held);
+            self.accounted = held;
+            registry.affords(held, len)
+        };
+        if affords {
+            self.on_request(request);
+            self.account();
+        } else {
+            self.parked = Some((request, len));
+        }
+    }
+
+    /// Bytes of replies that this connection holds or has asked for.
+    fn held(&self) -> usize {
+        self.connection.reply_bytes() + self.unsent.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// Tells the registry. What is parked was not asked for.
+    fn account(&mut self) {
+        let held = self.held().saturating_sub(self.parked.as_ref().map_or(0, |(_, len)| *len));
+        self.shared.borrow_mut().account(self.accounted, held);
+        self.accounted = held;
+    }
+
+    fn may_take(&self) -> bool {
+        self.parked.is_none() && (self.connection.is_within_request() || self.held() < UNREAD_BYTES)
     }
 
     fn on_event(&mut self, event: nbd::Event) {

@@ -1,6 +1,7 @@
 //! What a connection hands over, and what it must not.
 
-use super::{FromGuest, MAX_CONNECTIONS, Registry, export, registry};
+use super::{FromGuest, MAX_CONNECTIONS, Registry, ToGuest, export, registry};
+use bytes::Bytes;
 use holdfast_types::{SessionId, VolumeId};
 use std::path::Path;
 use std::time::Duration;
@@ -90,5 +91,74 @@ fn the_connections_of_a_volume_are_bounded() {
         assert!(greeted.is_err(), "it waits in the backlog");
         held.pop();
         waits.read_exact(&mut [0; 18]).await.unwrap();
+    });
+}
+
+/// A request to read from offset 0.
+fn read(len: u32) -> Vec<u8> {
+    let head: [&[u8]; 6] = [
+        &0x2560_9513u32.to_be_bytes(),
+        &0u16.to_be_bytes(),
+        &0u16.to_be_bytes(),
+        &7u64.to_be_bytes(),
+        &0u64.to_be_bytes(),
+        &len.to_be_bytes(),
+    ];
+    head.concat()
+}
+
+/// Clients that ask for much and never read the answers pin what the budget says, and others are served. Who reads again
+/// gets everything.
+#[test]
+fn unread_replies_are_bounded_and_hold_up_nobody_else() {
+    const BIG: usize = 32 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (shared, mut from_guests) = registry(dir.path(), 16).unwrap();
+        let budget = BIG + (8 << 20);
+        shared.borrow_mut().reply_budget = budget;
+        export(&shared, VOLUME, "v", 64 << 20).unwrap();
+        serve(&mut shared.borrow_mut(), true);
+        let most = std::rc::Rc::new(std::cell::Cell::new(0));
+        let (watched, answering) = (std::rc::Rc::clone(&most), std::rc::Rc::clone(&shared));
+        tokio::task::spawn_local(async move {
+            while let Some(message) = from_guests.recv().await {
+                let FromGuest::Request { request, .. } = message else { continue };
+                let result = Ok(vec![Bytes::from(vec![0; usize::try_from(request.len).unwrap()])]);
+                let registry = answering.borrow();
+                registry.send(VOLUME, request.key.session, ToGuest::Reply { request: request.key.request, result });
+                watched.set(registry.reply_bytes.max(watched.get()));
+            }
+        });
+        let socket = dir.path().join("v.sock");
+        let mut hogs = Vec::new();
+        for _ in 0..6 {
+            let mut hog = attach(&socket).await;
+            hog.write_all(&read(32 << 20).repeat(4)).await.unwrap();
+            hogs.push(hog);
+        }
+        let mut modest = attach(&socket).await;
+        for _ in 0..50 {
+            modest.write_all(&read(4096)).await.unwrap();
+            let mut reply = [0; 16 + 4096];
+            let reply = modest.read_exact(&mut reply);
+            tokio::time::timeout(Duration::from_secs(20), reply).await.expect("it is served").unwrap();
+        }
+        assert!(most.get() >= BIG && most.get() <= budget + (1 << 20), "{} bytes of replies were held", most.get());
+        let read_all = |mut hog: UnixStream| {
+            tokio::task::spawn_local(async move { hog.read_exact(&mut vec![0; 4 * (16 + BIG)]).await })
+        };
+        for all in hogs.into_iter().map(read_all).collect::<Vec<_>>() {
+            tokio::time::timeout(Duration::from_secs(60), all).await.expect("who reads is served").unwrap().unwrap();
+        }
+        assert!(most.get() <= budget + (1 << 20), "{} bytes of replies were held", most.get());
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while shared.borrow().reply_bytes > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("what was sent or given up is not counted any more");
     });
 }

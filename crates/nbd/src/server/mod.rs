@@ -145,6 +145,17 @@ impl Connection {
         self.output.len()
     }
 
+    /// Bytes of replies: of every read from when it is taken, whole, until [`Connection::take_output`] gives its reply.
+    pub fn reply_bytes(&self) -> usize {
+        let reads = if let Phase::Transmission(transmission) = &self.phase { transmission.reads() } else { 0 };
+        reads + self.output.len()
+    }
+
+    /// Whether a request was handed out in part: the rest must follow, or it is never answered.
+    pub fn is_within_request(&self) -> bool {
+        matches!(&self.phase, Phase::Transmission(transmission) if transmission.is_within_request())
+    }
+
     /// Requests handed out and not yet answered to the client.
     pub fn in_flight(&self) -> usize {
         match &self.phase {

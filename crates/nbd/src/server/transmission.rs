@@ -36,6 +36,8 @@ pub(super) struct Transmission {
     next: u64,
     /// Payload bytes of all transactions.
     bytes: usize,
+    /// The part of `bytes` that reads were charged.
+    reads: usize,
 }
 
 /// What the next bytes of the input are.
@@ -120,6 +122,7 @@ impl Transmission {
             transactions: BTreeMap::new(),
             next: 0,
             bytes: 0,
+            reads: 0,
         }
     }
 
@@ -143,6 +146,15 @@ impl Transmission {
         self.transactions.len() < config.max_requests && self.has_bytes(unsent, config)
     }
 
+    /// Bytes of the reads that were taken and not answered.
+    pub(super) const fn reads(&self) -> usize {
+        self.reads
+    }
+
+    pub(super) const fn is_within_request(&self) -> bool {
+        matches!(self.decode, Decode::Pieces(_))
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.transactions.len()
     }
@@ -155,6 +167,7 @@ impl Transmission {
         self.intake = Intake::Stopped(reason);
         if let Decode::Pieces(cut) = std::mem::replace(&mut self.decode, Decode::Header) {
             let abandoned = self.transactions.remove(&cut.transaction);
+            self.reads -= abandoned.as_ref().map_or(0, Transaction::read_bytes);
             self.bytes -= abandoned.map_or(0, |transaction| transaction.charged);
         }
     }
@@ -308,6 +321,7 @@ impl Transmission {
         // write is charged per piece, as the payload arrives.
         let charged = if command == Command::Read { wide(header.len) } else { 0 };
         self.bytes += charged;
+        self.reads += charged;
         let transaction = Transaction {
             cookie: header.cookie,
             command,
@@ -386,6 +400,7 @@ impl Transmission {
         }
         if let Some(transaction) = self.transactions.remove(&key.transaction) {
             self.bytes -= transaction.charged;
+            self.reads -= transaction.read_bytes();
             reply::transaction(output, self.session.structured, transaction);
         }
         true
@@ -393,6 +408,10 @@ impl Transmission {
 }
 
 impl Transaction {
+    fn read_bytes(&self) -> usize {
+        if self.command == Command::Read { self.charged } else { 0 }
+    }
+
     /// Stores the outcome of a piece and says how many bytes are no longer held; none when the piece isn't open.
     fn complete(&mut self, piece: u32, completion: Completion) -> Option<usize> {
         let piece = self.pieces.get_mut(wide(piece)).filter(|piece| matches!(piece.content, Content::Open))?;
