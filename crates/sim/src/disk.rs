@@ -14,6 +14,7 @@ use holdfast_types::{Rng, SECTOR_SIZE};
 use std::collections::BTreeMap;
 
 const EIO: i32 = 5;
+const EROFS: i32 = 30;
 
 /// A write that a crash may undo. `old` undoes it.
 #[derive(Clone, Debug)]
@@ -124,6 +125,8 @@ pub(crate) struct Disk {
     pub(crate) slowness: u64,
     pub(crate) stalled_until: Nanos,
     pub(crate) no_space: bool,
+    /// Every change fails.
+    pub(crate) read_only: bool,
     /// The next operation of this sort fails.
     pub(crate) fail_next: Option<FaultKind>,
     remembered: BTreeMap<FileId, File>,
@@ -151,6 +154,7 @@ impl Disk {
             slowness: 1,
             stalled_until: 0,
             no_space: false,
+            read_only: false,
             fail_next: None,
             remembered: BTreeMap::new(),
             lies: false,
@@ -186,7 +190,7 @@ impl Disk {
     }
 
     /// Power is gone: what was not durable meets its fate. Returns the records that may have survived by luck.
-    pub(crate) fn crash(&mut self, count: &mut impl FnMut(FaultKind)) -> Vec<RecordHeader> {
+    pub(crate) fn crash(&mut self, fates: &mut Vec<FaultKind>) -> Vec<RecordHeader> {
         let mut lucky = Vec::new();
         let rng = &mut self.rng;
         for (id, file) in &mut self.files {
@@ -194,18 +198,43 @@ impl Disk {
                 let fate = if u.durable { Fate::Kept } else { Fate::draw(rng) };
                 lucky.extend(records_in(*id, &u.new));
                 if !u.durable {
-                    count(fate.kind());
+                    fates.push(fate.kind());
                 }
                 file.redo(u.offset, &u.new, fate, rng);
             }
         }
         for InFlight { op, .. } in std::mem::take(&mut self.in_flight).into_values() {
             let fate = Fate::draw(&mut self.rng);
-            count(fate.kind());
+            fates.push(fate.kind());
             lucky.extend(self.settle(&op, fate));
         }
-        (self.fail_next, self.slowness, self.stalled_until) = (None, 1, 0);
+        self.calm();
         lucky
+    }
+
+    /// The process is gone and the host lives: what was written stays in the host's cache, where only a sync or a power
+    /// cut decides about it. An operation in flight was carried out or not.
+    pub(crate) fn process_crash(&mut self, _fates: &mut Vec<FaultKind>) -> Vec<RecordHeader> {
+        for InFlight { op, issued_at } in std::mem::take(&mut self.in_flight).into_values() {
+            if !matches!(op.kind, DiskOpKind::Sync) && self.rng.chance(500_000) {
+                let volatile = std::mem::replace(&mut self.lies, true);
+                let _ = self.carry_out(&op, issued_at);
+                self.lies = volatile;
+            }
+        }
+        self.calm();
+        Vec::new()
+    }
+
+    /// No fault of the moment is left.
+    pub(crate) const fn calm(&mut self) {
+        (self.fail_next, self.slowness, self.stalled_until) = (None, 1, 0);
+        self.read_only = false;
+    }
+
+    /// What is under way, by ticket.
+    pub(crate) fn under_way(&self) -> Vec<u64> {
+        self.in_flight.keys().copied().collect()
     }
 
     /// All files are gone, or (a mutant) as they were when they were remembered.
@@ -240,6 +269,9 @@ impl Disk {
             self.fail_next = None;
             return Some((DiskError::Io(EIO), kind));
         }
+        if self.read_only && !matches!(op.kind, DiskOpKind::Read { .. } | DiskOpKind::List | DiskOpKind::Sync) {
+            return Some((DiskError::Io(EROFS), FaultKind::ReadOnly));
+        }
         let takes_space = match op.kind {
             DiskOpKind::Create { .. } => true,
             DiskOpKind::Write { .. } => self.files.get(&op.file).is_some_and(|f| !f.written),
@@ -251,6 +283,7 @@ impl Disk {
     /// A failed write may have reached the medium in part; a failed sync may have lost what it should have synced.
     fn half_done(&mut self, op: &DiskOp) -> Vec<RecordHeader> {
         match &op.kind {
+            _ if self.read_only => {}
             DiskOpKind::Write { .. } => {
                 let fate = Fate::draw(&mut self.rng);
                 return self.settle(op, fate);

@@ -81,6 +81,32 @@ fault_kinds! {
     ForcedFailover,
     /// A guest closes its connection with requests under way.
     Detach,
+    /// A link passes only so many bytes per millisecond; the rest queues.
+    Clog,
+    /// Some directions stop at once and come back in a random order.
+    Swizzle,
+    /// A connection breaks again and again.
+    Flap,
+    /// Two nodes don't hear each other, and everybody else hears both.
+    Triangle,
+    /// Every operation of a disk takes a hundred times as long.
+    GreyDisk,
+    /// A disk does nothing for half a minute.
+    LongStall,
+    /// Every change fails with EROFS until the file system is mounted anew.
+    ReadOnly,
+    /// A process ends alone (out of memory): what it wrote stays in the host's cache, synced or not.
+    ProcessCrash,
+    /// Every turn of a node's loop comes late.
+    SlowLoop,
+    /// Stopped for a little less than a lease.
+    PauseBelowLease,
+    /// Stopped for a little more than a lease.
+    PauseAboveLease,
+    /// A clock jumps ahead, which no clock that counts the time since boot does: declared runs only.
+    ClockJump,
+    /// A node stands still and its clock with it (a guest of a hypervisor that is paused): declared runs only.
+    ClockStop,
 }
 
 /// How often each kind fired.
@@ -113,6 +139,63 @@ const STARTED: &[FaultKind] = &[
     FaultKind::ForcedFailover,
     FaultKind::Detach,
 ];
+
+/// Kinds of `world/wide.rs`, in any run.
+const WIDE: &[FaultKind] = &[
+    FaultKind::Clog,
+    FaultKind::Swizzle,
+    FaultKind::Flap,
+    FaultKind::Triangle,
+    FaultKind::GreyDisk,
+    FaultKind::LongStall,
+    FaultKind::ReadOnly,
+    FaultKind::ProcessCrash,
+    FaultKind::SlowLoop,
+    FaultKind::PauseBelowLease,
+    FaultKind::PauseAboveLease,
+];
+
+/// Beyond what the read lease is made for.
+const CLOCKS: &[FaultKind] = &[FaultKind::ClockJump, FaultKind::ClockStop];
+
+/// What a run may do beyond the promises, and what it must still keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Declared {
+    /// Within the promises: every checker is on, liveness is asked for.
+    Nothing,
+    /// Clocks go wrong: a superseded primary may serve stale reads (S13). Nothing else may suffer, writes least of all.
+    Clocks,
+}
+
+impl FaultKind {
+    /// Whether it is one of `world/wide.rs`.
+    pub(crate) fn is_wide(self) -> bool {
+        WIDE.contains(&self) || CLOCKS.contains(&self)
+    }
+}
+
+/// Few runs are declared: most of the search belongs to what is promised.
+pub(crate) fn declare(rng: &mut Rng) -> Declared {
+    match rng.below(100) {
+        0..3 => Declared::Clocks,
+        _ => Declared::Nothing,
+    }
+}
+
+/// The part of the mix that came later. Drawn on its own, so that a new kind changes no other decision of a seed.
+pub(crate) fn draw_wide_mix(declared: Declared, rng: &mut Rng) -> Vec<(FaultKind, u64)> {
+    let share = u32::try_from(rng.range(50_000, 500_000)).expect("below a million");
+    let mut mix: Vec<(FaultKind, u64)> = Vec::new();
+    for kind in WIDE {
+        if rng.chance(share) {
+            mix.push((*kind, rng.range(1, 8)));
+        }
+    }
+    if declared == Declared::Clocks {
+        mix.extend(CLOCKS.iter().map(|kind| (*kind, rng.range(4, 12))));
+    }
+    mix
+}
 
 /// A seed's own mix: some kinds, each with a weight (swarm testing: a mix of everything hides what a mix of few finds).
 pub(crate) fn draw_mix(rng: &mut Rng) -> Vec<(FaultKind, u64)> {

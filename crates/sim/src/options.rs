@@ -1,6 +1,6 @@
 //! What a seed decides before anything happens.
 
-use crate::faults::{FaultKind, draw_mix};
+use crate::faults::{Declared, FaultKind, declare, draw_mix, draw_wide_mix};
 use crate::log::{MS, Nanos, SECOND, US};
 use holdfast_replication::{Limits, Timers};
 use holdfast_store::StoreConfig;
@@ -88,6 +88,8 @@ pub(crate) struct Options {
     pub(crate) detect: Nanos,
     /// The control plane gives a repeated claim a new epoch.
     pub(crate) repeated_claims_count: bool,
+    /// What the run may do beyond the promises.
+    pub(crate) declared: Declared,
     pub(crate) mutant: Option<Mutant>,
 }
 
@@ -112,7 +114,10 @@ impl Options {
             admitted_bytes: [256 << 10, 64 << 20][index(rng.below(2))],
         };
         let small_journal = rng.chance(150_000);
-        let faults = draw_mix(&mut rng);
+        let mut faults = draw_mix(&mut rng);
+        let mut wide = Rng::new(seed ^ 0x77_6964_655f_6d69);
+        let declared = declare(&mut wide);
+        faults.extend(draw_wide_mix(declared, &mut wide));
         let delay_min = rng.range(20, 300) * US;
         let latency_min = rng.range(20, 200) * US;
         Options {
@@ -139,6 +144,7 @@ impl Options {
             drift_ppm: [0, 100, 5_000][index(rng.below(3))],
             detect: rng.range(300, 1_200) * MS,
             repeated_claims_count: rng.chance(300_000),
+            declared,
             mutant: None,
         }
     }
@@ -166,6 +172,7 @@ impl Options {
         if mutant == Mutant::Amnesia {
             self.may_lag = false;
         }
+        self.declared = Declared::Nothing;
         if !kinds.is_empty() {
             self.faults = kinds.iter().map(|k| (*k, 1)).collect();
         }

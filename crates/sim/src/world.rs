@@ -8,6 +8,7 @@ mod carry;
 mod guests;
 mod settle;
 mod storm;
+mod wide;
 
 use crate::checkers::{Checkers, Violation};
 use crate::control_stub::ControlStub;
@@ -340,7 +341,7 @@ impl World {
     }
 
     fn schedule_run(&mut self, id: NodeId) {
-        let delay = self.rngs.schedule.below(60 * US);
+        let delay = self.rngs.schedule.below(60 * US) + self.nodes[&id].lag;
         let now = self.now;
         let node = self.node(id);
         if node.responsive() && !node.run_scheduled {

@@ -67,7 +67,7 @@ impl World {
         Ok(())
     }
 
-    fn schedule_wake(&mut self, id: NodeId) {
+    pub(super) fn schedule_wake(&mut self, id: NodeId) {
         let late = self.rngs.schedule.below(200 * US);
         let now = self.now;
         let node = self.node(id);

@@ -24,6 +24,7 @@ impl World {
         for id in self.options.nodes.clone() {
             for peer in self.options.nodes.clone() {
                 self.net.set_slow(id, peer, 0);
+                self.unclog(id, peer);
             }
             self.heal_node(id)?;
         }
@@ -34,10 +35,10 @@ impl World {
 
     fn heal_node(&mut self, id: NodeId) -> Result<(), Violation> {
         let now = self.now;
+        self.calm_disk(id);
         let node = self.node(id);
         node.disk.no_space = false;
-        node.disk.fail_next = None;
-        (node.disk.slowness, node.disk.stalled_until) = (1, 0);
+        node.lag = 0;
         if node.paused {
             self.cure(Cure::Resume(id))?;
         }

@@ -1,10 +1,13 @@
 //! Faults, and their ends.
 
+use super::wide::WideCure;
 use super::{Event, World};
 use crate::checkers::Violation;
+use crate::disk::Disk;
 use crate::faults::{FaultKind, pick};
 use crate::log::{MS, Nanos, SECOND};
 use crate::options::{Mutant, index};
+use holdfast_format::RecordHeader;
 use holdfast_store::io::FileId;
 use holdfast_types::{NodeId, VolumeId};
 
@@ -20,6 +23,7 @@ pub(crate) enum Cure {
     Space(NodeId),
     Control,
     Withdraw(VolumeId),
+    Wide(WideCure),
 }
 
 impl World {
@@ -41,6 +45,9 @@ impl World {
 
     fn start_fault(&mut self, kind: FaultKind) -> Result<(), Violation> {
         let node = self.any_node();
+        if kind.is_wide() {
+            return self.start_wide_fault(kind, node);
+        }
         match kind {
             FaultKind::Crash | FaultKind::CrashAll | FaultKind::CrashInRecovery | FaultKind::Wipe => {
                 self.start_crash(kind, node)
@@ -80,13 +87,13 @@ impl World {
         self.options.nodes[index(at)]
     }
 
-    fn other_node(&mut self, node: NodeId) -> NodeId {
+    pub(super) fn other_node(&mut self, node: NodeId) -> NodeId {
         let others: Vec<NodeId> = self.options.nodes.iter().copied().filter(|n| *n != node).collect();
         others[index(self.rngs.faults.below(others.len() as u64))]
     }
 
     /// Log-uniform: faults are short more often than long.
-    fn span(&mut self, from: Nanos, to: Nanos) -> Nanos {
+    pub(super) fn span(&mut self, from: Nanos, to: Nanos) -> Nanos {
         let top = self.rngs.faults.range(from, to + 1);
         self.rngs.faults.range(from, top + 1)
     }
@@ -133,12 +140,21 @@ impl World {
 
     /// A process ends with its host: the disk's volatile layer meets its fate.
     pub(super) fn crash(&mut self, id: NodeId) -> Result<(), Violation> {
+        self.end_process(id, Disk::crash)
+    }
+
+    /// A process ends; `fate` says what that does to its disk.
+    pub(super) fn end_process(
+        &mut self,
+        id: NodeId,
+        fate: fn(&mut Disk, &mut Vec<FaultKind>) -> Vec<RecordHeader>,
+    ) -> Result<(), Violation> {
         self.note("crash", &[id.0], || format!("{id}"));
         self.look_at_images(id, false)?;
         let mut fates = Vec::new();
         let node = self.node(id);
         node.stop();
-        let lucky = node.disk.crash(&mut |kind| fates.push(kind));
+        let lucky = fate(&mut node.disk, &mut fates);
         self.checkers.durable(id, &lucky);
         fates.into_iter().for_each(|kind| self.fired(kind));
         self.end_sessions(id, None);
@@ -167,13 +183,21 @@ impl World {
     }
 
     fn pause(&mut self, kind: FaultKind, id: NodeId) {
+        let lease = self.lease();
+        let time = if kind == FaultKind::Pause { self.span(MS, lease / 2) } else { lease + self.span(MS, 3 * SECOND) };
+        self.pause_for(kind, id, time);
+    }
+
+    pub(super) fn lease(&self) -> Nanos {
+        u64::try_from(self.options.timers.lease.as_nanos()).expect("a lease is seconds")
+    }
+
+    pub(super) fn pause_for(&mut self, kind: FaultKind, id: NodeId, time: Nanos) {
         if !self.nodes[&id].responsive() {
             return;
         }
         self.fired(kind);
         self.node(id).paused = true;
-        let lease = u64::try_from(self.options.timers.lease.as_nanos()).expect("a lease is seconds");
-        let time = if kind == FaultKind::Pause { self.span(MS, lease / 2) } else { lease + self.span(MS, 3 * SECOND) };
         self.note("pause", &[id.0, time], || format!("{id} for {} ms", time / MS));
         let at = self.now + time;
         self.at(at, Event::Cure(Cure::Resume(id)));
@@ -184,7 +208,7 @@ impl World {
         }
     }
 
-    fn check_later(&mut self, a: NodeId, b: NodeId) {
+    pub(super) fn check_later(&mut self, a: NodeId, b: NodeId) {
         let at = self.now + self.net.notice_delay(false);
         let generation = self.net.generation(a, b);
         self.at(at, Event::ConnectionCheck(a, b, generation));
@@ -222,6 +246,12 @@ impl World {
             return;
         }
         self.fired(kind);
+        self.hold_dead(kind, directions);
+    }
+
+    /// Directions are dead for a while.
+    pub(super) fn hold_dead(&mut self, kind: FaultKind, directions: Vec<(NodeId, NodeId)>) {
+        // Every cure is an event, so the next key is another one.
         let key = self.seq;
         for (from, to) in &directions {
             self.net.kill_direction(*from, *to);
@@ -317,7 +347,7 @@ impl World {
                 }
             }
             Cure::Resume(node) => {
-                self.node(node).paused = false;
+                self.node(node).resume(now);
                 self.schedule_run(node);
             }
             Cure::Partition(key) => {
@@ -337,6 +367,7 @@ impl World {
             }
             Cure::Space(node) => self.node(node).disk.no_space = false,
             Cure::Control => self.control_down = false,
+            Cure::Wide(cure) => return self.wide_cure(cure),
             Cure::Withdraw(volume) => {
                 self.control.withdraw(volume);
                 self.tell_views();
