@@ -103,6 +103,30 @@ fault_kinds! {
     PauseBelowLease,
     /// Stopped for a little more than a lease.
     PauseAboveLease,
+    /// A bit of the journal flips at rest.
+    RotJournal,
+    /// A bit of an image flips at rest.
+    RotImage,
+    /// A bit of a block table flips at rest.
+    RotBlockTable,
+    /// A bit of a region table flips at rest.
+    RotRegionTable,
+    /// A bit of one of the four superblocks of a copy flips at rest.
+    RotSuperblock,
+    /// A bit flips on the way from the medium, once.
+    ReadFlip,
+    /// A read brings what lies elsewhere.
+    MisdirectedRead,
+    /// A write that was reported done, durable even, never reached the medium.
+    PhantomWrite,
+    /// A write goes elsewhere.
+    MisdirectedWrite,
+    /// A sync forgets the last few writes.
+    LyingSync,
+    /// A copy's superblock comes back as it was.
+    SuperblockRollback,
+    /// A whole disk comes back as it was (the host is restored from an old image).
+    DiskRollback,
     /// A clock jumps ahead, which no clock that counts the time since boot does: declared runs only.
     ClockJump,
     /// A node stands still and its clock with it (a guest of a hypervisor that is paused): declared runs only.
@@ -155,6 +179,22 @@ const WIDE: &[FaultKind] = &[
     FaultKind::PauseAboveLease,
 ];
 
+/// Kinds of `world/damage.rs`, in any run.
+const DAMAGE: &[FaultKind] = &[
+    FaultKind::RotJournal,
+    FaultKind::RotImage,
+    FaultKind::RotBlockTable,
+    FaultKind::RotRegionTable,
+    FaultKind::RotSuperblock,
+    FaultKind::ReadFlip,
+    FaultKind::MisdirectedRead,
+    FaultKind::PhantomWrite,
+    FaultKind::MisdirectedWrite,
+    FaultKind::LyingSync,
+    FaultKind::SuperblockRollback,
+    FaultKind::DiskRollback,
+];
+
 /// Beyond what the read lease is made for.
 const CLOCKS: &[FaultKind] = &[FaultKind::ClockJump, FaultKind::ClockStop];
 
@@ -165,9 +205,17 @@ pub(crate) enum Declared {
     Nothing,
     /// Clocks go wrong: a superseded primary may serve stale reads (S13). Nothing else may suffer, writes least of all.
     Clocks,
+    /// All copies may be damaged, as long as the damage shows. What counts is that no wrong data is given out: reads may fail,
+    /// and volumes may stay closed (S19).
+    Losses,
 }
 
 impl FaultKind {
+    /// Whether it is one of `world/damage.rs`.
+    pub(crate) fn is_damage(self) -> bool {
+        DAMAGE.contains(&self)
+    }
+
     /// Whether it is one of `world/wide.rs`.
     pub(crate) fn is_wide(self) -> bool {
         WIDE.contains(&self) || CLOCKS.contains(&self)
@@ -178,6 +226,7 @@ impl FaultKind {
 pub(crate) fn declare(rng: &mut Rng) -> Declared {
     match rng.below(100) {
         0..3 => Declared::Clocks,
+        3..7 => Declared::Losses,
         _ => Declared::Nothing,
     }
 }
@@ -186,7 +235,7 @@ pub(crate) fn declare(rng: &mut Rng) -> Declared {
 pub(crate) fn draw_wide_mix(declared: Declared, rng: &mut Rng) -> Vec<(FaultKind, u64)> {
     let share = u32::try_from(rng.range(50_000, 500_000)).expect("below a million");
     let mut mix: Vec<(FaultKind, u64)> = Vec::new();
-    for kind in WIDE {
+    for kind in WIDE.iter().chain(DAMAGE) {
         if rng.chance(share) {
             mix.push((*kind, rng.range(1, 8)));
         }

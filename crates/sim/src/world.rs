@@ -5,14 +5,16 @@
 //! then. After the storm everything heals, and the cluster must become healthy.
 
 mod carry;
+mod damage;
 mod guests;
 mod settle;
 mod storm;
 mod wide;
 
+use crate::atlas::Atlas;
 use crate::checkers::{Checkers, Violation};
 use crate::control_stub::ControlStub;
-use crate::disk::Disk;
+use crate::disk::{Disk, Snapshot};
 use crate::faults::{FaultCounts, FaultKind};
 use crate::guest::Client;
 use crate::log::{EventLog, MS, Nanos, US};
@@ -144,6 +146,10 @@ pub(crate) struct World {
     counters: Counters,
     /// Directions that faults hold dead, by fault.
     partitions: BTreeMap<u64, Vec<(NodeId, NodeId)>>,
+    /// Which copies are damaged, and may be.
+    atlas: Atlas,
+    /// Earlier states of disks, that may come back.
+    snapshots: BTreeMap<NodeId, Snapshot>,
     /// When the storm ended.
     settling: Option<Nanos>,
     verified: bool,
@@ -194,6 +200,8 @@ impl World {
             rngs,
             counters: Counters::default(),
             partitions: BTreeMap::new(),
+            atlas: Atlas::new(&options.volumes, options.declared, options.may_lag),
+            snapshots: BTreeMap::new(),
             settling: None,
             verified: false,
             stale: BTreeMap::new(),

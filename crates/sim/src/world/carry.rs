@@ -92,7 +92,7 @@ impl World {
             }
         }
         let led = self.nodes[&id].led.clone();
-        let excused = self.nodes[&id].wiped || self.nodes[&id].disk_failed;
+        let excused = self.nodes[&id].wiped || self.nodes[&id].disk_failed || self.atlas.is_hurt(id);
         for row in rows {
             if let Some(why) = row.failed.as_ref().filter(|_| !excused) {
                 let text = format!("the copy of {} at {id} gave up although its disk never failed: {why}", row.volume);
@@ -106,7 +106,9 @@ impl World {
             if let Some(epoch) = reign {
                 v.commit(epoch, status.positions.committed)?;
             }
-            if status.role != RoleName::Failed {
+            let believed = !self.nodes[&id].disk.damage().digest_may_differ(row.volume);
+            let v = self.checkers.volume(row.volume);
+            if status.role != RoleName::Failed && believed {
                 v.committed.image_at(id, led.contains(&row.volume), status.positions.applied, row.digest)?;
             }
         }
@@ -232,6 +234,7 @@ impl World {
         if completed.fault.is_some_and(|f| f != FaultKind::NoSpace) {
             node.disk_failed = true;
         }
+        self.count_damage(id);
         if let Some(fault) = completed.fault {
             self.fired(fault);
             self.note("fault", &[id.0, ticket], || format!("{id}: {fault:?}"));
@@ -403,9 +406,11 @@ impl World {
         }
         let nodes = &self.nodes;
         let well: Vec<NodeId> = nodes.keys().copied().filter(|n| self.reaches_control(*n)).collect();
+        let atlas = &self.atlas;
+        // A hurt copy may be of no use as primary, which only its tail report shows.
         let copy_is_well = |v: VolumeId, n: NodeId| {
             let rows = nodes[&n].shard.as_ref().map(|s| s.rows()).unwrap_or_default();
-            well.contains(&n) && rows.iter().any(|r| r.volume == v && r.failed.is_none())
+            well.contains(&n) && !atlas.is_hurt(n) && rows.iter().any(|r| r.volume == v && r.failed.is_none())
         };
         let serves = |v: VolumeId, n: NodeId| nodes[&n].serving.contains_key(&v);
         let nominated = self.control.watch(self.options.detect, self.now, copy_is_well, serves);

@@ -45,6 +45,9 @@ impl World {
 
     fn start_fault(&mut self, kind: FaultKind) -> Result<(), Violation> {
         let node = self.any_node();
+        if kind.is_damage() {
+            return self.start_damage(kind, node);
+        }
         if kind.is_wide() {
             return self.start_wide_fault(kind, node);
         }
@@ -127,7 +130,9 @@ impl World {
             let (n, w) = (v.members.len(), usize::from(v.write_quorum));
             n > w && n - 1 > n - w && self.control.view(v.id).is_some()
         });
-        bearable && !self.options.may_lag && self.nodes.values().all(|n| !n.wiped)
+        let formed = self.options.volumes.iter().all(|v| self.control.view(v.id).is_some());
+        let one = bearable && !self.options.may_lag && self.nodes.values().all(|n| !n.wiped);
+        self.atlas.may_hurt(node) && if self.atlas.asks_liveness() { one } else { formed }
     }
 
     fn wipe(&mut self, node: NodeId) {
@@ -135,6 +140,7 @@ impl World {
         let roll_back = self.options.mutant == Some(Mutant::Amnesia);
         self.node(node).disk.wipe(roll_back);
         self.node(node).wiped = true;
+        self.atlas.hurt(node);
         self.checkers.wiped(node);
     }
 
@@ -172,11 +178,14 @@ impl World {
     pub(super) fn look_at_images(&mut self, id: NodeId, quiet: bool) -> Result<(), Violation> {
         for plan in self.options.volumes.iter().filter(|v| v.members.contains(&id)) {
             let Some(image) = self.nodes[&id].disk.content(FileId::Image(plan.id)) else { continue };
+            let hurt = plan.members.iter().any(|n| self.atlas.is_hurt(*n) && !self.nodes[n].wiped);
+            let damage = self.nodes[&id].disk.damage();
+            let spared = |block: u64| damage.covers(plan.id, block, block + 1);
             let checks = self.checkers.volume(plan.id);
-            if quiet {
-                checks.image_equals(id, plan.id, image)?;
+            if quiet && !hurt {
+                checks.image_equals(id, plan.id, image, spared)?;
             } else {
-                checks.image_bytes(id, plan.id, image)?;
+                checks.image_bytes(id, plan.id, image, spared)?;
             }
         }
         Ok(())
