@@ -115,7 +115,7 @@ fault_kinds! {
     RotSuperblock,
     /// A bit flips on the way from the medium, once.
     ReadFlip,
-    /// A read brings what lies elsewhere.
+    /// A read of an image brings what lies elsewhere, once.
     MisdirectedRead,
     /// A write that was reported done, durable even, never reached the medium.
     PhantomWrite,
@@ -225,15 +225,15 @@ impl FaultKind {
 /// Few runs are declared: most of the search belongs to what is promised.
 pub(crate) fn declare(rng: &mut Rng) -> Declared {
     match rng.below(100) {
-        0..3 => Declared::Clocks,
-        3..7 => Declared::Losses,
+        0..4 => Declared::Clocks,
+        4..8 => Declared::Losses,
         _ => Declared::Nothing,
     }
 }
 
 /// The part of the mix that came later. Drawn on its own, so that a new kind changes no other decision of a seed.
 pub(crate) fn draw_wide_mix(declared: Declared, rng: &mut Rng) -> Vec<(FaultKind, u64)> {
-    let share = u32::try_from(rng.range(50_000, 500_000)).expect("below a million");
+    let share = u32::try_from(rng.range(100_000, 600_000)).expect("below a million");
     let mut mix: Vec<(FaultKind, u64)> = Vec::new();
     for kind in WIDE.iter().chain(DAMAGE) {
         if rng.chance(share) {
@@ -241,7 +241,7 @@ pub(crate) fn draw_wide_mix(declared: Declared, rng: &mut Rng) -> Vec<(FaultKind
         }
     }
     if declared == Declared::Clocks {
-        mix.extend(CLOCKS.iter().map(|kind| (*kind, rng.range(4, 12))));
+        mix.extend(CLOCKS.iter().map(|kind| (*kind, rng.range(20, 60))));
     }
     mix
 }

@@ -39,6 +39,8 @@ pub(crate) struct Damage {
 #[derive(Debug, Default)]
 pub(super) struct Armed {
     flip_read: bool,
+    /// The same, but only on the way from an image, where it is seen and read again.
+    flip_image: bool,
     stray_read: bool,
     lose_write: bool,
     stray_write: bool,
@@ -111,11 +113,18 @@ impl Disk {
         &self.damage
     }
 
+    /// A read of an image meets damage that a second read does not.
+    pub(crate) fn arm_image(&mut self, kind: FaultKind) {
+        match kind {
+            FaultKind::ReadFlip => self.armed.flip_image = true,
+            _ => self.armed.stray_read = true,
+        }
+    }
+
     /// Damage of this kind meets the next operation that it fits.
     pub(crate) fn arm(&mut self, kind: FaultKind) {
         match kind {
             FaultKind::ReadFlip => self.armed.flip_read = true,
-            FaultKind::MisdirectedRead => self.armed.stray_read = true,
             FaultKind::PhantomWrite => self.armed.lose_write = true,
             FaultKind::MisdirectedWrite => self.armed.stray_write = true,
             _ => self.armed.lie = true,
@@ -151,6 +160,9 @@ impl Disk {
         held.content[at] ^= 1 << rng.below(8);
         self.damage.damage_blocks(file, at, 1);
         self.damage.damage_sum(file, at);
+        if kind == FaultKind::RotJournal {
+            self.doubt_digests();
+        }
         true
     }
 
@@ -236,9 +248,7 @@ impl Disk {
     /// Bytes on their way to a reader.
     pub(super) fn misread(&mut self, op: &DiskOp, data: &mut [u8]) {
         let DiskOpKind::Read { offset, .. } = op.kind else { return };
-        let image = matches!(op.file, FileId::Image(_));
-        let of_a_record = matches!(op.file, FileId::Segment(_)) && offset > 0;
-        if self.armed.stray_read && (image || of_a_record) {
+        if self.armed.stray_read && matches!(op.file, FileId::Image(_)) {
             let content = &self.files[&op.file].content;
             let blocks = (content.len() / BLOCK_SIZE) as u64;
             let from = index(self.rng.below(blocks.max(1))) * BLOCK_SIZE;
@@ -252,8 +262,9 @@ impl Disk {
         }
         // A whole segment is read by a recovery, which would take a flip in the last frame for a torn write.
         let whole = matches!(op.file, FileId::Segment(_)) && offset == 0 && data.len() > SegmentHeader::LEN;
-        if self.armed.flip_read && !whole && !data.is_empty() {
-            self.armed.flip_read = false;
+        let flip = self.armed.flip_read || (self.armed.flip_image && matches!(op.file, FileId::Image(_)));
+        if flip && !whole && !data.is_empty() {
+            (self.armed.flip_read, self.armed.flip_image) = (false, false);
             self.armed.fired.push(FaultKind::ReadFlip);
             let at = index(self.rng.below(data.len() as u64));
             data[at] ^= 1 << self.rng.below(8);
@@ -271,6 +282,7 @@ impl Disk {
             self.armed.fired.push(FaultKind::PhantomWrite);
             self.damage.damage_blocks(op.file, offset, data.len());
             if frame {
+                self.doubt_digests();
                 self.damage.phantoms.push((op.file, offset, data.clone()));
             }
             return Some(Astray::Lost);
@@ -278,14 +290,13 @@ impl Disk {
         let blocks = self.files[&op.file].content.len() / BLOCK_SIZE;
         if self.armed.stray_write && image && blocks > data.len() / BLOCK_SIZE {
             let room = (blocks - data.len() / BLOCK_SIZE) as u64;
-            let to = index(self.rng.below(room + 1)) * BLOCK_SIZE;
-            if to != offset {
-                self.armed.stray_write = false;
-                self.armed.fired.push(FaultKind::MisdirectedWrite);
-                self.damage.damage_blocks(op.file, offset, data.len());
-                self.damage.damage_blocks(op.file, to, data.len());
-                return Some(Astray::To(to));
-            }
+            let to = index(self.rng.below(room)) * BLOCK_SIZE;
+            let to = if to < offset { to } else { to + BLOCK_SIZE };
+            self.armed.stray_write = false;
+            self.armed.fired.push(FaultKind::MisdirectedWrite);
+            self.damage.damage_blocks(op.file, offset, data.len());
+            self.damage.damage_blocks(op.file, to, data.len());
+            return Some(Astray::To(to));
         }
         None
     }
@@ -339,6 +350,12 @@ impl Disk {
     pub(crate) fn roll_back(&mut self, snapshot: Snapshot) {
         self.files = snapshot;
         self.damage = Damage::default();
+        self.doubt_digests();
+    }
+
+    /// A copy whose log ends early, with tables that were written later, has a digest of no position at all until it has
+    /// caught up.
+    fn doubt_digests(&mut self) {
         self.damage.digests = self.volumes();
     }
 
@@ -375,4 +392,93 @@ impl Disk {
 
 fn pick<T: Clone>(from: &[T], rng: &mut Rng) -> Option<T> {
     (!from.is_empty()).then(|| from[index(rng.below(from.len() as u64))].clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::DiskPlan;
+    use holdfast_store::io::{DiskReply, OpId};
+
+    const V: VolumeId = VolumeId(1);
+    const IMAGE: FileId = FileId::Image(V);
+
+    fn act(disk: &mut Disk, file: FileId, kind: DiskOpKind) -> DiskReply {
+        let (ticket, _) = disk.submit(DiskOp { id: OpId(1), file, kind }, 0);
+        disk.complete(ticket).unwrap().done.result.unwrap()
+    }
+
+    fn write(disk: &mut Disk, block: u64, byte: u8) {
+        let data = vec![Bytes::from(vec![byte; BLOCK_SIZE])];
+        act(disk, IMAGE, DiskOpKind::Write { offset: block * BLOCK_SIZE as u64, data, durable: false });
+    }
+
+    fn image(blocks: u64) -> Disk {
+        let mut disk = Disk::new(DiskPlan { latency_min: 1, latency_max: 2 }, Rng::new(1));
+        act(&mut disk, IMAGE, DiskOpKind::Create { len: 8 * BLOCK_SIZE as u64, written: false });
+        (0..blocks).for_each(|b| write(&mut disk, b, 7));
+        act(&mut disk, IMAGE, DiskOpKind::Sync);
+        disk
+    }
+
+    fn damaged(disk: &Disk) -> Vec<u64> {
+        (0..8).filter(|b| disk.damage().covers(V, *b, *b + 1)).collect()
+    }
+
+    #[test]
+    fn rot_is_known_until_the_block_is_written_for_good() {
+        let mut disk = image(1);
+        assert!(!disk.rot(FaultKind::RotImage, V, &mut Rng::new(2), |_| true), "it was to be spared");
+        assert!(disk.rot(FaultKind::RotImage, V, &mut Rng::new(2), |_| false));
+        assert_ne!(disk.content(IMAGE).unwrap()[..BLOCK_SIZE], [7; BLOCK_SIZE]);
+        assert_eq!(damaged(&disk), [0]);
+        write(&mut disk, 0, 8);
+        assert_eq!(damaged(&disk), [0; 0]);
+        disk.crash(&mut Vec::new());
+        assert_eq!(damaged(&disk), [0], "a power cut may have undone the repair");
+        write(&mut disk, 0, 9);
+        act(&mut disk, IMAGE, DiskOpKind::Sync);
+        disk.crash(&mut Vec::new());
+        assert_eq!(damaged(&disk), [0; 0]);
+    }
+
+    #[test]
+    fn lost_and_stray_writes_are_known() {
+        let mut disk = image(8);
+        disk.arm(FaultKind::PhantomWrite);
+        write(&mut disk, 3, 8);
+        assert_eq!((damaged(&disk), disk.content(IMAGE).unwrap()[3 * BLOCK_SIZE]), (vec![3], 7));
+        let mut disk = image(8);
+        disk.arm(FaultKind::MisdirectedWrite);
+        write(&mut disk, 3, 8);
+        assert_eq!((damaged(&disk).len(), disk.content(IMAGE).unwrap()[3 * BLOCK_SIZE]), (2, 7));
+        assert_eq!(disk.take_fired(), [FaultKind::MisdirectedWrite]);
+    }
+
+    #[test]
+    fn a_lie_comes_out_at_a_power_cut() {
+        let lost = (0..20).filter(|seed| {
+            let mut disk = image(0);
+            disk.rng = Rng::new(*seed);
+            disk.arm(FaultKind::LyingSync);
+            (0..4).for_each(|b| write(&mut disk, b, 7));
+            act(&mut disk, IMAGE, DiskOpKind::Sync);
+            assert_eq!(damaged(&disk), [0; 0], "nothing shows before");
+            disk.crash(&mut Vec::new());
+            let intact = |b: usize| disk.content(IMAGE).unwrap()[b * BLOCK_SIZE..][..BLOCK_SIZE] == [7; BLOCK_SIZE];
+            (0..4).for_each(|b| assert!(intact(b) || damaged(&disk).contains(&(b as u64))));
+            !damaged(&disk).is_empty()
+        });
+        assert!(lost.count() > 5);
+    }
+
+    #[test]
+    fn a_read_goes_wrong_once() {
+        let mut disk = image(1);
+        disk.arm_image(FaultKind::ReadFlip);
+        let mut read = || act(&mut disk, IMAGE, DiskOpKind::Read { offset: 0, len: 4096 });
+        let good = DiskReply::Data(vec![7; BLOCK_SIZE].into());
+        assert_ne!(read(), good);
+        assert_eq!(read(), good);
+    }
 }

@@ -1,6 +1,7 @@
 //! Damage to what disks hold, within the atlas.
 
 use super::storm::Cure;
+use super::wide::WideCure;
 use super::{Event, World};
 use crate::checkers::Violation;
 use crate::disk::{Disk, Snapshot};
@@ -21,9 +22,16 @@ impl World {
             FaultKind::RotImage | FaultKind::RotBlockTable => self.rot_block(kind, node, volume),
             // Nothing is read from it yet that a guest or a peer would see.
             FaultKind::RotRegionTable => self.rot(kind, node, volume),
+            // Read once more, and right then.
+            FaultKind::MisdirectedRead => self.node(node).disk.arm_image(kind),
+            FaultKind::ReadFlip if self.rngs.faults.chance(500_000) => self.node(node).disk.arm_image(kind),
             _ if !self.atlas.may_hurt(node) => {}
             FaultKind::RotJournal | FaultKind::RotSuperblock => self.rot(kind, node, volume),
-            FaultKind::DiskRollback | FaultKind::SuperblockRollback => return self.roll_back(kind, node, volume),
+            FaultKind::DiskRollback | FaultKind::SuperblockRollback => {
+                let snapshot = self.nodes[&node].disk.snapshot();
+                self.snapshots.entry(node).or_insert(snapshot);
+                self.cure_after(50 * MS, 3 * SECOND, WideCure::RollBack(kind, node, volume, 8));
+            }
             _ => {
                 self.note("arm", &[node.0], || format!("{node}: {kind:?}"));
                 self.atlas.hurt(node);
@@ -69,15 +77,24 @@ impl World {
         }
     }
 
-    /// The first time the state is kept; the next time it may come back.
-    fn roll_back(&mut self, kind: FaultKind, node: NodeId, volume: VolumeId) -> Result<(), Violation> {
-        let Some(snapshot) = self.snapshots.remove(&node) else {
-            let snapshot = self.nodes[&node].disk.snapshot();
-            self.snapshots.insert(node, snapshot);
+    /// What was kept comes back, once the atlas allows it.
+    pub(super) fn roll_back(
+        &mut self,
+        kind: FaultKind,
+        node: NodeId,
+        volume: VolumeId,
+        left: u64,
+    ) -> Result<(), Violation> {
+        let Some(snapshot) = self.snapshots.remove(&node) else { return Ok(()) };
+        if self.settling.is_some() || !self.atlas.may_hurt(node) {
             return Ok(());
-        };
+        }
         let whole = kind == FaultKind::DiskRollback;
         if !self.nodes[&node].alive() || (whole && !self.others_hold_everything(node)) {
+            if left > 0 {
+                self.snapshots.insert(node, snapshot);
+                self.cure_after(50 * MS, SECOND, WideCure::RollBack(kind, node, volume, left - 1));
+            }
             return Ok(());
         }
         self.crash(node)?;

@@ -7,7 +7,7 @@ use crate::checkers::Violation;
 use crate::disk::Disk;
 use crate::faults::FaultKind;
 use crate::log::{MS, Nanos, SECOND, US};
-use holdfast_types::NodeId;
+use holdfast_types::{NodeId, VolumeId};
 
 /// The end of a fault.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub(crate) enum WideCure {
     /// The file system is mounted anew, which takes a new process.
     Remount(NodeId),
     Loop(NodeId),
+    /// An earlier state of a disk, or of a superblock on it, may come back; so many tries are left.
+    RollBack(FaultKind, NodeId, VolumeId, u64),
 }
 
 impl World {
@@ -46,7 +48,7 @@ impl World {
         Ok(())
     }
 
-    fn cure_after(&mut self, from: Nanos, to: Nanos, cure: WideCure) {
+    pub(super) fn cure_after(&mut self, from: Nanos, to: Nanos, cure: WideCure) {
         let at = self.now + self.span(from, to);
         self.at(at, Event::Cure(Cure::Wide(cure)));
     }
@@ -166,6 +168,7 @@ impl World {
                     self.at(at, Event::Cure(Cure::Restart { node, and_crash: false }));
                 }
             }
+            WideCure::RollBack(kind, node, volume, left) => return self.roll_back(kind, node, volume, left),
             WideCure::Loop(node) => self.node(node).lag = 0,
         }
         Ok(())
