@@ -2,7 +2,9 @@
 //!
 //! A write is visible when its operation completes, and on stable storage when it was durable or a later `Sync` that was
 //! issued after its completion has completed. At a crash every other write is, independently, kept, lost or torn at
-//! sectors; so is every write in flight.
+//! sectors; so is every write in flight. That is early write-back in any order, too: tables are written, not mapped, and each
+//! page of a checkpoint meets its own fate. When the process ends alone, nothing is lost and nothing is settled: what was
+//! written stays visible, and what was not synced may still be lost with the host later.
 
 mod rot;
 
