@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const PAIR: usize = 2 * Superblock::LEN;
 
 /// What is wrong on one disk.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Damage {
     /// Blocks of images that are not what was written there last.
     blocks: BTreeSet<(VolumeId, u64)>,
@@ -56,8 +56,15 @@ pub(super) enum Astray {
     To(usize),
 }
 
-/// An earlier state of the whole disk.
-pub(crate) type Snapshot = BTreeMap<FileId, File>;
+/// All files of a disk.
+pub(crate) type Files = BTreeMap<FileId, File>;
+
+/// An earlier state of the whole disk, with what was wrong then.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) files: Files,
+    damage: Damage,
+}
 
 impl Damage {
     /// Whether blocks `[start, end)` of a copy may be unreadable here.
@@ -330,11 +337,11 @@ impl Disk {
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        self.files.clone()
+        Snapshot { files: self.files.clone(), damage: self.damage.clone() }
     }
 
     /// What a copy's superblock says in a state of the disk.
-    pub(crate) fn superblock(files: &Snapshot, volume: VolumeId) -> Option<Superblock> {
+    pub(crate) fn superblock(files: &Files, volume: VolumeId) -> Option<Superblock> {
         let file = files.get(&FileId::Superblock(volume))?;
         match Superblock::judge(&file.content) {
             holdfast_format::SuperblockFound::Valid(sb, _) => Some(*sb),
@@ -342,14 +349,14 @@ impl Disk {
         }
     }
 
-    pub(crate) const fn files(&self) -> &Snapshot {
+    pub(crate) const fn files(&self) -> &Files {
         &self.files
     }
 
     /// The disk is what it was.
     pub(crate) fn roll_back(&mut self, snapshot: Snapshot) {
-        self.files = snapshot;
-        self.damage = Damage::default();
+        self.files = snapshot.files;
+        self.damage = snapshot.damage;
         self.doubt_digests();
     }
 
@@ -362,7 +369,7 @@ impl Disk {
     /// One copy's superblock is what it was.
     pub(crate) fn roll_back_superblock(&mut self, snapshot: &Snapshot, volume: VolumeId) {
         let id = FileId::Superblock(volume);
-        if let Some(file) = snapshot.get(&id) {
+        if let Some(file) = snapshot.files.get(&id) {
             self.files.insert(id, File { unsynced: Vec::new(), ..file.clone() });
             self.damage.digests.insert(volume);
         }

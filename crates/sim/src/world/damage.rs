@@ -135,7 +135,7 @@ impl World {
         let now = self.nodes[&node].disk.files();
         self.options.volumes.iter().filter(|v| v.members.contains(&node)).all(|v| {
             let said = |files| Disk::superblock(files, v.id).map(|sb| (sb.promised, sb.table));
-            said(now).is_some() && said(now) == said(snapshot)
+            said(now).is_some() && said(now) == said(&snapshot.files)
         })
     }
 
@@ -143,7 +143,8 @@ impl World {
     /// checkpoint, the journal either still leads on from the older one or shows the gap.
     fn shows_in_journal(&self, node: NodeId, volume: VolumeId, snapshot: &Snapshot) -> bool {
         let disk = &self.nodes[&node].disk;
-        let (Some(old), Some(new)) = (Disk::superblock(snapshot, volume), Disk::superblock(disk.files(), volume))
+        let (Some(old), Some(new)) =
+            (Disk::superblock(&snapshot.files, volume), Disk::superblock(disk.files(), volume))
         else {
             return false;
         };
