@@ -2,7 +2,13 @@
 //!
 //! A write is visible when its operation completes, and on stable storage when it was durable or a later `Sync` that was
 //! issued after its completion has completed. At a crash every other write is, independently, kept, lost or torn at
-//! sectors; so is every write in flight.
+//! sectors; so is every write in flight. That is early write-back in any order, too: tables are written, not mapped, and each
+//! page of a checkpoint meets its own fate. When the process ends alone, nothing is lost and nothing is settled: what was
+//! written stays visible, and what was not synced may still be lost with the host later.
+
+mod rot;
+
+pub(crate) use rot::Snapshot;
 
 use crate::faults::FaultKind;
 use crate::log::{MS, Nanos};
@@ -11,9 +17,11 @@ use bytes::Bytes;
 use holdfast_format::RecordHeader;
 use holdfast_store::io::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskReply, FileId, OpId};
 use holdfast_types::{Rng, SECTOR_SIZE};
+use rot::{Armed, Astray, Damage};
 use std::collections::BTreeMap;
 
 const EIO: i32 = 5;
+const EROFS: i32 = 30;
 
 /// A write that a crash may undo. `old` undoes it.
 #[derive(Clone, Debug)]
@@ -24,10 +32,13 @@ struct Unsynced {
     old: Vec<u8>,
     /// Laid over older unsynced writes, itself durable.
     durable: bool,
+    /// A sync said that it is on stable storage, and no later one will bring it there.
+    lied: bool,
 }
 
+/// One file.
 #[derive(Clone, Debug, Default)]
-struct File {
+pub(crate) struct File {
     content: Vec<u8>,
     unsynced: Vec<Unsynced>,
     /// Blocks were really written when it was made: writes never need space.
@@ -48,8 +59,32 @@ impl File {
         let old = self.content[offset..end].to_vec();
         self.content[offset..end].copy_from_slice(&new);
         if !durable || overlaps {
-            self.unsynced.push(Unsynced { seq, offset, new, old, durable });
+            self.unsynced.push(Unsynced { seq, offset, new, old, durable, lied: false });
         }
+    }
+
+    /// Writes up to `upto` are on stable storage now, but for the newest `forgotten`. Gives those that can't be undone.
+    fn sync(&mut self, upto: u64, forgotten: usize) -> Vec<Unsynced> {
+        for u in self.unsynced.iter_mut().rev().filter(|u| u.seq <= upto && !u.durable).take(forgotten) {
+            u.lied = true;
+        }
+        let mut synced = Vec::new();
+        let mut kept: Vec<Unsynced> = Vec::new();
+        for mut u in std::mem::take(&mut self.unsynced) {
+            if u.lied || u.seq > upto {
+                kept.push(u);
+                continue;
+            }
+            synced.push(u.clone());
+            let end = u.offset + u.new.len();
+            // Undoing what lies below would undo this one as well.
+            if kept.iter().any(|k| k.offset < end && u.offset < k.offset + k.new.len()) {
+                u.durable = true;
+                kept.push(u);
+            }
+        }
+        self.unsynced = kept;
+        synced
     }
 
     /// Undoes everything that is not durable, newest first; returns it oldest first.
@@ -124,11 +159,15 @@ pub(crate) struct Disk {
     pub(crate) slowness: u64,
     pub(crate) stalled_until: Nanos,
     pub(crate) no_space: bool,
+    /// Every change fails.
+    pub(crate) read_only: bool,
     /// The next operation of this sort fails.
     pub(crate) fail_next: Option<FaultKind>,
     remembered: BTreeMap<FileId, File>,
     /// Mutant: what is called durable is not.
     pub(crate) lies: bool,
+    damage: Damage,
+    armed: Armed,
 }
 
 /// What came of an operation.
@@ -151,9 +190,12 @@ impl Disk {
             slowness: 1,
             stalled_until: 0,
             no_space: false,
+            read_only: false,
             fail_next: None,
             remembered: BTreeMap::new(),
             lies: false,
+            damage: Damage::default(),
+            armed: Armed::default(),
         }
     }
 
@@ -186,32 +228,64 @@ impl Disk {
     }
 
     /// Power is gone: what was not durable meets its fate. Returns the records that may have survived by luck.
-    pub(crate) fn crash(&mut self, count: &mut impl FnMut(FaultKind)) -> Vec<RecordHeader> {
+    pub(crate) fn crash(&mut self, fates: &mut Vec<FaultKind>) -> Vec<RecordHeader> {
         let mut lucky = Vec::new();
+        self.settle_phantoms();
+        self.damage.power_cut();
         let rng = &mut self.rng;
         for (id, file) in &mut self.files {
             for u in file.undo() {
                 let fate = if u.durable { Fate::Kept } else { Fate::draw(rng) };
                 lucky.extend(records_in(*id, &u.new));
                 if !u.durable {
-                    count(fate.kind());
+                    fates.push(fate.kind());
+                }
+                if u.lied && fate != Fate::Kept {
+                    self.damage.lost(*id, &u);
                 }
                 file.redo(u.offset, &u.new, fate, rng);
             }
         }
         for InFlight { op, .. } in std::mem::take(&mut self.in_flight).into_values() {
             let fate = Fate::draw(&mut self.rng);
-            count(fate.kind());
+            fates.push(fate.kind());
             lucky.extend(self.settle(&op, fate));
         }
-        (self.fail_next, self.slowness, self.stalled_until) = (None, 1, 0);
+        self.calm();
         lucky
+    }
+
+    /// The process is gone and the host lives: what was written stays in the host's cache, where only a sync or a power
+    /// cut decides about it. An operation in flight was carried out or not.
+    pub(crate) fn process_crash(&mut self, _fates: &mut Vec<FaultKind>) -> Vec<RecordHeader> {
+        self.settle_phantoms();
+        for InFlight { op, issued_at } in std::mem::take(&mut self.in_flight).into_values() {
+            if !matches!(op.kind, DiskOpKind::Sync) && self.rng.chance(500_000) {
+                let volatile = std::mem::replace(&mut self.lies, true);
+                let _ = self.carry_out(&op, issued_at);
+                self.lies = volatile;
+            }
+        }
+        self.calm();
+        Vec::new()
+    }
+
+    /// No fault of the moment is left.
+    pub(crate) const fn calm(&mut self) {
+        (self.fail_next, self.slowness, self.stalled_until) = (None, 1, 0);
+        self.read_only = false;
+    }
+
+    /// What is under way, by ticket.
+    pub(crate) fn under_way(&self) -> Vec<u64> {
+        self.in_flight.keys().copied().collect()
     }
 
     /// All files are gone, or (a mutant) as they were when they were remembered.
     pub(crate) fn wipe(&mut self, roll_back: bool) {
         self.files.clear();
         self.in_flight.clear();
+        self.damage = Damage::default();
         if roll_back {
             self.files.clone_from(&self.remembered);
         }
@@ -240,6 +314,9 @@ impl Disk {
             self.fail_next = None;
             return Some((DiskError::Io(EIO), kind));
         }
+        if self.read_only && !matches!(op.kind, DiskOpKind::Read { .. } | DiskOpKind::List | DiskOpKind::Sync) {
+            return Some((DiskError::Io(EROFS), FaultKind::ReadOnly));
+        }
         let takes_space = match op.kind {
             DiskOpKind::Create { .. } => true,
             DiskOpKind::Write { .. } | DiskOpKind::Zero { .. } => self.files.get(&op.file).is_some_and(|f| !f.written),
@@ -251,6 +328,7 @@ impl Disk {
     /// A failed write may have reached the medium in part; a failed sync may have lost what it should have synced.
     fn half_done(&mut self, op: &DiskOp) -> Vec<RecordHeader> {
         match &op.kind {
+            _ if self.read_only => {}
             DiskOpKind::Write { .. } => {
                 let fate = Fate::draw(&mut self.rng);
                 return self.settle(op, fate);
@@ -259,6 +337,9 @@ impl Disk {
                 if let Some(file) = self.files.get_mut(&op.file) {
                     for u in file.undo() {
                         let fate = if u.durable { Fate::Kept } else { Fate::draw(&mut self.rng) };
+                        if u.lied && fate != Fate::Kept {
+                            self.damage.lost(op.file, &u);
+                        }
                         file.redo(u.offset, &u.new, fate, &mut self.rng);
                     }
                 }
@@ -322,32 +403,55 @@ impl Disk {
                 let mut data = vec![0; len];
                 let held = file.content.len().saturating_sub(from).min(len);
                 data[..held].copy_from_slice(&file.content[from.min(file.content.len())..][..held]);
+                self.misread(op, &mut data);
                 (Ok(DiskReply::Data(data.into())), none)
             }
             DiskOpKind::Write { offset, data, durable } => {
                 self.seq += 1;
                 let data = joined(data);
                 let records = if *durable { records_in(op.file, &data) } else { none };
-                file.apply(self.seq, index(*offset), data, *durable && !self.lies);
+                self.write(op, index(*offset), data, *durable && !self.lies);
                 (Ok(DiskReply::Done), records)
             }
             DiskOpKind::Punch { offset, len } | DiskOpKind::Zero { offset, len } => {
                 self.seq += 1;
                 let room = file.content.len().saturating_sub(index(*offset)).min(index(*len));
                 file.apply(self.seq, index(*offset), vec![0; room].into(), false);
+                self.damage.rewritten(op.file, index(*offset), room);
                 (Ok(DiskReply::Done), none)
             }
             DiskOpKind::Sync => {
-                let mut records = none;
-                if !self.lies {
-                    for u in file.unsynced.extract_if(.., |u| u.seq <= issued_at) {
-                        records.extend(records_in(op.file, &u.new));
-                    }
+                if self.lies {
+                    return (Ok(DiskReply::Done), none);
                 }
-                (Ok(DiskReply::Done), records)
+                (Ok(DiskReply::Done), self.sync(op, issued_at))
             }
             DiskOpKind::List | DiskOpKind::Create { .. } | DiskOpKind::Delete => unreachable!("handled above"),
         }
+    }
+
+    fn write(&mut self, op: &DiskOp, offset: usize, data: Bytes, durable: bool) {
+        let astray = self.miswrite(op, offset, &data);
+        let (seq, len) = (self.seq, data.len());
+        let Some(file) = self.files.get_mut(&op.file) else { return };
+        match astray {
+            Some(Astray::Lost) => {}
+            Some(Astray::To(there)) => file.apply(seq, there, data, durable),
+            None => {
+                file.apply(seq, offset, data, durable);
+                self.damage.rewritten(op.file, offset, len);
+            }
+        }
+    }
+
+    fn sync(&mut self, op: &DiskOp, issued_at: u64) -> Vec<RecordHeader> {
+        let forgotten = self.lie_about(op);
+        let Some(file) = self.files.get_mut(&op.file) else { return Vec::new() };
+        let synced = file.sync(issued_at, forgotten);
+        if file.unsynced.is_empty() {
+            self.damage.synced(op.file);
+        }
+        synced.iter().flat_map(|u| records_in(op.file, &u.new)).collect()
     }
 
     /// Operations that are under way, for a log.

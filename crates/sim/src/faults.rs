@@ -105,12 +105,63 @@ fault_kinds! {
     ForcedFailover,
     /// A guest closes its connection with requests under way.
     Detach,
+    /// A link passes only so many bytes per millisecond; the rest queues.
+    Clog,
+    /// Some directions stop at once and come back in a random order.
+    Swizzle,
+    /// A connection breaks again and again.
+    Flap,
+    /// Two nodes don't hear each other, and everybody else hears both.
+    Triangle,
+    /// Every operation of a disk takes a hundred times as long.
+    GreyDisk,
+    /// A disk does nothing for half a minute.
+    LongStall,
+    /// Every change fails with EROFS until the file system is mounted anew.
+    ReadOnly,
+    /// A process ends alone (out of memory): what it wrote stays in the host's cache, synced or not.
+    ProcessCrash,
+    /// Every turn of a node's loop comes late.
+    SlowLoop,
+    /// Stopped for a little less than a lease.
+    PauseBelowLease,
+    /// Stopped for a little more than a lease.
+    PauseAboveLease,
+    /// A bit of the journal flips at rest.
+    RotJournal,
+    /// A bit of an image flips at rest.
+    RotImage,
+    /// A bit of a block table flips at rest.
+    RotBlockTable,
+    /// A bit of a region table flips at rest.
+    RotRegionTable,
+    /// A bit of one of the four superblocks of a copy flips at rest.
+    RotSuperblock,
+    /// A bit flips on the way from the medium, once.
+    ReadFlip,
+    /// A read of an image brings what lies elsewhere, once.
+    MisdirectedRead,
+    /// A write that was reported done, durable even, never reached the medium.
+    PhantomWrite,
+    /// A write goes elsewhere.
+    MisdirectedWrite,
+    /// A sync forgets the last few writes.
+    LyingSync,
+    /// A copy's superblock comes back as it was.
+    SuperblockRollback,
+    /// A whole disk comes back as it was (the host is restored from an old image).
+    DiskRollback,
+    /// A clock jumps ahead, which no clock that counts the time since boot does: declared runs only.
+    ClockJump,
+    /// A node stands still and its clock with it (a guest of a hypervisor that is paused): declared runs only.
+    ClockStop,
 }
 
 impl FaultKind {
-    /// It ends a copy for good.
-    pub(crate) const fn fails_copies(self) -> bool {
-        matches!(self, FaultKind::WriteError | FaultKind::ReadError | FaultKind::SyncError | FaultKind::Wipe)
+    /// It may end or damage a copy for good.
+    pub(crate) fn fails_copies(self) -> bool {
+        use FaultKind::{ReadError, ReadOnly, SyncError, Wipe, WriteError};
+        self.is_damage() || matches!(self, WriteError | ReadError | SyncError | ReadOnly | Wipe)
     }
 }
 
@@ -160,6 +211,107 @@ pub(crate) const STARTED: &[FaultKind] = &[
     FaultKind::ForcedFailover,
     FaultKind::Detach,
 ];
+
+/// Kinds of `world/wide.rs`, in any run.
+const WIDE: &[FaultKind] = &[
+    FaultKind::Clog,
+    FaultKind::Swizzle,
+    FaultKind::Flap,
+    FaultKind::Triangle,
+    FaultKind::GreyDisk,
+    FaultKind::LongStall,
+    FaultKind::ReadOnly,
+    FaultKind::ProcessCrash,
+    FaultKind::SlowLoop,
+    FaultKind::PauseBelowLease,
+    FaultKind::PauseAboveLease,
+];
+
+/// Kinds of `world/damage.rs`, in any run.
+const DAMAGE: &[FaultKind] = &[
+    FaultKind::RotJournal,
+    FaultKind::RotImage,
+    FaultKind::RotBlockTable,
+    FaultKind::RotRegionTable,
+    FaultKind::RotSuperblock,
+    FaultKind::ReadFlip,
+    FaultKind::MisdirectedRead,
+    FaultKind::PhantomWrite,
+    FaultKind::MisdirectedWrite,
+    FaultKind::LyingSync,
+    FaultKind::SuperblockRollback,
+    FaultKind::DiskRollback,
+];
+
+/// Beyond what the read lease is made for.
+const CLOCKS: &[FaultKind] = &[FaultKind::ClockJump, FaultKind::ClockStop];
+
+/// What a run may do beyond the promises, and what it must still keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Declared {
+    /// Within the promises: every checker is on, liveness is asked for.
+    Nothing,
+    /// Clocks go wrong: a superseded primary may serve stale reads (S13). Nothing else may suffer, writes least of all.
+    Clocks,
+    /// All copies may be damaged, as long as the damage shows. What counts is that no wrong data is given out: reads may fail,
+    /// and volumes may stay closed (S19).
+    Losses,
+}
+
+impl Declared {
+    /// The same, unless none of these kinds makes use of it.
+    pub(crate) fn needed_by(self, mix: &[(FaultKind, u64)]) -> Declared {
+        let any = |of: fn(FaultKind) -> bool| mix.iter().any(|(kind, _)| of(*kind));
+        let needed = match self {
+            Declared::Nothing => false,
+            Declared::Clocks => any(|kind| CLOCKS.contains(&kind)),
+            Declared::Losses => any(FaultKind::fails_copies),
+        };
+        if needed { self } else { Declared::Nothing }
+    }
+}
+
+/// Every kind that a fault event may start in a run that is declared as nothing.
+#[cfg(test)]
+pub(crate) fn started() -> impl Iterator<Item = FaultKind> {
+    STARTED.iter().chain(WIDE).chain(DAMAGE).copied()
+}
+
+impl FaultKind {
+    /// Whether it is one of `world/damage.rs`.
+    pub(crate) fn is_damage(self) -> bool {
+        DAMAGE.contains(&self)
+    }
+
+    /// Whether it is one of `world/wide.rs`.
+    pub(crate) fn is_wide(self) -> bool {
+        WIDE.contains(&self) || CLOCKS.contains(&self)
+    }
+}
+
+/// Few runs are declared: most of the search belongs to what is promised.
+pub(crate) fn declare(rng: &mut Rng) -> Declared {
+    match rng.below(100) {
+        0..4 => Declared::Clocks,
+        4..8 => Declared::Losses,
+        _ => Declared::Nothing,
+    }
+}
+
+/// The part of the mix that came later. Drawn on its own, so that a new kind changes no other decision of a seed.
+pub(crate) fn draw_wide_mix(declared: Declared, rng: &mut Rng) -> Vec<(FaultKind, u64)> {
+    let share = u32::try_from(rng.range(100_000, 600_000)).expect("below a million");
+    let mut mix: Vec<(FaultKind, u64)> = Vec::new();
+    for kind in WIDE.iter().chain(DAMAGE) {
+        if rng.chance(share) {
+            mix.push((*kind, rng.range(1, 8)));
+        }
+    }
+    if declared == Declared::Clocks {
+        mix.extend(CLOCKS.iter().map(|kind| (*kind, rng.range(20, 60))));
+    }
+    mix
+}
 
 /// A seed's own mix: some kinds, each with a weight (swarm testing: a mix of everything hides what a mix of few finds).
 pub(crate) fn draw_mix(rng: &mut Rng) -> Vec<(FaultKind, u64)> {

@@ -5,6 +5,7 @@
 //! and guests are simulated, in one thread, on a virtual time that jumps. Checkers watch from outside, one per property of docs/PROTOCOL.md.
 //! The same seed gives the same events, down to the hash.
 
+mod atlas;
 mod checkers;
 mod cuts;
 mod disk;

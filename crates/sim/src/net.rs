@@ -5,6 +5,13 @@
 //! A lane is up when both ends have opened it and the connection stands; each end is told on its own, and gets
 //! no message of the lane before. What is on its way when a connection ends is lost; what is sent into a dead direction
 //! waits until the direction is alive again or the connection ends. Lanes don't wait for each other.
+//!
+//! Deliberately absent: a message that arrives twice, and messages of an old connection after a new one stands. The
+//! daemon's transport can't deliver either: QUIC streams have each byte once, a newer stream of a lane starts only when
+//! the older one's reader has delivered its last event, a late stream of the same life is refused by its session, and the
+//! daemon drops what does not come from the lane's present session (trap 10; transport's `incoming.rs`, agent's
+//! `lanes.rs`). What arrives is therefore a prefix of what was sent, per connection. The same records do come again under
+//! a new connection, because a primary that greets a member anew sends from the member's tail on.
 
 use crate::log::{MS, Nanos};
 use crate::options::NetPlan;
@@ -77,6 +84,22 @@ struct Connection {
     lanes: BTreeMap<Lane, LaneState>,
 }
 
+/// A direction that passes only so much.
+#[derive(Clone, Copy, Debug)]
+struct Clog {
+    bytes_per_ms: u64,
+    /// When what was sent so far has passed.
+    free_at: Nanos,
+}
+
+impl Clog {
+    fn pass(&mut self, bytes: usize, now: Nanos) -> Nanos {
+        let time = (bytes as u64 * MS).div_ceil(self.bytes_per_ms);
+        self.free_at = self.free_at.max(now) + time;
+        self.free_at
+    }
+}
+
 /// All connections.
 #[derive(Debug)]
 pub(crate) struct Net {
@@ -87,6 +110,8 @@ pub(crate) struct Net {
     dead: BTreeMap<(NodeId, NodeId), u32>,
     /// Extra delay of each direction.
     slow: BTreeMap<(NodeId, NodeId), Nanos>,
+    /// Directions with a limited capacity.
+    clogs: BTreeMap<(NodeId, NodeId), Clog>,
     last: BTreeMap<(NodeId, NodeId, Lane), Nanos>,
     waiting: BTreeMap<(NodeId, NodeId), Vec<Packet>>,
     /// The next message with records or table on this direction gets a flipped bit.
@@ -120,6 +145,7 @@ impl Net {
             connections,
             dead: BTreeMap::new(),
             slow: BTreeMap::new(),
+            clogs: BTreeMap::new(),
             last: BTreeMap::new(),
             waiting: BTreeMap::new(),
             corrupt_next: None,
@@ -190,6 +216,16 @@ impl Net {
         std::mem::take(&mut self.overtaken)
     }
 
+    /// The direction passes only so many bytes per millisecond from now on.
+    pub(crate) fn clog(&mut self, from: NodeId, to: NodeId, bytes_per_ms: u64) {
+        self.clogs.insert((from, to), Clog { bytes_per_ms, free_at: 0 });
+    }
+
+    /// The direction passes everything again. Gives how long what is queued still takes.
+    pub(crate) fn unclog(&mut self, from: NodeId, to: NodeId, now: Nanos) -> Nanos {
+        self.clogs.remove(&(from, to)).map_or(0, |c| c.free_at.saturating_sub(now))
+    }
+
     /// How long until somebody notices that a connection is dead.
     pub(crate) fn notice_delay(&mut self, at_once: bool) -> Nanos {
         if at_once {
@@ -238,6 +274,7 @@ impl Net {
 
     fn on_its_way(&mut self, packet: Packet, now: Nanos) -> (Packet, Nanos) {
         let (from, to) = (packet.from, packet.to);
+        let now = self.clogs.get_mut(&(from, to)).map_or(now, |c| c.pass(packet.bytes.len(), now));
         let mut delay = self.plan.delay_min + self.rng.below(self.plan.delay_max - self.plan.delay_min);
         if self.rng.chance(self.plan.spike_ppm) {
             delay += self.rng.below(200 * MS);
@@ -281,6 +318,9 @@ impl Net {
         let c = self.connections.get_mut(&pair(a, b)).expect("every pair has an entry");
         c.generation += 1;
         c.up = true;
+        for direction in [(a, b), (b, a)] {
+            self.clogs.entry(direction).and_modify(|clog| clog.free_at = now);
+        }
         for lane in c.lanes.values_mut() {
             lane.up_at = None;
             lane.told = [None; 2];

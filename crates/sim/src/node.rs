@@ -15,12 +15,14 @@ pub(crate) struct Clock {
     offset: u64,
     /// Nanoseconds that it counts in a million true ones.
     rate: u64,
+    /// What it did not count while it stood still.
+    missed: u64,
 }
 
 impl Clock {
     pub(crate) fn draw(drift_ppm: u64, rng: &mut Rng) -> Clock {
         let rate = 1_000_000 - drift_ppm + rng.below(2 * drift_ppm + 1);
-        Clock { offset: rng.below(1 << 50), rate }
+        Clock { offset: rng.range(1 << 40, 1 << 50), rate, missed: 0 }
     }
 
     pub(crate) const fn with_rate(self, rate: u64) -> Clock {
@@ -31,15 +33,25 @@ impl Clock {
         self.rate
     }
 
+    /// It shows `by` nanoseconds more than it did.
+    pub(crate) const fn jump(&mut self, by: u64) {
+        self.offset += by;
+    }
+
+    /// It stood still, for so long by its own rate.
+    pub(crate) fn stood_still(&mut self, time: Nanos) {
+        self.missed += time * self.rate / 1_000_000;
+    }
+
     /// What it shows.
     pub(crate) fn reads(self, now: Nanos) -> Time {
         let counted = u128::from(now) * u128::from(self.rate) / 1_000_000;
-        Time(self.offset + u64::try_from(counted).expect("a world lasts minutes"))
+        Time(self.offset + u64::try_from(counted).expect("a world lasts minutes") - self.missed)
     }
 
     /// When it will show `time`, rounded up.
     pub(crate) fn true_time(self, time: Time) -> Nanos {
-        let counted = u128::from(time.0.saturating_sub(self.offset));
+        let counted = u128::from((time.0 + self.missed).saturating_sub(self.offset));
         let real = (counted * 1_000_000).div_ceil(u128::from(self.rate));
         u64::try_from(real).unwrap_or(u64::MAX)
     }
@@ -79,6 +91,10 @@ pub(crate) struct Node {
     pub(crate) wiped: bool,
     /// The disk gave an error in this life.
     pub(crate) disk_failed: bool,
+    /// Its clock stands still since then.
+    pub(crate) frozen_since: Option<Nanos>,
+    /// Each turn of the loop is so late.
+    pub(crate) lag: Nanos,
 }
 
 impl Node {
@@ -108,6 +124,8 @@ impl Node {
             led: BTreeSet::new(),
             wiped: false,
             disk_failed: false,
+            frozen_since: None,
+            lag: 0,
         }
     }
 
@@ -138,7 +156,19 @@ impl Node {
         Life(self.life << 16 | self.id.0)
     }
 
+    /// Its process and its clock go on.
+    pub(crate) fn resume(&mut self, now: Nanos, lease: Nanos) {
+        self.paused = false;
+        if self.paused_at.take().is_some_and(|at| now - at > lease) {
+            self.resumed = Some(now);
+        }
+        if let Some(since) = self.frozen_since.take() {
+            self.clock.stood_still(now - since);
+        }
+    }
+
     pub(crate) fn stop(&mut self) {
+        self.frozen_since = None;
         self.shard = None;
         self.control = None;
         (self.paused, self.paused_at, self.resumed) = (false, None, None);

@@ -1,6 +1,6 @@
 //! What a seed decides before anything happens.
 
-use crate::faults::{FaultKind, draw_mix};
+use crate::faults::{Declared, FaultKind, declare, draw_mix, draw_wide_mix};
 use crate::log::{MS, Nanos, SECOND, US};
 use crate::setup::{Episode, Setup, VolumeShape};
 use holdfast_cluster::{Command, State};
@@ -150,6 +150,8 @@ pub(crate) struct Options {
     /// Clock rates differ from the true one by at most this, parts per million.
     pub(crate) drift_ppm: u64,
     pub(crate) control: ControlPlan,
+    /// What the run may do beyond the promises.
+    pub(crate) declared: Declared,
     pub(crate) mutant: Option<Mutant>,
     /// The one failure that is measured.
     pub(crate) episode: Option<Episode>,
@@ -194,7 +196,11 @@ impl Options {
             admitted_bytes: [256 << 10, 64 << 20][index(rng.below(2))],
         };
         let small_journal = rng.chance(150_000);
-        let faults = setup.profile.of(seed).keep(draw_mix(&mut rng), seed);
+        let mut faults = draw_mix(&mut rng);
+        let mut wide = Rng::new(seed ^ 0x77_6964_655f_6d69);
+        let declared = declare(&mut wide);
+        faults.extend(draw_wide_mix(declared, &mut wide));
+        let faults = setup.profile.of(seed).keep(faults, seed);
         // Members that never answer again keep a volume closed whose memories are in doubt, until there is replacement.
         // A chosen cluster keeps the durability that it was chosen for.
         if setup.volumes().is_none() && !faults.iter().any(|(kind, _)| kind.fails_copies()) {
@@ -228,6 +234,7 @@ impl Options {
             disk: DiskPlan { latency_min, latency_max: latency_min + rng.range(20, 4_000) * US },
             drift_ppm: [0, 100, 5_000][index(rng.below(3))],
             control,
+            declared: declared.needed_by(&faults),
             mutant: None,
             episode: None,
             kept_faults: None,
@@ -263,6 +270,7 @@ impl Options {
         if mutant == Mutant::Amnesia {
             self.may_lag = false;
         }
+        self.declared = Declared::Nothing;
         if !kinds.is_empty() {
             self.faults = kinds.iter().map(|k| (*k, 1)).collect();
         }

@@ -41,6 +41,12 @@ pub static PROFILES: &[Profile] = &[
         tune: as_drawn,
     },
     Profile {
+        name: "damage",
+        about: "what disks hold is not what was written, and processes find out when they start",
+        kinds: Some(DAMAGE),
+        tune: as_drawn,
+    },
+    Profile {
         name: "network",
         about: "connections break, links slow down, directions die",
         kinds: Some(NETWORK),
@@ -77,8 +83,17 @@ pub static PROFILES: &[Profile] = &[
 /// The profile that is another one for each seed.
 const MIXED: &str = "all";
 
-const CRASHES: &[FaultKind] =
-    &[FaultKind::Crash, FaultKind::CrashAll, FaultKind::CrashInRecovery, FaultKind::Pause, FaultKind::PauseLong];
+const CRASHES: &[FaultKind] = &[
+    FaultKind::Crash,
+    FaultKind::CrashAll,
+    FaultKind::CrashInRecovery,
+    FaultKind::Pause,
+    FaultKind::PauseLong,
+    FaultKind::ProcessCrash,
+    FaultKind::SlowLoop,
+    FaultKind::PauseBelowLease,
+    FaultKind::PauseAboveLease,
+];
 
 const DISKS: &[FaultKind] = &[
     FaultKind::SlowDisk,
@@ -88,8 +103,30 @@ const DISKS: &[FaultKind] = &[
     FaultKind::SyncError,
     FaultKind::NoSpace,
     FaultKind::Wipe,
+    FaultKind::GreyDisk,
+    FaultKind::LongStall,
+    FaultKind::ReadOnly,
     FaultKind::Crash,
     FaultKind::CrashAll,
+    FaultKind::ProcessCrash,
+];
+
+const DAMAGE: &[FaultKind] = &[
+    FaultKind::RotJournal,
+    FaultKind::RotImage,
+    FaultKind::RotBlockTable,
+    FaultKind::RotRegionTable,
+    FaultKind::RotSuperblock,
+    FaultKind::ReadFlip,
+    FaultKind::MisdirectedRead,
+    FaultKind::PhantomWrite,
+    FaultKind::MisdirectedWrite,
+    FaultKind::LyingSync,
+    FaultKind::SuperblockRollback,
+    FaultKind::DiskRollback,
+    FaultKind::Crash,
+    FaultKind::ProcessCrash,
+    FaultKind::ForcedFailover,
 ];
 
 const NETWORK: &[FaultKind] = &[
@@ -100,10 +137,22 @@ const NETWORK: &[FaultKind] = &[
     FaultKind::Mute,
     FaultKind::SlowLink,
     FaultKind::CorruptFrame,
+    FaultKind::Clog,
+    FaultKind::Swizzle,
+    FaultKind::Flap,
+    FaultKind::Triangle,
 ];
 
-const CLOCKS: &[FaultKind] =
-    &[FaultKind::Pause, FaultKind::PauseLong, FaultKind::Isolate, FaultKind::Mute, FaultKind::ForcedFailover];
+const CLOCKS: &[FaultKind] = &[
+    FaultKind::Pause,
+    FaultKind::PauseLong,
+    FaultKind::PauseBelowLease,
+    FaultKind::PauseAboveLease,
+    FaultKind::SlowLoop,
+    FaultKind::Isolate,
+    FaultKind::Mute,
+    FaultKind::ForcedFailover,
+];
 
 const OPERATORS: &[FaultKind] =
     &[FaultKind::Switchover, FaultKind::SwitchoverCancelled, FaultKind::ForcedFailover, FaultKind::Detach];

@@ -64,6 +64,12 @@ impl RaftDisk {
         batch
     }
 
+    /// Nothing is slow any more: how many writes wait that may be completed at once.
+    pub(crate) fn hurry(&mut self) -> usize {
+        self.busy_until = 0;
+        self.waiting.len()
+    }
+
     /// Power is gone: how many batches were lost.
     pub(crate) fn crash(&mut self) -> usize {
         let survive = index(self.rng.below(self.waiting.len() as u64 + 1));

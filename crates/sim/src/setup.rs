@@ -1,11 +1,12 @@
 //! What is chosen around a seed: profile, shape of the cluster, timers, cuts. What is not chosen, the seed decides.
 
 use crate::cuts::Cuts;
+use crate::faults::Declared;
 use crate::log::{MS, Nanos};
 use crate::options::{Mutant, Options, VolumePlan, index};
 use crate::profiles::{PROFILES, Profile};
 use crate::world::GIVE_UP;
-use holdfast_types::{NodeId, Rng};
+use holdfast_types::{Durability, NodeId, Rng};
 use std::time::Duration;
 
 /// Nodes of a world: fewer could not outvote one, more would take long.
@@ -208,11 +209,14 @@ impl Options {
     /// Copies of neighbours by number: they are in different racks. The founder of the cluster is one among all.
     fn set_episode(&mut self, episode: Episode, seed: u64) {
         self.episode = Some(episode);
+        self.declared = Declared::Nothing;
         self.storm = GIVE_UP;
         self.requests = self.requests.min(200);
         let mut rng = Rng::new(seed ^ 0x65_7069_736f_6465);
         let count = self.nodes.len() as u64;
         for volume in &mut self.volumes {
+            // With `flush` the stall lasts until every member whose memory counts has answered: another measure.
+            volume.durability = Durability::Sync;
             let first = rng.below(count);
             let copies = volume.members.len() as u64;
             volume.members = (first..first + copies).map(|i| self.nodes[index(i % count)]).collect();

@@ -8,14 +8,17 @@
 mod admin;
 mod carry;
 mod control;
+mod damage;
 mod episode;
 mod forge;
 mod guests;
 mod settle;
 mod storm;
+mod wide;
 
+use crate::atlas::Atlas;
 use crate::checkers::{Checkers, Violation};
-use crate::disk::Disk;
+use crate::disk::{Disk, Snapshot};
 use crate::faults::{FaultCounts, FaultKind};
 use crate::guest::Client;
 use crate::log::{EventLog, MS, Nanos, US};
@@ -177,6 +180,10 @@ pub(crate) struct World {
     counters: Counters,
     /// Directions that faults hold dead, by fault.
     partitions: BTreeMap<u64, Vec<(Plane, NodeId, NodeId)>>,
+    /// Which copies are damaged, and may be.
+    atlas: Atlas,
+    /// Earlier states of disks, that may come back.
+    snapshots: BTreeMap<NodeId, Snapshot>,
     /// When the storm ended.
     settling: Option<Nanos>,
     verified: bool,
@@ -234,6 +241,8 @@ impl World {
             rngs,
             counters: Counters::default(),
             partitions: BTreeMap::new(),
+            atlas: Atlas::new(&options.volumes, options.declared, options.may_lag),
+            snapshots: BTreeMap::new(),
             settling: None,
             verified: false,
             measure: Measure::default(),
@@ -414,7 +423,7 @@ impl World {
     }
 
     fn schedule_run(&mut self, id: NodeId) {
-        let delay = self.rngs.schedule.below(60 * US);
+        let delay = self.rngs.schedule.below(60 * US) + self.nodes[&id].lag;
         let now = self.now;
         let node = self.node(id);
         if node.responsive() && !node.run_scheduled {

@@ -15,7 +15,7 @@
 use crate::io::{DiskOpKind, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
 use crate::ops::{Cx, Tag};
-use crate::recover::logs::recover_logs;
+use crate::recover::logs::{outdated, recover_logs};
 use crate::recover::resolve::{Resolved, resolve};
 use crate::recover::scan::{SegmentScan, scan};
 use crate::replica::{Replica, Stage};
@@ -317,6 +317,13 @@ impl Start {
         for (volume, (replica, copies_good)) in std::mem::take(replicas) {
             copies.insert(volume, replica);
             good.insert(volume, copies_good);
+        }
+        for (volume, epoch) in outdated(&resolved, &copies) {
+            let promised = copies.remove(&volume).expect("it was looked at").sb.promised;
+            let found = format!(
+                "its superblock is older than its journal: it knows epochs up to {promised}, a record is of {epoch}"
+            );
+            self.failed.insert(volume, format!("{found}; an old file was restored, replace the copy"));
         }
         recover_logs(&resolved, &mut copies);
         let mut journal = Journal::new(newest.journal, newest.life + 1, resolved.last_seq, newest.generation);

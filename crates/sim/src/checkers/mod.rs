@@ -119,6 +119,11 @@ impl Checkers {
         }
     }
 
+    /// A node's disk is what it was some time ago.
+    pub(crate) fn forgot(&mut self, node: NodeId) {
+        self.volumes.values_mut().for_each(|v| v.quorums.forgot(node));
+    }
+
     /// Records reached a node's stable storage.
     pub(crate) fn durable(&mut self, node: NodeId, records: &[RecordHeader]) {
         for r in records {

@@ -32,6 +32,13 @@ impl Quorums {
         }
     }
 
+    /// What the node held and is not committed yet counts no more, unless it is reported again.
+    pub(crate) fn forgot(&mut self, node: NodeId) {
+        for holders in self.holders.values_mut() {
+            holders.remove(&node);
+        }
+    }
+
     pub(crate) fn wiped(&mut self, node: NodeId) {
         self.wiped.insert(node);
     }

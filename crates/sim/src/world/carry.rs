@@ -69,7 +69,7 @@ impl World {
         Ok(())
     }
 
-    fn schedule_wake(&mut self, id: NodeId) {
+    pub(super) fn schedule_wake(&mut self, id: NodeId) {
         let late = self.rngs.schedule.below(200 * US);
         let now = self.now;
         let node = self.node(id);
@@ -94,7 +94,7 @@ impl World {
             }
         }
         let led = self.nodes[&id].led.clone();
-        let excused = self.nodes[&id].wiped || self.nodes[&id].disk_failed;
+        let excused = self.nodes[&id].wiped || self.nodes[&id].disk_failed || self.atlas.is_hurt(id);
         for row in rows {
             if let Some(why) = row.failed.as_ref().filter(|_| !excused) {
                 let text = format!("the copy of {} at {id} gave up although its disk never failed: {why}", row.volume);
@@ -108,7 +108,9 @@ impl World {
             if let Some(epoch) = reign {
                 v.commit(epoch, status.positions.committed)?;
             }
-            if status.role != RoleName::Failed {
+            let believed = !self.nodes[&id].disk.damage().digest_may_differ(row.volume);
+            let v = self.checkers.volume(row.volume);
+            if status.role != RoleName::Failed && believed {
                 v.committed.image_at(id, led.contains(&row.volume), status.positions.applied, row.digest)?;
             }
         }
@@ -247,6 +249,7 @@ impl World {
         if completed.fault.is_some_and(|f| f != FaultKind::NoSpace) {
             node.disk_failed = true;
         }
+        self.count_damage(id);
         if let Some(fault) = completed.fault {
             self.fired(fault);
             self.note("fault", &[id.0, ticket], || format!("{id}: {fault:?}"));

@@ -1,13 +1,16 @@
 //! Faults, and their ends.
 
 use super::admin::Wish;
+use super::wide::WideCure;
 use super::{Event, World};
 use crate::checkers::Violation;
+use crate::disk::Disk;
 use crate::faults::{FaultKind, pick};
 use crate::log::{MS, Nanos, SECOND};
 use crate::net::Plane;
 use crate::options::{Mutant, index};
 use holdfast_cluster::Command;
+use holdfast_format::RecordHeader;
 use holdfast_store::io::FileId;
 use holdfast_types::{Epoch, NodeId, VolumeId};
 
@@ -23,6 +26,7 @@ pub(crate) enum Cure {
     Space(NodeId),
     Order(NodeId, NodeId),
     Withdraw(VolumeId, Epoch),
+    Wide(WideCure),
 }
 
 impl World {
@@ -54,6 +58,12 @@ impl World {
 
     fn start_fault(&mut self, kind: FaultKind) -> Result<(), Violation> {
         let node = self.any_node();
+        if kind.is_damage() {
+            return self.start_damage(kind, node);
+        }
+        if kind.is_wide() {
+            return self.start_wide_fault(kind, node);
+        }
         match kind {
             FaultKind::Crash | FaultKind::CrashAll | FaultKind::CrashInRecovery | FaultKind::Wipe => {
                 self.start_crash(kind, node)
@@ -111,7 +121,7 @@ impl World {
         self.options.nodes[index(at)]
     }
 
-    fn other_node(&mut self, node: NodeId) -> NodeId {
+    pub(super) fn other_node(&mut self, node: NodeId) -> NodeId {
         let others: Vec<NodeId> = self.options.nodes.iter().copied().filter(|n| *n != node).collect();
         others[index(self.rngs.faults.below(others.len() as u64))]
     }
@@ -151,7 +161,9 @@ impl World {
             let (n, w) = (v.members.len(), usize::from(v.write_quorum));
             n > w && n - 1 > n - w && self.checkers.control.view(v.id).is_some()
         });
-        bearable && !self.options.may_lag && self.nodes.values().all(|n| !n.wiped)
+        let formed = self.options.volumes.iter().all(|v| self.checkers.control.view(v.id).is_some());
+        let one = bearable && !self.options.may_lag && self.nodes.values().all(|n| !n.wiped);
+        self.atlas.may_hurt(node) && if self.atlas.asks_liveness() { one } else { formed }
     }
 
     /// The shard's disk is lost. The Raft log lies on another one: a voter that lost it must come back as another node.
@@ -160,18 +172,28 @@ impl World {
         let roll_back = self.options.mutant == Some(Mutant::Amnesia);
         self.node(node).disk.wipe(roll_back);
         self.node(node).wiped = true;
+        self.atlas.hurt(node);
         self.checkers.wiped(node);
     }
 
     /// A process ends with its host: the disk's volatile layer meets its fate.
     pub(super) fn crash(&mut self, id: NodeId) -> Result<(), Violation> {
+        self.end_process(id, Disk::crash)
+    }
+
+    /// A process ends; `fate` says what that does to its disk.
+    pub(super) fn end_process(
+        &mut self,
+        id: NodeId,
+        fate: fn(&mut Disk, &mut Vec<FaultKind>) -> Vec<RecordHeader>,
+    ) -> Result<(), Violation> {
         self.note("crash", &[id.0], || format!("{id}"));
         self.look_at_images(id, false)?;
         self.checkers.ended(id, self.now);
         let mut fates = Vec::new();
         let node = self.node(id);
         node.stop();
-        let lucky = node.disk.crash(&mut |kind| fates.push(kind));
+        let lucky = fate(&mut node.disk, &mut fates);
         self.checkers.durable(id, &lucky);
         if self.node(id).raft_disk.crash() > 0 {
             fates.push(FaultKind::LostPersist);
@@ -192,17 +214,30 @@ impl World {
     pub(super) fn look_at_images(&mut self, id: NodeId, quiet: bool) -> Result<(), Violation> {
         for plan in self.options.volumes.iter().filter(|v| v.members.contains(&id)) {
             let Some(image) = self.nodes[&id].disk.content(FileId::Image(plan.id)) else { continue };
+            let hurt = plan.members.iter().any(|n| self.atlas.is_hurt(*n) && !self.nodes[n].wiped);
+            let damage = self.nodes[&id].disk.damage();
+            let spared = |block: u64| damage.covers(plan.id, block, block + 1);
             let checks = self.checkers.volume(plan.id);
-            if quiet {
-                checks.image_equals(id, plan.id, image)?;
+            if quiet && !hurt {
+                checks.image_equals(id, plan.id, image, spared)?;
             } else {
-                checks.image_bytes(id, plan.id, image)?;
+                checks.image_bytes(id, plan.id, image, spared)?;
             }
         }
         Ok(())
     }
 
     fn pause(&mut self, kind: FaultKind, id: NodeId) {
+        let lease = self.lease();
+        let time = if kind == FaultKind::Pause { self.span(MS, lease / 2) } else { lease + self.span(MS, 3 * SECOND) };
+        self.pause_for(kind, id, time);
+    }
+
+    pub(super) fn lease(&self) -> Nanos {
+        u64::try_from(self.options.timers.lease.as_nanos()).expect("a lease is seconds")
+    }
+
+    pub(super) fn pause_for(&mut self, kind: FaultKind, id: NodeId, time: Nanos) {
         if !self.nodes[&id].responsive() {
             return;
         }
@@ -210,8 +245,6 @@ impl World {
         let now = self.now;
         let node = self.node(id);
         (node.paused, node.paused_at) = (true, Some(now));
-        let lease = u64::try_from(self.options.timers.lease.as_nanos()).expect("a lease is seconds");
-        let time = if kind == FaultKind::Pause { self.span(MS, lease / 2) } else { lease + self.span(MS, 3 * SECOND) };
         self.note("pause", &[id.0, time], || format!("{id} for {} ms", time / MS));
         let at = self.now + time;
         self.at(at, Event::Cure(Cure::Resume(id)));
@@ -222,7 +255,7 @@ impl World {
         }
     }
 
-    fn check_later(&mut self, plane: Plane, a: NodeId, b: NodeId) {
+    pub(super) fn check_later(&mut self, plane: Plane, a: NodeId, b: NodeId) {
         let at = self.now + self.net(plane).notice_delay(false);
         let generation = self.net(plane).generation(a, b);
         self.at(at, Event::ConnectionCheck(plane, a, b, generation));
@@ -231,9 +264,7 @@ impl World {
     fn start_net_fault(&mut self, kind: FaultKind, node: NodeId) {
         let peer = self.other_node(node);
         let others: Vec<NodeId> = self.options.nodes.iter().copied().filter(|n| *n != node).collect();
-        let both = |pairs: Vec<(NodeId, NodeId)>| -> Vec<(Plane, NodeId, NodeId)> {
-            Plane::ALL.iter().flat_map(|plane| pairs.iter().map(|(a, b)| (*plane, *a, *b))).collect()
-        };
+        let both = World::on_both_planes;
         let directions = match kind {
             FaultKind::ConnectionLoss => {
                 let plane = Plane::ALL[index(self.rngs.faults.below(2))];
@@ -265,15 +296,26 @@ impl World {
                 let leader: Vec<NodeId> = self.raft_leader().into_iter().collect();
                 self.control_directions(&leader)
             }
-            FaultKind::OneWay => both(vec![(node, peer)]),
-            FaultKind::Mute => both(others.into_iter().map(|n| (node, n)).collect()),
-            FaultKind::Isolate => both(others.into_iter().flat_map(|n| [(node, n), (n, node)]).collect()),
-            _ => both(self.split()),
+            FaultKind::OneWay => both(&[(node, peer)]),
+            FaultKind::Mute => both(&others.into_iter().map(|n| (node, n)).collect::<Vec<_>>()),
+            FaultKind::Isolate => both(&others.into_iter().flat_map(|n| [(node, n), (n, node)]).collect::<Vec<_>>()),
+            _ => both(&self.split()),
         };
         if directions.is_empty() {
             return;
         }
         self.fired(kind);
+        self.hold_dead(kind, directions);
+    }
+
+    /// What is dead on both planes if these directions are.
+    pub(super) fn on_both_planes(pairs: &[(NodeId, NodeId)]) -> Vec<(Plane, NodeId, NodeId)> {
+        Plane::ALL.iter().flat_map(|plane| pairs.iter().map(|(a, b)| (*plane, *a, *b))).collect()
+    }
+
+    /// Directions are dead for a while.
+    pub(super) fn hold_dead(&mut self, kind: FaultKind, directions: Vec<(Plane, NodeId, NodeId)>) {
+        // Every cure is an event, so the next key is another one.
         let key = self.seq;
         for (plane, from, to) in &directions {
             self.net(*plane).kill_direction(*from, *to);
@@ -355,11 +397,8 @@ impl World {
                 }
             }
             Cure::Resume(node) => {
-                let lease = u64::try_from(self.options.timers.lease.as_nanos()).expect("a lease is seconds");
-                let stopped = self.node(node);
-                stopped.paused = false;
-                let long = stopped.paused_at.take().is_some_and(|at| now - at > lease);
-                stopped.resumed = if long { Some(now) } else { stopped.resumed };
+                let lease = self.lease();
+                self.node(node).resume(now, lease);
                 self.schedule_run(node);
                 return self.resume_control(node);
             }
@@ -380,6 +419,7 @@ impl World {
                 }
             }
             Cure::Space(node) => self.node(node).disk.no_space = false,
+            Cure::Wide(cure) => return self.wide_cure(cure),
             Cure::Withdraw(volume, base) => {
                 return self.propose(Wish::Withdraw, Command::ClearNominee { volume, base });
             }

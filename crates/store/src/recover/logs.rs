@@ -12,7 +12,7 @@ use crate::recover::resolve::{Place, Resolved};
 use crate::recover::scan::{FoundBody, FoundRecord};
 use crate::replica::{Entry, Location, Replica};
 use holdfast_format::Record;
-use holdfast_types::{Lsn, Mutant, VolumeId, mutated};
+use holdfast_types::{Epoch, Lsn, Mutant, VolumeId, mutated};
 use std::collections::BTreeMap;
 
 /// One finding of a record.
@@ -46,6 +46,22 @@ pub(crate) fn recover_logs(resolved: &Resolved, replicas: &mut BTreeMap<VolumeId
     for (volume, replica) in replicas {
         recover_log(replica, &found.remove(volume).unwrap_or_default(), resolved);
     }
+}
+
+/// Copies whose superblock is older than their journal, and the epoch that shows it: an epoch is in the superblock before
+/// the first record of it is written. Such a copy has forgotten a promise (S14), and by its table records of a cut tail would
+/// count again (trap 13).
+pub(crate) fn outdated(resolved: &Resolved, replicas: &BTreeMap<VolumeId, Replica>) -> BTreeMap<VolumeId, Epoch> {
+    let mut found = BTreeMap::new();
+    for frame in &resolved.frames {
+        for header in frame.records.iter().map(|r| &r.header) {
+            let newer = |r: &&Replica| (frame.life, frame.seq) >= r.sb.born && header.epoch > r.sb.promised;
+            if replicas.get(&header.volume).filter(newer).is_some() {
+                found.insert(header.volume, header.epoch);
+            }
+        }
+    }
+    found
 }
 
 fn recover_log(replica: &mut Replica, candidates: &Candidates<'_>, resolved: &Resolved) {

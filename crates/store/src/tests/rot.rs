@@ -420,6 +420,33 @@ fn a_segment_that_was_cut_or_overwritten_is_refused() {
     }
 }
 
+/// A superblock from before an adoption would let records of a cut tail count again (trap 13), and forgets a promise (S14).
+#[test]
+fn an_old_superblock_does_not_open_a_newer_journal() {
+    let mut h = history(3);
+    let file = FileId::Superblock(V1);
+    let old = h.disk.files[&file].clone();
+    let committed = h.models[&V1].committed;
+    assert!(committed < h.models[&V1].last(), "there is a tail to cut");
+    h.adopt(V1, committed);
+    h.quiesce();
+    h.append(V1, 1);
+    h.quiesce();
+    h.crash(false);
+    let current = h.disk.files.insert(file, old).expect("a copy has a superblock");
+    h.strict = false;
+    h.start();
+    assert!(matches!(&h.failures[..], [(Some(V1), why)] if why.contains("older")), "{:?}", h.failures);
+    assert!(h.opened.contains_key(&V2) && !h.opened.contains_key(&V1), "its neighbour opens");
+    // The right one is still as good as it was: nothing was given free meanwhile.
+    h.crash(false);
+    h.disk.files.insert(file, current);
+    h.failures.clear();
+    h.start();
+    assert!(h.opened.contains_key(&V1), "{:?}", h.failures);
+    assert_eq!(h.opened[&V1].last.0, h.models[&V1].last());
+}
+
 #[test]
 fn a_failed_device_stays_failed() {
     // The image: that copy alone, and for good.
