@@ -146,7 +146,7 @@ impl Disk {
         std::mem::take(&mut self.armed.fired)
     }
 
-    /// A bit flips at rest. `spare`: whether a block of a copy must stay as it is. Says whether there was anything to flip.
+    /// A bit flips at rest. `spare`: whether a block of an image must stay as it is. Says whether there was anything to flip.
     pub(crate) fn rot(
         &mut self,
         kind: FaultKind,
@@ -157,7 +157,7 @@ impl Disk {
         let found = match kind {
             FaultKind::RotJournal => self.rot_in_journal(rng),
             FaultKind::RotImage => self.rot_in_image(volume, rng, spare),
-            FaultKind::RotBlockTable => self.rot_in_table(volume, rng, spare),
+            FaultKind::RotBlockTable => self.rot_in_table(volume, rng),
             FaultKind::RotRegionTable => self.somewhere(FileId::RegionTable(volume), rng),
             _ => self.rot_in_superblock(volume, rng),
         };
@@ -188,12 +188,11 @@ impl Disk {
         Some((file, index(block) * BLOCK_SIZE + index(rng.below(BLOCK_SIZE as u64))))
     }
 
-    fn rot_in_table(&self, volume: VolumeId, rng: &mut Rng, spare: impl Fn(u64) -> bool) -> Option<(FileId, usize)> {
+    fn rot_in_table(&self, volume: VolumeId, rng: &mut Rng) -> Option<(FileId, usize)> {
         let file = FileId::BlockTable(volume);
         let content = &self.files.get(&file)?.content;
         let held = |e: &[u8]| e.iter().filter(|x| **x != 0).count() > 1;
-        let entries: Vec<u64> =
-            (0..).zip(content.chunks(8)).filter(|(i, e)| held(e) && !spare(*i)).map(|(i, _)| i).collect();
+        let entries: Vec<u64> = (0..).zip(content.chunks(8)).filter(|(_, e)| held(e)).map(|(i, _)| i).collect();
         let entry = pick(&entries, rng)?;
         Some((file, index(entry * 8 + rng.below(8))))
     }
