@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use holdfast_format::message::{Message, ShardMessage};
 use holdfast_format::{
-    FrameHeader, RecordHeader, SegmentHeader, Superblock, decode_configuration, encode_configuration,
+    FrameHeader, JournalHead, JournalHeadFound, RecordHeader, SegmentHeader, Superblock, decode_configuration,
+    decode_page, encode_configuration, encode_page,
 };
 use std::fs;
 use std::path::Path;
@@ -31,6 +32,14 @@ fn run(target: &str, bytes: &[u8]) -> bool {
             let _ = Superblock::judge(bytes);
             Superblock::decode(bytes).map(|s| assert_eq!(s.encode(), bytes)).is_some()
         }
+        "journal_head" => match JournalHead::judge(bytes) {
+            JournalHeadFound::Valid(head) => {
+                assert_eq!(JournalHead::judge(&head.encode()), JournalHeadFound::Valid(head));
+                true
+            }
+            JournalHeadFound::Empty | JournalHeadFound::Damaged => false,
+        },
+        "table" => decode_page(bytes).map(|page| assert_eq!(encode_page(&page), bytes)).is_some(),
         // Targets of other crates, whose corpora their own tests run.
         _ => true,
     }
@@ -48,7 +57,18 @@ fn committed_inputs_decode_or_fail_but_never_panic() {
             *decoded.entry(target.clone()).or_default() += usize::from(run(&target, &bytes));
         }
     }
-    for target in ["record_header", "message", "shard_message", "configuration", "frame", "segment", "superblock"] {
+    let targets = [
+        "record_header",
+        "message",
+        "shard_message",
+        "configuration",
+        "frame",
+        "segment",
+        "superblock",
+        "journal_head",
+        "table",
+    ];
+    for target in targets {
         assert!(decoded.get(target).is_some_and(|n| *n > 0), "no input of fuzz/corpus/{target} decodes");
     }
 }
