@@ -213,7 +213,8 @@ impl Options {
             nodes,
             volumes,
             storm: rng.range(6, 25) * SECOND,
-            heal_bound: 30 * SECOND,
+            // A primary that lives and tries in vain, as one whose disk went back in time, is left alone for 30 s.
+            heal_bound: 45 * SECOND,
             fault_interval: rng.range(100, 2_500) * MS,
             faults: faults.clone(),
             aim_ppm: 0,
