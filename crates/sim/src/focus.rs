@@ -1,10 +1,10 @@
 //! Mixes that look at one part of the protocol for long. Mutants that the mix of everything let live led to each of them.
 
-use crate::faults::FaultKind;
+use crate::faults::{Declared, FaultKind};
 use crate::log::{MS, SECOND};
 use crate::options::{Options, index};
 use crate::setup::Setup;
-use holdfast_types::{Rng, VolumeSize};
+use holdfast_types::{Durability, Rng, VolumeSize};
 use std::time::Duration;
 
 /// Changes what a seed has drawn.
@@ -16,6 +16,9 @@ const ALL: [Focus; 5] = [everything, takeovers, leases, guests, disks];
 /// The world of a seed: seeds take the mixes in turn.
 pub(crate) fn focused(seed: u64) -> Options {
     let mut options = Setup::default().options(seed);
+    // The mixes are made for volumes that answer from disks, in worlds that keep to the promises.
+    options.declared = Declared::Nothing;
+    options.volumes.iter_mut().for_each(|v| v.durability = Durability::Sync);
     let mut rng = Rng::new(seed ^ 0x0066_6f63_7573);
     ALL[index(seed % ALL.len() as u64)](&mut options, &mut rng);
     options
@@ -92,6 +95,7 @@ fn disks(options: &mut Options, rng: &mut Rng) {
         // A quorum of all shows a copy that only pretends; of more copies than that another one often makes up for it.
         volume.members.truncate(index(rng.range(2, 4)));
         volume.write_quorum = 2;
+        volume.first_primary = volume.members[0];
     }
     options.faults = vec![
         (FaultKind::Crash, 4),
