@@ -158,10 +158,10 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::
     let active = &known.active;
     let detector = view.control.detector();
     let alive = |n: NodeId| view.alive(n);
+    let primary = active.primary.and_then(|p| detector.report(p, volume));
+    let lost = |n: NodeId| primary.and_then(|p| p.lost.iter().find(|l| l.node == n));
     let to = if r.to.is_empty() {
-        let primary = active.primary.and_then(|p| detector.report(p, volume));
-        let lost = |n: NodeId| primary.is_some_and(|p| p.lost.iter().any(|l| l.node == n));
-        let fit = |n: &NodeId| Some(*n) != active.primary && alive(*n) && !lost(*n);
+        let fit = |n: &NodeId| Some(*n) != active.primary && alive(*n) && lost(*n).is_none();
         let candidates = active.members.iter().map(|m| m.node).filter(fit);
         let best = candidates.max_by_key(|n| detector.report(*n, volume).map(|c| (c.epoch, c.durable)));
         best.ok_or_else(|| {
@@ -179,10 +179,8 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::
     if !alive(to) {
         return Err(Status::failed_precondition(format!("{} does not answer: it can't become primary", r.to)));
     }
-    let lost =
-        active.primary.and_then(|p| detector.report(p, volume)).and_then(|p| p.lost.iter().find(|l| l.node == to));
-    if let Some(lost) = lost.filter(|_| !r.force) {
-        let name = state.node(to).map_or_else(|| to.to_string(), |n| n.name.clone());
+    if let Some(lost) = lost(to).filter(|_| !r.force) {
+        let name = view.name(to);
         return Err(Status::failed_precondition(format!(
             "expected a copy that the log of {} reaches, found that {}: {name} could serve only after it has fetched \
              everything from another copy; choose another node with --to, or --force it",
@@ -292,18 +290,16 @@ impl Admin for Service {
 
     async fn events(&self, request: Request<pb::EventsRequest>) -> Answer<Self::EventsStream> {
         let request = request.into_inner();
-        let node = self.look(|view| Ok(view.name(view.me))).await?;
         let name = request.volume.clone();
-        let exists = self.look(move |view| Ok(volume_named(view, &name).is_ok())).await?;
+        let look = move |view: &View<'_>| Ok((view.name(view.me), volume_named(view, &name).is_ok()));
+        let (node, exists) = self.look(look).await?;
         let (answer, answered) = oneshot::channel();
         self.asks.send(Ask::Events(answer)).await.map_err(|_| stopping())?;
         let (past, news): (Vec<Happened>, broadcast::Receiver<Happened>) = answered.await.map_err(|_| stopping())?;
-        let about = |h: &Happened| h.volume.as_deref() == Some(request.volume.as_str());
-        if !request.volume.is_empty() && !exists && !past.iter().any(about) {
+        let about = |h: &Happened, volume: &str| volume.is_empty() || h.volume.as_deref() == Some(volume);
+        if !request.volume.is_empty() && !exists && !past.iter().any(|h| about(h, &request.volume)) {
             return Err(no_volume(&request.volume));
         }
-        let wanted =
-            move |h: &Happened| request.volume.is_empty() || h.volume.as_deref() == Some(request.volume.as_str());
         let past = tokio_stream::iter(past);
         let stream: std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Happened> + Send>> = if request.follow {
             // A follower that lags loses the oldest ones; their numbers show the gap.
@@ -311,6 +307,6 @@ impl Admin for Service {
         } else {
             Box::pin(past)
         };
-        Ok(Response::new(Box::pin(stream.filter(wanted).map(move |h| Ok(event(&node, h))))))
+        Ok(Response::new(Box::pin(stream.filter(move |h| about(h, &request.volume)).map(move |h| Ok(event(&node, h))))))
     }
 }

@@ -215,12 +215,7 @@ impl ControlLoop {
                 tracing::error!(peer = %node, address = text, "the peer's address is none: expected IP:PORT");
                 continue;
             };
-            let name = self
-                .parts
-                .control
-                .state()
-                .and_then(|s| s.node(*node))
-                .map_or_else(|| node.to_string(), |n| n.name.clone());
+            let name = name_of(&self.parts.control, *node);
             shards.insert(*node, ShardPeer { name, address: shard_address(address) });
             if *node != self.parts.me {
                 control.insert(*node, address);
@@ -430,11 +425,16 @@ impl View<'_> {
 
     /// What people call a node.
     pub(crate) fn name(&self, node: NodeId) -> String {
-        self.control.state().and_then(|s| s.node(node)).map_or_else(|| node.to_string(), |n| n.name.clone())
+        name_of(self.control, node)
     }
 
     /// The cluster, or one volume, in the admin API's words.
     pub(crate) fn status(&self) -> Result<crate::admin::pb::StatusResponse, tonic::Status> {
         status::status(self)
     }
+}
+
+/// What people call a node; its id before this node has heard of it.
+fn name_of(control: &Control, node: NodeId) -> String {
+    control.state().and_then(|s| s.node(node)).map_or_else(|| node.to_string(), |n| n.name.clone())
 }

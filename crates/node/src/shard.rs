@@ -12,13 +12,13 @@ use crate::local::LocalView;
 use bytes::Bytes;
 use holdfast_format::message::{BeatVolume, Message, ShardMessage};
 use holdfast_replication as replication;
-use holdfast_replication::{CopyStatus, GuestError, Limits, Opened, ReadFault, Replica, Request, RequestKey, Timers};
+use holdfast_replication::{CopyStatus, GuestError, Limits, Replica, Request, RequestKey, Timers};
 use holdfast_store as store;
 use holdfast_store::io::{DiskDone, DiskOp};
-use holdfast_store::{OpenedCopy, ReadError, Space, Store, StoreConfig};
+use holdfast_store::{Space, Store, StoreConfig};
 use holdfast_types::{
-    BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, Mutant, NodeId, Rng, SessionId, Time, VolumeId,
-    VolumeSize, VolumeView, mutated,
+    BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, Mutant, NodeId, OpenedCopy, Rng, SessionId, Time,
+    VolumeId, VolumeSize, VolumeView, mutated,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -507,8 +507,8 @@ impl Shard {
             return;
         }
         let (timers, limits) = (self.config.timers, self.config.limits);
-        let opened = opened_for_replica(&copy.opened);
-        copy.replica = Some(Replica::new(self.config.me, self.config.life, view.clone(), &opened, timers, limits, now));
+        copy.replica =
+            Some(Replica::new(self.config.me, self.config.life, view.clone(), &copy.opened, timers, limits, now));
         for member in view.active.members.iter().filter(|m| m.node != self.config.me) {
             if copy.lanes.insert(member.node) {
                 out.push(Output::OpenLane { peer: member.node, volume });
@@ -668,13 +668,7 @@ impl Shard {
                 self.replica(volume, R::Applied(upto), now, out);
             }
             S::Checkpointed { volume, upto } => self.replica(volume, R::Checkpointed(upto), now, out),
-            S::ReadDone { volume, tag, result } => {
-                let result = result.map_err(|why| match why {
-                    ReadError::Corrupt(block) => ReadFault::Corrupt(block),
-                    ReadError::CopyFailed => ReadFault::CopyFailed,
-                });
-                self.replica(volume, R::ReadDone { tag, result }, now, out);
-            }
+            S::ReadDone { volume, tag, result } => self.replica(volume, R::ReadDone { tag, result }, now, out),
             S::Repaired { volume, block, right } => self.replica(volume, R::Repaired { block, right }, now, out),
             S::LogRead { volume, tag, result } => {
                 self.replica(volume, R::LogRead { tag, records: result.ok() }, now, out)
@@ -717,23 +711,5 @@ impl Shard {
             self.make_replica(&view, now, out);
             self.replica(volume, replication::Input::View(view), now, out);
         }
-    }
-}
-
-fn opened_for_replica(copy: &OpenedCopy) -> Opened {
-    Opened {
-        incarnation: copy.incarnation,
-        promised: copy.promised,
-        table: copy.table.clone(),
-        last: copy.last,
-        last_epoch: copy.last_epoch,
-        last_hash: copy.last_hash,
-        committed: copy.committed,
-        commit_hint: copy.commit_hint,
-        applied: copy.applied,
-        checkpoint: copy.checkpoint,
-        first: copy.first,
-        unknown_to: copy.unknown_to,
-        scrubbed: copy.scrubbed,
     }
 }

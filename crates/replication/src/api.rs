@@ -5,8 +5,8 @@ use bytes::Bytes;
 use holdfast_format::Record;
 use holdfast_format::message::Message;
 use holdfast_types::{
-    BlockIndex, BlockRange, ByteOffset, ControlRequest, Durable, Epoch, EpochTable, Incarnation, Lsn, NodeId,
-    RequestId, SessionId, VolumeView,
+    BlockIndex, BlockRange, ByteOffset, ControlRequest, Durable, Epoch, EpochTable, Lsn, NodeId, ReadFault, RequestId,
+    SessionId, VolumeView,
 };
 use std::time::Duration;
 
@@ -99,51 +99,11 @@ pub struct Request {
     pub data: Bytes,
 }
 
-/// Why the store could not read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadFault {
-    /// This block of the image does not match its checksum.
-    Corrupt(BlockIndex),
-    /// The copy has failed.
-    CopyFailed,
-}
-
 /// Why a request failed; the guest sees EIO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestError {
     /// A block does not match its checksum and could not be repaired.
     Corrupt,
-}
-
-/// What the store found when it opened the copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
-    /// Which on-disk state this is.
-    pub incarnation: Incarnation,
-    /// Highest promised epoch.
-    pub promised: Epoch,
-    /// Which epoch wrote which part of the log.
-    pub table: EpochTable,
-    /// End of the log, durable.
-    pub last: Lsn,
-    /// Epoch of the record at `last`.
-    pub last_epoch: Epoch,
-    /// Hash of the record at `last`.
-    pub last_hash: u64,
-    /// Known to be committed and held.
-    pub committed: Lsn,
-    /// Highest commit position mentioned anywhere in the copy.
-    pub commit_hint: Lsn,
-    /// In the image.
-    pub applied: Lsn,
-    /// In a synced image.
-    pub checkpoint: Lsn,
-    /// Oldest record in the journal.
-    pub first: Lsn,
-    /// Rot above `last`, up to here.
-    pub unknown_to: Option<Lsn>,
-    /// Where the scrub goes on.
-    pub scrubbed: BlockIndex,
 }
 
 /// Into a replica.

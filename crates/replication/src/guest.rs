@@ -6,12 +6,13 @@
 //! uncommitted record overlaps it (S4, S9), is fetched, and is answered only if the lease is valid *after* the fetch
 //! (trap 5).
 
-use crate::api::{GuestError, GuestOp, Output, ReadFault, Request, RequestKey};
+use crate::api::{GuestError, GuestOp, Output, Request, RequestKey};
 use crate::replica::{Replica, Role};
 use bytes::{Bytes, BytesMut};
 use holdfast_format::{Draft, Record, RecordKind};
 use holdfast_types::{
-    Answerable, BLOCK_SIZE, BlockIndex, BlockRange, ByteOffset, Lsn, Mutant, Quorum, SessionId, Time, mutated,
+    Answerable, BLOCK_SIZE, BlockIndex, BlockRange, ByteOffset, Lsn, Mutant, Quorum, ReadFault, SessionId, Time,
+    mutated,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -409,7 +410,7 @@ impl Replica {
             self.unblock(now, out);
             return;
         };
-        merge.edges[slot].1 = Some(concat(pieces));
+        merge.edges[slot].1 = Some(concat(&pieces));
         self.step_merge(id, now, out);
     }
 
@@ -503,10 +504,11 @@ fn index(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a request's bytes fit in memory")
 }
 
-fn concat(pieces: Vec<Bytes>) -> Bytes {
-    match <[Bytes; 1]>::try_from(pieces) {
-        Ok([one]) => one,
-        Err(pieces) => pieces.iter().flat_map(|p| p.iter().copied()).collect(),
+/// The pieces in one; a single one is not copied.
+pub(crate) fn concat(pieces: &[Bytes]) -> Bytes {
+    match pieces {
+        [one] => one.clone(),
+        pieces => pieces.concat().into(),
     }
 }
 

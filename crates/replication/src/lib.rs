@@ -31,8 +31,6 @@ mod tracker;
 #[cfg(test)]
 mod tests;
 
-pub use api::{
-    CopyStatus, GuestError, GuestOp, Input, Limits, Opened, Output, ReadFault, Request, RequestKey, RoleName, Timers,
-};
+pub use api::{CopyStatus, GuestError, GuestOp, Input, Limits, Output, Request, RequestKey, RoleName, Timers};
 pub use replica::Replica;
 pub use scrub::ScrubStatus;

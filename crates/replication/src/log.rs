@@ -1,9 +1,8 @@
 //! What a copy knows of its own log.
 
-use crate::api::Opened;
 use holdfast_format::Record;
 use holdfast_format::message::TailReport;
-use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, Mutant, Positions, mutated};
+use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, Mutant, OpenedCopy, Positions, mutated};
 use std::collections::VecDeque;
 
 /// A copy's log: positions, promise, table, and enough hashes to continue the chain.
@@ -35,7 +34,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn new(opened: &Opened) -> Log {
+    pub(crate) fn new(opened: &OpenedCopy) -> Log {
         let positions = Positions {
             applied: opened.applied,
             committed: opened.committed,
@@ -104,10 +103,11 @@ impl Log {
         }
         // What had rotted was supplied by a primary and is durable again. Where the damage reached is a guess upwards; the
         // start of an epoch that came later decides as well: whoever wrote it chose the log below without this copy.
-        let later = |(epoch, _): &&(Epoch, Lsn)| *epoch == self.adopted && *epoch > self.promised_before;
-        let start = self.table.entries().last().filter(later).map(|(_, start)| *start);
-        if self.unknown_to.into_iter().chain(start).any(|decided| decided <= self.positions.durable) {
-            self.unknown_to = None;
+        if let Some(unknown) = self.unknown_to {
+            let later = |(epoch, _): &&(Epoch, Lsn)| *epoch == self.adopted && *epoch > self.promised_before;
+            let start = self.table.entries().last().filter(later).map(|(_, start)| *start);
+            let decided = start.map_or(unknown, |start| start.min(unknown));
+            self.unknown_to = Some(unknown).filter(|_| decided > self.positions.durable);
         }
         if self.recalls_at.is_some_and(|at| at <= self.positions.durable) {
             (self.forgot, self.recalls_at) = (Epoch::ZERO, None);
@@ -198,15 +198,16 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use holdfast_format::{Draft, RecordKind};
-    use holdfast_types::{BlockRange, VolumeId};
+    use holdfast_types::{BlockRange, VolumeId, VolumeSize};
 
     /// A copy that ends at record 4, with damage above, after it adopted epoch 2 and has its first record.
     fn adopted(promised: Epoch) -> Log {
         let before = EpochTable::new(vec![(Epoch(1), Lsn(1))]).expect("a table");
         let after = before.continued(Lsn(4), Epoch(2));
         let (last, last_epoch, last_hash, zero) = (Lsn(4), Epoch(1), 44, Lsn::ZERO);
-        let mut log = Log::new(&Opened {
+        let mut log = Log::new(&OpenedCopy {
             incarnation: Incarnation(1),
+            size: VolumeSize::new(1 << 20).expect("a size"),
             promised,
             table: before,
             last,
@@ -215,6 +216,7 @@ mod tests {
             committed: zero,
             commit_hint: zero,
             applied: zero,
+            digest: 0,
             checkpoint: zero,
             first: Lsn(1),
             unknown_to: Some(Lsn(300)),

@@ -14,11 +14,12 @@
 //! Bounds (P13): one repair per block, one question at a time for each; questions of others above `MAX_SERVED` are dropped
 //! and asked again by them.
 
-use crate::api::{Output, ReadFault};
+use crate::api::Output;
+use crate::guest::concat;
 use crate::replica::Replica;
 use bytes::Bytes;
 use holdfast_format::message::Message;
-use holdfast_types::{BlockIndex, BlockRange, NodeId, Time};
+use holdfast_types::{BlockIndex, BlockRange, NodeId, ReadFault, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -114,7 +115,7 @@ impl Replica {
     /// Another copy asks for a block.
     pub(crate) fn on_fetch_block(&mut self, from: NodeId, block: BlockIndex, out: &mut Vec<Output>) {
         let inside = block.0 < self.view.size.blocks().0;
-        if self.view.active.member(from).is_none() || !inside || self.repairs.served.len() >= MAX_SERVED {
+        if !inside || self.repairs.served.len() >= MAX_SERVED {
             self.send(from, Message::Block { block, data: None }, out);
             return;
         }
@@ -131,7 +132,7 @@ impl Replica {
         out: &mut Vec<Output>,
     ) -> bool {
         let Some((to, block)) = self.repairs.served.remove(&tag) else { return false };
-        let data = result.as_ref().ok().map(|pieces| pieces.iter().flat_map(|p| p.iter().copied()).collect());
+        let data = result.as_ref().ok().map(|pieces| concat(pieces));
         self.send(to, Message::Block { block, data }, out);
         true
     }

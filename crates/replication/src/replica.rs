@@ -1,6 +1,6 @@
 //! The copy as a whole: dispatches inputs, keeps the role, names the next timeout.
 
-use crate::api::{CopyStatus, Input, Limits, Opened, Output, RoleName, Timers};
+use crate::api::{CopyStatus, Input, Limits, Output, RoleName, Timers};
 use crate::claim::{Candidate, Claimant};
 use crate::lease::Granted;
 use crate::log::Log;
@@ -10,7 +10,7 @@ use crate::repair::Repairs;
 use crate::scrub::Scrub;
 use holdfast_format::message::{BeatVolume, Message};
 use holdfast_format::{Record, RecordHeader};
-use holdfast_types::{Epoch, EpochTable, Life, Lsn, Mutant, NodeId, Time, VolumeView, mutated};
+use holdfast_types::{Epoch, EpochTable, Life, Lsn, Mutant, NodeId, OpenedCopy, Time, VolumeView, mutated};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a copy is doing beyond being a member.
@@ -65,7 +65,7 @@ impl Replica {
         me: NodeId,
         life: Life,
         view: VolumeView,
-        opened: &Opened,
+        opened: &OpenedCopy,
         timers: Timers,
         limits: Limits,
         now: Time,

@@ -6,10 +6,10 @@
 //!
 //! An operator's pass (`Input::Scrub`) starts at the first block and has a rate of its own.
 
-use crate::api::{Output, ReadFault};
+use crate::api::Output;
 use crate::replica::Replica;
 use bytes::Bytes;
-use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, Time};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, ReadFault, Time};
 use std::time::Duration;
 
 /// Blocks read at a time: 1 MiB.

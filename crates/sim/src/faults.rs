@@ -180,13 +180,22 @@ fn kebab(name: &str) -> String {
 /// How often each kind fired.
 pub type FaultCounts = BTreeMap<FaultKind, u64>;
 
-/// Kinds that a fault event may start, as opposed to those that follow from others or from a setting.
-pub(crate) const STARTED: &[FaultKind] = &[
-    FaultKind::Crash,
-    FaultKind::CrashAll,
-    FaultKind::CrashInRecovery,
-    FaultKind::Pause,
-    FaultKind::PauseLong,
+/// Kinds that belong together.
+pub(crate) type Group = &'static [FaultKind];
+
+/// Kinds that a fault event may start, as opposed to those that follow from others or from a setting. A seed draws them one
+/// by one in this order: another order makes another run of it.
+const STARTED: &[Group] = &[PROCESSES, LINKS, DISKS, CONTROL, OPERATORS];
+
+/// Kinds of `world/wide.rs`, in any run; the order counts here, too.
+const WIDE: &[Group] = &[WIDE_LINKS, WIDE_DISKS, WIDE_PROCESSES];
+
+/// Processes and hosts.
+pub(crate) const PROCESSES: &[FaultKind] =
+    &[FaultKind::Crash, FaultKind::CrashAll, FaultKind::CrashInRecovery, FaultKind::Pause, FaultKind::PauseLong];
+
+/// Connections and links.
+pub(crate) const LINKS: &[FaultKind] = &[
     FaultKind::ConnectionLoss,
     FaultKind::Partition,
     FaultKind::OneWay,
@@ -194,6 +203,10 @@ pub(crate) const STARTED: &[FaultKind] = &[
     FaultKind::Mute,
     FaultKind::SlowLink,
     FaultKind::CorruptFrame,
+];
+
+/// Disks that answer slowly, with errors, or not at all.
+pub(crate) const DISKS: &[FaultKind] = &[
     FaultKind::SlowDisk,
     FaultKind::StalledDisk,
     FaultKind::WriteError,
@@ -201,34 +214,34 @@ pub(crate) const STARTED: &[FaultKind] = &[
     FaultKind::SyncError,
     FaultKind::NoSpace,
     FaultKind::Wipe,
+];
+
+/// The control plane.
+pub(crate) const CONTROL: &[FaultKind] = &[
     FaultKind::ControlDown,
     FaultKind::RaftLeaderCutOff,
     FaultKind::RaftLeaderKilled,
     FaultKind::RaftLeaderPaused,
     FaultKind::RaftReorder,
-    FaultKind::Switchover,
-    FaultKind::SwitchoverCancelled,
-    FaultKind::ForcedFailover,
-    FaultKind::Detach,
 ];
 
-/// Kinds of `world/wide.rs`, in any run.
-const WIDE: &[FaultKind] = &[
-    FaultKind::Clog,
-    FaultKind::Swizzle,
-    FaultKind::Flap,
-    FaultKind::Triangle,
-    FaultKind::GreyDisk,
-    FaultKind::LongStall,
-    FaultKind::ReadOnly,
-    FaultKind::ProcessCrash,
-    FaultKind::SlowLoop,
-    FaultKind::PauseBelowLease,
-    FaultKind::PauseAboveLease,
-];
+/// What operators and guests do.
+pub(crate) const OPERATORS: &[FaultKind] =
+    &[FaultKind::Switchover, FaultKind::SwitchoverCancelled, FaultKind::ForcedFailover, FaultKind::Detach];
+
+/// Links, further.
+pub(crate) const WIDE_LINKS: &[FaultKind] =
+    &[FaultKind::Clog, FaultKind::Swizzle, FaultKind::Flap, FaultKind::Triangle];
+
+/// Disks, further.
+pub(crate) const WIDE_DISKS: &[FaultKind] = &[FaultKind::GreyDisk, FaultKind::LongStall, FaultKind::ReadOnly];
+
+/// Processes, further.
+pub(crate) const WIDE_PROCESSES: &[FaultKind] =
+    &[FaultKind::ProcessCrash, FaultKind::SlowLoop, FaultKind::PauseBelowLease, FaultKind::PauseAboveLease];
 
 /// Kinds of `world/damage.rs`, in any run.
-const DAMAGE: &[FaultKind] = &[
+pub(crate) const DAMAGE: &[FaultKind] = &[
     FaultKind::RotJournal,
     FaultKind::RotImage,
     FaultKind::RotBlockTable,
@@ -274,7 +287,7 @@ impl Declared {
 /// Every kind that a fault event may start in a run that is declared as nothing.
 #[cfg(test)]
 pub(crate) fn started() -> impl Iterator<Item = FaultKind> {
-    STARTED.iter().chain(WIDE).chain(DAMAGE).copied()
+    STARTED.iter().chain(WIDE).chain(&[DAMAGE]).copied().flatten().copied()
 }
 
 impl FaultKind {
@@ -285,7 +298,7 @@ impl FaultKind {
 
     /// Whether it is one of `world/wide.rs`.
     pub(crate) fn is_wide(self) -> bool {
-        WIDE.contains(&self) || CLOCKS.contains(&self)
+        WIDE.iter().chain(&[CLOCKS]).any(|group| group.contains(&self))
     }
 }
 
@@ -301,12 +314,7 @@ pub(crate) fn declare(rng: &mut Rng) -> Declared {
 /// The part of the mix that came later. Drawn on its own, so that a new kind changes no other decision of a seed.
 pub(crate) fn draw_wide_mix(declared: Declared, rng: &mut Rng) -> Vec<(FaultKind, u64)> {
     let share = u32::try_from(rng.range(100_000, 600_000)).expect("below a million");
-    let mut mix: Vec<(FaultKind, u64)> = Vec::new();
-    for kind in WIDE.iter().chain(DAMAGE) {
-        if rng.chance(share) {
-            mix.push((*kind, rng.range(1, 8)));
-        }
-    }
+    let mut mix = draw(WIDE.iter().chain(&[DAMAGE]), share, 8, rng);
     if declared == Declared::Clocks {
         mix.extend(CLOCKS.iter().map(|kind| (*kind, rng.range(20, 60))));
     }
@@ -315,12 +323,16 @@ pub(crate) fn draw_wide_mix(declared: Declared, rng: &mut Rng) -> Vec<(FaultKind
 
 /// A seed's own mix: some kinds, each with a weight (swarm testing: a mix of everything hides what a mix of few finds).
 pub(crate) fn draw_mix(rng: &mut Rng) -> Vec<(FaultKind, u64)> {
-    let share = rng.range(100_000, 700_000);
-    let share = u32::try_from(share).expect("below a million");
+    let share = u32::try_from(rng.range(100_000, 700_000)).expect("below a million");
+    draw(STARTED.iter(), share, 10, rng)
+}
+
+/// Each kind with a chance of `share` in a million, and then with a weight below `most`.
+fn draw<'a>(groups: impl Iterator<Item = &'a Group>, share: u32, most: u64, rng: &mut Rng) -> Vec<(FaultKind, u64)> {
     let mut mix = Vec::new();
-    for kind in STARTED {
+    for kind in groups.copied().flatten() {
         if rng.chance(share) {
-            mix.push((*kind, rng.range(1, 10)));
+            mix.push((*kind, rng.range(1, most)));
         }
     }
     mix

@@ -1,16 +1,15 @@
 //! Proof that the checkers can fail: worlds in which one deliberate mistake is made.
 //!
 //! A case is a mistake in the code under test (`holdfast_types::Mutant`) or in the world around it ([`WorldMutant`]). It is
-//! run over seeds, which take the mixes of `focus` in turn, until a checker or an assertion objects. A case that nobody objects to shows a checker
-//! that is blind, or faults that are too tame.
+//! run over seeds, which take the mixes of `focus` in turn, until a checker or an assertion objects. A case that nobody
+//! objects to shows a checker that is blind, or faults that are too tame.
 
 use crate::checkers::Violation;
 use crate::focus::focused;
 use crate::options::Mutant as WorldMutant;
-use crate::runner::{panicked, replay_mutant};
+use crate::runner::{replay_mutant, run_world};
 use crate::world::World;
 use holdfast_types::{Mutant, select_mutant};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The property of a catch whose seed fails without the mistake as well.
 pub const FALSE_ALARM: &str = "FALSE ALARM";
@@ -117,6 +116,5 @@ impl Case {
 
 /// What a checker or an assertion says to the world of a seed.
 fn objection(seed: u64) -> Option<Violation> {
-    let result = catch_unwind(AssertUnwindSafe(|| World::new(seed, focused(seed), false).run()));
-    result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))).err()
+    run_world(&mut World::new(seed, focused(seed), false)).err()
 }

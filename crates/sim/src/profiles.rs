@@ -2,7 +2,9 @@
 //!
 //! A profile is a row of [`PROFILES`]. Within its kinds each seed still draws its own few.
 
-use crate::faults::FaultKind;
+use crate::faults::{
+    CONTROL, DAMAGE, DISKS, FaultKind, Group, LINKS, OPERATORS, PROCESSES, WIDE_DISKS, WIDE_LINKS, WIDE_PROCESSES,
+};
 use crate::log::MS;
 use crate::options::{Options, index};
 use holdfast_types::Rng;
@@ -14,68 +16,67 @@ pub struct Profile {
     pub name: &'static str,
     /// What it is for.
     pub about: &'static str,
-    /// The kinds that its storms start; `None` is every kind.
-    pub kinds: Option<&'static [FaultKind]>,
+    groups: Option<&'static [Group]>,
     tune: fn(&mut Options),
 }
 
 /// All profiles; the first one is the default.
 pub static PROFILES: &[Profile] = &[
-    Profile { name: "default", about: "a few kinds of all, other ones for each seed", kinds: None, tune: as_drawn },
+    Profile { name: "default", about: "a few kinds of all, other ones for each seed", groups: None, tune: as_drawn },
     Profile {
         name: "calm",
         about: "no fault at all: what breaks here breaks without any help",
-        kinds: Some(&[]),
+        groups: Some(&[]),
         tune: calm,
     },
     Profile {
         name: "crashes",
         about: "processes and hosts end, stand still and come back",
-        kinds: Some(CRASHES),
+        groups: Some(&[PROCESSES, WIDE_PROCESSES]),
         tune: as_drawn,
     },
     Profile {
         name: "disks",
         about: "disks fail, fill up, stall, and forget at a crash",
-        kinds: Some(DISKS),
+        groups: Some(&[DISKS, WIDE_DISKS, LOSING]),
         tune: as_drawn,
     },
     Profile {
         name: "damage",
         about: "what disks hold is not what was written, and processes find out when they start",
-        kinds: Some(DAMAGE),
+        groups: Some(&[DAMAGE, REVEALING]),
         tune: as_drawn,
     },
     Profile {
         name: "network",
         about: "connections break, links slow down, directions die",
-        kinds: Some(NETWORK),
+        groups: Some(&[LINKS, WIDE_LINKS]),
         tune: as_drawn,
     },
     Profile {
         name: "clocks",
         about: "rates at the edge of the bound, short leases, holders that stand still",
-        kinds: Some(CLOCKS),
+        groups: Some(&[LEASES]),
         tune: clocks,
     },
     Profile {
         name: "operators",
         about: "switchovers, forced and cancelled ones, guests that leave",
-        kinds: Some(OPERATORS),
+        groups: Some(&[OPERATORS]),
         tune: as_drawn,
     },
     Profile {
         name: "control",
         about: "the control plane is out of reach while primaries change",
-        kinds: Some(CONTROL),
+        groups: Some(&[CONTROL, CHANGING]),
         tune: as_drawn,
     },
-    Profile { name: "dense", about: "the default mix, many faults at a time", kinds: None, tune: dense },
-    Profile { name: "long", about: "the default mix, storms of minutes", kinds: None, tune: long },
+    Profile { name: "dense", about: "the default mix, many faults at a time", groups: None, tune: dense },
+    Profile { name: "long", about: "the default mix, storms of minutes", groups: None, tune: long },
     Profile {
         name: MIXED,
         about: "half of the seeds have the default profile, the others each one of the rest",
-        kinds: None,
+        groups: None,
         tune: as_drawn,
     },
 ];
@@ -83,67 +84,14 @@ pub static PROFILES: &[Profile] = &[
 /// The profile that is another one for each seed.
 const MIXED: &str = "all";
 
-const CRASHES: &[FaultKind] = &[
-    FaultKind::Crash,
-    FaultKind::CrashAll,
-    FaultKind::CrashInRecovery,
-    FaultKind::Pause,
-    FaultKind::PauseLong,
-    FaultKind::ProcessCrash,
-    FaultKind::SlowLoop,
-    FaultKind::PauseBelowLease,
-    FaultKind::PauseAboveLease,
-];
+/// Processes and hosts end: what a disk had not synced is lost then.
+const LOSING: Group = &[FaultKind::Crash, FaultKind::CrashAll, FaultKind::ProcessCrash];
 
-const DISKS: &[FaultKind] = &[
-    FaultKind::SlowDisk,
-    FaultKind::StalledDisk,
-    FaultKind::WriteError,
-    FaultKind::ReadError,
-    FaultKind::SyncError,
-    FaultKind::NoSpace,
-    FaultKind::Wipe,
-    FaultKind::GreyDisk,
-    FaultKind::LongStall,
-    FaultKind::ReadOnly,
-    FaultKind::Crash,
-    FaultKind::CrashAll,
-    FaultKind::ProcessCrash,
-];
+/// Damage shows when a process starts anew or another copy takes over.
+const REVEALING: Group = &[FaultKind::Crash, FaultKind::ProcessCrash, FaultKind::ForcedFailover];
 
-const DAMAGE: &[FaultKind] = &[
-    FaultKind::RotJournal,
-    FaultKind::RotImage,
-    FaultKind::RotBlockTable,
-    FaultKind::RotRegionTable,
-    FaultKind::RotSuperblock,
-    FaultKind::ReadFlip,
-    FaultKind::MisdirectedRead,
-    FaultKind::PhantomWrite,
-    FaultKind::MisdirectedWrite,
-    FaultKind::LyingSync,
-    FaultKind::SuperblockRollback,
-    FaultKind::DiskRollback,
-    FaultKind::Crash,
-    FaultKind::ProcessCrash,
-    FaultKind::ForcedFailover,
-];
-
-const NETWORK: &[FaultKind] = &[
-    FaultKind::ConnectionLoss,
-    FaultKind::Partition,
-    FaultKind::OneWay,
-    FaultKind::Isolate,
-    FaultKind::Mute,
-    FaultKind::SlowLink,
-    FaultKind::CorruptFrame,
-    FaultKind::Clog,
-    FaultKind::Swizzle,
-    FaultKind::Flap,
-    FaultKind::Triangle,
-];
-
-const CLOCKS: &[FaultKind] = &[
+/// Holders of leases that stand still, are late, or are not heard.
+const LEASES: Group = &[
     FaultKind::Pause,
     FaultKind::PauseLong,
     FaultKind::PauseBelowLease,
@@ -154,27 +102,21 @@ const CLOCKS: &[FaultKind] = &[
     FaultKind::ForcedFailover,
 ];
 
-const OPERATORS: &[FaultKind] =
-    &[FaultKind::Switchover, FaultKind::SwitchoverCancelled, FaultKind::ForcedFailover, FaultKind::Detach];
-
-const CONTROL: &[FaultKind] = &[
-    FaultKind::ControlDown,
-    FaultKind::RaftLeaderCutOff,
-    FaultKind::RaftLeaderKilled,
-    FaultKind::RaftLeaderPaused,
-    FaultKind::RaftReorder,
-    FaultKind::Switchover,
-    FaultKind::ForcedFailover,
-    FaultKind::Crash,
-    FaultKind::Isolate,
-    FaultKind::PauseLong,
-];
+/// Primaries change while the control plane is out of reach.
+const CHANGING: Group =
+    &[FaultKind::Switchover, FaultKind::ForcedFailover, FaultKind::Crash, FaultKind::Isolate, FaultKind::PauseLong];
 
 impl Profile {
     /// The profile of this name.
     #[must_use]
     pub fn find(name: &str) -> Option<&'static Profile> {
         PROFILES.iter().find(|p| p.name == name)
+    }
+
+    /// The kinds that its storms start; `None` is every kind.
+    #[must_use]
+    pub fn kinds(&self) -> Option<Vec<FaultKind>> {
+        self.groups.map(<[Group]>::concat)
     }
 
     /// The profile that a seed has if this one was chosen.
@@ -189,7 +131,7 @@ impl Profile {
 
     /// What a storm of this profile keeps of a seed's mix; all else of the seed is equal in every profile.
     pub(crate) fn keep(&self, mut mix: Vec<(FaultKind, u64)>, seed: u64) -> Vec<(FaultKind, u64)> {
-        let Some(kinds) = self.kinds else { return mix };
+        let Some(kinds) = self.kinds() else { return mix };
         mix.retain(|(kind, _)| kinds.contains(kind));
         if mix.is_empty() && !kinds.is_empty() {
             mix.push((kinds[index(Rng::new(seed).below(kinds.len() as u64))], 1));

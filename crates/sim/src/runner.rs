@@ -135,9 +135,7 @@ pub fn play(seed: u64, setup: &Setup, recording: bool) -> Replay {
     let options = setup.options(seed);
     let head = if recording { format!("{options:?}") } else { String::new() };
     let mut world = World::new(seed, options, recording);
-    PANIC_AT.set(Some(String::new()));
-    let result = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-    PANIC_AT.set(None);
+    let result = run_world(&mut world);
     let (reached, faults) = (world.reached(), world.faults().clone());
     let stall = world.stall().map(Duration::from_nanos);
     let log = world.into_log();
@@ -147,6 +145,14 @@ pub fn play(seed: u64, setup: &Setup, recording: bool) -> Replay {
         events.insert(0, head);
     }
     Replay { events, hash, reached, faults, stall, result }
+}
+
+/// Runs a world to its end; an assertion of the code under test is a violation like any other.
+pub(crate) fn run_world(world: &mut World) -> Result<Outcome, Violation> {
+    PANIC_AT.set(Some(String::new()));
+    let result = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+    PANIC_AT.set(None);
+    result
 }
 
 thread_local! {
@@ -172,7 +178,7 @@ pub fn take_panics() {
     }));
 }
 
-pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Violation {
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Violation {
     let text =
         panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
     let place = PANIC_AT.take().unwrap_or_default();
@@ -226,8 +232,8 @@ impl Summary {
     /// Kinds of faults that should have fired and never did.
     #[must_use]
     pub fn silent_faults(&self, setup: &Setup) -> Vec<FaultKind> {
-        let expected = setup.profile.kinds.unwrap_or(FaultKind::ALL);
-        expected.iter().copied().filter(|k| !self.faults.contains_key(k)).collect()
+        let expected = setup.profile.kinds().unwrap_or_else(|| FaultKind::ALL.to_vec());
+        expected.into_iter().filter(|k| !self.faults.contains_key(k)).collect()
     }
 
     /// What a large enough batch did not test although it should have. A chosen cluster may not be able to have each fault.

@@ -138,7 +138,7 @@ fn faults_left_out_leave_the_others() {
 #[test]
 fn every_kind_that_a_storm_starts_has_a_profile() {
     for kind in faults::started() {
-        let named = PROFILES.iter().filter_map(|p| p.kinds).any(|kinds| kinds.contains(&kind));
+        let named = PROFILES.iter().filter_map(Profile::kinds).any(|kinds| kinds.contains(&kind));
         assert!(named, "{kind:?} is in no row of crates/sim/src/profiles.rs but the default one: add it there");
     }
 }
@@ -150,7 +150,7 @@ fn every_profile_keeps_to_its_kinds() {
         for seed in 0..2 {
             let replay = play(seed, &setup, false);
             assert_eq!(replay.result.err(), None, "profile {} seed {seed}", profile.name);
-            let strange = |kind: &FaultKind| profile.kinds.is_some_and(|own| !own.contains(kind));
+            let strange = |kind: &FaultKind| profile.kinds().is_some_and(|own| !own.contains(kind));
             let started: Vec<_> = faults::started().filter(|k| replay.faults.contains_key(k) && strange(k)).collect();
             assert!(started.is_empty(), "profile {} fired {started:?}", profile.name);
         }

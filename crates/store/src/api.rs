@@ -3,7 +3,9 @@
 use crate::io::{DiskDone, DiskOp};
 use bytes::Bytes;
 use holdfast_format::Record;
-use holdfast_types::{BlockIndex, BlockRange, Durable, Epoch, EpochTable, Incarnation, Lsn, VolumeId, VolumeSize};
+use holdfast_types::{
+    BlockIndex, BlockRange, Durable, Epoch, EpochTable, Incarnation, Lsn, OpenedCopy, ReadFault, VolumeId, VolumeSize,
+};
 
 /// Into the store. Commands for one volume take effect in the order given.
 #[derive(Debug)]
@@ -173,7 +175,7 @@ pub enum Output {
         /// Copied from the question.
         tag: u64,
         /// One piece per run of blocks, in order, together the whole range.
-        result: Result<Vec<Bytes>, ReadError>,
+        result: Result<Vec<Bytes>, ReadFault>,
     },
     /// Answer to `Repair`.
     Repaired {
@@ -202,42 +204,6 @@ pub enum Output {
     },
 }
 
-/// What a copy holds when it is opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenedCopy {
-    /// Which on-disk state this is.
-    pub incarnation: Incarnation,
-    /// The volume's size.
-    pub size: VolumeSize,
-    /// Highest promised epoch.
-    pub promised: Epoch,
-    /// Which epoch wrote which part of the log.
-    pub table: EpochTable,
-    /// End of the valid contiguous log; all of it is durable.
-    pub last: Lsn,
-    /// Epoch of the record at `last`; 0 if the log is empty.
-    pub last_epoch: Epoch,
-    /// Hash of the record at `last`; 0 if the log is empty.
-    pub last_hash: u64,
-    /// Highest LSN known to be committed, at most `last`. Not below the checkpoint.
-    pub committed: Lsn,
-    /// The highest commit position that any record, checkpoint or superblock mentions; above `last` only if the copy lost
-    /// what it once held.
-    pub commit_hint: Lsn,
-    /// In the image.
-    pub applied: Lsn,
-    /// Digest of the image at `applied`.
-    pub digest: u64,
-    /// In a synced image.
-    pub checkpoint: Lsn,
-    /// Oldest record the journal still holds; `last + 1` if none.
-    pub first: Lsn,
-    /// Records above `last`, up to here, were once durable here and can't be read now (rot).
-    pub unknown_to: Option<Lsn>,
-    /// Where the scrub goes on.
-    pub scrubbed: BlockIndex,
-}
-
 /// Whether a copy has the space that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
@@ -254,13 +220,4 @@ pub enum Space {
 pub struct LogGone {
     /// The oldest one that it holds.
     pub first: Lsn,
-}
-
-/// Why a read failed. Only this request fails; the copy goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadError {
-    /// The block does not match its checksum, twice.
-    Corrupt(holdfast_types::BlockIndex),
-    /// The copy has failed.
-    CopyFailed,
 }

@@ -39,6 +39,6 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use api::{Input, LogGone, OpenedCopy, Output, ReadError, Space};
+pub use api::{Input, LogGone, Output, Space};
 pub use config::StoreConfig;
 pub use store::Store;

@@ -5,14 +5,14 @@
 //! changed meanwhile: then it is taken anew. If not, it is read once more, and then the read fails: a block that can't be
 //! verified never leaves.
 
-use crate::api::{LogGone, Output, ReadError};
+use crate::api::{LogGone, Output};
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
 use crate::replica::{Entry, Location, Replica};
 use crate::runs::pieces;
 use bytes::Bytes;
 use holdfast_format::{ALLOCATED_ZEROS, Record, RecordHeader, block_checksum, padded, zero_block};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, Lsn, SECTOR_SIZE};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, Lsn, ReadFault, SECTOR_SIZE};
 use std::collections::BTreeMap;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -158,7 +158,7 @@ impl Replica {
         }
         let read = self.reads.images.remove(&job).expect("the job exists");
         let result = match read.corrupt {
-            Some(block) => Err(ReadError::Corrupt(block)),
+            Some(block) => Err(ReadFault::Corrupt(block)),
             None => Ok(read.found.into_values().collect()),
         };
         cx.out.push(Output::ReadDone { volume: self.volume, tag: read.tag, result });

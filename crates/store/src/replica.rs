@@ -14,7 +14,7 @@
 //! `Promise` and `Adopt` are barriers: they wait until every earlier append is durable (trap 9) and everything after
 //! them waits until they are on disk (trap 13: the table is durable before the first append of its epoch).
 
-use crate::api::{OpenedCopy, Output};
+use crate::api::Output;
 use crate::apply::Batch;
 use crate::checkpoint::Checkpoint;
 use crate::io::{DiskOpKind, FileId};
@@ -26,7 +26,7 @@ use crate::superblock::{Waiter, Writer};
 use crate::tables::Tables;
 use bytes::{Bytes, BytesMut};
 use holdfast_format::{Record, Superblock, TableSums};
-use holdfast_types::{Durable, Epoch, EpochTable, Lsn, Mutant, Time, VolumeId, mutated};
+use holdfast_types::{Durable, Epoch, EpochTable, Lsn, Mutant, OpenedCopy, Time, VolumeId, mutated};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Where a record lies in the journal.
@@ -296,11 +296,13 @@ impl Replica {
         self.durable = lsn;
         self.known_committed = self.known_committed.max(committed);
         // Where the damage reached is a guess upwards; the start of an epoch that came later decides as well.
-        let later = |(epoch, _): &&(Epoch, Lsn)| *epoch > self.promised_before;
-        let start = self.sb.table.entries().last().filter(later).map(|(_, start)| *start);
-        let repaired = self.unknown_to.into_iter().chain(start).any(|decided| decided <= lsn);
-        if repaired && self.unknown_to.take().is_some() {
-            self.cut = Some(self.received);
+        if let Some(unknown) = self.unknown_to {
+            let later = |(epoch, _): &&(Epoch, Lsn)| *epoch > self.promised_before;
+            let start = self.sb.table.entries().last().filter(later).map(|(_, start)| *start);
+            if start.map_or(unknown, |start| start.min(unknown)) <= lsn {
+                self.unknown_to = None;
+                self.cut = Some(self.received);
+            }
         }
     }
 

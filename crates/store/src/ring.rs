@@ -143,10 +143,7 @@ impl Journal {
         failed: &BTreeSet<VolumeId>,
     ) {
         let full = self.slots.len() >= as_count(cx.config.max_segments) || cx.ops.slot_is_short();
-        let mut released = self.releasable(Level::CatchUp, replicas, failed, usize::MAX);
-        if full && self.spares.len() + released.len() < 2 {
-            released = self.releasable(Level::Replay, replicas, failed, SPARES);
-        }
+        let released = self.to_release(full, replicas, failed);
         let reserve = if mutated(Mutant::LastSpareFilled) { 1 } else { 2 };
         if self.spares.is_empty() || self.spares.len() + released.len() < reserve {
             self.starved = full;
@@ -164,11 +161,18 @@ impl Journal {
         failed: &BTreeSet<VolumeId>,
     ) {
         let full = self.slots.len() >= as_count(cx.config.max_segments);
-        let mut released = self.releasable(Level::CatchUp, replicas, failed, usize::MAX);
-        if full && self.spares.len() + released.len() < 2 {
-            released = self.releasable(Level::Replay, replicas, failed, SPARES);
-        }
+        let released = self.to_release(full, replicas, failed);
         self.open_segment(cx, replicas, &released);
+    }
+
+    /// Segments that the next one lets go. A journal that is full gives up what lagging copies would still fetch, rather
+    /// than the room for the next segment.
+    fn to_release(&self, full: bool, replicas: &BTreeMap<VolumeId, Replica>, failed: &BTreeSet<VolumeId>) -> Vec<u64> {
+        let released = self.releasable(Level::CatchUp, replicas, failed, usize::MAX);
+        if full && self.spares.len() + released.len() < 2 {
+            return self.releasable(Level::Replay, replicas, failed, SPARES);
+        }
+        released
     }
 
     fn releasable(

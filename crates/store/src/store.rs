@@ -3,7 +3,7 @@
 //! Invariants: each operation given out is answered once; a copy that failed gives no more promises in this life (P8); the
 //! journal's failure is the failure of every copy.
 
-use crate::api::{Input, LogGone, Output, ReadError, Space};
+use crate::api::{Input, LogGone, Output, Space};
 use crate::config::StoreConfig;
 use crate::io::{DiskDone, DiskError, DiskOpKind, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
@@ -13,7 +13,8 @@ use crate::start::{Found, Progress, Start};
 use crate::superblock::Waiter;
 use holdfast_format::{Superblock, TableSums};
 use holdfast_types::{
-    BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Mutant, Positions, Time, VolumeId, VolumeSize, mutated,
+    BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Mutant, Positions, ReadFault, Time, VolumeId,
+    VolumeSize, mutated,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -348,32 +349,29 @@ impl Store {
                 }
             }
             Input::Read { volume, tag, range } => {
-                let failed = matches!(self.phase, Phase::Failed);
                 let Store { ops, config, replicas, .. } = self;
-                match replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open && r.unproven.is_none() && !failed) {
+                match open_copy(replicas, volume).filter(|r| r.unproven.is_none()) {
                     Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range),
-                    None => out.push(Output::ReadDone { volume, tag, result: Err(ReadError::CopyFailed) }),
+                    None => out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) }),
                 }
             }
             Input::Scrubbed { volume, next } => {
                 let Store { ops, config, replicas, .. } = self;
-                if let Some(replica) = replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open) {
+                if let Some(replica) = open_copy(replicas, volume) {
                     replica.sb.scrubbed = next;
                     replica.write_superblock(&mut Cx { ops, out, now, config }, Waiter::Hint);
                 }
             }
             Input::Repair { volume, block, data } => {
-                let failed = matches!(self.phase, Phase::Failed);
                 let Store { ops, config, replicas, touched, .. } = self;
-                if let Some(replica) = replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open && !failed) {
+                if let Some(replica) = open_copy(replicas, volume) {
                     touched.insert(volume);
                     replica.repair(&mut Cx { ops, out, now, config }, block, data);
                 }
             }
             Input::ReadLog { volume, tag, from, max_bytes } => {
-                let failed = matches!(self.phase, Phase::Failed);
                 let Store { ops, config, replicas, journal, .. } = self;
-                match replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open && !failed) {
+                match open_copy(replicas, volume) {
                     Some(replica) => replica.read_log(&mut Cx { ops, out, now, config }, journal, tag, from, max_bytes),
                     None => out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: from.next() }) }),
                 }
@@ -388,7 +386,7 @@ impl Store {
             return None;
         }
         self.touched.insert(volume);
-        self.replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open)
+        open_copy(&mut self.replicas, volume)
     }
 
     fn queue(&mut self, volume: VolumeId, command: Command) {
@@ -455,7 +453,7 @@ impl Store {
         let Some(mut replica) = self.replicas.remove(&volume) else { return };
         let (reads, logs) = replica.reads.take_tags();
         for tag in reads {
-            out.push(Output::ReadDone { volume, tag, result: Err(ReadError::CopyFailed) });
+            out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) });
         }
         for tag in logs {
             out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: replica.received.next() }) });
@@ -616,6 +614,11 @@ impl Store {
             }
         }
     }
+}
+
+/// The copy, if it can be used. A journal that failed has taken out every copy.
+fn open_copy(replicas: &mut BTreeMap<VolumeId, Replica>, volume: VolumeId) -> Option<&mut Replica> {
+    replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open)
 }
 
 /// Deliberate mistakes: errors of these operations pass as success.

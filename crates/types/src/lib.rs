@@ -1,4 +1,4 @@
-//! Ids, units, positions and limits shared by every crate.
+//! Ids, units, positions, limits and the state of a copy, shared by every crate.
 //!
 //! Every number with a unit has a type of its own, so that a block index can't be passed where a byte offset is
 //! expected. Constructors reject the impossible; arithmetic that could overflow says so with `expect` and the
@@ -7,6 +7,7 @@
 //! Deliberately absent: I/O, clocks, randomness sources, serialization (see `holdfast-format`).
 
 mod config;
+mod copy;
 mod ids;
 mod limits;
 mod mutant;
@@ -18,6 +19,7 @@ mod units;
 mod view;
 
 pub use config::{Configuration, Durability, EpochTable, EpochTableError, Member};
+pub use copy::{OpenedCopy, ReadFault};
 pub use ids::{ClusterId, Epoch, Incarnation, Lsn, NodeId, RequestId, SessionId, VolumeId};
 pub use limits::*;
 #[cfg(feature = "mutants")]

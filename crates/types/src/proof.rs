@@ -1,9 +1,9 @@
 //! Proofs that let code answer only what it may answer.
 //!
 //! Completing a write takes an `Answerable<Lsn>`; a flush takes a `Quorum<Lsn>`; acknowledging on a secondary takes a
-//! `Durable<Lsn>`. Rust can't say "only
-//! the crate `store` constructs this" across crates, so `cargo xtask tidy` does: `Durable::attest` is allowed in
-//! `store` alone, `Quorum::attest` and `Answerable::attest` in `replication`'s quorum tracker alone.
+//! `Durable<Lsn>`. Rust can't say "only the crate `store` constructs this" across crates, so `cargo xtask tidy` does:
+//! `Durable::attest` is allowed in `store` alone, `Quorum::attest` and `Answerable::attest` in `replication`'s quorum
+//! tracker alone.
 
 /// Held on stable storage of this copy. Made by the store alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

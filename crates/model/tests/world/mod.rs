@@ -12,7 +12,7 @@ use bytes::Bytes;
 use holdfast_format::message::Message;
 use holdfast_format::{Record, RecordKind};
 use holdfast_model::Step;
-use holdfast_replication::{GuestOp, Input, Limits, Opened, Output, Replica, Request, RequestKey, RoleName, Timers};
+use holdfast_replication::{GuestOp, Input, Limits, Output, Replica, Request, RequestKey, RoleName, Timers};
 use holdfast_types::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -459,14 +459,15 @@ impl World {
 }
 
 impl Node {
-    fn replica(n: u8, life: u64, view: &VolumeView, opened: &Opened, now: Time) -> Replica {
+    fn replica(n: u8, life: u64, view: &VolumeView, opened: &OpenedCopy, now: Time) -> Replica {
         Replica::new(id(n), Life(life), view.clone(), opened, Timers::default(), Limits::default(), now)
     }
 
-    fn opened(log: &[Record], promised: Epoch, table: &EpochTable, committed: Lsn) -> Opened {
+    fn opened(log: &[Record], promised: Epoch, table: &EpochTable, committed: Lsn) -> OpenedCopy {
         let last = log.last();
-        Opened {
+        OpenedCopy {
             incarnation: Incarnation(7),
+            size: VolumeSize::new(1 << 20).expect("a valid size"),
             promised,
             table: table.clone(),
             last: last.map_or(Lsn::ZERO, Record::lsn),
@@ -475,6 +476,7 @@ impl Node {
             committed,
             commit_hint: committed,
             applied: committed,
+            digest: 0,
             checkpoint: Lsn::ZERO,
             first: Lsn(1),
             unknown_to: None,

@@ -1,9 +1,7 @@
 //! The world of the scenarios: replicas, an ideal store each, ordered lanes without delay, and a control plane that is one
 //! compare-and-swap.
 
-use crate::api::{
-    CopyStatus, GuestError, GuestOp, Input, Limits, Opened, Output, ReadFault, Request, RequestKey, Timers,
-};
+use crate::api::{CopyStatus, GuestError, GuestOp, Input, Limits, Output, Request, RequestKey, Timers};
 use crate::replica::Replica;
 use bytes::Bytes;
 use holdfast_format::message::Message;
@@ -243,8 +241,9 @@ impl Cluster {
         n.life += 1000;
         n.waiting.clear();
         let last = n.log.last();
-        let opened = Opened {
+        let opened = OpenedCopy {
             incarnation: n.incarnation,
+            size: view.size,
             promised: n.promised,
             table: n.table.clone(),
             last: last.map_or(Lsn::ZERO, Record::lsn),
@@ -253,6 +252,7 @@ impl Cluster {
             committed: n.committed,
             commit_hint: n.committed,
             applied: n.committed,
+            digest: 0,
             checkpoint: n.committed,
             first: Lsn(1),
             unknown_to: None,

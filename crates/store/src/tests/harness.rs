@@ -1,12 +1,13 @@
 //! A store on a test disk, against a slow model of each volume: a list of records, and the image after each of them.
 
 use super::disk::Disk;
-use crate::api::{Input, OpenedCopy, Output};
-use crate::{ReadError, Store, StoreConfig};
+use crate::api::{Input, Output};
+use crate::{Store, StoreConfig};
 use bytes::Bytes;
 use holdfast_format::{ALLOCATED_ZEROS, Draft, Record, RecordKind, block_checksum, digest_term};
 use holdfast_types::{
-    BLOCK_SIZE, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Rng, Time, VolumeId, VolumeSize,
+    BLOCK_SIZE, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, OpenedCopy, ReadFault, Rng, Time,
+    VolumeId, VolumeSize,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -289,7 +290,7 @@ impl Harness {
         }
     }
 
-    fn read_done(&mut self, volume: VolumeId, tag: u64, result: Result<Vec<Bytes>, ReadError>) {
+    fn read_done(&mut self, volume: VolumeId, tag: u64, result: Result<Vec<Bytes>, ReadFault>) {
         let asked = self.reads.remove(&tag).expect("asked");
         assert_eq!(asked.volume, volume);
         let pieces = match result {

@@ -197,15 +197,22 @@ fn rot_is_remembered_until_it_is_repaired() {
     assert_eq!((c.last.0, c.last_hash, c.unknown_to), (full.last(), full.hash(full.last()), None));
 }
 
-#[test]
-fn a_rotten_block_of_the_image_is_never_returned() {
+/// A copy at rest with a flipped bit in the last block that was written; which one, and what it held.
+fn rotten_block() -> (Harness, usize, Bytes) {
     let mut h = history(3);
     let durable = h.models[&V1].durable;
     h.commit(V1, durable);
     h.quiesce();
     let image = h.models[&V1].image(durable).to_vec();
     let used = image.iter().rposition(|sum| *sum != 0).expect("something was written");
+    let good = Bytes::copy_from_slice(&h.disk.files[&FileId::Image(V1)].medium[used * 4096..][..4096]);
     h.disk.rot(FileId::Image(V1), used * 4096 + 17, 1);
+    (h, used, good)
+}
+
+#[test]
+fn a_rotten_block_of_the_image_is_never_returned() {
+    let (mut h, used, _) = rotten_block();
     h.strict = false;
     h.read(V1, BlockRange::new(0, BLOCKS));
     h.drain_disk();
@@ -217,15 +224,8 @@ fn a_rotten_block_of_the_image_is_never_returned() {
 
 #[test]
 fn a_rotten_block_is_written_again_with_what_its_checksum_names_only() {
-    let mut h = history(3);
-    let durable = h.models[&V1].durable;
-    h.commit(V1, durable);
-    h.quiesce();
-    let image = h.models[&V1].image(durable).to_vec();
-    let used = image.iter().rposition(|sum| *sum != 0).expect("something was written");
+    let (mut h, used, good) = rotten_block();
     let block = BlockIndex(used as u64);
-    let good = Bytes::copy_from_slice(&h.disk.files[&FileId::Image(V1)].medium[used * 4096..][..4096]);
-    h.disk.rot(FileId::Image(V1), used * 4096 + 17, 1);
     let mut other = good.to_vec();
     other[9] ^= 1;
     for (data, right) in [(Bytes::from(other), false), (good.slice(..512), false), (good.clone(), true)] {
