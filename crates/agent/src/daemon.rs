@@ -17,6 +17,8 @@ use holdfast_types::Life;
 use std::io::IsTerminal;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -27,6 +29,9 @@ use tracing_subscriber::EnvFilter;
 const ASKS: usize = 256;
 /// Largest message of the control plane: the state of ten thousand volumes, and room.
 const MAX_CONTROL_MESSAGE: usize = 64 << 20;
+/// What the shard logs as it ends should stand before the sentence that says why the agent ends. A shard that hangs (a dead
+/// disk) must not keep it from ending.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -93,10 +98,18 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     server.abort();
     // The socket is this process's own while it holds the lock of its directory.
     let _ = std::fs::remove_file(&config.listen.admin);
-    if ended.is_ok() && shard.join().is_err() {
+    if ended.is_err() {
+        let _ = tokio::time::timeout(LAST_WORDS, finished(&shard)).await;
+    } else if shard.join().is_err() {
         return Err(AgentError::Shard { reason: "its thread panicked".to_owned() });
     }
     ended
+}
+
+async fn finished(thread: &JoinHandle<()>) {
+    while !thread.is_finished() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// A snapshot of the whole state travels as one message.
