@@ -312,7 +312,7 @@ impl Store {
             (CopyTag::Read(job, first, attempt), DiskReply::Data(data)) => {
                 replica.read_done(cx, job, first, attempt, &data)
             }
-            (CopyTag::Repair(block), _) => replica.repair_done(cx, block),
+            (CopyTag::Repair(block, synced), _) => replica.repair_done(cx, block, synced),
             (CopyTag::Log(job, part), DiskReply::Data(data)) => replica.log_done(cx, job, part, &data),
             (tag, reply) => unreachable!("{tag:?} is not answered by {reply:?}"),
         }
@@ -443,7 +443,6 @@ impl Store {
         };
         leaving.delete = true;
         leaving.silent = false;
-        self.journal.forget(volume);
     }
 
     // ---- leaving
@@ -510,6 +509,7 @@ impl Store {
         if missing == 0 && !leaving.superblock_gone {
             leaving.superblock_gone = true;
             leaving.missing = None;
+            self.journal.forget(volume);
         }
     }
 
@@ -590,8 +590,9 @@ impl Store {
         }
     }
 
+    /// Copies that are out of service and whose superblock is there: the next start would open them.
     fn failed(&self) -> BTreeSet<VolumeId> {
-        self.leaving.iter().filter(|(_, l)| !l.delete).map(|(volume, _)| *volume).collect()
+        self.leaving.iter().filter(|(_, l)| !l.superblock_gone).map(|(volume, _)| *volume).collect()
     }
 
     /// Keeps the newest applied records in memory, up to the bound.

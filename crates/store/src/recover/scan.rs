@@ -1,8 +1,10 @@
 //! Finding the frames of one segment in its bytes.
 //!
-//! As long as frames follow one another, the scan jumps from one to the next and never looks into bodies, which are the
-//! guest's. Where no frame is found, it tries every sector up to the next frame of this segment. Only headers with this
-//! journal's id, this life and this generation count, so neither a stale frame nor a guest's bytes can pose as one.
+//! As long as whole frames follow one another, the scan jumps from one to the next and never looks into bodies, which are the
+//! guest's. Where no frame is found, or one that is not whole, it tries every sector up to the next frame of this segment: a
+//! frame that the device put in the wrong place lies across its neighbour, whose header is the proof that both were durable.
+//! Only headers with this journal's id, this life and this generation count, so neither a stale frame nor a guest's bytes
+//! can pose as one.
 
 use bytes::Bytes;
 use holdfast_format::{CommitMark, FrameHeader, FrameSlot, Record, RecordHeader, SegmentHeader, padded};
@@ -69,8 +71,9 @@ pub(crate) fn scan(header: SegmentHeader, bytes: &Bytes, keep: &dyn Fn(&RecordHe
         match frame_at(&header, bytes, at) {
             Some(found) => {
                 let len = usize::try_from(found.total_len).expect("a frame is below 4 MiB");
-                frames.push(read_frame(&found, &bytes.slice(at..at + len), at, keep));
-                at += len;
+                let frame = read_frame(&found, &bytes.slice(at..at + len), at, keep);
+                at += if frame.slots_good && frame.bodies_good { len } else { SECTOR_SIZE };
+                frames.push(frame);
             }
             None => at += SECTOR_SIZE,
         }

@@ -2,6 +2,7 @@
 
 mod basic;
 mod disk;
+mod faults;
 mod harness;
 mod random;
 mod rot;
