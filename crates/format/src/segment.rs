@@ -28,6 +28,8 @@ pub struct SegmentHeader {
     pub first_seq: u64,
     /// Length of its file. A shorter file was cut, and acknowledged records with it.
     pub bytes: u64,
+    /// Which file it is in. A header that a device put into another file would hide the frames behind its own place.
+    pub slot: u32,
     /// Every other segment that is part of the journal, oldest first.
     pub closed: Vec<ClosedSegment>,
 }
@@ -60,6 +62,7 @@ impl SegmentHeader {
         put(24, &self.life.to_le_bytes());
         put(32, &self.first_seq.to_le_bytes());
         put(40, &self.bytes.to_le_bytes());
+        put(48, &self.slot.to_le_bytes());
         for (i, closed) in self.closed.iter().enumerate() {
             put(Self::LIST + i * 16, &closed.generation.to_le_bytes());
             put(Self::LIST + i * 16 + 8, &closed.end.to_le_bytes());
@@ -88,7 +91,7 @@ impl SegmentHeader {
         if b[4..6] != Self::VERSION.to_le_bytes() || count > Self::MAX_CLOSED {
             return None;
         }
-        if b[48..Self::LIST].iter().chain(&b[list_end..Self::COPY - 4]).any(|&x| x != 0) {
+        if b[52..Self::LIST].iter().chain(&b[list_end..Self::COPY - 4]).any(|&x| x != 0) {
             return None;
         }
         let entry =
@@ -100,6 +103,7 @@ impl SegmentHeader {
             life: u64_at(24),
             first_seq: u64_at(32),
             bytes: u64_at(40),
+            slot: u32::from_le_bytes(b[48..52].try_into().expect("four bytes")),
             closed,
         };
         header.is_consistent().then_some(header)
@@ -126,6 +130,7 @@ mod tests {
             life: 3,
             first_seq: 0x1235,
             bytes: 16 << 20,
+            slot: 5,
             closed,
         }
     }

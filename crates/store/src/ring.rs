@@ -210,6 +210,7 @@ impl Journal {
             life: self.life,
             first_seq: self.next_seq,
             bytes: cx.config.segment_bytes,
+            slot,
             closed: self.segments.iter().map(closed).collect(),
         };
         self.next_generation += 1;

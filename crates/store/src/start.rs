@@ -115,8 +115,8 @@ impl Start {
             (Step::List, DiskReply::Files(files), _) => self.files = files.into_iter().collect(),
             (Step::Sync, _, _) => {}
             (Step::Heads, DiskReply::Data(data), FileId::Segment(slot)) => match SegmentHeader::decode(&data) {
-                Some(header) => drop(self.heads.insert(slot, header)),
-                None => self.damaged_heads += 1,
+                Some(header) if header.slot == slot => drop(self.heads.insert(slot, header)),
+                _ => self.damaged_heads += 1,
             },
             (Step::Heads, DiskReply::Data(data), FileId::JournalHead) => self.head = Some(JournalHead::judge(&data)),
             (Step::Heads, DiskReply::Data(data), FileId::Superblock(volume)) => {

@@ -155,8 +155,15 @@ mod tests {
 
     #[test]
     fn slots_of_an_older_frame_make_all_slots_doubtful() {
-        let header =
-            SegmentHeader { journal: 1, generation: 1, life: 1, first_seq: 1, bytes: 1 << 20, closed: Vec::new() };
+        let header = SegmentHeader {
+            journal: 1,
+            generation: 1,
+            life: 1,
+            first_seq: 1,
+            bytes: 1 << 20,
+            slot: 0,
+            closed: Vec::new(),
+        };
         let (older, mut newer) = (frame(1), frame(2).to_vec());
         newer[SECTOR_SIZE..2 * SECTOR_SIZE].copy_from_slice(&older[SECTOR_SIZE..2 * SECTOR_SIZE]);
         let segment = Bytes::from([&header.encode()[..], &older, &newer].concat());
