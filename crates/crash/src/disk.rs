@@ -4,12 +4,13 @@
 //! only perhaps. A sync makes certain what had completed when it was given out. A sync that fails has dropped what it was to
 //! bring: reads see it still, and no later sync brings it to stable storage.
 
-use crate::medium::{Changes, Cut, Effect, Medium, to_u64, to_usize};
+use crate::cache::Cache;
+use crate::medium::{Cut, Effect, Medium, to_u64, to_usize};
 use crate::rig::Device;
 use bytes::Bytes;
 use holdfast_store::io::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskReply, FileId};
 use holdfast_types::VolumeId;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 /// In which order operations complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,23 +102,11 @@ impl Astray {
     }
 }
 
-#[derive(Clone, Debug)]
-struct Late {
-    at: u64,
-    effect: Effect,
-    certain: bool,
-    /// A sync failed on it.
-    dropped: bool,
-}
-
 /// The device.
 #[derive(Clone, Debug, Default)]
 pub struct SimDisk {
-    medium: Medium,
-    visible: Medium,
-    late: BTreeMap<FileId, Vec<Late>>,
+    cache: Cache,
     flying: VecDeque<(u64, DiskOp)>,
-    clock: u64,
     /// What fails.
     pub fault: Option<Fault>,
     /// How many operations of the fault's class have come.
@@ -162,7 +151,7 @@ impl SimDisk {
     /// A device that holds this, all of it for certain.
     #[must_use]
     pub fn on(medium: Medium) -> SimDisk {
-        SimDisk { visible: medium.clone(), medium, ..SimDisk::default() }
+        SimDisk { cache: Cache::on(medium), ..SimDisk::default() }
     }
 
     /// In which order operations complete from now on.
@@ -173,63 +162,13 @@ impl SimDisk {
     /// What reads see.
     #[must_use]
     pub const fn visible(&self) -> &Medium {
-        &self.visible
+        self.cache.visible()
     }
 
     /// What is known if power fails now.
     #[must_use]
     pub fn cut(&self) -> Cut {
-        let mut changes = Changes::new();
-        for (file, late) in &self.late {
-            changes.extend(late.iter().map(|l| (*file, l.effect.clone(), l.certain)));
-        }
-        let flying = self.flying.iter().filter_map(|(_, op)| Some((op.file, Effect::of(&op.kind)?, false)));
-        changes.extend(flying);
-        Cut { medium: self.medium.clone(), changes }
-    }
-
-    /// The process ends alone: what was given out happens, nothing becomes certain by it. What a failed sync dropped is gone: the
-    /// next life reads what the device has.
-    pub fn orphaned(&mut self) {
-        for (_, op) in std::mem::take(&mut self.flying) {
-            if let Some(effect) = Effect::of(&op.kind) {
-                self.happen(op.file, effect, false);
-            }
-        }
-        for (file, late) in &mut self.late {
-            if late.iter().any(|l| l.dropped) {
-                late.retain(|l| !l.dropped);
-                let content = self.medium.0.get(file).expect("a file with late writes is there").clone();
-                self.visible.0.insert(*file, content);
-                late.iter().for_each(|l| self.visible.apply(*file, &l.effect, None));
-            }
-        }
-        self.late.retain(|_, late| !late.is_empty());
-    }
-
-    fn happen(&mut self, file: FileId, effect: Effect, certain: bool) {
-        self.clock += 1;
-        self.visible.apply(file, &effect, None);
-        if matches!(effect, Effect::Create(_) | Effect::Delete) {
-            self.late.remove(&file);
-            return self.medium.apply(file, &effect, None);
-        }
-        if self.visible.0.contains_key(&file) {
-            self.late.entry(file).or_default().push(Late { at: self.clock, effect, certain, dropped: false });
-            self.settle(file);
-        }
-    }
-
-    /// What is certain and lies below everything uncertain goes to the medium.
-    fn settle(&mut self, file: FileId) {
-        let Some(late) = self.late.get_mut(&file) else { return };
-        let n = late.iter().position(|l| !l.certain).unwrap_or(late.len());
-        for l in late.drain(..n) {
-            self.medium.apply(file, &l.effect, None);
-        }
-        if late.is_empty() {
-            self.late.remove(&file);
-        }
+        self.cache.cut(self.flying.iter().filter_map(|(_, op)| Some((op.file, Effect::of(&op.kind)?))))
     }
 
     fn fails(&mut self, op: &DiskOp) -> Option<DiskError> {
@@ -246,15 +185,12 @@ impl SimDisk {
     fn half(&mut self, issued: u64, op: &DiskOp) {
         let eighths = self.fault.expect("something failed").eighths;
         match &op.kind {
-            DiskOpKind::Sync => {
-                let late = self.late.get_mut(&op.file).into_iter().flatten().filter(|l| l.at <= issued);
-                late.for_each(|l| l.dropped = true);
-            }
+            DiskOpKind::Sync => self.cache.sync(op.file, issued, true),
             DiskOpKind::Write { offset, data, .. } => {
                 let data = crate::medium::join(data);
                 let len = data.len() * eighths / 8 / 512 * 512;
                 if len > 0 {
-                    self.happen(op.file, Effect::Write(*offset, data.slice(..len)), false);
+                    self.cache.happen(op.file, Effect::Write(*offset, data.slice(..len)), false);
                 }
             }
             _ => {}
@@ -262,7 +198,7 @@ impl SimDisk {
     }
 
     fn write(&mut self, op: &DiskOp, effect: Effect, durable: bool) -> Result<DiskReply, DiskError> {
-        if !self.visible.0.contains_key(&op.file) {
+        if !self.cache.visible().0.contains_key(&op.file) {
             return Err(DiskError::NotFound);
         }
         let n = self.writes;
@@ -270,13 +206,13 @@ impl SimDisk {
         match (self.astray, effect) {
             (Some((nth, to)), Effect::Write(offset, data)) if nth == n => {
                 // A file ends where it ends: nothing lands behind it.
-                let end = |file| self.visible.0.get(&file).map_or(0, |content| to_u64(content.len()));
+                let end = |file| self.cache.visible().0.get(&file).map_or(0, |content| to_u64(content.len()));
                 let place = to.place(op.file, offset).filter(|(file, at)| at + to_u64(data.len()) <= end(*file));
                 if let Some((file, offset)) = place {
-                    self.happen(file, Effect::Write(offset, data), durable);
+                    self.cache.happen(file, Effect::Write(offset, data), durable);
                 }
             }
-            (_, effect) => self.happen(op.file, effect, durable),
+            (_, effect) => self.cache.happen(op.file, effect, durable),
         }
         Ok(DiskReply::Done)
     }
@@ -288,26 +224,24 @@ impl SimDisk {
         }
         match &op.kind {
             DiskOpKind::List => {
-                let files = self.visible.0.iter().map(|(id, content)| (*id, to_u64(content.len())));
+                let files = self.cache.visible().0.iter().map(|(id, content)| (*id, to_u64(content.len())));
                 return Ok(DiskReply::Files(files.collect()));
             }
             DiskOpKind::Read { offset, len } => {
-                let content = self.visible.0.get(&op.file).ok_or(DiskError::NotFound)?;
+                let content = self.cache.visible().0.get(&op.file).ok_or(DiskError::NotFound)?;
                 let (from, len) = (to_usize(*offset).min(content.len()), usize::try_from(*len).expect("it fits"));
                 let mut data = content[from..content.len().min(from + len)].to_vec();
                 data.resize(len, 0);
                 return Ok(DiskReply::Data(Bytes::from(data)));
             }
             DiskOpKind::Sync => {
-                if !self.visible.0.contains_key(&op.file) {
+                if !self.cache.visible().0.contains_key(&op.file) {
                     return Err(DiskError::NotFound);
                 }
-                let late = self.late.get_mut(&op.file).into_iter().flatten();
-                late.filter(|l| l.at <= issued && !l.dropped).for_each(|l| l.certain = true);
-                self.settle(op.file);
+                self.cache.sync(op.file, issued, false);
             }
             DiskOpKind::Create { .. } | DiskOpKind::Delete => {
-                self.happen(op.file, Effect::of(&op.kind).expect("a change"), true);
+                self.cache.happen(op.file, Effect::of(&op.kind).expect("a change"), true);
             }
             DiskOpKind::Write { durable, .. } => {
                 return self.write(op, Effect::of(&op.kind).expect("a change"), *durable);
@@ -338,12 +272,22 @@ impl SimDisk {
 impl Device for SimDisk {
     fn submit(&mut self, op: DiskOp) {
         self.check(&op);
-        self.flying.push_back((self.clock, op));
+        self.flying.push_back((self.cache.clock(), op));
     }
 
     fn next(&mut self) -> Option<DiskDone> {
         let (issued, op) = if self.lifo { self.flying.pop_back() } else { self.flying.pop_front() }?;
         let result = self.execute(issued, &op);
         Some(DiskDone { id: op.id, result })
+    }
+
+    /// What was given out happens, nothing becomes certain by it.
+    fn orphaned(&mut self) {
+        for (_, op) in std::mem::take(&mut self.flying) {
+            if let Some(effect) = Effect::of(&op.kind) {
+                self.cache.happen(op.file, effect, false);
+            }
+        }
+        self.cache.forget_dropped();
     }
 }

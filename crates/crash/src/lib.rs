@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `medium`, `disk` | what lies on stable storage; a device that says exactly what is not there yet |
 //! | `oracle` | what a copy may be, record by record, and what it was promised to be |
+//! | `cache`, `recorder` | what is certain of what was changed; the same for a real device that is watched |
 //! | `rig` | a store that works on a device, watched by the oracle |
 //! | `workload` | every short sequence of what a store can be asked to do |
 //! | `cuts` | power cuts (TESTING.md: crash states) |
@@ -18,12 +19,14 @@
 //!
 //! Deliberately absent: other copies. What a loss at one copy means for a volume is the simulator's matter.
 
+mod cache;
 pub mod conformance;
 mod cuts;
 mod disk;
 mod errors;
 mod medium;
 mod oracle;
+mod recorder;
 mod rig;
 mod rot;
 mod workload;
@@ -33,6 +36,7 @@ pub use disk::{Astray, Fault, FaultClass, Schedule, SimDisk};
 pub use errors::{ErrorTally, error_sweep};
 pub use medium::{Changes, Cut, Effect, Medium, Pick};
 pub use oracle::{Judgement, Volume};
+pub use recorder::{Issued, Recorder};
 pub use rig::{Device, Rig};
 pub use rot::{RotTally, astray_sweep, rot_sweep};
 pub use workload::{BLOCKS, Op, V1, V2, Workload, prepare, small};

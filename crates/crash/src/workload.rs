@@ -93,7 +93,7 @@ impl Op {
     ];
 
     /// Asks the store for it.
-    pub fn apply(self, rig: &mut Rig<SimDisk>) {
+    pub fn apply<D: Device>(self, rig: &mut Rig<D>) {
         match self {
             Op::Write => append(rig, V1, &[(RecordKind::Write, false, false, 1)]),
             Op::Batch => append(rig, V1, &[(RecordKind::Write, false, false, 2); 3]),
@@ -191,7 +191,7 @@ pub(crate) fn fill<D: Device>(rig: &mut Rig<D>, v: VolumeId, writes: u64) {
     }
 }
 
-fn recycle(rig: &mut Rig<SimDisk>) {
+fn recycle<D: Device>(rig: &mut Rig<D>) {
     for v in [V1, V2] {
         if let Some(volume) = rig.volumes.get(&v) {
             let upto = Lsn(volume.committed);
@@ -206,7 +206,7 @@ fn recycle(rig: &mut Rig<SimDisk>) {
     }
 }
 
-fn come_or_go(rig: &mut Rig<SimDisk>) {
+fn come_or_go<D: Device>(rig: &mut Rig<D>) {
     match rig.volumes.get(&V2).map(|v| (v.created, v.deleting)) {
         Some((true, false)) => {
             rig.volume_mut(V2).deleting = true;

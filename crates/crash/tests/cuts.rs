@@ -11,3 +11,13 @@ fn every_state_of_a_cut_opens_as_a_prefix_with_everything_promised() {
     }
     eprintln!("{tally:?}");
 }
+
+/// For a number that scripts/crash-states printed.
+#[test]
+#[ignore = "wants HOLDFAST_WORKLOAD=N"]
+fn one_workload() {
+    let n =
+        std::env::var("HOLDFAST_WORKLOAD").ok().and_then(|n| n.parse().ok()).expect("HOLDFAST_WORKLOAD is a number");
+    let plan = CutPlan { subsets: 256, torn: 8, deep: 25, deep_subsets: 16, seed: 0 };
+    eprintln!("{:?}", explore(n, &plan).unwrap_or_else(|what| panic!("{what}")));
+}

@@ -386,3 +386,45 @@ const fn volume_of(file: FileId) -> Option<VolumeId> {
         | FileId::Orphan(v, _) => Some(v),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs/FORMAT.md, "Journal head": every combination of what the head says and what is the newest segment.
+    #[test]
+    fn every_combination_of_head_and_newest_segment_has_its_verdict() {
+        let newest = |generation| SegmentHeader {
+            journal: 7,
+            generation,
+            life: 1,
+            first_seq: 1,
+            bytes: 1 << 20,
+            slot: 0,
+            closed: Vec::new(),
+        };
+        let names = |journal, generation| Some(JournalHeadFound::Valid(JournalHead { journal, generation }));
+        let table = [
+            (None, None, ""),
+            (None, Some(3), "missing"),
+            (Some(JournalHeadFound::Empty), None, ""),
+            (Some(JournalHeadFound::Empty), Some(3), ""),
+            (Some(JournalHeadFound::Damaged), None, "damaged"),
+            (Some(JournalHeadFound::Damaged), Some(3), "damaged"),
+            (names(7, 2), Some(3), ""),
+            (names(7, 3), Some(3), ""),
+            (names(7, 4), Some(3), "missing or damaged"),
+            (names(7, 1), None, "missing or damaged"),
+            (names(8, 2), Some(3), "another journal"),
+            (names(8, 4), Some(3), "another journal"),
+        ];
+        for (head, generation, reason) in table {
+            let start = Start { head, ..Start::default() };
+            let verdict = start.judge_journal_head(generation.map(newest).as_ref());
+            match reason {
+                "" => assert_eq!(verdict, Ok(()), "{head:?} {generation:?}"),
+                reason => assert!(verdict.is_err_and(|why| why.contains(reason)), "{head:?} {generation:?}: {reason}"),
+            }
+        }
+    }
+}
