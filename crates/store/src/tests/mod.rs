@@ -3,5 +3,6 @@
 mod basic;
 mod disk;
 mod harness;
+mod large;
 mod random;
 mod rot;
