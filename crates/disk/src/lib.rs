@@ -29,6 +29,7 @@ mod layout;
 mod lifecycle;
 mod lock;
 mod pool;
+pub mod raw;
 mod reserve;
 mod ring;
 mod threads;
