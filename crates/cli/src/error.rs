@@ -82,6 +82,12 @@ pub enum CliError {
     /// The simulator found one.
     #[error("{0}")]
     Simulator(String),
+    /// A measurement that gave no figures.
+    #[error("{0}")]
+    Bench(String),
+    /// What would destroy something, and was not asked for in so many words.
+    #[error("{0}")]
+    Unsafe(String),
     /// A tool of the system.
     #[error("expected {tool} to {what}, found: {found}; install it with scripts/setup if it is missing")]
     Tool {
@@ -118,6 +124,7 @@ impl CliError {
         match self {
             CliError::Config(_) | CliError::Usage(_) => Exit::Usage,
             CliError::Agent(e) if e.is_usage() => Exit::Usage,
+            CliError::Unsafe(_) => Exit::Refused,
             CliError::Status(status) => match status.code() {
                 tonic::Code::InvalidArgument => Exit::Usage,
                 tonic::Code::FailedPrecondition => Exit::Refused,

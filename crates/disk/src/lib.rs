@@ -30,6 +30,7 @@ mod lifecycle;
 mod lock;
 mod observe;
 mod pool;
+pub mod raw;
 mod reserve;
 mod ring;
 mod threads;

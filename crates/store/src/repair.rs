@@ -6,9 +6,10 @@
 use crate::api::Output;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
+use crate::pages::Wait;
 use crate::replica::Replica;
 use bytes::Bytes;
-use holdfast_format::block_checksum;
+use holdfast_format::{TableKind, TablePage, block_checksum};
 use holdfast_types::{BLOCK_SIZE, BlockIndex};
 
 impl Replica {
@@ -17,6 +18,9 @@ impl Replica {
         if self.overlay.get(block.0).is_some() || self.is_being_applied(block.0) {
             // Its next content is committed and read from memory until it is in the image.
             self.repaired(cx, block, true);
+            return;
+        }
+        if !self.leaf(cx, TableKind::Blocks, TablePage::leaf_of(block.0).index, Wait::Repair(block, data.clone())) {
             return;
         }
         let right = data.len() == BLOCK_SIZE && block_checksum(block, &data) == self.tables.blocks.get(block.0);

@@ -4,5 +4,6 @@ mod basic;
 mod disk;
 mod faults;
 mod harness;
+mod large;
 mod random;
 mod rot;
