@@ -147,7 +147,7 @@ impl<D: Device> Rig<D> {
             }
             Output::Checkpointed { volume, upto } => self.volume_mut(volume).checkpoint = upto.0,
             Output::ReadDone { volume, tag, result } => self.on_read(volume, tag, result),
-            Output::Repaired { .. } | Output::LogRead { .. } => {}
+            Output::Repaired { .. } | Output::LogRead { .. } | Output::Extents { .. } => {}
             Output::Failed { volume, reason } => {
                 let concerned = |v: &VolumeId| volume.is_none_or(|failed| failed == *v);
                 self.volumes.iter_mut().filter(|(v, _)| concerned(v)).for_each(|(_, v)| v.failed = true);
