@@ -43,6 +43,7 @@ pub(crate) async fn run(
         Command::Failover(args) => failover(&mut agent, output, args).await,
         Command::Events { follow, volume } => events(&mut agent, output, follow, volume).await,
         Command::Init(_) | Command::Join(_) | Command::Agent(_) | Command::Demo(_) | Command::Sim(_) => Ok(()),
+        Command::Fsck(_) | Command::Export(_) => Ok(()),
     }
 }
 

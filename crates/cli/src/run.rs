@@ -2,7 +2,7 @@
 
 use crate::args::{Cli, Command};
 use crate::error::CliError;
-use crate::{commands, daemon, demo, simulate};
+use crate::{commands, daemon, demo, offline, simulate};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -29,6 +29,14 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Sim(args) => {
             die_of_broken_pipes();
             simulate::run(&args, output)
+        }
+        Command::Fsck(args) => {
+            die_of_broken_pipes();
+            offline::fsck(&args, output)
+        }
+        Command::Export(args) => {
+            die_of_broken_pipes();
+            offline::export(&args, output)
         }
         command => {
             die_of_broken_pipes();
