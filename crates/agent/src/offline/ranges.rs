@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn neighbours_are_one_range_and_the_list_is_bounded() {
         let mut ranges = Ranges::default();
-        [3, 4, 5, 9].map(|block| ranges.add(block));
+        [3, 4, 5, 9].into_iter().for_each(|block| ranges.add(block));
         assert_eq!(ranges.to_string(), "4 of 4 KiB: 3-5, 9");
         (0..1_000_000).for_each(|i| ranges.add(20 + 2 * i));
         assert_eq!((ranges.listed.len(), ranges.blocks), (MAX_LISTED, 1_000_004));
