@@ -71,7 +71,7 @@ fn qcow2_content(path: &std::path::Path) -> Vec<u8> {
 fn a_bad_block_is_named_refused_and_skipped() {
     let world = World::make(3);
     let block = world.data_block();
-    world.flip(&format!("copies/{V}/image.raw"), block * 4096 + 77);
+    world.flip(format!("copies/{V}/image.raw"), block * 4096 + 77);
     let report = look(&world);
     assert_eq!(report.volumes[0].bad.listed, [(block, block)]);
     let mut options = options(&world, "a.raw");
@@ -89,7 +89,7 @@ fn a_bad_block_is_named_refused_and_skipped() {
 #[test]
 fn copies_of_headers_are_repaired_and_nothing_else() {
     let world = World::make(4);
-    world.flip(&format!("copies/{V}/superblock"), 2 * 4096 + 50);
+    world.flip(format!("copies/{V}/superblock"), 2 * 4096 + 50);
     world.flip("journal/head", 3);
     let slot = look(&world).journal.segments[0].file.clone();
     world.flip(&slot, 2048 + 9);
@@ -112,7 +112,7 @@ fn an_orphan_is_listed() {
     assert!(report.clean, "{:?}", report.problems().collect::<Vec<_>>());
     let orphan = &report.volumes[0].orphans[0];
     assert_eq!((orphan.epoch, orphan.records, orphan.whole), (2, Some(world.cut()), true));
-    world.flip(&format!("copies/{V}/orphan-2"), orphan.bytes - 1);
+    world.flip(format!("copies/{V}/orphan-2"), orphan.bytes - 1);
     let report = look(&world);
     assert!(!report.clean && !report.volumes[0].orphans[0].whole);
 }
