@@ -68,6 +68,17 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         volume: Option<String>,
     },
+    /// Check the data directory of a stopped agent, changing nothing
+    #[command(long_about = "Check the data directory of a stopped agent, changing nothing.\n\n\
+        Runs the recovery that the agent would run, over a memory of its own, and reads every block: superblocks, journal, \
+        tables, image, orphans, the control plane's log. Exit status: 0 clean, 1 damaged, 2 wrong usage, 3 an agent runs there.")]
+    Fsck(FsckArgs),
+    /// Get a volume's data out of the data directory of a stopped agent
+    #[command(long_about = "Get a volume's data out of the data directory of a stopped agent.\n\n\
+        The journal's tail is included, every block is verified, and the directory is not changed. What can't be verified is \
+        refused, unless --skip-bad puts zeros there. Exit status: 0 complete, 1 failed or not complete, 2 wrong usage, 3 an agent \
+        runs there.")]
+    Export(ExportArgs),
     /// The whole story on one machine: agents, a disk image, load, a switchover, a kill, the proof
     Demo(DemoArgs),
     /// Measure latency, throughput and processor time of volumes, or of any NBD export
@@ -200,6 +211,46 @@ pub(crate) struct FailoverArgs {
     /// Return once the cluster has agreed to it, not only when the new primary serves
     #[arg(long)]
     pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FsckArgs {
+    /// node.data_dir, its shard-0, or one copy: shard-0/copies/ID
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Write copies of headers that can't be read from those that can; nothing else is ever repaired without another copy
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Do not ask
+    #[arg(long, requires = "repair")]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// node.data_dir, its shard-0, or one copy: shard-0/copies/ID
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The volume [default: the only one]
+    #[arg(long, value_name = "NAME-OR-ID")]
+    pub(crate) volume: Option<String>,
+    /// New file; its ending says the format
+    #[arg(long, value_name = "FILE.raw|FILE.qcow2")]
+    pub(crate) to: PathBuf,
+    /// How much of the journal's tail to include
+    #[arg(long, value_enum, default_value_t = UptoArg::Durable)]
+    pub(crate) upto: UptoArg,
+    /// Zeros for blocks that can't be verified, instead of refusing; lists them and ends with status 1
+    #[arg(long)]
+    pub(crate) skip_bad: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UptoArg {
+    /// What this copy knows to be committed
+    Committed,
+    /// All that is on this disk; the end of it may not have been acknowledged
+    Durable,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -421,6 +472,9 @@ mod tests {
             "holdfast demo --nodes 3 --seconds 20 --image F --dir D --keep --output json",
             "holdfast bench vm1 --pattern mixed --block-size 128KiB --depth 8 --fua --raw F --raw-streams 3 --plot P --yes",
             "holdfast bench --nbd nbd+unix:///vm1?socket=/run/vm1.sock --pattern verify --connections 2 --fill",
+            "holdfast fsck DIR --output json",
+            "holdfast fsck DIR --repair --yes",
+            "holdfast export DIR --volume vm1 --to FILE.qcow2 --upto committed --skip-bad",
             "holdfast sim --seeds 5000",
             "holdfast sim --seeds 20 --from 7 --jobs 2 --profile disks --topology F --timers lease=1s --keep-going",
             "holdfast sim --seeds 20 --hash",

@@ -47,6 +47,8 @@ pub(crate) async fn run(
         | Command::Agent(_)
         | Command::Bench(_)
         | Command::Demo(_)
+        | Command::Export(_)
+        | Command::Fsck(_)
         | Command::Sim(_) => Ok(()),
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! args ──> run ──┬─ commands ──> the agent's admin socket ──> output
 //!                ├─ daemon   ──> holdfast-agent
+//!                ├─ offline  ──> holdfast-agent, the disk of a stopped one
 //!                ├─ simulate ──> holdfast-sim
 //!                └─ demo ─────> harness (processes) + workload (verified load over NBD)
 //! ```
@@ -15,6 +16,7 @@ mod daemon;
 mod demo;
 mod error;
 pub mod harness;
+mod offline;
 mod output;
 mod run;
 mod simulate;

@@ -2,7 +2,7 @@
 
 use crate::args::{Cli, Command};
 use crate::error::CliError;
-use crate::{bench, commands, daemon, demo, simulate};
+use crate::{bench, commands, daemon, demo, offline, simulate};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -34,6 +34,14 @@ fn run(cli: Cli) -> Result<(), CliError> {
             die_of_broken_pipes();
             let timeout = timeout.as_deref().map(commands::parse_timeout).transpose()?;
             bench::run(&socket, output, timeout, &args)
+        }
+        Command::Fsck(args) => {
+            die_of_broken_pipes();
+            offline::fsck(&args, output)
+        }
+        Command::Export(args) => {
+            die_of_broken_pipes();
+            offline::export(&args, output)
         }
         command => {
             die_of_broken_pipes();

@@ -39,11 +39,12 @@ impl SegmentHeader {
     pub const LEN: usize = 4096;
     /// Most entries of `closed`.
     pub const MAX_CLOSED: usize = 120;
+    /// The version that this code writes and reads.
+    pub const VERSION: u16 = 1;
 
     const COPY: usize = Self::LEN / 2;
     const LIST: usize = 64;
     const MAGIC: u32 = u32::from_le_bytes(*b"HFSG");
-    const VERSION: u16 = 1;
 
     /// The header's bytes.
     ///
@@ -78,6 +79,20 @@ impl SegmentHeader {
     pub fn decode(bytes: &[u8]) -> Option<SegmentHeader> {
         let b = bytes.get(..Self::LEN)?;
         Self::decode_copy(&b[..Self::COPY]).or_else(|| Self::decode_copy(&b[Self::COPY..]))
+    }
+
+    /// The version that the bytes say they have, if they are a segment's header at all.
+    #[must_use]
+    pub fn version(bytes: &[u8]) -> Option<u16> {
+        (bytes.get(..4)? == Self::MAGIC.to_le_bytes()).then_some(())?;
+        Some(u16::from_le_bytes(bytes.get(4..6)?.try_into().expect("two bytes")))
+    }
+
+    /// Which of the two copies are as written.
+    #[must_use]
+    pub fn copies_good(bytes: &[u8]) -> [bool; 2] {
+        let copy = |i: usize| bytes.get(i * Self::COPY..(i + 1) * Self::COPY);
+        [0, 1].map(|i| copy(i).and_then(Self::decode_copy).is_some())
     }
 
     fn decode_copy(b: &[u8]) -> Option<SegmentHeader> {

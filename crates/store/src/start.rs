@@ -12,6 +12,7 @@
 //! No copy is reported before the header of the new life's segment is durable: it fixes where the old life ended. Else
 //! frames behind the end that a copy reported could become valid again at the next start.
 
+use crate::findings::{Findings, JournalFound};
 use crate::io::{DiskOpKind, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
 use crate::ops::{Cx, Tag};
@@ -55,6 +56,7 @@ pub(crate) struct Start {
     /// Segments still to be read, newest first.
     to_read: Vec<u32>,
     scans: Vec<SegmentScan>,
+    journal_found: Option<JournalFound>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +78,7 @@ pub(crate) struct Found {
     /// Volumes whose creation or deletion never ended: their files go away.
     pub(crate) garbage: BTreeSet<VolumeId>,
     pub(crate) orphans: BTreeMap<VolumeId, BTreeSet<Epoch>>,
+    pub(crate) findings: Findings,
 }
 
 /// How far the start is.
@@ -284,6 +287,7 @@ impl Start {
     fn finish(&mut self, segment_bytes: u64, seed: u64) -> Found {
         let mut replicas = std::mem::take(&mut self.replicas);
         let orphans = self.orphans();
+        let superblocks = replicas.iter().map(|(volume, (_, good))| (*volume, *good)).collect();
         for (volume, (replica, _)) in &mut replicas {
             replica.orphans = orphans.get(volume).cloned().unwrap_or_default();
         }
@@ -305,13 +309,16 @@ impl Start {
             }
         }
         let (failed, garbage) = (std::mem::take(&mut self.failed), std::mem::take(&mut self.garbage));
-        Found { journal, replicas, failed, garbage, orphans }
+        let findings = Findings { journal: self.journal_found.take(), superblocks, leftovers: garbage.clone() };
+        Found { journal, replicas, failed, garbage, orphans, findings }
     }
 
     fn recovered_journal(&mut self, replicas: &mut BTreeMap<VolumeId, (Replica, [bool; 4])>) -> Journal {
         let newest = self.scans.last().expect("a journal has a newest segment").header.clone();
         let slots: BTreeMap<u64, u32> = self.heads.iter().map(|(slot, h)| (h.generation, *slot)).collect();
+        let found = JournalFound::new(&self.scans, &slots);
         let resolved = resolve(std::mem::take(&mut self.scans));
+        self.journal_found = Some(found.judged(&resolved));
         let mut copies = BTreeMap::new();
         let mut good = BTreeMap::new();
         for (volume, (replica, copies_good)) in std::mem::take(replicas) {

@@ -5,6 +5,7 @@
 
 use crate::api::{Input, LogGone, Output, Space};
 use crate::config::StoreConfig;
+use crate::findings::Findings;
 use crate::io::{DiskDone, DiskError, DiskOpKind, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
 use crate::ops::{CopyTag, Cx, Ops, Tag};
@@ -30,6 +31,7 @@ pub struct Store {
     to_load: BTreeMap<VolumeId, [bool; 4]>,
     leaving: BTreeMap<VolumeId, Leaving>,
     touched: BTreeSet<VolumeId>,
+    findings: Findings,
     cache: VecDeque<(VolumeId, Lsn, u64)>,
     cache_bytes: u64,
 }
@@ -77,6 +79,7 @@ impl Store {
             to_load: BTreeMap::new(),
             leaving: BTreeMap::new(),
             touched: BTreeSet::new(),
+            findings: Findings::default(),
             cache: VecDeque::new(),
             cache_bytes: 0,
         }
@@ -176,6 +179,12 @@ impl Store {
         format!("{:?}\n{copies:?}", self.journal)
     }
 
+    /// What the start found besides the copies. Empty before it, and if the journal can't be used.
+    #[must_use]
+    pub const fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
     /// The volumes that are open.
     pub fn volumes(&self) -> impl Iterator<Item = VolumeId> {
         self.replicas.values().filter(|r| r.stage == Stage::Open).map(|r| r.volume)
@@ -247,6 +256,7 @@ impl Store {
 
     fn found(&mut self, found: Found, out: &mut Vec<Output>) {
         self.journal = found.journal;
+        self.findings = found.findings;
         self.phase = Phase::Opening;
         for (volume, (replica, good)) in found.replicas {
             self.to_load.insert(volume, good);
