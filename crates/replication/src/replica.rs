@@ -130,11 +130,7 @@ impl Replica {
                     self.catch_up_read(tag, records, out);
                 }
             }
-            Input::Failed(why) => {
-                self.leave_role(out);
-                self.failed = true;
-                self.waiting = Some(why);
-            }
+            Input::Failed(why) => self.stop(why, out),
         }
     }
 
@@ -275,10 +271,16 @@ impl Replica {
 
     /// An invariant does not hold: this copy stops, it never guesses.
     pub(crate) fn fail(&mut self, why: String, out: &mut Vec<Output>) {
+        self.stop(why.clone(), out);
+        out.push(Output::Fail(why));
+    }
+
+    /// Takes no part any more (P8). A primary gives its lease up as it goes: nobody is to wait out what it will not use.
+    fn stop(&mut self, why: String, out: &mut Vec<Output>) {
+        self.abdicate(out);
         self.leave_role(out);
         self.failed = true;
-        self.waiting = Some(why.clone());
-        out.push(Output::Fail(why));
+        self.waiting = Some(why);
     }
 
     /// Back to follower; guests are disconnected if there are any.

@@ -200,6 +200,12 @@ impl Cluster {
         self.settle();
     }
 
+    /// Its device fails.
+    pub(super) fn fail_store(&mut self, node: NodeId) {
+        self.queue.push_back((node, Input::Failed("EIO".to_owned())));
+        self.settle();
+    }
+
     pub(super) fn cut(&mut self, node: NodeId) {
         self.cut.insert(node);
         self.lanes(node, false);
