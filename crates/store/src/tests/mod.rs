@@ -5,3 +5,4 @@ mod disk;
 mod harness;
 mod random;
 mod rot;
+mod rounds;
