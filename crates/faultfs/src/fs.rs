@@ -400,6 +400,7 @@ impl Call<'_> {
         if durable {
             self.sync(handle)?;
         }
+        // Nothing is taken of what is lost alone.
         let told = if taken == 0 { data.len() } else { taken };
         Ok(Writer::default().u32(u32::try_from(told).expect("a write is at most 1 MiB")).u32(0))
     }
@@ -469,9 +470,9 @@ impl Call<'_> {
     }
 }
 
-/// About half, in sectors where there are some.
+/// About half, in sectors: a device does not do less than one.
 fn half(len: usize) -> usize {
-    if len >= 1024 { len / 2 / 512 * 512 } else { len / 2 }
+    if len >= 1024 { len / 2 / 512 * 512 } else { len }
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "it ends a chain of map_err")]

@@ -329,7 +329,7 @@ impl Shard {
             self.send_beats(now, out);
         }
         self.tell_of_space(out);
-        self.tell_of_device(out);
+        self.tell_of_device(now, out);
         self.awaited = self.next_timeout().unwrap_or(now);
     }
 

@@ -55,6 +55,8 @@ pub struct Replica {
     /// What the copy waits for, for status.
     pub(crate) waiting: Option<String>,
     pub(crate) next_tag: u64,
+    /// The device does not answer, as far as anybody can tell.
+    pub(crate) hung: bool,
     failed: bool,
 }
 
@@ -96,6 +98,7 @@ impl Replica {
             commit_known: opened.committed,
             waiting: None,
             next_tag: 0,
+            hung: false,
             failed: false,
         }
     }
@@ -129,6 +132,10 @@ impl Replica {
                 if !self.fetch_read(tag, records.as_deref(), out) {
                     self.catch_up_read(tag, records, out);
                 }
+            }
+            Input::Hung(hung) => {
+                self.hung = hung;
+                self.want(now, out);
             }
             Input::Failed(why) => self.stop(why, out),
         }
@@ -219,6 +226,12 @@ impl Replica {
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         matches!(&self.role, Role::Reign(r) if r.guests.is_in_doubt())
+    }
+
+    /// Whether the copy was told that its device does not answer.
+    #[must_use]
+    pub const fn is_hung(&self) -> bool {
+        self.hung
     }
 
     /// The copy at a glance.

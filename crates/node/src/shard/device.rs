@@ -1,7 +1,8 @@
 //! A device that fails or does not answer: what people are told of it. Who is to lead instead is the control plane's to say.
 
-use super::{Output, Shard};
-use holdfast_types::VolumeId;
+use super::{Copy, Output, Shard};
+use holdfast_replication as replication;
+use holdfast_types::{Time, VolumeId};
 
 impl Shard {
     /// Whether the device has not answered something for too long; it changes without any input but the passing of time.
@@ -22,9 +23,19 @@ impl Shard {
         format!("{reason} (in {})", self.config.place)
     }
 
-    /// Says once that the device does not answer, and once that it does again.
-    pub(super) fn tell_of_device(&mut self, out: &mut Vec<Output>) {
+    /// Says once that the device does not answer, and once that it does again; each copy learns of it.
+    pub(super) fn tell_of_device(&mut self, now: Time, out: &mut Vec<Output>) {
         let hung = self.store.is_hung();
+        if hung || self.hung {
+            let changed = |(v, c): (&VolumeId, &Copy)| {
+                let hung = self.store.hung(*v).is_some();
+                c.replica.as_ref().is_some_and(|r| r.is_hung() != hung).then_some((*v, hung))
+            };
+            let changed: Vec<(VolumeId, bool)> = self.copies.iter().filter_map(changed).collect();
+            for (volume, hung) in changed {
+                self.replica(volume, replication::Input::Hung(hung), now, out);
+            }
+        }
         if std::mem::replace(&mut self.hung, hung) == hung {
             return;
         }
