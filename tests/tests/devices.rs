@@ -278,13 +278,6 @@ async fn other_ends() {
     let flip = Rule { times: Some(20), ..Rule::new(IMAGE, &[Op::Read], Fault::Flip) };
     run(&[
         case("torn writes to a primary's journal", true, End::Failed, true, vec![torn]),
-        case(
-            "short writes everywhere",
-            true,
-            End::Masked,
-            true,
-            vec![Rule::new("shard-0", &[Op::Write], Fault::Short)],
-        ),
         case("flipped bits in reads of an image", true, End::Masked, true, vec![flip]),
         case("a read-only file system", true, End::Failed, true, vec![errno("shard-0", &Op::CHANGES, libc::EROFS)]),
         case("a vanished device", true, End::Gone, true, vec![errno("", &[], libc::ENODEV)]),
@@ -452,15 +445,18 @@ async fn writes_that_were_never_written_are_found_missing() {
     (0..3).for_each(|at| cluster.kill(at));
     devices.iter().for_each(|device| device.rules().clear());
     (0..3).for_each(|at| cluster.launch(at).unwrap());
+    let mut found = 0;
     for load in loads {
         match load.finish(SEEN).await {
             Ok(progress) => {
                 assert!(progress.violations.lost() > 0, "lost writes are found: {:?}", progress.violations);
                 println!("found {} lost writes", progress.violations.lost());
+                found += progress.violations.lost();
             }
             Err(e) => println!("closed: {e}"),
         }
     }
+    assert!(found > 0, "at least one volume opened, and the oracle saw what was missing");
     (0..3).for_each(|at| cluster.kill(at));
     drop(devices);
 }

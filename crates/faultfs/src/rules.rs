@@ -58,7 +58,8 @@ pub enum Fault {
     Delay(Duration),
     /// It does not end before the rule is taken away; then it is done.
     Hang,
-    /// A read or write does half of what it was asked for, and says so.
+    /// A read or write does half of what it was asked for, and says so. The kernel makes EIO of it where the request was
+    /// an asynchronous write with O_DIRECT.
     Short,
     /// A write leaves half of its data and fails with EIO.
     Torn,

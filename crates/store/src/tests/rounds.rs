@@ -22,6 +22,8 @@ struct Tally {
     /// Blocks of the image were written again.
     blocks: u64,
     refused: u64,
+    /// Copies that wait for the journal's room until a failed neighbour is replaced.
+    waiting: u64,
 }
 
 /// Two volumes at rest: everything durable is proven, everything is committed and most of it is in the images.
@@ -135,6 +137,12 @@ fn repair(h: &mut Harness, base: &Harness, v: VolumeId, seed: u64, tally: &mut T
         let lsn = record.lsn().0;
         h.input(Input::Append { volume: v, records: vec![record] });
         h.quiesce();
+        if h.models[&v].durable < lsn && !h.failures.is_empty() {
+            // A neighbour that failed keeps its records until it is replaced, and these journals are tiny.
+            assert!(h.store.is_journal_full(), "{seed}: {v}");
+            tally.waiting += 1;
+            return;
+        }
         assert_eq!(h.models[&v].durable, lsn, "{seed}: {v} takes its records again; {:?}", h.failures);
         h.commit(v, lsn);
         h.quiesce();
@@ -198,9 +206,9 @@ fn rot_is_repaired_or_refused() {
     for seed in from..from + rounds {
         round(seed, &mut tally);
     }
-    let Tally { bytes, whole, refetched, blocks, refused } = tally;
+    let Tally { bytes, whole, refetched, blocks, refused, waiting } = tally;
     println!(
-        "rot: rounds={rounds} bytes={bytes} whole={whole} refetched={refetched} blocks={blocks} refused={refused}"
+        "rot: rounds={rounds} bytes={bytes} whole={whole} refetched={refetched} blocks={blocks} refused={refused} waiting={waiting}"
     );
     assert!(rounds < 100 || (whole > 0 && refetched > 0 && blocks > 0 && refused > 0), "every outcome is met");
 }
