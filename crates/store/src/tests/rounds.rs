@@ -100,13 +100,16 @@ fn round(seed: u64, tally: &mut Tally) {
     let mut volumes = VOLUMES;
     volumes.sort_by_key(|v| h.opened.get(v).is_none_or(|c| c.unknown_to.is_some()));
     for v in volumes {
-        let failed = h.failures.iter().any(|(of, _)| of.is_none_or(|of| of == v));
-        if failed {
+        if has_failed(&h, v) {
             tally.refused += 1;
         } else {
             repair(&mut h, &base, v, seed, tally);
         }
     }
+}
+
+fn has_failed(h: &Harness, v: VolumeId) -> bool {
+    h.failures.iter().any(|(of, _)| of.is_none_or(|of| of == v))
 }
 
 fn sentences(h: &Harness) {
@@ -137,6 +140,12 @@ fn repair(h: &mut Harness, base: &Harness, v: VolumeId, seed: u64, tally: &mut T
         let lsn = record.lsn().0;
         h.input(Input::Append { volume: v, records: vec![record] });
         h.quiesce();
+        if has_failed(h, v) {
+            // A damaged page of a table shows when it is used.
+            sentences(h);
+            tally.refused += 1;
+            return;
+        }
         if h.models[&v].durable < lsn && !h.failures.is_empty() {
             // A neighbour that failed keeps its records until it is replaced, and these journals are tiny.
             assert!(h.store.is_journal_full(), "{seed}: {v}");
@@ -156,6 +165,12 @@ fn repair(h: &mut Harness, base: &Harness, v: VolumeId, seed: u64, tally: &mut T
         if h.corrupt_reads == before {
             continue;
         }
+        if has_failed(h, v) {
+            // A damaged page of a table shows when it is used.
+            sentences(h);
+            tally.refused += 1;
+            return;
+        }
         damaged = true;
         tally.blocks += 1;
         let at = usize::try_from(block).expect("small") * 4096;
@@ -167,6 +182,11 @@ fn repair(h: &mut Harness, base: &Harness, v: VolumeId, seed: u64, tally: &mut T
         h.read(v, BlockRange::new(block, 1));
         h.drain_disk();
         assert_eq!(h.corrupt_reads, before, "{seed}: {v}: block {block} is whole again");
+    }
+    if has_failed(h, v) {
+        sentences(h);
+        tally.refused += 1;
+        return;
     }
     assert_eq!(h.store.digest(v), Some(h.models[&v].digest(last)), "{seed}: {v}");
     assert!(h.store.positions(v).is_some_and(|p| p.applied == Lsn(last)), "{seed}: {v}");
