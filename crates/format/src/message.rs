@@ -4,7 +4,9 @@ mod codec;
 
 use crate::Record;
 use bytes::Bytes;
-use holdfast_types::{BlockCount, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, REGION_BLOCKS, VolumeId};
+use holdfast_types::{
+    BlockCount, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, REGION_BLOCKS, VolumeId,
+};
 
 /// Between two copies of one volume. One ordered stream per volume and pair of nodes carries them.
 #[derive(Clone, Debug)]

@@ -117,7 +117,11 @@ fn any_comparison() -> impl Strategy<Value = Message> {
         (epoch(), any::<u64>(), lsn()).prop_map(|(epoch, run, at)| Message::Hold { epoch, run, at }),
         (any::<u64>(), lsn(), found).prop_map(|(run, at, found)| Message::Held { run, at, found }),
         (any::<u64>(), node.clone()).prop_map(|(run, node)| Message::FetchSums { run, node }),
-        (any::<u64>(), node, vec(any::<u64>(), 0..=256)).prop_map(|(run, node, sums)| Message::Sums { run, node, sums }),
+        (any::<u64>(), node, vec(any::<u64>(), 0..=256)).prop_map(|(run, node, sums)| Message::Sums {
+            run,
+            node,
+            sums
+        }),
         any::<u64>().prop_map(|run| Message::GoOn { run }),
         (epoch(), lsn(), any::<u64>()).prop_map(|(epoch, applied, digest)| Message::Proof { epoch, applied, digest }),
     ]

@@ -6,13 +6,14 @@
 //! blocks are served from the overlay, which the batch's own end clears.
 
 use crate::api::Output;
+use crate::hold::Hold;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
 use crate::replica::{Replica, Stage};
 use crate::runs::{RunMap, pieces};
 use bytes::Bytes;
 use holdfast_format::{Record, RecordKind};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, mutated};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, PROOF_RECORDS, mutated};
 
 /// Records being applied.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ impl Replica {
             let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };
             let bound = if mutated(Mutant::AppliesUncommitted) { self.durable } else { self.committed.min(known) };
             let bound = self.unproven.map_or(Lsn(u64::MAX), |u| u.0).min(bound);
+            let bound = self.hold.as_ref().map_or(Lsn(u64::MAX), Hold::at).min(bound);
             if self.applied >= bound {
                 return;
             }
@@ -54,6 +56,11 @@ impl Replica {
         }
     }
 
+    /// Up to where the image will be when the batch under way is written; 0 if there is none.
+    pub(crate) fn applying_upto(&self) -> Lsn {
+        self.batch.as_ref().map_or(Lsn::ZERO, |b| b.upto)
+    }
+
     /// The batch under way writes this block.
     pub(crate) fn is_being_applied(&self, block: u64) -> bool {
         self.batch.as_ref().is_some_and(|b| b.runs.get(block).is_some())
@@ -62,7 +69,7 @@ impl Replica {
     fn collect(&self, bound: Lsn, max_bytes: u64) -> Batch {
         let mut batch = Batch { upto: self.applied, runs: RunMap::default(), missing: 0, bytes: 0 };
         let mut zeroed = 0;
-        while batch.upto < bound && batch.bytes + zeroed < max_bytes {
+        while batch.upto < bound && batch.bytes + zeroed < max_bytes && !ends_at(&batch) {
             batch.upto = batch.upto.next();
             let record = self.unapplied(batch.upto);
             batch.bytes += u64::try_from(record.len_bytes()).expect("about 1 MiB");
@@ -127,6 +134,11 @@ impl Replica {
             self.tables.set_block(block, record.block_sum(BlockIndex(block)));
         }
     }
+}
+
+/// Every copy's batches end at these records, wherever else they end: so there are records at which all copies knew their digest.
+fn ends_at(batch: &Batch) -> bool {
+    batch.bytes > 0 && batch.upto.0.is_multiple_of(PROOF_RECORDS)
 }
 
 /// The writes and punches that bring `runs` into an image, neighbours joined up to `max_write` bytes.

@@ -22,6 +22,7 @@ mod apply;
 mod checkpoint;
 mod config;
 mod extents;
+mod hold;
 pub mod io;
 mod journal;
 mod load;

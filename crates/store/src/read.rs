@@ -32,6 +32,8 @@ struct ImageRead {
     found: BTreeMap<u64, Bytes>,
     missing: usize,
     corrupt: Option<BlockIndex>,
+    /// Holes and zeros are read, too.
+    whole: bool,
     /// Block table entries of the blocks being read, as they were when the read was issued.
     expected: BTreeMap<u64, u64>,
 }
@@ -63,12 +65,14 @@ impl Reads {
 }
 
 impl Replica {
-    pub(crate) fn read(&mut self, cx: &mut Cx<'_>, tag: u64, range: BlockRange) {
+    /// `whole`: what the block table calls zeros is read from the image, too, and found there or not.
+    pub(crate) fn read(&mut self, cx: &mut Cx<'_>, tag: u64, range: BlockRange, whole: bool) {
         let inside = !range.is_empty() && range.end().0 <= self.sb.size.blocks().0;
         assert!(inside, "{}: a read of {range:?} lies in the volume", self.volume);
         let job = self.reads.next;
         self.reads.next += 1;
-        let mut read = ImageRead { tag, found: BTreeMap::new(), missing: 0, corrupt: None, expected: BTreeMap::new() };
+        let (found, expected) = (BTreeMap::new(), BTreeMap::new());
+        let mut read = ImageRead { tag, found, missing: 0, corrupt: None, whole, expected };
         self.take_blocks(cx, job, &mut read, range.start.0, range.end().0, 0);
         self.reads.images.insert(job, read);
         self.finish_read(cx, job);
@@ -94,7 +98,7 @@ impl Replica {
         let mut from = None;
         for block in start..=end {
             let sum = if block < end { self.tables.blocks.get(block) } else { 0 };
-            if sum > ALLOCATED_ZEROS {
+            if sum > ALLOCATED_ZEROS || (read.whole && block < end) {
                 from.get_or_insert(block);
                 read.expected.insert(block, sum);
                 continue;
@@ -136,7 +140,7 @@ impl Replica {
 
     fn matches(&self, block: u64, data: &Bytes) -> bool {
         let sum = self.tables.blocks.get(block);
-        sum > ALLOCATED_ZEROS && block_checksum(BlockIndex(block), data) == sum
+        if sum > ALLOCATED_ZEROS { block_checksum(BlockIndex(block), data) == sum } else { *data == zero_block() }
     }
 
     fn take_again(&self, cx: &mut Cx<'_>, job: u64, read: &mut ImageRead, block: u64, attempt: u32) {
@@ -158,6 +162,7 @@ impl Replica {
         }
         let read = self.reads.images.remove(&job).expect("the job exists");
         let result = match read.corrupt {
+            Some(block) if self.tables.blocks.get(block.0) <= ALLOCATED_ZEROS => Err(ReadFault::NotZero(block)),
             Some(block) => Err(ReadFault::Corrupt(block)),
             None => Ok(read.found.into_values().collect()),
         };

@@ -351,9 +351,32 @@ impl Store {
             Input::Read { volume, tag, range } => {
                 let Store { ops, config, replicas, .. } = self;
                 match open_copy(replicas, volume).filter(|r| r.unproven.is_none()) {
-                    Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range),
+                    Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range, false),
                     None => out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) }),
                 }
+            }
+            Input::Scrub { volume, tag, range } => {
+                let Store { ops, config, replicas, .. } = self;
+                match open_copy(replicas, volume).filter(|r| r.unproven.is_none()) {
+                    Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range, true),
+                    None => out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) }),
+                }
+            }
+            Input::Hold { volume, at } => {
+                self.touched.insert(volume);
+                let Store { ops, config, replicas, .. } = self;
+                if let Some(replica) = open_copy(replicas, volume) {
+                    replica.start_hold(&mut Cx { ops, out, now, config }, at);
+                }
+            }
+            Input::GoOn { volume } => {
+                if let Some(replica) = self.serving(volume) {
+                    replica.hold = None;
+                }
+            }
+            Input::Sums { volume, node } => {
+                let sums = open_copy(&mut self.replicas, volume).map(|r| r.held_sums(node)).unwrap_or_default();
+                out.push(Output::Sums { volume, node, sums });
             }
             Input::Scrubbed { volume, next } => {
                 let Store { ops, config, replicas, .. } = self;

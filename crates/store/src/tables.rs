@@ -62,6 +62,14 @@ impl SparseTable {
             .flat_map(|(number, page)| (number * ENTRIES..).zip(page.iter().copied()).filter(|(_, value)| *value != 0))
     }
 
+    /// The entries of `[start, end)` that are not zero.
+    pub(crate) fn nonzero_in(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+        let pages = self.pages.range(start / ENTRIES..end.div_ceil(ENTRIES).max(start / ENTRIES));
+        pages
+            .flat_map(|(number, page)| (number * ENTRIES..).zip(page.iter().copied()))
+            .filter(move |(index, value)| *value != 0 && (start..end).contains(index))
+    }
+
     /// Takes a part of the file, read from `offset` on.
     pub(crate) fn load(&mut self, offset: u64, data: &[u8]) {
         for (i, bytes) in (offset / PAGE_BYTES as u64..).zip(data.chunks(PAGE_BYTES)) {

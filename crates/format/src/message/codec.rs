@@ -88,8 +88,14 @@ impl Message {
     }
 
     fn parts(&self) -> Parts<'_> {
-        let plain =
-            |kind, fields: &[u64]| Parts { kind, fields: fields.to_vec(), table: None, records: &[], block: None, sums: &[] };
+        let plain = |kind, fields: &[u64]| Parts {
+            kind,
+            fields: fields.to_vec(),
+            table: None,
+            records: &[],
+            block: None,
+            sums: &[],
+        };
         match self {
             Message::PreClaim { base } => plain(1, &[base.0]),
             Message::PreClaimReply { base, yes } => plain(2, &[base.0, u64::from(*yes)]),

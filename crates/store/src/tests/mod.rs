@@ -3,5 +3,6 @@
 mod basic;
 mod disk;
 mod harness;
+mod hold;
 mod random;
 mod rot;
