@@ -1,7 +1,7 @@
 //! Three control planes in one process, on a network with seeded delays and losses.
 
 use super::*;
-use holdfast_cluster::{CopyReport, CopyRole, CopyState, Outcome, RefusalKind, SpaceLeft};
+use holdfast_cluster::{CopyReport, CopyRole, CopyState, Integrity, Outcome, RefusalKind, SpaceLeft};
 use holdfast_types::{ClusterId, Durability, Epoch, Incarnation, Life, Lsn, Rng, VolumeId};
 
 const N1: NodeId = NodeId(1);
@@ -273,6 +273,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         switchover: false,
         lost: Vec::new(),
         space: SpaceLeft::Enough,
+        integrity: Integrity::default(),
         clients: 0,
     }
 }
