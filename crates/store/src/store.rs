@@ -348,20 +348,8 @@ impl Store {
                     replica.trim = replica.trim.max(upto);
                 }
             }
-            Input::Read { volume, tag, range } => {
-                let Store { ops, config, replicas, .. } = self;
-                match open_copy(replicas, volume).filter(|r| r.unproven.is_none()) {
-                    Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range, false),
-                    None => out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) }),
-                }
-            }
-            Input::Scrub { volume, tag, range } => {
-                let Store { ops, config, replicas, .. } = self;
-                match open_copy(replicas, volume).filter(|r| r.unproven.is_none()) {
-                    Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range, true),
-                    None => out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) }),
-                }
-            }
+            Input::Read { volume, tag, range } => self.read(volume, tag, range, false, now, out),
+            Input::Scrub { volume, tag, range } => self.read(volume, tag, range, true, now, out),
             Input::Hold { volume, at } => {
                 self.touched.insert(volume);
                 let Store { ops, config, replicas, .. } = self;
@@ -400,6 +388,14 @@ impl Store {
                 }
             }
             Input::Start | Input::Done(_) | Input::Tick => unreachable!("handled before"),
+        }
+    }
+
+    fn read(&mut self, volume: VolumeId, tag: u64, range: BlockRange, whole: bool, now: Time, out: &mut Vec<Output>) {
+        let Store { ops, config, replicas, .. } = self;
+        match open_copy(replicas, volume).filter(|r| r.unproven.is_none()) {
+            Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range, whole),
+            None => out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) }),
         }
     }
 

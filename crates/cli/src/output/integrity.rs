@@ -12,7 +12,7 @@ use std::fmt::Write;
 const NAMED: usize = 8;
 
 pub(crate) fn integrity_json(i: &pb::Integrity) -> Value {
-    let scrub = i.scrub.clone().unwrap_or_default();
+    let scrub = i.scrub.unwrap_or_default();
     json!({
         "blocks": counts_json(i.total.as_ref()),
         "unrepairable_ranges": ranges_json(&i.unrepairable),
