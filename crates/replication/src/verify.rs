@@ -409,7 +409,7 @@ impl Replica {
 
     pub(crate) fn on_fetch_sums(&mut self, from: NodeId, run: u64, node: SumNode, out: &mut Vec<Output>) {
         if self.verify.holding.is_some_and(|h| h.run == run && h.leader.0 == from) {
-            // Answered at once, so that the answer finds the same hold.
+            // The store may have to read for it. It answers with nothing if the image has moved on by then.
             out.push(Output::Sums(node));
         } else {
             self.send(from, Message::Sums { run, node, sums: Vec::new() }, out);

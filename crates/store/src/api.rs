@@ -80,6 +80,15 @@ pub enum Input {
         /// Inside the volume's blocks.
         range: BlockRange,
     },
+    /// Asks which blocks are holes. Answered with `Extents`.
+    Extents {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied to the answer.
+        tag: u64,
+        /// What is asked about.
+        range: BlockRange,
+    },
     /// Reads a part of the image and verifies all of it, holes too. Answered with `ReadDone`.
     Scrub {
         /// The volume.
@@ -101,7 +110,7 @@ pub enum Input {
         /// The volume.
         volume: VolumeId,
     },
-    /// The sums of the children of a node of the digest tree. Answered with `Sums`, at once.
+    /// The sums of the children of a node of the digest tree. Answered with `Sums`.
     Sums {
         /// The volume.
         volume: VolumeId,
@@ -205,6 +214,16 @@ pub enum Output {
         tag: u64,
         /// One piece per run of blocks, in order, together the whole range.
         result: Result<Vec<Bytes>, ReadFault>,
+    },
+    /// Answer to `Extents`.
+    Extents {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied from the question.
+        tag: u64,
+        /// Runs of blocks that are holes (true) or have their space (false), from the start of the range on; they may cover
+        /// less than the whole range. Empty if there is no such copy.
+        extents: Vec<(BlockRange, bool)>,
     },
     /// Answer to `Repair`.
     Repaired {

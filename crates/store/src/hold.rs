@@ -4,16 +4,21 @@
 //! asked for until the hold ends. What is committed meanwhile waits in journal and overlay, as it always does before it is
 //! applied: reads see it, and guests are answered.
 //!
+//! The tree of table pages keeps the sum of each leaf, which is what the nodes of level 2 are made of: they are told without a
+//! look at a leaf. Pages that are not in memory are read one at a time, and nobody else waits for them.
+//!
 //! Bounds: a hold that has reached its record ends by itself when the journal is full, or when it made too much wait. How long it
 //! may last is for its owner to say.
 
 use crate::api::Output;
 use crate::journal::Journal;
 use crate::ops::Cx;
+use crate::pages::Wait;
 use crate::replica::Replica;
-use holdfast_format::digest_term;
+use crate::tables::{Tree, entry_slot, leaves};
 use holdfast_format::message::{NotHeld, SumNode};
-use holdfast_types::{BlockIndex, Lsn};
+use holdfast_format::{LEAF_PARENT_FANOUT, PAGE_ENTRIES, TableKind, TablePage, digest_term};
+use holdfast_types::{BlockIndex, Lsn, REGION_BLOCKS};
 
 /// Bytes of records that may wait for a hold.
 const MAX_WAITING: u64 = 32 << 20;
@@ -64,26 +69,61 @@ impl Replica {
     }
 
     /// The sums below a node of the digest tree, if the image is held at a record.
-    pub(crate) fn held_sums(&self, node: SumNode) -> Vec<u64> {
-        if !self.hold.as_ref().is_some_and(|hold| hold.reached) {
-            return Vec::new();
-        }
+    pub(crate) fn held_sums(&mut self, cx: &mut Cx<'_>, node: SumNode) {
+        let at = self.hold.as_ref().map_or(Lsn::ZERO, Hold::at);
+        self.sum_on(cx, Summing { node, at, sums: Vec::new() });
+    }
+
+    /// Goes on with a question until a page of the block table is not here, which brings it back.
+    pub(crate) fn sum_on(&mut self, cx: &mut Cx<'_>, mut summing: Summing) {
+        let Summing { node, at, .. } = summing;
+        // What was summed belongs to no record if the image has moved on since.
+        let stands = self.hold.as_ref().is_some_and(|hold| hold.reached && hold.at == at);
         let (blocks, step) = (node.blocks(self.sb.size.blocks()), node.child_blocks());
-        let mut sums = Vec::new();
-        let mut at = blocks.start.0;
-        while at < blocks.end().0 {
-            let end = (at + step).min(blocks.end().0);
-            sums.push(self.tables.blocks.sum_of(at, end));
-            at = end;
+        while stands {
+            let start = blocks.start.0 + step * u64::try_from(summing.sums.len()).expect("256 at most");
+            let end = (start + step).min(blocks.end().0);
+            if start >= end {
+                break;
+            }
+            let leaf = TablePage::leaf_of(start);
+            let by_leaves = node.level == SumNode::TOP;
+            let page = if by_leaves { leaf.parent().expect("a leaf is no root").0 } else { leaf };
+            if !self.page(cx, TableKind::Blocks, page, Wait::Sums(summing.clone())) {
+                return;
+            }
+            let table = &mut self.tables.blocks;
+            let sum = if by_leaves { sum_of_leaves(table, start, end) } else { sum_in_leaf(table, start, end) };
+            summing.sums.push(sum);
         }
-        sums
+        let sums = if stands { summing.sums } else { Vec::new() };
+        cx.out.push(Output::Sums { volume: self.volume, node, sums });
     }
 }
 
-impl crate::tables::SparseTable {
-    /// What the entries of `[start, end)` add to the digest.
-    fn sum_of(&self, start: u64, end: u64) -> u64 {
-        let term = |(index, value)| digest_term(BlockIndex(index), value);
-        self.nonzero_in(start, end).map(term).fold(0, u64::wrapping_add)
-    }
+/// A question about sums, and what was found so far.
+#[derive(Clone, Debug)]
+pub(crate) struct Summing {
+    pub(crate) node: SumNode,
+    /// The image was held here when it was asked.
+    at: Lsn,
+    sums: Vec<u64>,
+}
+
+const LEAF: u64 = PAGE_ENTRIES as u64;
+const TOP_CHILD: u64 = REGION_BLOCKS * SumNode::FAN;
+// A child of a node of level 2 is made of whole leaves of one parent, a region lies in one leaf.
+const _: () = assert!(TOP_CHILD.is_multiple_of(LEAF) && (LEAF * LEAF_PARENT_FANOUT).is_multiple_of(TOP_CHILD));
+const _: () = assert!(LEAF.is_multiple_of(REGION_BLOCKS) && SumNode::TOP == 2);
+
+/// What blocks `[start, end)` add to the digest. Entries behind the end of the volume are 0.
+fn sum_of_leaves(table: &mut Tree, start: u64, end: u64) -> u64 {
+    leaves(start, end).fold(0, |sum, leaf| sum.wrapping_add(table.leaf_sum(leaf)))
+}
+
+/// The same of blocks in one leaf.
+fn sum_in_leaf(table: &mut Tree, start: u64, end: u64) -> u64 {
+    let Some(entries) = table.entries(TablePage::leaf_of(start).index) else { return 0 };
+    let term = |block: u64| digest_term(BlockIndex(block), entries[entry_slot(block)]);
+    (start..end).map(term).fold(0, u64::wrapping_add)
 }

@@ -11,7 +11,7 @@
 //! | `store` | takes inputs, runs the parts, fails copies |
 //! | `journal`, `ring` | group commit; segments and their reuse |
 //! | `replica`, `superblock` | one copy: positions, commands, what it must remember |
-//! | `apply`, `checkpoint`, `tables`, `runs` | image, tables, digest |
+//! | `apply`, `checkpoint`, `tables`, `pages`, `runs` | image, tables, digest |
 //! | `read` | verified reads; records for lagging copies |
 //! | `start`, `recover`, `load` | from a directory to open copies |
 //!
@@ -27,6 +27,7 @@ pub mod io;
 mod journal;
 mod load;
 mod ops;
+mod pages;
 mod read;
 mod recover;
 mod repair;

@@ -7,6 +7,8 @@
 use crate::api::Output;
 use crate::config::StoreConfig;
 use crate::io::{DiskOp, DiskOpKind, FileId, OpId};
+use crate::pages::PagesHeld;
+use holdfast_format::{TableKind, TablePage};
 use holdfast_types::{Time, VolumeId};
 use std::collections::BTreeMap;
 
@@ -32,8 +34,8 @@ pub(crate) enum Tag {
 pub(crate) enum CopyTag {
     /// Makes one of its files.
     Create,
-    /// Loads a table; true for the block table.
-    Load(bool, u64),
+    /// Reads a page of a table; how often it was read before.
+    Page(TableKind, TablePage, u32),
     /// Writes superblock copies.
     Superblock,
     /// Creates (false) or writes (true) the orphan.
@@ -80,6 +82,8 @@ pub(crate) struct Ops {
     /// How many of both are short of space.
     short: usize,
     retry_at: Option<Time>,
+    /// What the copies hold of another thing that is short: memory for tables.
+    pub(crate) pages: PagesHeld,
 }
 
 impl Ops {

@@ -7,9 +7,11 @@
 use crate::api::Output;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
+use crate::pages::Wait;
+use crate::read::matches_entry;
 use crate::replica::Replica;
 use bytes::Bytes;
-use holdfast_format::{ALLOCATED_ZEROS, block_checksum, zero_block};
+use holdfast_format::{ALLOCATED_ZEROS, TableKind, TablePage};
 use holdfast_types::{BLOCK_SIZE, BlockIndex};
 
 impl Replica {
@@ -20,10 +22,11 @@ impl Replica {
             self.repaired(cx, block, true);
             return;
         }
+        if !self.leaf(cx, TableKind::Blocks, TablePage::leaf_of(block.0).index, Wait::Repair(block, data.clone())) {
+            return;
+        }
         let sum = self.tables.blocks.get(block.0);
-        let zeros = sum <= ALLOCATED_ZEROS;
-        let right =
-            data.len() == BLOCK_SIZE && if zeros { data == zero_block() } else { block_checksum(block, &data) == sum };
+        let right = data.len() == BLOCK_SIZE && matches_entry(block, &data, sum);
         if !right {
             self.repaired(cx, block, false);
             return;

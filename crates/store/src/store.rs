@@ -11,7 +11,7 @@ use crate::ops::{CopyTag, Cx, Ops, Tag};
 use crate::replica::{Command, Replica, Stage};
 use crate::start::{Found, Progress, Start};
 use crate::superblock::Waiter;
-use holdfast_format::{Superblock, TableSums};
+use holdfast_format::{PAGE_BYTES, Superblock, TableRoots, TableSums};
 use holdfast_types::{
     BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Mutant, Positions, ReadFault, Time, VolumeId,
     VolumeSize, mutated,
@@ -160,11 +160,10 @@ impl Store {
         self.replicas.get(&volume).map(|r| r.tables.digest)
     }
 
-    /// Runs of blocks that are holes (true) or have their space (false), from the start of `range` on; they may cover less
-    /// than the whole range. Empty if there is no such copy.
+    /// Bytes of memory that pages of tables take: `StoreConfig::table_bytes` at most, and what one batch adds for a moment.
     #[must_use]
-    pub fn extents(&self, volume: VolumeId, range: BlockRange) -> Vec<(BlockRange, bool)> {
-        self.replicas.get(&volume).map(|r| r.extents(range)).unwrap_or_default()
+    pub fn table_memory(&self) -> usize {
+        self.replicas.values().map(|r| r.tables.len()).sum::<usize>() * PAGE_BYTES
     }
 
     /// For tests that find the journal stuck.
@@ -272,7 +271,9 @@ impl Store {
         }
         self.phase = Phase::Loading;
         for (volume, good) in std::mem::take(&mut self.to_load) {
-            let Store { ops, config, replicas, .. } = self;
+            let Store { ops, config, replicas, touched, .. } = self;
+            // Where nothing needs to be read, it goes on at once.
+            touched.insert(volume);
             let replica = replicas.get_mut(&volume).expect("nothing leaves before it is loaded");
             replica.load(&mut Cx { ops, out, now, config }, good);
         }
@@ -301,7 +302,9 @@ impl Store {
         let cx = &mut Cx { ops, out, now, config };
         match (tag, reply) {
             (CopyTag::Create, _) => replica.file_created(cx),
-            (CopyTag::Load(blocks, offset), DiskReply::Data(data)) => replica.chunk_loaded(cx, blocks, offset, &data),
+            (CopyTag::Page(kind, page, attempt), DiskReply::Data(data)) => {
+                replica.page_read(cx, kind, page, attempt, &data)
+            }
             (CopyTag::Superblock, _) => {
                 replica.superblock_done(cx);
                 replica.maybe_replay();
@@ -363,8 +366,18 @@ impl Store {
                 }
             }
             Input::Sums { volume, node } => {
-                let sums = open_copy(&mut self.replicas, volume).map(|r| r.held_sums(node)).unwrap_or_default();
-                out.push(Output::Sums { volume, node, sums });
+                let Store { ops, config, replicas, .. } = self;
+                match open_copy(replicas, volume) {
+                    Some(replica) => replica.held_sums(&mut Cx { ops, out, now, config }, node),
+                    None => out.push(Output::Sums { volume, node, sums: Vec::new() }),
+                }
+            }
+            Input::Extents { volume, tag, range } => {
+                let Store { ops, config, replicas, .. } = self;
+                match open_copy(replicas, volume) {
+                    Some(replica) => replica.extents(&mut Cx { ops, out, now, config }, tag, range),
+                    None => out.push(Output::Extents { volume, tag, extents: Vec::new() }),
+                }
             }
             Input::Scrubbed { volume, next } => {
                 let Store { ops, config, replicas, .. } = self;
@@ -393,7 +406,7 @@ impl Store {
 
     fn read(&mut self, volume: VolumeId, tag: u64, range: BlockRange, whole: bool, now: Time, out: &mut Vec<Output>) {
         let Store { ops, config, replicas, .. } = self;
-        match open_copy(replicas, volume).filter(|r| r.unproven.is_none()) {
+        match open_copy(replicas, volume) {
             Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range, whole),
             None => out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) }),
         }
@@ -439,7 +452,7 @@ impl Store {
             checkpoint_epoch: Epoch::ZERO,
             checkpoint_hash: 0,
             sums: TableSums::default(),
-            next: None,
+            roots: TableRoots::default(),
             scrubbed: BlockIndex(0),
             committed: Lsn::ZERO,
             journal: self.journal.id,
@@ -477,6 +490,8 @@ impl Store {
         for tag in logs {
             out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: replica.received.next() }) });
         }
+        replica.answer_waiting(out);
+        self.ops.pages.leaves(volume, replica.pages_counted);
         self.ops.drop_parked(volume);
         self.journal.drop_queued(volume);
         self.leaving.insert(volume, Leaving { orphans: replica.orphans, ..Leaving::default() });
@@ -554,6 +569,7 @@ impl Store {
         self.remove_files(now, out);
         self.report_deleted(out);
         self.trim_cache();
+        self.trim_tables();
         let leftovers = self.leaving.values().any(|l| l.silent);
         if matches!(self.phase, Phase::Loading) && !leftovers && self.replicas.values().all(|r| r.stage == Stage::Open)
         {
@@ -578,10 +594,16 @@ impl Store {
     }
 
     fn pump(&mut self, now: Time, out: &mut Vec<Output>) {
-        if self.journal.pressure() {
+        // Whoever waits for a segment or for room gets its turn whenever anything happens.
+        let waits = !self.ops.pages.waiting.is_empty();
+        if self.journal.pressure() || waits {
             self.touched.extend(self.replicas.keys());
         }
         self.pump_copies(now, out);
+        if !waits && !self.ops.pages.waiting.is_empty() {
+            self.touched.extend(self.replicas.keys());
+            self.pump_copies(now, out);
+        }
         if matches!(self.phase, Phase::Opening) {
             return;
         }
@@ -611,6 +633,23 @@ impl Store {
 
     fn failed(&self) -> BTreeSet<VolumeId> {
         self.leaving.iter().filter(|(_, l)| !l.delete).map(|(volume, _)| *volume).collect()
+    }
+
+    /// Forgets pages of tables above the bound, of the copy that has most of them.
+    fn trim_tables(&mut self) {
+        let mut total: usize = self.replicas.values().map(|r| r.tables.len()).sum();
+        let bound = self.config.table_pages();
+        if total <= bound {
+            return;
+        }
+        let mut largest: Vec<(usize, VolumeId)> = self.replicas.values().map(|r| (r.tables.len(), r.volume)).collect();
+        largest.sort_unstable();
+        while total > bound
+            && let Some((_, volume)) = largest.pop()
+        {
+            let replica = self.replicas.get_mut(&volume).expect("listed just now");
+            total -= replica.tables.forget(total - bound);
+        }
     }
 
     /// Keeps the newest applied records in memory, up to the bound.

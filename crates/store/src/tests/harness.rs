@@ -174,6 +174,7 @@ pub(crate) struct Harness {
     pub(crate) opened: BTreeMap<VolumeId, OpenedCopy>,
     pub(crate) failures: Vec<(Option<VolumeId>, String)>,
     pub(crate) corrupt_reads: usize,
+    pub(crate) extents: Vec<(BlockRange, bool)>,
     pub(crate) repaired: Vec<(u64, bool)>,
     pub(crate) held: Vec<(Lsn, Result<u64, NotHeld>)>,
     pub(crate) sums: Vec<u64>,
@@ -206,6 +207,7 @@ impl Harness {
             opened: BTreeMap::new(),
             failures: Vec::new(),
             corrupt_reads: 0,
+            extents: Vec::new(),
             repaired: Vec::new(),
             held: Vec::new(),
             sums: Vec::new(),
@@ -276,6 +278,7 @@ impl Harness {
             }
             Output::Checkpointed { .. } => self.checkpoints += 1,
             Output::ReadDone { volume, tag, result } => self.read_done(volume, tag, result),
+            Output::Extents { extents, .. } => self.extents = extents,
             Output::Repaired { block, right, .. } => self.repaired.push((block.0, right)),
             Output::Held { at, digest, .. } => self.held.push((at, Ok(digest))),
             Output::LetGo { at, why, .. } => self.held.push((at, Err(why))),
@@ -503,6 +506,13 @@ impl Harness {
         self.reads.insert(tag, Asked { volume: v, range, committed });
         self.input(Input::Scrub { volume: v, tag, range });
         self.drain_disk();
+    }
+
+    /// What the store says of holes at the start of `range`.
+    pub(crate) fn ask_extents(&mut self, v: VolumeId, range: BlockRange) -> Vec<(BlockRange, bool)> {
+        self.input(Input::Extents { volume: v, tag: 0, range });
+        while self.extents.is_empty() && self.complete_one() {}
+        std::mem::take(&mut self.extents)
     }
 
     pub(crate) fn read_log(&mut self, v: VolumeId, from: u64, max_bytes: usize) {

@@ -4,5 +4,6 @@ mod basic;
 mod disk;
 mod harness;
 mod hold;
+mod large;
 mod random;
 mod rot;
