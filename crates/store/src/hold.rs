@@ -77,14 +77,16 @@ impl Replica {
     /// Goes on with a question until a page of the block table is not here, which brings it back.
     pub(crate) fn sum_on(&mut self, cx: &mut Cx<'_>, mut summing: Summing) {
         let Summing { node, at, .. } = summing;
-        // What was summed belongs to no record if the image has moved on since.
-        let stands = self.hold.as_ref().is_some_and(|hold| hold.reached && hold.at == at);
+        if !self.hold.as_ref().is_some_and(|hold| hold.reached && hold.at == at) {
+            // What was summed belongs to no record: the image has moved on since.
+            return cx.out.push(Output::Sums { volume: self.volume, node, sums: Vec::new() });
+        }
         let (blocks, step) = (node.blocks(self.sb.size.blocks()), node.child_blocks());
-        while stands {
+        loop {
             let start = blocks.start.0 + step * u64::try_from(summing.sums.len()).expect("256 at most");
             let end = (start + step).min(blocks.end().0);
             if start >= end {
-                break;
+                return cx.out.push(Output::Sums { volume: self.volume, node, sums: summing.sums });
             }
             let leaf = TablePage::leaf_of(start);
             let by_leaves = node.level == SumNode::TOP;
@@ -96,8 +98,6 @@ impl Replica {
             let sum = if by_leaves { sum_of_leaves(table, start, end) } else { sum_in_leaf(table, start, end) };
             summing.sums.push(sum);
         }
-        let sums = if stands { summing.sums } else { Vec::new() };
-        cx.out.push(Output::Sums { volume: self.volume, node, sums });
     }
 }
 

@@ -509,3 +509,20 @@ fn a_hold_gives_up_its_place_among_those_who_wait_for_room() {
     b.input(Input::GoOn { volume: V });
     b.settle(V);
 }
+
+/// A replay that needs more room than there is makes checkpoints, and goes on by itself when they end: nothing else happens that
+/// would wake it.
+#[test]
+fn a_replay_that_waits_for_room_goes_on_when_its_checkpoint_ends() {
+    let mut b = Bench::new(8, StoreConfig { table_bytes: 4 << 20, ..small() }, 1);
+    for n in 1..5 {
+        b.change(V, RecordKind::Write, BlockRange::new(n << 30, 1));
+        b.drain();
+    }
+    b.config = StoreConfig { table_bytes: 24 * 4096, apply_batch_pages: 1, ..b.config };
+    b.store = Store::new(b.config.clone(), 99);
+    b.opened = 0;
+    b.input(Input::Start);
+    b.drain();
+    assert_eq!(b.opened, 1, "{:?}", b.store.positions(V));
+}
