@@ -75,10 +75,11 @@ impl Superblock {
     pub const LEN: usize = 4096;
     /// Copies in the file.
     pub const COPIES: usize = 4;
+    /// The version that this code writes and reads.
+    pub const VERSION: u16 = 1;
 
     const LIST: usize = 160;
     const MAGIC: u32 = u32::from_le_bytes(*b"HFSB");
-    const VERSION: u16 = 1;
 
     /// The bytes of one copy; the last four are CRC-32 of the others.
     #[must_use]
@@ -150,11 +151,24 @@ impl Superblock {
         })
     }
 
+    /// Each of the four copies by itself: what it says, if it is as written.
+    #[must_use]
+    pub fn copies(file: &[u8]) -> [Option<Superblock>; 4] {
+        std::array::from_fn(|i| file.get(i * Self::LEN..(i + 1) * Self::LEN).and_then(Self::decode))
+    }
+
+    /// The version that a copy says it has, if it is a superblock at all.
+    #[must_use]
+    pub fn version(copy: &[u8]) -> Option<u32> {
+        (copy.get(..4)? == Self::MAGIC.to_le_bytes()).then_some(())?;
+        Some(u32::from_le_bytes(copy.get(4..8)?.try_into().expect("four bytes")))
+    }
+
     /// Judges a whole superblock file (trap 22).
     #[must_use]
     pub fn judge(file: &[u8]) -> SuperblockFound {
         let copy = |i: usize| file.get(i * Self::LEN..(i + 1) * Self::LEN).unwrap_or(&[]);
-        let copies: [Option<Superblock>; 4] = std::array::from_fn(|i| Self::decode(copy(i)));
+        let copies = Self::copies(file);
         let holders = |s: &Superblock| copies.each_ref().map(|c| c.as_ref() == Some(s));
         let best = copies
             .iter()

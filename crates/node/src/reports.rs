@@ -36,6 +36,7 @@ fn copy_report(row: &CopyRow) -> CopyReport {
         clients: 0,
         space: space_left(row.space),
         integrity: row.status.as_ref().map(integrity).unwrap_or_default(),
+        hung: row.hung.clone(),
     }
 }
 

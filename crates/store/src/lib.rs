@@ -14,6 +14,7 @@
 //! | `apply`, `checkpoint`, `tables`, `pages`, `runs` | image, tables, digest |
 //! | `read` | verified reads; records for lagging copies |
 //! | `start`, `recover`, `load` | from a directory to open copies |
+//! | `findings` | what was found there, for inspectors |
 //!
 //! Deliberately absent: files, clocks, threads; epochs as decisions (the caller's), snapshots.
 
@@ -22,6 +23,7 @@ mod apply;
 mod checkpoint;
 mod config;
 mod extents;
+mod findings;
 mod hold;
 pub mod io;
 mod journal;
@@ -43,4 +45,5 @@ mod tests;
 
 pub use api::{Input, LogGone, Output, Space};
 pub use config::StoreConfig;
+pub use findings::{Findings, JournalFound, LostFrames, SegmentFound};
 pub use store::Store;

@@ -36,13 +36,19 @@ impl Replica {
             let kind = match sum {
                 0 => DiskOpKind::Punch { offset, len },
                 ALLOCATED_ZEROS => DiskOpKind::Zero { offset, len },
-                _ => DiskOpKind::Write { offset, data: vec![data], durable: true },
+                _ => DiskOpKind::Write { offset, data: vec![data], durable: false },
             };
-            cx.copy_op(self.volume, CopyTag::Repair(block.0), FileId::Image(self.volume), kind);
+            cx.copy_op(self.volume, CopyTag::Repair(block.0, false), FileId::Image(self.volume), kind);
         }
     }
 
-    pub(crate) fn repair_done(&mut self, cx: &mut Cx<'_>, block: u64) {
+    /// A step of a repair ended. Not one durable write: what that reports may be the failure of earlier writes of the image, and
+    /// an attempt after that would hide it from the checkpoint.
+    pub(crate) fn repair_done(&mut self, cx: &mut Cx<'_>, block: u64, synced: bool) {
+        if !synced {
+            let tag = CopyTag::Repair(block, true);
+            return cx.copy_op(self.volume, tag, FileId::Image(self.volume), DiskOpKind::Sync);
+        }
         self.repairing_blocks.remove(&block);
         self.repaired(cx, BlockIndex(block), true);
     }

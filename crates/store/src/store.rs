@@ -5,9 +5,10 @@
 
 use crate::api::{Input, LogGone, Output, Space};
 use crate::config::StoreConfig;
+use crate::findings::Findings;
 use crate::io::{DiskDone, DiskError, DiskOpKind, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
-use crate::ops::{CopyTag, Cx, Ops, Tag};
+use crate::ops::{CopyTag, Cx, Hung, Ops, Tag};
 use crate::replica::{Command, Replica, Stage};
 use crate::start::{Found, Progress, Start};
 use crate::superblock::Waiter;
@@ -17,6 +18,10 @@ use holdfast_types::{
     VolumeSize, mutated,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A device that failed stays failed in this life (P8); what the next life can read and prove, counts again.
+const WHAT_TO_DO: &str =
+    "check the device (dmesg), then restart this node's agent if it is sound, or replace the device and the copy";
 
 /// One shard's storage.
 #[derive(Debug)]
@@ -31,6 +36,11 @@ pub struct Store {
     to_load: BTreeMap<VolumeId, [bool; 4]>,
     leaving: BTreeMap<VolumeId, Leaving>,
     touched: BTreeSet<VolumeId>,
+    findings: Findings,
+    /// What the device has not answered for too long.
+    hung: Vec<Hung>,
+    /// When to look again, unless something ends before.
+    hung_at: Option<Time>,
     cache: VecDeque<(VolumeId, Lsn, u64)>,
     cache_bytes: u64,
 }
@@ -78,6 +88,9 @@ impl Store {
             to_load: BTreeMap::new(),
             leaving: BTreeMap::new(),
             touched: BTreeSet::new(),
+            findings: Findings::default(),
+            hung: Vec::new(),
+            hung_at: None,
             cache: VecDeque::new(),
             cache_bytes: 0,
         }
@@ -95,6 +108,7 @@ impl Store {
             command => self.command(command, now, out),
         }
         self.settle(now, out);
+        (self.hung, self.hung_at) = self.ops.hung(&self.config, now);
     }
 
     /// When `Input::Tick` is wanted.
@@ -105,7 +119,8 @@ impl Store {
         }
         let open = self.replicas.values().filter(|r| r.stage == Stage::Open);
         let checkpoints = open.filter_map(|r| r.checkpoint_due(self.config.checkpoint_interval));
-        checkpoints.chain(self.ops.retry_at()).chain(self.journal.next_timeout(self.config.seal_delay)).min()
+        let journal = self.journal.next_timeout(self.config.seal_delay);
+        checkpoints.chain(self.ops.retry_at()).chain(journal).chain(self.hung_at).min()
     }
 
     /// Bytes of records that the images do not hold yet. Grows without bound unless the caller slows down.
@@ -147,6 +162,18 @@ impl Store {
         }
     }
 
+    /// The file of a copy, or of the journal, that the device has not answered for too long (trap 31). It may still do so.
+    #[must_use]
+    pub fn hung(&self, volume: VolumeId) -> Option<FileId> {
+        self.hung.iter().find(|h| h.volume.is_none_or(|v| v == volume)).map(|h| h.file)
+    }
+
+    /// Whether the device has not answered something for too long.
+    #[must_use]
+    pub fn is_hung(&self) -> bool {
+        !self.hung.is_empty()
+    }
+
     /// Where a copy stands.
     #[must_use]
     pub fn positions(&self, volume: VolumeId) -> Option<Positions> {
@@ -177,6 +204,12 @@ impl Store {
         format!("{:?}\n{copies:?}", self.journal)
     }
 
+    /// What the start found besides the copies. Empty before it, and if the journal can't be used.
+    #[must_use]
+    pub const fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
     /// The volumes that are open.
     pub fn volumes(&self) -> impl Iterator<Item = VolumeId> {
         self.replicas.values().filter(|r| r.stage == Stage::Open).map(|r| r.volume)
@@ -205,17 +238,15 @@ impl Store {
             Err(error) => Err(error),
             Ok(reply) => Ok(reply),
         };
-        let tag = self.ops.end(done.id);
+        let (tag, file) = self.ops.end(done.id);
         let result = if ignored(tag) { Ok(DiskReply::Done) } else { result };
         if matches!(self.phase, Phase::Failed) {
             return;
         }
         match (tag, result) {
             (Tag::Start(number), result) => self.start_done(number, result, now, out),
-            (Tag::Copy(volume, tag), result) => self.copy_done(volume, tag, result, now, out),
-            (tag, Err(error)) => {
-                self.fail_journal(&format!("the journal can't be written ({tag:?}): {error}; replace the device"), out)
-            }
+            (Tag::Copy(volume, tag), result) => self.copy_done(volume, (tag, file), result, now, out),
+            (_, Err(error)) => self.fail_journal(&format!("{file} can't be written: {error}; {WHAT_TO_DO}"), out),
             (Tag::Slot(slot), Ok(_)) => self.journal.slot_created(slot),
             (Tag::SegmentHeader, Ok(_)) => {
                 let Store { ops, config, journal, .. } = self;
@@ -248,6 +279,7 @@ impl Store {
 
     fn found(&mut self, found: Found, out: &mut Vec<Output>) {
         self.journal = found.journal;
+        self.findings = found.findings;
         self.phase = Phase::Opening;
         for (volume, (replica, good)) in found.replicas {
             self.to_load.insert(volume, good);
@@ -282,7 +314,7 @@ impl Store {
     fn copy_done(
         &mut self,
         volume: VolumeId,
-        tag: CopyTag,
+        (tag, file): (CopyTag, FileId),
         result: Result<DiskReply, DiskError>,
         now: Time,
         out: &mut Vec<Output>,
@@ -290,7 +322,7 @@ impl Store {
         self.touched.insert(volume);
         let reply = match result {
             Err(DiskError::NotFound) if tag == CopyTag::Delete => DiskReply::Done,
-            Err(error) => return self.copy_error(volume, tag, error, out),
+            Err(error) => return self.copy_error(volume, (tag, file), error, out),
             Ok(reply) => reply,
         };
         if tag == CopyTag::Delete {
@@ -315,18 +347,27 @@ impl Store {
             (CopyTag::Read(job, first, attempt), DiskReply::Data(data)) => {
                 replica.read_done(cx, job, first, attempt, &data)
             }
-            (CopyTag::Repair(block), _) => replica.repair_done(cx, block),
+            (CopyTag::Repair(block, synced), _) => replica.repair_done(cx, block, synced),
             (CopyTag::Log(job, part), DiskReply::Data(data)) => replica.log_done(cx, job, part, &data),
             (tag, reply) => unreachable!("{tag:?} is not answered by {reply:?}"),
         }
     }
 
     /// Reading the journal for a lagging copy fails the journal; everything else fails the copy.
-    fn copy_error(&mut self, volume: VolumeId, tag: CopyTag, error: DiskError, out: &mut Vec<Output>) {
+    fn copy_error(
+        &mut self,
+        volume: VolumeId,
+        (tag, file): (CopyTag, FileId),
+        error: DiskError,
+        out: &mut Vec<Output>,
+    ) {
+        let reads = matches!(tag, CopyTag::Log(..) | CopyTag::Read(..) | CopyTag::Page(..));
+        let what = if reads { "read" } else { "written" };
+        let reason = format!("{file} can't be {what}: {error}; {WHAT_TO_DO}");
         if matches!(tag, CopyTag::Log(..)) {
-            return self.fail_journal(&format!("the journal can't be read: {error}; replace the device"), out);
+            return self.fail_journal(&reason, out);
         }
-        self.fail_copy(volume, &format!("its files can't be used ({tag:?}): {error}; replace the copy"), out);
+        self.fail_copy(volume, &reason, out);
     }
 
     // ---- commands
@@ -475,7 +516,6 @@ impl Store {
         };
         leaving.delete = true;
         leaving.silent = false;
-        self.journal.forget(volume);
     }
 
     // ---- leaving
@@ -544,6 +584,7 @@ impl Store {
         if missing == 0 && !leaving.superblock_gone {
             leaving.superblock_gone = true;
             leaving.missing = None;
+            self.journal.forget(volume);
         }
     }
 
@@ -631,8 +672,9 @@ impl Store {
         }
     }
 
+    /// Copies that are out of service and whose superblock is there: the next start would open them.
     fn failed(&self) -> BTreeSet<VolumeId> {
-        self.leaving.iter().filter(|(_, l)| !l.delete).map(|(volume, _)| *volume).collect()
+        self.leaving.iter().filter(|(_, l)| !l.superblock_gone).map(|(volume, _)| *volume).collect()
     }
 
     /// Forgets pages of tables above the bound, of the copy that has most of them.

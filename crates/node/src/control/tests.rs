@@ -278,6 +278,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         space: SpaceLeft::Enough,
         integrity: Integrity::default(),
         clients: 0,
+        hung: None,
     }
 }
 

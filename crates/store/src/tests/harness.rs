@@ -370,6 +370,21 @@ impl Harness {
         assert!(self.started || !self.strict, "the start ends");
     }
 
+    /// Commits what is durable and lets everything end but what `held` names.
+    pub(crate) fn commit_all_without(&mut self, v: VolumeId, held: impl Fn(&crate::io::DiskOp) -> bool) {
+        for round in 0..100 {
+            while let Some(i) = self.disk.in_flight.iter().position(|(_, op)| !held(op)) {
+                let done = self.disk.complete(i);
+                self.input(Input::Done(done));
+            }
+            let durable = self.models[&v].durable;
+            self.commit(v, durable);
+            if round > 2 && self.disk.in_flight.iter().all(|(_, op)| held(op)) && !self.tick() {
+                return;
+            }
+        }
+    }
+
     /// Forgets the process.
     pub(crate) fn crash(&mut self, power: bool) {
         let mut rng = self.rng.fork();

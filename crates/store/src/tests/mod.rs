@@ -2,8 +2,10 @@
 
 mod basic;
 mod disk;
+mod faults;
 mod harness;
 mod hold;
 mod large;
 mod random;
 mod rot;
+mod rounds;
