@@ -142,8 +142,6 @@ impl Replica {
         self.checkpoint = upto;
         self.tables.blocks.thaw();
         self.tables.regions.thaw();
-        // Before anybody asks for room, this copy's next batch among them: nothing else may happen that would wake it.
-        self.count_pages(cx);
         if self.stage == Stage::Open {
             cx.out.push(Output::Checkpointed { volume: self.volume, upto });
         }

@@ -635,16 +635,11 @@ impl Store {
     }
 
     fn pump(&mut self, now: Time, out: &mut Vec<Output>) {
-        // Whoever waits for a segment or for room gets its turn whenever anything happens.
-        let waits = !self.ops.pages.waiting.is_empty();
-        if self.journal.pressure() || waits {
+        // Whoever waits for a segment gets its turn whenever anything happens.
+        if self.journal.pressure() {
             self.touched.extend(self.replicas.keys());
         }
         self.pump_copies(now, out);
-        if !waits && !self.ops.pages.waiting.is_empty() {
-            self.touched.extend(self.replicas.keys());
-            self.pump_copies(now, out);
-        }
         if matches!(self.phase, Phase::Opening) {
             return;
         }
@@ -658,7 +653,21 @@ impl Store {
         }
     }
 
+    /// Pumps what was touched; and all copies, as long as there is news for one that waits for room for pages of tables: room that
+    /// one copy gives belongs to another, and others give it only when they are pressed.
     fn pump_copies(&mut self, now: Time, out: &mut Vec<Output>) {
+        loop {
+            if self.ops.pages.take_news() {
+                self.touched.extend(self.replicas.keys());
+            }
+            if self.touched.is_empty() {
+                return;
+            }
+            self.pump_touched(now, out);
+        }
+    }
+
+    fn pump_touched(&mut self, now: Time, out: &mut Vec<Output>) {
         let mut broken = Vec::new();
         let Store { ops, config, journal, replicas, touched, .. } = self;
         for volume in std::mem::take(touched) {
