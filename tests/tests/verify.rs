@@ -97,7 +97,7 @@ async fn rot_is_found_repaired_and_told_and_copies_are_equal() {
     }
     let status = json(&holdfast(&cluster, primary, &["volume", "show", "v"]));
     let copies = status["copies"].as_array().unwrap();
-    let copy = copies.iter().find(|c| c["node"] == Value::from(name.as_str())).unwrap();
+    let copy = copies.iter().find(|c| c["node"] == name.as_str()).unwrap();
     assert_eq!(copy["integrity"]["blocks"]["repaired"], 3, "{status}");
     assert!(copy["integrity"]["scrub"]["ended_unix_ms"].is_u64(), "{status}");
     let verified = holdfast(&cluster, other, &["verify", "v"]);
