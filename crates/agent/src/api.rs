@@ -4,6 +4,7 @@ use crate::admin::pb::{self, admin_server::Admin};
 use crate::control::{Ask, Happened, View};
 use crate::random;
 use crate::token::{Token, hex, unhex};
+use crate::upkeep;
 use holdfast_cluster::{Command, Outcome, RefusalKind, placement};
 use holdfast_node::control::Failure;
 use holdfast_transport::pki;
@@ -36,6 +37,13 @@ impl Service {
         answered.await.map_err(|_| stopping())?
     }
 
+    async fn wish(&self, wishes: upkeep::Wishes) -> Result<(), Status> {
+        for (node, wish) in wishes {
+            self.asks.send(Ask::Upkeep(node, wish)).await.map_err(|_| stopping())?;
+        }
+        Ok(())
+    }
+
     async fn propose(&self, command: Command) -> Result<Outcome, Status> {
         let (answer, answered) = oneshot::channel();
         self.asks.send(Ask::Propose(command, answer)).await.map_err(|_| stopping())?;
@@ -61,7 +69,7 @@ fn refusal(failure: &Failure) -> Status {
     }
 }
 
-fn no_volume(name: &str) -> Status {
+pub(crate) fn no_volume(name: &str) -> Status {
     Status::not_found(format!(
         "expected the name of a volume, found {name:?}, which there is not; see `holdfast volume list`"
     ))
@@ -71,7 +79,7 @@ fn one_volume(status: pb::StatusResponse, name: &str) -> Result<pb::Volume, Stat
     status.volumes.into_iter().find(|v| v.name == name).ok_or_else(|| no_volume(name))
 }
 
-fn node_named(view: &View<'_>, name: &str) -> Result<NodeId, Status> {
+pub(crate) fn node_named(view: &View<'_>, name: &str) -> Result<NodeId, Status> {
     let state =
         view.control.state().ok_or_else(|| Status::unavailable("this node has not heard from its cluster yet"))?;
     let unknown = || {
@@ -82,7 +90,7 @@ fn node_named(view: &View<'_>, name: &str) -> Result<NodeId, Status> {
     state.node_by_name(name).ok_or_else(unknown)
 }
 
-fn volume_named(view: &View<'_>, name: &str) -> Result<VolumeId, Status> {
+pub(crate) fn volume_named(view: &View<'_>, name: &str) -> Result<VolumeId, Status> {
     view.control.state().and_then(|s| s.volume_by_name(name)).ok_or_else(|| no_volume(name))
 }
 
@@ -285,6 +293,20 @@ impl Admin for Service {
         let request = request.into_inner();
         let (command, answer) = self.look(move |view| nomination(view, &request)).await?;
         self.propose(command).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn scrub(&self, request: Request<pb::ScrubRequest>) -> Answer<pb::ScrubResponse> {
+        let request = request.into_inner();
+        let (wishes, answer) = self.look(move |view| upkeep::scrub(view, &request)).await?;
+        self.wish(wishes).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn verify(&self, request: Request<pb::VerifyRequest>) -> Answer<pb::VerifyResponse> {
+        let request = request.into_inner();
+        let (wishes, answer) = self.look(move |view| upkeep::verify(view, &request)).await?;
+        self.wish(wishes).await?;
         Ok(Response::new(answer))
     }
 

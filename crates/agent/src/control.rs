@@ -12,8 +12,8 @@ use crate::status;
 use crate::token::{hex, unhex};
 use bytes::Bytes;
 use holdfast_cluster::{Command, Outcome};
-use holdfast_node::LocalView;
 use holdfast_node::control::{Control, Failure, Input, Output};
+use holdfast_node::{LocalView, Upkeep};
 use holdfast_transport::{Endpoint, Event, Events, JoinReply, Lane, join_client, pki};
 use holdfast_types::{ClusterId, NodeId, Time, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
@@ -43,6 +43,8 @@ pub(crate) enum Ask {
     Look(Box<dyn FnOnce(&View<'_>) + Send>),
     /// Proposes a command.
     Propose(Command, oneshot::Sender<Result<Outcome, Failure>>),
+    /// An operator's wish for a copy of a node.
+    Upkeep(NodeId, Upkeep),
     /// What happened so far, and a subscription to what will.
     Events(oneshot::Sender<(Vec<Happened>, broadcast::Receiver<Happened>)>),
 }
@@ -185,6 +187,12 @@ impl ControlLoop {
                 self.send_view();
             }
             Output::Peers(peers) => self.on_peers(peers),
+            Output::Upkeep(wish) => {
+                if self.parts.shard.to.try_send(ToShard::Upkeep(wish)).is_err() {
+                    // Whoever wants it sees that nothing happens, and asks again.
+                    tracing::debug!(volume = %wish.volume, "the shard takes no wish now");
+                }
+            }
             Output::Done { token, result } => self.done(token, result),
             Output::Event(e) => self.happened(e.kind.name(), e.volume, e.message),
             // The first one is the cause of the others.
@@ -287,6 +295,7 @@ impl ControlLoop {
                 ca_pem: &self.parts.ca_pem,
                 address: self.parts.address,
             }),
+            Ask::Upkeep(node, wish) => self.feed(Input::Upkeep { node, wish }).await,
             Ask::Propose(command, answer) => self.propose(command, Waiting::Admin(answer)).await,
             Ask::Events(answer) => {
                 // Whoever asked has gone.

@@ -26,6 +26,7 @@ mod shard;
 mod shard_link;
 mod status;
 mod token;
+mod upkeep;
 
 pub use daemon::run;
 pub use error::AgentError;

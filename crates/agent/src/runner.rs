@@ -61,6 +61,8 @@ struct Runner {
     /// Something happened since the last report that may have changed the copies.
     stirred: bool,
     reported: Vec<CopyReport>,
+    /// What the wall clock said when the clock of this process said 0. Taken once, so that reports don't change by themselves.
+    unix_ms_at_zero: u64,
     questions: BTreeMap<u64, Question>,
     next_question: u64,
 }
@@ -103,6 +105,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         report_at: now,
         stirred: true,
         reported: Vec::new(),
+        unix_ms_at_zero: random::unix_ms().saturating_sub(now.0 / 1_000_000),
         questions: BTreeMap::new(),
         next_question: 0,
     };
@@ -343,6 +346,7 @@ impl Runner {
                 self.peers = peers;
                 self.follow_views();
             }
+            ToShard::Upkeep(wish) => self.shard.handle(Input::Upkeep(wish), now, &mut self.out),
             ToShard::Shutdown => {}
         }
     }
@@ -385,6 +389,12 @@ impl Runner {
         let mut reports = copy_reports(&self.shard.rows());
         for report in &mut reports {
             report.clients = self.guests.borrow().clients(report.volume);
+            let integrity = &mut report.integrity;
+            let times = [&mut integrity.scrub.started_ms, &mut integrity.scrub.ended_ms];
+            times.into_iter().flatten().for_each(|ms| *ms += self.unix_ms_at_zero);
+            if let Some(verdict) = &mut integrity.verdict {
+                verdict.ended_ms += self.unix_ms_at_zero;
+            }
         }
         if reports != self.reported {
             self.reported.clone_from(&reports);

@@ -4,7 +4,7 @@
 //! replaced by the next one, because only the newest view counts.
 
 use holdfast_cluster::CopyReport;
-use holdfast_node::LocalView;
+use holdfast_node::{LocalView, Upkeep};
 use holdfast_types::{ControlRequest, Incarnation, NodeId, VolumeId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,6 +25,8 @@ pub(crate) enum ToShard {
     },
     /// Where the shards of all nodes listen, this one included.
     Peers(BTreeMap<NodeId, ShardPeer>),
+    /// An operator's wish for a copy here.
+    Upkeep(Upkeep),
     /// Stop: let go of the volumes, then end the thread.
     Shutdown,
 }

@@ -5,6 +5,8 @@ use crate::control::View;
 use holdfast_cluster::{self as cluster, VolumeState};
 use tonic::Status;
 
+mod integrity;
+
 /// Everything that `holdfast status` shows.
 pub(crate) fn status(view: &View<'_>) -> Result<pb::StatusResponse, Status> {
     let state = view.control.state().ok_or_else(|| {
@@ -77,9 +79,9 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
         durability: v.durability.to_owned(),
         quorum: u32::from(v.quorum),
         copies_wanted: u32::try_from(v.copies.len()).unwrap_or(u32::MAX),
-        copies: v.copies.into_iter().map(copy).collect(),
+        copies: v.copies.into_iter().map(|c| copy(view, c)).collect(),
         exposure: v.exposure,
-        reason: v.reasons.first().cloned().unwrap_or_default(),
+        reason: v.reasons.first().filter(|_| v.state != VolumeState::Healthy).cloned().unwrap_or_default(),
         r#unsafe: v.reasons,
         nbd_socket: if primary_here { socket.display().to_string() } else { String::new() },
         clients: known.as_ref().and_then(|k| Some(view.control.detector().report(k.active.primary?, id)?.clients)),
@@ -89,7 +91,7 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
     }
 }
 
-fn copy(c: cluster::CopyStatus) -> pb::Copy {
+fn copy(view: &View<'_>, c: cluster::CopyStatus) -> pb::Copy {
     let state = copy_word(c.state);
     // What it was when it was last heard may be another copy's role by now.
     let role = if state == "unreachable" { "unknown" } else { role_word(c.role) };
@@ -103,6 +105,7 @@ fn copy(c: cluster::CopyStatus) -> pb::Copy {
         lag_bytes: c.lag_bytes,
         lag_seconds: None,
         lag_lsn: c.lag_lsn,
+        integrity: c.integrity.map(|i| integrity::integrity(view, i)),
     }
 }
 

@@ -59,6 +59,23 @@ pub(crate) enum Command {
         milliseconds. With --force nobody waits for it: use that when the primary is alive but must not go on. \
         Acknowledged writes are never lost either way.")]
     Failover(FailoverArgs),
+    /// Read a volume's copies and verify every block against its checksum; repair what is rotten from other copies
+    #[command(
+        long_about = "Read a volume's copies and verify every block against its checksum; repair what is rotten from other copies.\n\n\
+        Clients go on reading and writing. Without --no-wait the command shows the progress and ends with what was found; if it is \
+        interrupted the copies are read to their end all the same. Exit status 1: blocks were found that no copy can \
+        supply, or a copy was not read."
+    )]
+    Scrub(ScrubArgs),
+    /// Compare a volume's copies with each other
+    #[command(long_about = "Compare a volume's copies with each other.\n\n\
+        All copies are compared as they are after one and the same write, while clients go on writing. What is compared are the \
+        checksums of all blocks; that the blocks are what their checksums say is for `scrub` to find out. Exit status 0: all copies are equal. \
+        1: some differ, or could not be compared.")]
+    Verify {
+        /// The volume
+        volume: String,
+    },
     /// Show what happened, when, why, and to which volume
     Events {
         /// Keep showing what happens
@@ -209,6 +226,21 @@ pub(crate) struct FailoverArgs {
     #[arg(long)]
     pub(crate) force: bool,
     /// Return once the cluster has agreed to it, not only when the new primary serves
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScrubArgs {
+    /// The volume
+    pub(crate) volume: String,
+    /// Only the copy on this node [default: all copies]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+    /// At most so fast, for each copy
+    #[arg(long, value_name = "RATE", default_value = "100MiB/s")]
+    pub(crate) rate: String,
+    /// Return once the nodes were told
     #[arg(long)]
     pub(crate) no_wait: bool,
 }

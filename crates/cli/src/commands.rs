@@ -1,5 +1,7 @@
 //! Commands that ask a running agent.
 
+mod upkeep;
+
 use crate::args::{Command, CreateArgs, FailoverArgs, NodeCommand, Output, TokenCommand, VolumeCommand};
 use crate::error::CliError;
 use crate::output;
@@ -41,6 +43,8 @@ pub(crate) async fn run(
         Command::Token(TokenCommand::Create { valid }) => token_create(&mut agent, output, &valid).await,
         Command::Volume(command) => volume(&mut agent, output, command).await,
         Command::Failover(args) => failover(&mut agent, output, args).await,
+        Command::Scrub(args) => upkeep::scrub(&mut agent, output, args).await,
+        Command::Verify { volume } => upkeep::verify(&mut agent, output, volume).await,
         Command::Events { follow, volume } => events(&mut agent, output, follow, volume).await,
         Command::Init(_)
         | Command::Join(_)
@@ -79,6 +83,7 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, CliError> {
 fn check(command: Command) -> Result<Command, CliError> {
     match &command {
         Command::Volume(VolumeCommand::Create(args)) => check_create(args)?,
+        Command::Scrub(args) => drop(upkeep::parse_rate(&args.rate)?),
         Command::Token(TokenCommand::Create { valid }) => drop(parse_duration(valid).map_err(CliError::Usage)?),
         _ => {}
     }

@@ -69,6 +69,9 @@ pub enum CliError {
         /// Of this volume.
         volume: String,
     },
+    /// Copies are not what they should be.
+    #[error("{0}")]
+    Unequal(String),
     /// An argument.
     #[error("{0}")]
     Usage(String),

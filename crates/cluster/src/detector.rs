@@ -4,6 +4,7 @@
 //! a heartbeat carries none.
 
 use crate::command::{DecodeError, decode, encode};
+use crate::integrity::Integrity;
 use crate::wire;
 use holdfast_types::{Epoch, Lsn, NodeId, Time, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,9 @@ pub struct CopyReport {
     /// On its node's file system.
     #[serde(default)]
     pub space: SpaceLeft,
+    /// Whether it holds what it should.
+    #[serde(default)]
+    pub integrity: Integrity,
     /// What its device has not answered for too long, in the copy's words.
     #[serde(default)]
     pub hung: Option<String>,

@@ -28,6 +28,7 @@ mod apply;
 mod command;
 mod decide;
 mod detector;
+mod integrity;
 mod placement;
 mod state;
 mod status;
@@ -38,6 +39,7 @@ mod tests;
 
 pub use command::{Command, DecodeError, Outcome, Refusal, RefusalKind};
 pub use detector::{CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Heartbeat, LostCopy, SpaceLeft};
+pub use integrity::{BlockCounts, Blocks, CopyVerdict, Difference, Integrity, ScrubReport, Verdict};
 pub use placement::placement;
 pub use state::{Node, Phase, State, Token, Volume};
 pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status};

@@ -3,6 +3,7 @@
 //! Made from the agreed state and from what one node has heard; two nodes may differ for the age of a heartbeat.
 
 use crate::detector::{CopyReport, CopyRole, CopyState, Detector, SpaceLeft};
+use crate::integrity::Integrity;
 use crate::state::{Phase, State, Volume};
 use holdfast_types::{Configuration, Durability, NodeId, Nominee, Pending, Time};
 use serde::Serialize;
@@ -101,6 +102,8 @@ pub struct CopyStatus {
     pub lag_bytes: Option<u64>,
     /// Not measured.
     pub lag_seconds: Option<u64>,
+    /// Whether it holds what it should, as last heard.
+    pub integrity: Option<Integrity>,
 }
 
 /// What this node knows at `now`.
@@ -180,6 +183,7 @@ impl Look<'_> {
             lag_lsn: furthest.zip(report).map(|(f, r)| f - r.durable.0),
             lag_bytes: None,
             lag_seconds: None,
+            integrity: report.map(|r| r.integrity.clone()),
         }
     }
 
@@ -254,7 +258,33 @@ impl Look<'_> {
             reasons.push("the primary does not serve".to_owned());
             VolumeState::Stalled
         };
+        // What is rotten or different serves all the same: it is no reason for the state.
+        let integrity = |n: &NodeId| Some((*n, &self.fresh(v, *n)?.integrity));
+        for (node, found) in members.iter().filter_map(integrity) {
+            reasons.extend(self.rotten(node, found));
+            reasons.extend(found.differs.iter().filter(|_| active.primary == Some(node)).map(|d| {
+                format!(
+                    "the copy on {} differs from the primary's at record {}: `holdfast verify {}` names the regions",
+                    self.name(d.node),
+                    d.lsn,
+                    v.name
+                )
+            }));
+        }
         (state, reasons)
+    }
+
+    /// Blocks of a copy that nobody could supply.
+    fn rotten(&self, node: NodeId, found: &Integrity) -> Option<String> {
+        let first = found.unrepairable.first()?;
+        let bytes: u64 = found.unrepairable.iter().map(|r| r.length).sum();
+        let least = if found.more { "at least " } else { "" };
+        Some(format!(
+            "{least}{bytes} bytes of the copy on {} are rotten and no copy that answers has them, from offset {} on: reads of them \
+             fail; bring all copies back and scrub the volume, or write them anew from a backup",
+            self.name(node),
+            first.offset
+        ))
     }
 
     /// What is wrong with one copy.

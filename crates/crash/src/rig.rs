@@ -148,6 +148,8 @@ impl<D: Device> Rig<D> {
             Output::Checkpointed { volume, upto } => self.volume_mut(volume).checkpoint = upto.0,
             Output::ReadDone { volume, tag, result } => self.on_read(volume, tag, result),
             Output::Repaired { .. } | Output::LogRead { .. } | Output::Extents { .. } => {}
+            // Answers to what is not asked here.
+            Output::Held { .. } | Output::LetGo { .. } | Output::Sums { .. } => {}
             Output::Failed { volume, reason } => {
                 let concerned = |v: &VolumeId| volume.is_none_or(|failed| failed == *v);
                 self.volumes.iter_mut().filter(|(v, _)| concerned(v)).for_each(|(_, v)| v.failed = true);

@@ -4,7 +4,9 @@ mod codec;
 
 use crate::Record;
 use bytes::Bytes;
-use holdfast_types::{BlockIndex, Epoch, EpochTable, Incarnation, Lsn, VolumeId};
+use holdfast_types::{
+    BlockCount, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, REGION_BLOCKS, VolumeId,
+};
 
 /// Between two copies of one volume. One ordered stream per volume and pair of nodes carries them.
 #[derive(Clone, Debug)]
@@ -109,6 +111,54 @@ pub enum Message {
         /// 4 KiB, or nothing if the sender can't verify its own.
         data: Option<Bytes>,
     },
+    /// Apply up to `at` and no further, then say what the digest is there; the images are compared.
+    Hold {
+        /// The sender's epoch.
+        epoch: Epoch,
+        /// Which comparison.
+        run: u64,
+        /// The receiver has no later record yet: on this stream all of them come after this message.
+        at: Lsn,
+    },
+    /// Answer to `Hold`.
+    Held {
+        /// Copied from the question.
+        run: u64,
+        /// Copied from the question.
+        at: Lsn,
+        /// The digest of the image at `at`, or why there is none.
+        found: Result<u64, NotHeld>,
+    },
+    /// Which sums has the part of your digest tree below this node? Only while you hold.
+    FetchSums {
+        /// Which comparison.
+        run: u64,
+        /// The node.
+        node: SumNode,
+    },
+    /// Answer to `FetchSums`.
+    Sums {
+        /// Copied from the question.
+        run: u64,
+        /// Copied from the question.
+        node: SumNode,
+        /// One sum for each child that lies in the volume; none if the sender does not hold any more.
+        sums: Vec<u64>,
+    },
+    /// The comparison is over: apply again.
+    GoOn {
+        /// Which comparison.
+        run: u64,
+    },
+    /// The sender's image at `applied`, for a primary that passes or passed the same record.
+    Proof {
+        /// The epoch that the sender follows.
+        epoch: Epoch,
+        /// In the image.
+        applied: Lsn,
+        /// Digest of the image there.
+        digest: u64,
+    },
     /// The primary of `epoch` serves no more and its lease ends now (planned hand-over).
     Release {
         /// The sender's epoch.
@@ -116,6 +166,53 @@ pub enum Message {
         /// Last LSN of its log.
         last: Lsn,
     },
+}
+
+/// Why a copy does not hold its image at the record that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotHeld {
+    /// It had applied later records already.
+    Passed,
+    /// It would have grown too much while it held, and went on.
+    Pressed,
+    /// It does not follow the asking primary.
+    Stranger,
+}
+
+/// A node of the digest tree: the sum of a leaf is over the block table of one region, that of a node over its children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SumNode {
+    /// 1: its children are regions; 2: its children are nodes of level 1.
+    pub level: u8,
+    /// Its place among the nodes of its level.
+    pub index: u64,
+}
+
+impl SumNode {
+    /// Children of a node.
+    pub const FAN: u64 = 256;
+    /// The highest level. A volume's digest is the sum over all nodes of it.
+    pub const TOP: u8 = 2;
+
+    /// Blocks below one child of a node of this level.
+    #[must_use]
+    pub const fn child_blocks(self) -> u64 {
+        if self.level == Self::TOP { REGION_BLOCKS * Self::FAN } else { REGION_BLOCKS }
+    }
+
+    /// Blocks below the node, cut off at the end of the volume.
+    #[must_use]
+    pub fn blocks(self, volume: BlockCount) -> BlockRange {
+        let len = self.child_blocks() * Self::FAN;
+        let start = self.index.saturating_mul(len).min(volume.0);
+        BlockRange::new(start, len.min(volume.0 - start))
+    }
+
+    /// How many nodes of the highest level a volume has.
+    #[must_use]
+    pub const fn tops(volume: BlockCount) -> u64 {
+        volume.0.div_ceil(REGION_BLOCKS * Self::FAN * Self::FAN)
+    }
 }
 
 /// What a fenced member holds (T2d).

@@ -5,7 +5,7 @@ mod common;
 
 use bytes::Bytes;
 use common::{body, concat, draft, messages, shard_messages};
-use holdfast_format::message::{BeatVolume, Message, ShardMessage, TailReport};
+use holdfast_format::message::{BeatVolume, Message, NotHeld, ShardMessage, SumNode, TailReport};
 use holdfast_format::{DecodeError, Record, RecordHeader, RecordKind, decode_configuration, encode_configuration};
 use holdfast_types::{
     BlockIndex, Configuration, Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, Member, NodeId, VolumeId,
@@ -105,6 +105,25 @@ fn any_message() -> impl Strategy<Value = Message> {
             block: BlockIndex(block),
             data: some.then(|| body(1, seed)),
         }),
+        any_comparison(),
+    ]
+}
+
+fn any_comparison() -> impl Strategy<Value = Message> {
+    let node = (1..=SumNode::TOP, any::<u64>()).prop_map(|(level, index)| SumNode { level, index });
+    let none = prop::sample::select(vec![NotHeld::Passed, NotHeld::Pressed, NotHeld::Stranger]);
+    let found = prop_oneof![any::<u64>().prop_map(Ok), none.prop_map(Err)];
+    prop_oneof![
+        (epoch(), any::<u64>(), lsn()).prop_map(|(epoch, run, at)| Message::Hold { epoch, run, at }),
+        (any::<u64>(), lsn(), found).prop_map(|(run, at, found)| Message::Held { run, at, found }),
+        (any::<u64>(), node.clone()).prop_map(|(run, node)| Message::FetchSums { run, node }),
+        (any::<u64>(), node, vec(any::<u64>(), 0..=256)).prop_map(|(run, node, sums)| Message::Sums {
+            run,
+            node,
+            sums
+        }),
+        any::<u64>().prop_map(|run| Message::GoOn { run }),
+        (epoch(), lsn(), any::<u64>()).prop_map(|(epoch, applied, digest)| Message::Proof { epoch, applied, digest }),
     ]
 }
 

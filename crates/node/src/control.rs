@@ -153,6 +153,8 @@ impl Control {
                 self.copies.reports = reports;
                 self.brief_heartbeats = 0;
             }
+            Input::Upkeep { node, wish } if node == self.config.me => out.push(Output::Upkeep(wish)),
+            Input::Upkeep { node, wish } => out.push(Output::Send { to: node, bytes: Message::Upkeep(wish).encode() }),
             Input::Propose { token, command } => self.propose_for(token, &command, now, out),
         }
         self.propose_for_copies(now);
@@ -265,6 +267,7 @@ impl Control {
                     self.introduced.pop_first();
                 }
             }
+            Some(Message::Upkeep(wish)) => out.push(Output::Upkeep(wish)),
             Some(Message::Forward(data)) => self.forwarded(from, data, now, out),
             None => {}
         }

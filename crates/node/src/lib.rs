@@ -5,6 +5,8 @@ pub mod control;
 mod local;
 mod reports;
 pub mod shard;
+mod upkeep;
 
 pub use local::LocalView;
 pub use reports::copy_reports;
+pub use upkeep::{Task, Upkeep};

@@ -1,10 +1,14 @@
 //! How the copies are, in the control plane's words.
 
 use crate::shard::CopyRow;
-use holdfast_cluster::{CopyReport, CopyRole, CopyState, LostCopy, SpaceLeft};
-use holdfast_replication::{CopyStatus, RoleName};
+use holdfast_cluster::{
+    BlockCounts, Blocks, CopyReport, CopyRole, CopyState, CopyVerdict, Difference, Integrity, LostCopy, ScrubReport,
+    SpaceLeft, Verdict,
+};
+use holdfast_replication as replication;
+use holdfast_replication::{CopyStatus, Found, RoleName};
 use holdfast_store::Space;
-use holdfast_types::{Epoch, NodeId, Positions};
+use holdfast_types::{BLOCK_SIZE, BlockRange, Epoch, NodeId, Positions, Time};
 
 /// One report for each copy, for `control::Input::Reports`.
 #[must_use]
@@ -31,8 +35,63 @@ fn copy_report(row: &CopyRow) -> CopyReport {
         // The shell's to say: it holds the connections.
         clients: 0,
         space: space_left(row.space),
+        integrity: row.status.as_ref().map(integrity).unwrap_or_default(),
         hung: row.hung.clone(),
     }
+}
+
+fn integrity(status: &CopyStatus) -> Integrity {
+    let (scrub, verify) = (&status.scrub, &status.verify);
+    let size = BLOCK_SIZE as u64;
+    Integrity {
+        total: counts(scrub.total),
+        unrepairable: scrub.unrepairable.iter().map(bytes).collect(),
+        more: scrub.more,
+        scrub: ScrubReport {
+            position: scrub.next.0 * size,
+            length: scrub.blocks * size,
+            requested: scrub.requested,
+            run: scrub.run,
+            of_run: counts(scrub.of_run),
+            passes: scrub.passes,
+            started_ms: scrub.started.map(millis),
+            ended_ms: scrub.ended.map(millis),
+        },
+        verifying: verify.running,
+        verdict: verify.last.as_ref().map(|v| Verdict {
+            run: v.run,
+            lsn: v.at,
+            ended_ms: millis(v.ended),
+            copies: v.copies.iter().map(copy_verdict).collect(),
+        }),
+        verify_runs: verify.runs,
+        proofs: verify.proofs,
+        differs: verify.differs.iter().map(|(node, lsn)| Difference { node: *node, lsn: *lsn }).collect(),
+    }
+}
+
+fn counts(found: Found) -> BlockCounts {
+    let Found { verified, mismatches, repaired, lost } = found;
+    BlockCounts { verified, mismatches, repaired, unrepairable: lost }
+}
+
+fn copy_verdict(copy: &replication::CopyVerdict) -> CopyVerdict {
+    CopyVerdict {
+        node: copy.node,
+        digest: copy.digest,
+        missing: copy.missing.clone(),
+        ranges: copy.ranges.iter().map(bytes).collect(),
+        more: copy.more,
+    }
+}
+
+fn bytes(range: &BlockRange) -> Blocks {
+    Blocks { offset: range.start.offset().0, length: range.count.0 * BLOCK_SIZE as u64 }
+}
+
+/// On the clock that the shell gives times of.
+const fn millis(time: Time) -> u64 {
+    time.0 / 1_000_000
 }
 
 fn space_left(space: Space) -> SpaceLeft {

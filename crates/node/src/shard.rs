@@ -9,6 +9,7 @@
 //! Deliberately absent: I/O, sockets, connections; what the control plane decides.
 
 use crate::local::LocalView;
+use crate::upkeep::{Task, Upkeep};
 use bytes::Bytes;
 use holdfast_format::message::{BeatVolume, Message, ShardMessage};
 use holdfast_replication as replication;
@@ -86,13 +87,8 @@ pub enum Input {
         /// What it says.
         message: ShardMessage,
     },
-    /// An operator wants a copy read and verified.
-    Scrub {
-        /// The volume.
-        volume: VolumeId,
-        /// At most so fast.
-        bytes_per_second: u64,
-    },
+    /// An operator wants what is stored here verified.
+    Upkeep(Upkeep),
     /// A guest wants something of a volume that is served here.
     Request {
         /// The volume.
@@ -323,8 +319,12 @@ impl Shard {
             }
             Input::Beat { from, message } => self.on_beat(from, message, now, out),
             Input::Request { volume, request } => self.replica(volume, replication::Input::Request(request), now, out),
-            Input::Scrub { volume, bytes_per_second } => {
-                self.replica(volume, replication::Input::Scrub { bytes_per_second }, now, out);
+            Input::Upkeep(Upkeep { volume, run, task }) => {
+                let input = match task {
+                    Task::Scrub { bytes_per_second } => replication::Input::Scrub { run, bytes_per_second },
+                    Task::Verify => replication::Input::Verify { run },
+                };
+                self.replica(volume, input, now, out);
             }
             Input::Extents { volume, tag, range } => self.store(store::Input::Extents { volume, tag, range }, now, out),
             Input::SessionClosed { volume, session } => {
@@ -635,6 +635,10 @@ impl Shard {
                 R::Commit(upto) => self.store(store::Input::Commit { volume, upto }, now, out),
                 R::Trim(upto) => self.store(store::Input::Trim { volume, upto }, now, out),
                 R::Read { tag, range } => self.store(store::Input::Read { volume, tag, range }, now, out),
+                R::Scrub { tag, range } => self.store(store::Input::Scrub { volume, tag, range }, now, out),
+                R::Hold(at) => self.store(store::Input::Hold { volume, at }, now, out),
+                R::GoOn => self.store(store::Input::GoOn { volume }, now, out),
+                R::Sums(node) => self.store(store::Input::Sums { volume, node }, now, out),
                 R::Scrubbed(next) => self.store(store::Input::Scrubbed { volume, next }, now, out),
                 R::Repair { block, data } => self.store(store::Input::Repair { volume, block, data }, now, out),
                 R::ReadLog { tag, from, max_bytes } => {
@@ -692,10 +696,13 @@ impl Shard {
                 if let Some(copy) = self.copies.get_mut(&volume) {
                     (copy.applied, copy.digest) = (upto, digest);
                 }
-                self.replica(volume, R::Applied(upto), now, out);
+                self.replica(volume, R::Applied(upto, digest), now, out);
             }
             S::Checkpointed { volume, upto } => self.replica(volume, R::Checkpointed(upto), now, out),
             S::ReadDone { volume, tag, result } => self.replica(volume, R::ReadDone { tag, result }, now, out),
+            S::Held { volume, at, digest } => self.replica(volume, R::Held { at, found: Ok(digest) }, now, out),
+            S::LetGo { volume, at, why } => self.replica(volume, R::Held { at, found: Err(why) }, now, out),
+            S::Sums { volume, node, sums } => self.replica(volume, R::Sums { node, sums }, now, out),
             S::Repaired { volume, block, right } => self.replica(volume, R::Repaired { block, right }, now, out),
             S::Extents { volume, tag, extents } => {
                 // After the fetch, as with a read.

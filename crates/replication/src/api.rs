@@ -1,9 +1,10 @@
 //! What goes into a replica and what comes out.
 
 use crate::scrub::ScrubStatus;
+use crate::verify::VerifyStatus;
 use bytes::Bytes;
 use holdfast_format::Record;
-use holdfast_format::message::Message;
+use holdfast_format::message::{Message, NotHeld, SumNode};
 use holdfast_types::{
     BlockIndex, BlockRange, ByteOffset, ControlRequest, Durable, Epoch, EpochTable, Lsn, NodeId, ReadFault, RequestId,
     SessionId, VolumeView,
@@ -141,8 +142,27 @@ pub enum Input {
         /// Hash of its last record.
         last_hash: u64,
     },
-    /// The store: in the image up to here.
-    Applied(Lsn),
+    /// The store: in the image up to here, with this digest.
+    Applied(Lsn, u64),
+    /// The store: answer to `Output::Hold`, or the hold has ended.
+    Held {
+        /// Copied from the question.
+        at: Lsn,
+        /// Digest of the image there.
+        found: Result<u64, NotHeld>,
+    },
+    /// The store: answer to `Output::Sums`.
+    Sums {
+        /// Copied from the question.
+        node: SumNode,
+        /// None if the image is not held.
+        sums: Vec<u64>,
+    },
+    /// An operator wants the copies compared. Only a primary does it.
+    Verify {
+        /// A random name of the wish: the same one again changes nothing.
+        run: u64,
+    },
     /// The store: in a synced image up to here.
     Checkpointed(Lsn),
     /// The store: answer to `Output::Read`.
@@ -168,6 +188,8 @@ pub enum Input {
     },
     /// An operator wants the whole copy read and verified, from the start.
     Scrub {
+        /// A random name of the wish: the same one again changes nothing.
+        run: u64,
         /// At most so fast.
         bytes_per_second: u64,
     },
@@ -211,6 +233,19 @@ pub enum Output {
         /// Which blocks.
         range: BlockRange,
     },
+    /// To the store: read a part of the image and verify all of it, for `Input::ReadDone`.
+    Scrub {
+        /// For `Input::ReadDone`.
+        tag: u64,
+        /// Which blocks.
+        range: BlockRange,
+    },
+    /// To the store: apply up to here and no further.
+    Hold(Lsn),
+    /// To the store: apply without a bound again.
+    GoOn,
+    /// To the store: the sums below this node of the digest tree.
+    Sums(SumNode),
     /// To the store: compare this with the checksum of a block, and write it to the image if it is right.
     Repair {
         /// The block.
@@ -280,6 +315,8 @@ pub struct CopyStatus {
     pub positions: holdfast_types::Positions,
     /// What its scrub has reached.
     pub scrub: ScrubStatus,
+    /// How its image compares with those of the others.
+    pub verify: VerifyStatus,
     /// Members that this primary's log no longer reaches, and why: they must be replaced.
     pub lost: Vec<(NodeId, String)>,
     /// What it waits for, if anything.

@@ -360,7 +360,7 @@ impl Replica {
         match result {
             Ok(pieces) => self.read_ended(tag, Some(pieces), now, out),
             Err(ReadFault::CopyFailed) => self.read_ended(tag, None, now, out),
-            Err(ReadFault::Corrupt(block)) => {
+            Err(ReadFault::Corrupt(block) | ReadFault::NotZero(block)) => {
                 let Role::Reign(r) = &self.role else { return };
                 if let Some(range) = r.guests.range_of(tag) {
                     self.repair(block, tag, range, now, out);

@@ -7,7 +7,8 @@
 //! caller's buffer. Every copy is a *member* (`member.rs`: promise, adopt, append, grant a lease). One may be a
 //! *candidate* or *claimant* (`claim.rs`: pre-claim, claim, fence, choose, fetch), and then *reigns* (`reign.rs`: bring
 //! members to the log, count the quorum, activate, commit), serving guests (`guest.rs`: admission, sub-block writes,
-//! reads under a lease).
+//! reads under a lease). Beside all that a copy repairs single blocks (`repair.rs`), reads itself through (`scrub.rs`), and is compared
+//! with the others, in passing (`proof.rs`) and on demand (`verify.rs`).
 //!
 //! Invariants, asserted where they could break: positions are ordered; promised epochs never fall (S14); a record follows
 //! its predecessor's hash (S15); nothing at or below the committed position is ever cut (S16); a guest's write is answered
@@ -22,15 +23,19 @@ mod guest;
 mod lease;
 mod log;
 mod member;
+mod notices;
+mod proof;
 mod reign;
 mod repair;
 mod replica;
 mod scrub;
 mod tracker;
+mod verify;
 
 #[cfg(test)]
 mod tests;
 
 pub use api::{CopyStatus, GuestError, GuestOp, Input, Limits, Output, Request, RequestKey, RoleName, Timers};
 pub use replica::Replica;
-pub use scrub::ScrubStatus;
+pub use scrub::{Found, ScrubStatus};
+pub use verify::{CopyVerdict, Verdict, VerifyStatus};

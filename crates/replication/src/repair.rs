@@ -16,9 +16,11 @@
 
 use crate::api::Output;
 use crate::guest::concat;
+use crate::notices::Notices;
 use crate::replica::Replica;
 use bytes::Bytes;
 use holdfast_format::message::Message;
+use holdfast_format::zero_block;
 use holdfast_types::{BlockIndex, BlockRange, NodeId, ReadFault, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,7 +38,13 @@ pub(crate) struct Repairs {
     blocks: BTreeMap<BlockIndex, Repair>,
     /// Reads on behalf of other copies.
     served: BTreeMap<u64, (NodeId, BlockIndex)>,
+    repaired: Notices,
+    lost: Notices,
 }
+
+/// What the events of these kinds say of many blocks.
+const REPAIRED: &str = "did not match their checksums and were repaired";
+const LOST: &str = "do not match their checksums and no copy that answers has their content: reads of them fail";
 
 #[derive(Debug)]
 struct Repair {
@@ -59,19 +67,46 @@ enum Stage {
 impl Repairs {
     pub(crate) fn next_timeout(&self) -> Option<Time> {
         let pause = |r: &Repair| if let Stage::Pausing(until) = r.stage { Some(until) } else { None };
-        self.blocks.values().filter_map(pause).min()
+        let pauses = self.blocks.values().filter_map(pause);
+        pauses.chain(self.repaired.next_timeout()).chain(self.lost.next_timeout()).min()
     }
 }
 
 impl Replica {
     /// A read of this copy found a bad block in `range`; it is made again when the block is repaired.
     pub(crate) fn repair(&mut self, block: BlockIndex, tag: u64, range: BlockRange, now: Time, out: &mut Vec<Output>) {
-        self.repairs.blocks.entry(block).or_insert_with(|| Repair::new(now)).readers.insert(tag, range);
+        self.found_bad(block, tag, range, now);
         self.step_repairs(now, out);
+    }
+
+    /// The image does not hold the zeros that the block table says: they need not come from another copy.
+    pub(crate) fn repair_zeros(
+        &mut self,
+        block: BlockIndex,
+        tag: u64,
+        range: BlockRange,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) {
+        let me = self.me;
+        let repair = self.found_bad(block, tag, range, now);
+        if matches!(repair.stage, Stage::Pausing(_)) {
+            repair.stage = Stage::Writing(me);
+            out.push(Output::Repair { block, data: zero_block() });
+        }
+    }
+
+    fn found_bad(&mut self, block: BlockIndex, tag: u64, range: BlockRange, now: Time) -> &mut Repair {
+        self.scrub.count(|found| found.mismatches += u64::from(!self.repairs.blocks.contains_key(&block)));
+        let repair = self.repairs.blocks.entry(block).or_insert_with(|| Repair::new(now));
+        repair.readers.insert(tag, range);
+        repair
     }
 
     /// Asks on: whose pause is over, or whose question ended with its connection.
     pub(crate) fn step_repairs(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.repairs.repaired.step(REPAIRED, now, out);
+        self.repairs.lost.step(LOST, now, out);
         let due = |r: &Repair| match r.stage {
             Stage::Pausing(until) => now >= until,
             Stage::Asked(member) => !self.up.contains(&member),
@@ -100,11 +135,13 @@ impl Replica {
             return;
         }
         let repair = self.repairs.blocks.remove(&block).expect("it was just found");
-        out.push(Output::Event(format!(
+        let text = format!(
             "block {} of the image does not match its checksum and no copy that answers has its content: reads of it fail; \
              scrub the volume again when all copies are there",
             block.0
-        )));
+        );
+        self.repairs.lost.say(block, LOST, text, now, out);
+        self.scrub.lost(block);
         for tag in repair.readers.into_keys() {
             if !self.scrub_lost(tag, block, now, out) {
                 self.read_failed(tag, now, out);
@@ -167,13 +204,17 @@ impl Replica {
             return;
         }
         let repair = self.repairs.blocks.remove(&block).expect("it was just found");
-        let scrubs = repair.readers.keys().any(|tag| self.scrub.range_of(*tag).is_some());
-        self.scrub.status.repaired += u64::from(scrubs);
-        out.push(Output::Event(format!(
-            "block {} of the image did not match its checksum and was repaired from {from}",
-            block.0
-        )));
-        out.extend(repair.readers.into_iter().map(|(tag, range)| Output::Read { tag, range }));
+        self.scrub.repaired(block);
+        let text = if from == self.me {
+            format!("block {} of the image was not the zeros that it is to be, and is again", block.0)
+        } else {
+            format!("block {} of the image did not match its checksum and was repaired from {from}", block.0)
+        };
+        self.repairs.repaired.say(block, REPAIRED, text, now, out);
+        for (tag, range) in repair.readers {
+            let scrubs = self.scrub.range_of(tag).is_some();
+            out.push(if scrubs { Output::Scrub { tag, range } } else { Output::Read { tag, range } });
+        }
     }
 }
 

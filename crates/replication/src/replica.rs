@@ -5,9 +5,11 @@ use crate::claim::{Candidate, Claimant};
 use crate::lease::Granted;
 use crate::log::Log;
 use crate::member::{Fence, FenceStage, Fetch};
+use crate::proof::Proofs;
 use crate::reign::{Held, PeerState, Reign};
 use crate::repair::Repairs;
 use crate::scrub::Scrub;
+use crate::verify::Verify;
 use holdfast_format::message::{BeatVolume, Message};
 use holdfast_format::{Record, RecordHeader};
 use holdfast_types::{Epoch, EpochTable, Life, Lsn, Mutant, NodeId, OpenedCopy, Time, VolumeView, mutated};
@@ -50,6 +52,8 @@ pub struct Replica {
     pub(crate) fetches: BTreeMap<u64, Fetch>,
     pub(crate) repairs: Repairs,
     pub(crate) scrub: Scrub,
+    pub(crate) verify: Verify,
+    pub(crate) proofs: Proofs,
     /// The highest position heard to be committed; may be above what this copy holds.
     pub(crate) commit_known: Lsn,
     /// What the copy waits for, for status.
@@ -95,6 +99,8 @@ impl Replica {
             fetches: BTreeMap::new(),
             repairs: Repairs::default(),
             scrub,
+            verify: Verify::default(),
+            proofs: Proofs::new(opened.applied, opened.digest),
             commit_known: opened.committed,
             waiting: None,
             next_tag: 0,
@@ -119,14 +125,17 @@ impl Replica {
             Input::Durable(proof) => self.on_durable(proof.get(), now, out),
             Input::Promised(epoch) => self.on_promised(epoch, now, out),
             Input::Adopted { epoch, last, last_hash } => self.on_adopted(epoch, last, last_hash, now, out),
-            Input::Applied(lsn) => self.log.note_applied(lsn),
+            Input::Applied(lsn, digest) => self.on_applied(lsn, digest, now, out),
+            Input::Held { at, found } => self.store_held(at, found, now, out),
+            Input::Sums { node, sums } => self.store_sums(node, sums, now, out),
+            Input::Verify { run } => self.on_verify(run, now, out),
             Input::Checkpointed(lsn) => self.log.checkpoint = self.log.checkpoint.max(lsn),
             Input::ReadDone { tag, result } => {
                 if !self.served_read(tag, &result, out) && !self.scrub_read(tag, &result, now, out) {
                     self.on_read_done(tag, result, now, out);
                 }
             }
-            Input::Scrub { bytes_per_second } => self.on_scrub(bytes_per_second, now, out),
+            Input::Scrub { run, bytes_per_second } => self.on_scrub(run, bytes_per_second, now, out),
             Input::Repaired { block, right } => self.on_repaired(block, right, now, out),
             Input::LogRead { tag, records } => {
                 if !self.fetch_read(tag, records.as_deref(), out) {
@@ -137,15 +146,23 @@ impl Replica {
                 self.hung = hung;
                 self.want(now, out);
             }
-            Input::Failed(why) => self.stop(why, out),
+            Input::Failed(why) => {
+                self.stop(why, out);
+                self.give_up_verify(now, out);
+            }
         }
     }
 
     /// The same small block of work after every batch of inputs.
     pub fn maintain(&mut self, now: Time, out: &mut Vec<Output>) {
-        if !self.failed {
-            self.maintain_reign(now, out);
+        if self.failed {
+            return;
         }
+        self.maintain_reign(now, out);
+        if self.verify_outlived() {
+            self.give_up_verify(now, out);
+        }
+        self.check_hold(now, out);
     }
 
     /// When `Input::Tick` is due, at the latest.
@@ -160,7 +177,13 @@ impl Replica {
             Role::Follower | Role::Claimant(_) => None,
         };
         let fence = self.fence.filter(|f| f.stage == FenceStage::WaitingLease).and(self.granted.map(|g| g.until));
-        [role, fence, self.repairs.next_timeout(), self.scrub.next_timeout()].into_iter().flatten().min()
+        let upkeep = [
+            self.repairs.next_timeout(),
+            self.scrub.next_timeout(),
+            self.verify.next_timeout(),
+            self.proofs.next_timeout(),
+        ];
+        upkeep.into_iter().chain([role, fence]).flatten().min()
     }
 
     /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13).
@@ -251,7 +274,8 @@ impl Replica {
             draining: matches!(&self.role, Role::Reign(r) if r.draining),
             promised: self.log.promised,
             positions: self.log.positions,
-            scrub: self.scrub.status,
+            scrub: self.scrub.status.clone(),
+            verify: self.verify_status(),
             lost: match &self.role {
                 Role::Reign(r) => r.lost(),
                 _ => Vec::new(),
@@ -298,6 +322,7 @@ impl Replica {
 
     /// Back to follower; guests are disconnected if there are any.
     pub(crate) fn leave_role(&mut self, out: &mut Vec<Output>) {
+        self.proofs.forget();
         let left = std::mem::replace(&mut self.role, Role::Follower);
         if let Role::Reign(mut r) = left {
             // Appended in this round: journaled here and sent nowhere. The next epoch decides about it.
@@ -394,6 +419,7 @@ impl Replica {
     fn on_peer_down(&mut self, peer: NodeId, now: Time, out: &mut Vec<Output>) {
         self.up.remove(&peer);
         self.step_repairs(now, out);
+        self.verify_peer_down(peer, now, out);
         let Role::Reign(r) = &mut self.role else { return };
         r.tracker.lost_contact(peer);
         if let Some(p) = r.peers.get_mut(&peer).filter(|p| p.state != PeerState::Lost) {
@@ -406,6 +432,8 @@ impl Replica {
         self.step_candidate(now, out);
         self.step_repairs(now, out);
         self.step_scrub(now, out);
+        self.step_verify(now, out);
+        self.step_proofs(now, out);
     }
 
     fn on_durable(&mut self, durable: Lsn, now: Time, out: &mut Vec<Output>) {
@@ -460,6 +488,12 @@ impl Replica {
             }
             Message::Gap { epoch, expected } => self.on_gap(from, epoch, expected, out),
             Message::Release { epoch, .. } => self.on_release(from, epoch, now, out),
+            Message::Hold { epoch, run, at } => self.on_hold(from, epoch, run, at, now, out),
+            Message::Held { run, at, found } => self.on_held(from, run, at, found, now, out),
+            Message::FetchSums { run, node } => self.on_fetch_sums(from, run, node, out),
+            Message::Sums { run, node, sums } => self.on_sums(from, run, node, sums, now, out),
+            Message::GoOn { run } => self.on_go_on(from, run, out),
+            Message::Proof { epoch, applied, digest } => self.on_proof(from, epoch, applied, digest, out),
             Message::FetchBlock { block } => self.on_fetch_block(from, block, out),
             Message::Block { block, data } => self.on_block(from, block, data, now, out),
         }

@@ -4,6 +4,7 @@
 mod cluster;
 mod durability;
 mod repair;
+mod verify;
 
 use crate::api::{GuestOp, RoleName};
 use bytes::Bytes;

@@ -155,6 +155,10 @@ fault_kinds! {
     ClockJump,
     /// A node stands still and its clock with it (a guest of a hypervisor that is paused): declared runs only.
     ClockStop,
+    /// An operator has a copy read and verified.
+    Scrub,
+    /// An operator has the copies compared.
+    Verify,
 }
 
 impl FaultKind {
@@ -256,6 +260,9 @@ pub(crate) const DAMAGE: &[FaultKind] = &[
     FaultKind::DiskRollback,
 ];
 
+/// What operators do to see that all is well. Drawn apart from all else.
+pub(crate) const UPKEEP: &[FaultKind] = &[FaultKind::Scrub, FaultKind::Verify];
+
 /// Beyond what the read lease is made for.
 const CLOCKS: &[FaultKind] = &[FaultKind::ClockJump, FaultKind::ClockStop];
 
@@ -287,7 +294,7 @@ impl Declared {
 /// Every kind that a fault event may start in a run that is declared as nothing.
 #[cfg(test)]
 pub(crate) fn started() -> impl Iterator<Item = FaultKind> {
-    STARTED.iter().chain(WIDE).chain(&[DAMAGE]).copied().flatten().copied()
+    STARTED.iter().chain(WIDE).chain(&[DAMAGE, UPKEEP]).copied().flatten().copied()
 }
 
 impl FaultKind {
@@ -319,6 +326,11 @@ pub(crate) fn draw_wide_mix(declared: Declared, rng: &mut Rng) -> Vec<(FaultKind
         mix.extend(CLOCKS.iter().map(|kind| (*kind, rng.range(20, 60))));
     }
     mix
+}
+
+/// One in three seeds has operators that look after their copies.
+pub(crate) fn draw_upkeep(rng: &mut Rng) -> Vec<(FaultKind, u64)> {
+    if rng.chance(330_000) { draw([UPKEEP].iter(), 700_000, 6, rng) } else { Vec::new() }
 }
 
 /// A seed's own mix: some kinds, each with a weight (swarm testing: a mix of everything hides what a mix of few finds).

@@ -3,7 +3,8 @@
 //! A profile is a row of [`PROFILES`]. Within its kinds each seed still draws its own few.
 
 use crate::faults::{
-    CONTROL, DAMAGE, DISKS, FaultKind, Group, LINKS, OPERATORS, PROCESSES, WIDE_DISKS, WIDE_LINKS, WIDE_PROCESSES,
+    CONTROL, DAMAGE, DISKS, FaultKind, Group, LINKS, OPERATORS, PROCESSES, UPKEEP, WIDE_DISKS, WIDE_LINKS,
+    WIDE_PROCESSES,
 };
 use crate::log::MS;
 use crate::options::{Options, index};
@@ -44,7 +45,7 @@ pub static PROFILES: &[Profile] = &[
     Profile {
         name: "damage",
         about: "what disks hold is not what was written, and processes find out when they start",
-        groups: Some(&[DAMAGE, REVEALING]),
+        groups: Some(&[DAMAGE, REVEALING, UPKEEP]),
         tune: as_drawn,
     },
     Profile {
@@ -61,8 +62,8 @@ pub static PROFILES: &[Profile] = &[
     },
     Profile {
         name: "operators",
-        about: "switchovers, forced and cancelled ones, guests that leave",
-        groups: Some(&[OPERATORS]),
+        about: "switchovers, forced and cancelled ones, guests that leave, copies that are read and compared",
+        groups: Some(&[OPERATORS, UPKEEP]),
         tune: as_drawn,
     },
     Profile {

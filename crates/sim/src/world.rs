@@ -14,6 +14,7 @@ mod forge;
 mod guests;
 mod settle;
 mod storm;
+mod upkeep;
 mod wide;
 
 use crate::atlas::Atlas;
@@ -37,7 +38,7 @@ use holdfast_node::control::{self as control_plane, founding_snapshot};
 use holdfast_node::shard::{Input, ShardConfig};
 use holdfast_types::{Lsn, NodeId, Rng, VolumeId};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use storm::Cure;
 
 /// What is going to happen.
@@ -192,6 +193,8 @@ pub(crate) struct World {
     stale: BTreeMap<(VolumeId, u64), u64>,
     /// Mutants: claims that nodes believe in.
     forged: BTreeMap<(NodeId, VolumeId), Forged>,
+    /// Comparisons whose verdicts were looked at.
+    verdicts: BTreeSet<(VolumeId, u64)>,
 }
 
 /// More events than any seed needs: a world that does not come to rest is broken.
@@ -248,6 +251,7 @@ impl World {
             measure: Measure::default(),
             stale: BTreeMap::new(),
             forged: BTreeMap::new(),
+            verdicts: BTreeSet::new(),
             options,
         }
     }

@@ -3,6 +3,7 @@
 use crate::io::{DiskDone, DiskOp};
 use bytes::Bytes;
 use holdfast_format::Record;
+use holdfast_format::message::{NotHeld, SumNode};
 use holdfast_types::{
     BlockIndex, BlockRange, Durable, Epoch, EpochTable, Incarnation, Lsn, OpenedCopy, ReadFault, VolumeId, VolumeSize,
 };
@@ -87,6 +88,34 @@ pub enum Input {
         tag: u64,
         /// What is asked about.
         range: BlockRange,
+    },
+    /// Reads a part of the image and verifies all of it, holes too. Answered with `ReadDone`.
+    Scrub {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied to the answer.
+        tag: u64,
+        /// Inside the volume's blocks.
+        range: BlockRange,
+    },
+    /// Applies up to `at` and no further. Answered with `Held` when the image is there, or with `LetGo`.
+    Hold {
+        /// The volume.
+        volume: VolumeId,
+        /// Not applied yet, or just then.
+        at: Lsn,
+    },
+    /// Ends a hold, if there is one.
+    GoOn {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// The sums of the children of a node of the digest tree. Answered with `Sums`.
+    Sums {
+        /// The volume.
+        volume: VolumeId,
+        /// Which node.
+        node: SumNode,
     },
     /// The scrub has come so far; kept over restarts.
     Scrubbed {
@@ -204,6 +233,33 @@ pub enum Output {
         block: BlockIndex,
         /// The image holds what it should there, or will: a committed change of the block is on its way.
         right: bool,
+    },
+    /// Answer to `Hold`: everything up to `at` and nothing later is in the image, until `GoOn` or `LetGo`.
+    Held {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied from the question.
+        at: Lsn,
+        /// Digest of the image there.
+        digest: u64,
+    },
+    /// The hold has ended by itself, or could not begin.
+    LetGo {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied from the question.
+        at: Lsn,
+        /// Why.
+        why: NotHeld,
+    },
+    /// Answer to `Sums`.
+    Sums {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied from the question.
+        node: SumNode,
+        /// One for each child that lies in the volume; none if the copy does not hold its image at a record.
+        sums: Vec<u64>,
     },
     /// Answer to `ReadLog`.
     LogRead {

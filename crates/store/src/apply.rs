@@ -11,6 +11,7 @@
 
 use crate::api::Output;
 use crate::config::StoreConfig;
+use crate::hold::Hold;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
 use crate::pages::Wait;
@@ -19,7 +20,7 @@ use crate::runs::{RunMap, pieces};
 use crate::tables::{Seek, leaves, pages_for};
 use bytes::Bytes;
 use holdfast_format::{Record, RecordKind, TableKind, TablePage};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, REGION_BLOCKS, mutated};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, PROOF_RECORDS, REGION_BLOCKS, mutated};
 use std::collections::BTreeMap;
 
 /// Records being applied.
@@ -50,7 +51,12 @@ impl Replica {
         while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() {
             let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };
             let bound = if mutated(Mutant::AppliesUncommitted) { self.durable } else { self.committed.min(known) };
+            let bound = self.hold.as_ref().map_or(Lsn(u64::MAX), Hold::at).min(bound);
             if self.applied >= bound {
+                // A hold came while it waited for room: who waits behind it must not wait for the hold.
+                if std::mem::take(&mut self.pages_wanted) > 0 {
+                    cx.ops.pages.gives_up(self.volume);
+                }
                 return;
             }
             // Not collected anew each time that there is no room yet.
@@ -78,6 +84,11 @@ impl Replica {
             }
             self.apply_done(cx);
         }
+    }
+
+    /// Up to where the image will be when the batch under way is written; 0 if there is none.
+    pub(crate) fn applying_upto(&self) -> Lsn {
+        self.batch.as_ref().map_or(Lsn::ZERO, |b| b.upto)
     }
 
     /// Whether the shard has room for so many pages of tables now. If not, copies make checkpoints, and this one comes again.
@@ -123,6 +134,7 @@ impl Replica {
         while batch.upto < bound
             && batch.bytes + zeroed < config.apply_batch_bytes
             && batch.leaves.len() < config.apply_batch_pages
+            && !ends_at(&batch)
         {
             batch.upto = batch.upto.next();
             let record = self.unapplied(batch.upto);
@@ -219,6 +231,11 @@ impl Batch {
             self.leaves.insert((TableKind::Regions, leaf), true);
         }
     }
+}
+
+/// Every copy's batches end at these records, wherever else they end: so there are records at which all copies knew their digest.
+fn ends_at(batch: &Batch) -> bool {
+    batch.bytes > 0 && batch.upto.0.is_multiple_of(PROOF_RECORDS)
 }
 
 /// The writes and punches that bring `runs` into an image, neighbours joined up to `max_write` bytes.

@@ -24,6 +24,7 @@ mod checkpoint;
 mod config;
 mod extents;
 mod findings;
+mod hold;
 pub mod io;
 mod journal;
 mod load;

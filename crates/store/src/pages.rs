@@ -5,6 +5,8 @@
 //!
 //! A page that is not what its parent says is read once more: the way from the device may have been at fault. Then the copy fails.
 
+use crate::api::Output;
+use crate::hold::Summing;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
 use crate::replica::Replica;
@@ -25,6 +27,8 @@ pub(crate) enum Wait {
     Repair(BlockIndex, Bytes),
     /// A question about holes.
     Extents { tag: u64, range: BlockRange },
+    /// A question about sums of the digest tree.
+    Sums(Summing),
     /// Nobody: it will be wanted soon.
     Nobody,
 }
@@ -32,7 +36,12 @@ pub(crate) enum Wait {
 impl Replica {
     /// Whether the leaf can be used now. If not, it is on its way, and `wait` goes on when there is news of it.
     pub(crate) fn leaf(&mut self, cx: &mut Cx<'_>, kind: TableKind, leaf: u64, wait: Wait) -> bool {
-        let page = match self.tables.tree(kind).seek(leaf) {
+        self.page(cx, kind, TablePage { level: 0, index: leaf }, wait)
+    }
+
+    /// The same for any page of the tree.
+    pub(crate) fn page(&mut self, cx: &mut Cx<'_>, kind: TableKind, page: TablePage, wait: Wait) -> bool {
+        let page = match self.tables.tree(kind).seek_page(page) {
             Seek::Here | Seek::Zeros => return true,
             Seek::Coming(page) => page,
             Seek::Load(page) => {
@@ -69,6 +78,7 @@ impl Replica {
                 Wait::Apply(kind, leaf, create) => self.leaf_for_batch(cx, kind, leaf, create),
                 Wait::Repair(block, data) => self.repair(cx, block, data),
                 Wait::Extents { tag, range } => self.extents(cx, tag, range),
+                Wait::Sums(summing) => self.sum_on(cx, summing),
                 Wait::Nobody => {}
             }
         }
@@ -91,10 +101,16 @@ impl Replica {
         ));
     }
 
-    /// Questions about holes that wait, by tag: the copy fails or leaves.
-    pub(crate) fn unanswered_extents(&mut self) -> Vec<u64> {
-        let waits = std::mem::take(&mut self.waits).into_values().flatten();
-        waits.filter_map(|wait| if let Wait::Extents { tag, .. } = wait { Some(tag) } else { None }).collect()
+    /// Answers the questions that wait, without what was asked for: the copy fails or leaves.
+    pub(crate) fn answer_waiting(&mut self, out: &mut Vec<Output>) {
+        let volume = self.volume;
+        for wait in std::mem::take(&mut self.waits).into_values().flatten() {
+            match wait {
+                Wait::Extents { tag, .. } => out.push(Output::Extents { volume, tag, extents: Vec::new() }),
+                Wait::Sums(summing) => out.push(Output::Sums { volume, node: summing.node, sums: Vec::new() }),
+                Wait::Read { .. } | Wait::Apply(..) | Wait::Repair(..) | Wait::Nobody => {}
+            }
+        }
     }
 
     /// Tells the shard how many pages this copy needs.
@@ -138,6 +154,12 @@ impl PagesHeld {
         false
     }
 
+    /// A copy does not want room any more.
+    pub(crate) fn gives_up(&mut self, volume: VolumeId) {
+        self.waiting.retain(|v| *v != volume);
+        self.news = true;
+    }
+
     /// Whether a copy with so many changed pages should make a checkpoint to give room.
     pub(crate) fn presses(&self, changed: usize, bound: usize) -> bool {
         changed > 0 && (!self.waiting.is_empty() || (self.held * 2 >= bound && changed * 8 >= self.held))
@@ -152,8 +174,7 @@ impl PagesHeld {
     /// A copy that needed so many pages leaves.
     pub(crate) fn leaves(&mut self, volume: VolumeId, counted: usize) {
         self.recount(counted, 0);
-        self.waiting.retain(|v| *v != volume);
-        self.news = true;
+        self.gives_up(volume);
     }
 
     /// Whether a copy that waits should look again.

@@ -39,6 +39,8 @@ struct ImageRead {
     found: BTreeMap<u64, Bytes>,
     missing: usize,
     corrupt: Option<BlockIndex>,
+    /// Holes and zeros are read, too.
+    whole: bool,
     /// Block table entries of the blocks being read, as they were when the read was issued.
     expected: BTreeMap<u64, u64>,
 }
@@ -72,17 +74,19 @@ impl Reads {
 impl ImageRead {
     /// Whether this is what the table said of the block when the read was issued.
     fn expects(&self, block: u64, data: &Bytes) -> bool {
-        self.expected.get(&block).is_some_and(|sum| block_checksum(BlockIndex(block), data) == *sum)
+        self.expected.get(&block).is_some_and(|sum| matches_entry(BlockIndex(block), data, *sum))
     }
 }
 
 impl Replica {
-    pub(crate) fn read(&mut self, cx: &mut Cx<'_>, tag: u64, range: BlockRange) {
+    /// `whole`: what the block table calls zeros is read from the image, too, and found there or not.
+    pub(crate) fn read(&mut self, cx: &mut Cx<'_>, tag: u64, range: BlockRange, whole: bool) {
         let inside = !range.is_empty() && range.end().0 <= self.sb.size.blocks().0;
         assert!(inside, "{}: a read of {range:?} lies in the volume", self.volume);
         let job = self.reads.next;
         self.reads.next += 1;
-        let mut read = ImageRead { tag, found: BTreeMap::new(), missing: 0, corrupt: None, expected: BTreeMap::new() };
+        let (found, expected) = (BTreeMap::new(), BTreeMap::new());
+        let mut read = ImageRead { tag, found, missing: 0, corrupt: None, whole, expected };
         self.take_blocks(cx, job, &mut read, range.start.0, range.end().0, 0);
         self.reads.images.insert(job, read);
         self.finish_read(cx, job);
@@ -132,7 +136,7 @@ impl Replica {
         let sum_of = |block: u64| entries.as_ref().map_or(0, |e| e[entry_slot(block)]);
         for block in start..=end {
             let sum = if block < end { sum_of(block) } else { 0 };
-            if sum > ALLOCATED_ZEROS {
+            if sum > ALLOCATED_ZEROS || (read.whole && block < end) {
                 from.get_or_insert(block);
                 read.expected.insert(block, sum);
                 continue;
@@ -196,6 +200,9 @@ impl Replica {
         }
         let read = self.reads.images.remove(&job).expect("the job exists");
         let result = match read.corrupt {
+            Some(block) if read.expected.get(&block.0).is_some_and(|sum| *sum <= ALLOCATED_ZEROS) => {
+                Err(ReadFault::NotZero(block))
+            }
             Some(block) => Err(ReadFault::Corrupt(block)),
             None => Ok(read.found.into_values().collect()),
         };
@@ -275,6 +282,11 @@ impl Replica {
         }
         LogGone { first: self.first().max(lsn.next()) }
     }
+}
+
+/// Whether a block has the content that its entry in the block table says.
+pub(crate) fn matches_entry(block: BlockIndex, data: &Bytes, sum: u64) -> bool {
+    if sum > ALLOCATED_ZEROS { block_checksum(block, data) == sum } else { *data == zero_block() }
 }
 
 fn slice(data: &Bytes, first: u64, start: u64, end: u64) -> Bytes {

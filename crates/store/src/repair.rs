@@ -1,15 +1,17 @@
 //! Writing a bad block of the image again, with content that another copy supplied.
 //!
 //! The block table says what the content must be. So nothing is repaired that was not verified, and the tables and the digest
-//! stay as they are. No batch starts while a repair is in flight.
+//! stay as they are. No batch starts while a repair is in flight. What the table calls zeros is made zeros again in the way in
+//! which it became so: by a hole, or keeping its space.
 
 use crate::api::Output;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
 use crate::pages::Wait;
+use crate::read::matches_entry;
 use crate::replica::Replica;
 use bytes::Bytes;
-use holdfast_format::{TableKind, TablePage, block_checksum};
+use holdfast_format::{ALLOCATED_ZEROS, TableKind, TablePage};
 use holdfast_types::{BLOCK_SIZE, BlockIndex};
 
 impl Replica {
@@ -23,13 +25,19 @@ impl Replica {
         if !self.leaf(cx, TableKind::Blocks, TablePage::leaf_of(block.0).index, Wait::Repair(block, data.clone())) {
             return;
         }
-        let right = data.len() == BLOCK_SIZE && block_checksum(block, &data) == self.tables.blocks.get(block.0);
+        let sum = self.tables.blocks.get(block.0);
+        let right = data.len() == BLOCK_SIZE && matches_entry(block, &data, sum);
         if !right {
             self.repaired(cx, block, false);
             return;
         }
         if self.repairing_blocks.insert(block.0) {
-            let kind = DiskOpKind::Write { offset: block.offset().0, data: vec![data], durable: false };
+            let (offset, len) = (block.offset().0, BLOCK_SIZE as u64);
+            let kind = match sum {
+                0 => DiskOpKind::Punch { offset, len },
+                ALLOCATED_ZEROS => DiskOpKind::Zero { offset, len },
+                _ => DiskOpKind::Write { offset, data: vec![data], durable: false },
+            };
             cx.copy_op(self.volume, CopyTag::Repair(block.0, false), FileId::Image(self.volume), kind);
         }
     }

@@ -17,6 +17,7 @@
 use crate::api::Output;
 use crate::apply::Batch;
 use crate::checkpoint::Checkpoint;
+use crate::hold::Hold;
 use crate::io::{DiskOpKind, FileId};
 use crate::journal::Journal;
 use crate::ops::{CopyTag, Cx};
@@ -116,6 +117,8 @@ pub(crate) struct Replica {
     pub(crate) batch: Option<Batch>,
     /// Blocks of the image that are being written again with the content they should have.
     pub(crate) repairing_blocks: BTreeSet<u64>,
+    /// Nothing above a record is applied, because copies are compared there.
+    pub(crate) hold: Option<Hold>,
     pub(crate) checkpointing: Option<Checkpoint>,
     pub(crate) applied_bytes: u64,
     pub(crate) first_applied: Option<Time>,
@@ -173,6 +176,7 @@ impl Replica {
             batch: None,
             broken: None,
             repairing_blocks: BTreeSet::new(),
+            hold: None,
             checkpointing: None,
             applied_bytes: 0,
             first_applied: None,
@@ -231,6 +235,9 @@ impl Replica {
         }
         if matches!(self.stage, Stage::Replaying | Stage::Open) {
             self.pump_apply(cx);
+            if self.pump_hold(cx, journal) {
+                self.pump_apply(cx);
+            }
             self.finish_replay(cx);
             let presses = cx.ops.pages.presses(self.tables.changed(), cx.config.table_pages());
             self.checkpoint_now |= presses && self.applied > self.checkpoint;

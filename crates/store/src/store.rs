@@ -14,7 +14,8 @@ use crate::start::{Found, Progress, Start};
 use crate::superblock::Waiter;
 use holdfast_format::{PAGE_BYTES, Superblock, TableRoots, TableSums};
 use holdfast_types::{
-    BlockIndex, Epoch, EpochTable, Incarnation, Lsn, Mutant, Positions, ReadFault, Time, VolumeId, VolumeSize, mutated,
+    BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Mutant, Positions, ReadFault, Time, VolumeId,
+    VolumeSize, mutated,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -391,11 +392,25 @@ impl Store {
                     replica.trim = replica.trim.max(upto);
                 }
             }
-            Input::Read { volume, tag, range } => {
+            Input::Read { volume, tag, range } => self.read(volume, tag, range, false, now, out),
+            Input::Scrub { volume, tag, range } => self.read(volume, tag, range, true, now, out),
+            Input::Hold { volume, at } => {
+                self.touched.insert(volume);
+                let Store { ops, config, replicas, .. } = self;
+                if let Some(replica) = open_copy(replicas, volume) {
+                    replica.start_hold(&mut Cx { ops, out, now, config }, at);
+                }
+            }
+            Input::GoOn { volume } => {
+                if let Some(replica) = self.serving(volume) {
+                    replica.hold = None;
+                }
+            }
+            Input::Sums { volume, node } => {
                 let Store { ops, config, replicas, .. } = self;
                 match open_copy(replicas, volume) {
-                    Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range),
-                    None => out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) }),
+                    Some(replica) => replica.held_sums(&mut Cx { ops, out, now, config }, node),
+                    None => out.push(Output::Sums { volume, node, sums: Vec::new() }),
                 }
             }
             Input::Extents { volume, tag, range } => {
@@ -427,6 +442,14 @@ impl Store {
                 }
             }
             Input::Start | Input::Done(_) | Input::Tick => unreachable!("handled before"),
+        }
+    }
+
+    fn read(&mut self, volume: VolumeId, tag: u64, range: BlockRange, whole: bool, now: Time, out: &mut Vec<Output>) {
+        let Store { ops, config, replicas, .. } = self;
+        match open_copy(replicas, volume) {
+            Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range, whole),
+            None => out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) }),
         }
     }
 
@@ -507,9 +530,7 @@ impl Store {
         for tag in logs {
             out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: replica.received.next() }) });
         }
-        for tag in replica.unanswered_extents() {
-            out.push(Output::Extents { volume, tag, extents: Vec::new() });
-        }
+        replica.answer_waiting(out);
         self.ops.pages.leaves(volume, replica.pages_counted);
         self.ops.drop_parked(volume);
         self.journal.drop_queued(volume);

@@ -45,6 +45,8 @@ pub struct OpenedCopy {
 pub enum ReadFault {
     /// The block does not match its checksum, twice.
     Corrupt(BlockIndex),
+    /// The block is to be zeros and its image is not, twice.
+    NotZero(BlockIndex),
     /// The copy has failed.
     CopyFailed,
 }

@@ -157,13 +157,13 @@ impl Engine {
                 Ok(pieces) => each(Piece::Data(range, pieces))?,
                 Err(ReadFault::CopyFailed) => return Err(self.unusable(volume)),
                 // The answer names the first bad one alone.
-                Err(ReadFault::Corrupt(_)) => {
+                Err(ReadFault::Corrupt(_) | ReadFault::NotZero(_)) => {
                     for block in range.iter() {
                         let single = BlockRange::new(block.0, 1);
                         match self.read(volume, single)? {
                             Ok(pieces) => each(Piece::Data(single, pieces))?,
                             Err(ReadFault::CopyFailed) => return Err(self.unusable(volume)),
-                            Err(ReadFault::Corrupt(_)) => each(Piece::Bad(block.0))?,
+                            Err(ReadFault::Corrupt(_) | ReadFault::NotZero(_)) => each(Piece::Bad(block.0))?,
                         }
                     }
                 }

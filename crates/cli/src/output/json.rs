@@ -70,6 +70,7 @@ fn copy(copy: &pb::Copy) -> Value {
         "lag_lsn": copy.lag_lsn,
         "lag_bytes": copy.lag_bytes,
         "lag_seconds": copy.lag_seconds,
+        "integrity": copy.integrity.as_ref().map(super::integrity_json),
     })
 }
 
@@ -106,6 +107,6 @@ pub(crate) fn event_json(event: &pb::Event) -> Value {
 }
 
 /// Empty means absent in the API, null in JSON.
-fn optional(text: &str) -> Value {
+pub(super) fn optional(text: &str) -> Value {
     if text.is_empty() { Value::Null } else { Value::from(text) }
 }

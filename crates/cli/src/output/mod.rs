@@ -1,7 +1,13 @@
 //! What commands print: tables and sentences for people, JSON for programs.
 
+mod integrity;
 mod json;
 mod text;
+
+pub(crate) use integrity::{
+    copy_outcome, integrity_json, integrity_lines, scrubbed_json, scrubbed_text, told_json, told_text, verdict_json,
+    verdict_text,
+};
 
 pub(crate) use json::{
     deleted_json, event_json, failover_json, nodes_json, status_json, token_json, volume_json, volumes_json,

@@ -95,7 +95,7 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
         table.add_row(row.map(Cell::new));
     }
     let _ = writeln!(out, "{table}");
-    out
+    out + &super::integrity_lines(volume)
 }
 
 pub(crate) fn token_text(token: &pb::TokenCreateResponse) -> String {
@@ -186,7 +186,7 @@ fn behind(copy: &pb::Copy) -> String {
     }
 }
 
-fn known(text: &str) -> String {
+pub(super) fn known(text: &str) -> String {
     if text.is_empty() { UNKNOWN.to_owned() } else { text.to_owned() }
 }
 

@@ -1,7 +1,7 @@
 //! Who is nominated when.
 
 use super::*;
-use crate::{CopyReport, CopyRole, CopyState, Detector, Heartbeat, SpaceLeft, placement};
+use crate::{CopyReport, CopyRole, CopyState, Detector, Heartbeat, Integrity, SpaceLeft, placement};
 use holdfast_types::{Lsn, Time};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         switchover: false,
         lost: Vec::new(),
         space: SpaceLeft::Enough,
+        integrity: Integrity::default(),
         clients: 0,
         hung: None,
     }

@@ -4,7 +4,7 @@
 //! headers included, and ends with its CRC; each body has its checksum in its record's header. So encoding copies no
 //! body, and decoding hands out slices of what was received.
 
-use super::{BeatVolume, Message, ShardMessage, TailReport};
+use super::{BeatVolume, Message, NotHeld, ShardMessage, SumNode, TailReport};
 use crate::reader::{Prelude, Reader, put_count, put_crc, put_u64s, u64_of};
 use crate::{DecodeError, Record, RecordHeader, block_checksum};
 use bytes::Bytes;
@@ -16,6 +16,8 @@ const SHARD_MESSAGE: Prelude = Prelude { what: "shard message", magic: u32::from
 const FIXED: usize = 16;
 /// The kind that carries a block of an image.
 const BLOCK: u8 = 14;
+/// The kind that carries sums of a digest tree.
+const SUMS: u8 = 18;
 const TABLE_ENTRY: usize = 16;
 const BEAT_VOLUME: usize = 32;
 const CRC: usize = 4;
@@ -27,21 +29,24 @@ struct Parts<'a> {
     table: Option<&'a EpochTable>,
     records: &'a [Record],
     block: Option<&'a Bytes>,
+    sums: &'a [u64],
 }
 
 impl Message {
     /// The message's bytes, as pieces to be sent one after another: the head, then each body that is not empty.
     #[must_use]
     pub fn encode(&self) -> Vec<Bytes> {
-        let Parts { kind, fields, table, records, block } = self.parts();
+        let Parts { kind, fields, table, records, block, sums } = self.parts();
         let entries = table.map_or(&[][..], EpochTable::entries);
-        let len = FIXED + 8 * fields.len() + TABLE_ENTRY * entries.len() + RecordHeader::LEN * records.len() + CRC;
+        let lists = 8 * sums.len() + TABLE_ENTRY * entries.len() + RecordHeader::LEN * records.len();
+        let len = FIXED + 8 * fields.len() + lists + CRC;
         let mut head = Vec::with_capacity(len);
         MESSAGE.write(&mut head);
         head.extend([kind, 0]);
-        put_count(&mut head, entries.len());
+        put_count(&mut head, entries.len() + sums.len());
         put_count(&mut head, records.len());
         put_u64s(&mut head, &fields);
+        put_u64s(&mut head, sums);
         entries.iter().for_each(|(epoch, start)| put_u64s(&mut head, &[epoch.0, start.0]));
         records.iter().for_each(|r| head.extend_from_slice(&r.header().encode()));
         put_crc(&mut head);
@@ -65,6 +70,9 @@ impl Message {
         if kind == BLOCK && (entries, records) == (0, 0) {
             return read_block(r, &bytes);
         }
+        if kind == SUMS {
+            return read_sums(r, entries, records);
+        }
         let fields = read_fields(kind, &mut r)?;
         let table = r.entries(entries, TABLE_ENTRY)?;
         let headers = r.entries(records, RecordHeader::LEN)?;
@@ -80,8 +88,14 @@ impl Message {
     }
 
     fn parts(&self) -> Parts<'_> {
-        let plain =
-            |kind, fields: &[u64]| Parts { kind, fields: fields.to_vec(), table: None, records: &[], block: None };
+        let plain = |kind, fields: &[u64]| Parts {
+            kind,
+            fields: fields.to_vec(),
+            table: None,
+            records: &[],
+            block: None,
+            sums: &[],
+        };
         match self {
             Message::PreClaim { base } => plain(1, &[base.0]),
             Message::PreClaimReply { base, yes } => plain(2, &[base.0, u64::from(*yes)]),
@@ -109,6 +123,22 @@ impl Message {
                 let sum = data.as_ref().map_or(0, |data| block_checksum(*block, data));
                 Parts { block: data.as_ref(), ..plain(BLOCK, &[block.0, sum]) }
             }
+            Message::Hold { epoch, run, at } => plain(15, &[epoch.0, *run, at.0]),
+            Message::Held { run, at, found } => {
+                let (outcome, digest) = match found {
+                    Ok(digest) => (0, *digest),
+                    Err(NotHeld::Passed) => (1, 0),
+                    Err(NotHeld::Pressed) => (2, 0),
+                    Err(NotHeld::Stranger) => (3, 0),
+                };
+                plain(16, &[*run, at.0, outcome, digest])
+            }
+            Message::FetchSums { run, node } => plain(17, &[*run, u64::from(node.level), node.index]),
+            Message::Sums { run, node, sums } => {
+                Parts { sums, ..plain(SUMS, &[*run, u64::from(node.level), node.index]) }
+            }
+            Message::GoOn { run } => plain(19, &[*run]),
+            Message::Proof { epoch, applied, digest } => plain(20, &[epoch.0, applied.0, *digest]),
         }
     }
 
@@ -159,6 +189,11 @@ fn read_fields(kind: u8, r: &mut Reader<'_>) -> Result<Message, DecodeError> {
         11 => Message::Gap { epoch: epoch(r)?, expected: lsn(r)? },
         12 => Message::Release { epoch: epoch(r)?, last: lsn(r)? },
         13 => Message::FetchBlock { block: BlockIndex(r.u64()?) },
+        15 => Message::Hold { epoch: epoch(r)?, run: r.u64()?, at: lsn(r)? },
+        16 => Message::Held { run: r.u64()?, at: lsn(r)?, found: read_found(r)? },
+        17 => Message::FetchSums { run: r.u64()?, node: sum_node(r)? },
+        19 => Message::GoOn { run: r.u64()? },
+        20 => Message::Proof { epoch: epoch(r)?, applied: lsn(r)?, digest: r.u64()? },
         _ => return Err(r.field("the kind")),
     })
 }
@@ -183,6 +218,34 @@ fn read_report(r: &mut Reader<'_>) -> Result<TailReport, DecodeError> {
         (false, _) => return Err(r.field("unknown_to")),
     };
     Ok(TailReport { unknown_to, forgot: epoch(r)?, ..report })
+}
+
+fn read_found(r: &mut Reader<'_>) -> Result<Result<u64, NotHeld>, DecodeError> {
+    let (outcome, digest) = (r.u64()?, r.u64()?);
+    Ok(match (outcome, digest) {
+        (0, digest) => Ok(digest),
+        (1, 0) => Err(NotHeld::Passed),
+        (2, 0) => Err(NotHeld::Pressed),
+        (3, 0) => Err(NotHeld::Stranger),
+        _ => return Err(r.field("the outcome")),
+    })
+}
+
+fn sum_node(r: &mut Reader<'_>) -> Result<SumNode, DecodeError> {
+    let (level, index) = (r.u64()?, r.u64()?);
+    let level = u8::try_from(level).ok().filter(|level| (1..=SumNode::TOP).contains(level));
+    Ok(SumNode { level: level.ok_or_else(|| r.field("the level"))?, index })
+}
+
+fn read_sums(mut r: Reader<'_>, sums: u32, records: u32) -> Result<Message, DecodeError> {
+    let (run, node) = (r.u64()?, sum_node(&mut r)?);
+    if records > 0 || u64::from(sums) > SumNode::FAN {
+        return Err(r.field("the number of sums"));
+    }
+    let sums = r.entries(sums, 8)?.map(u64_of).collect();
+    r.crc()?;
+    r.end()?;
+    Ok(Message::Sums { run, node, sums })
 }
 
 /// A block with its checksum, which is never 0: 0 says that there is none.

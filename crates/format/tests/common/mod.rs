@@ -2,7 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use bytes::Bytes;
-use holdfast_format::message::{BeatVolume, Message, ShardMessage, TailReport};
+use holdfast_format::message::{BeatVolume, Message, NotHeld, ShardMessage, SumNode, TailReport};
 use holdfast_format::{Draft, Record, RecordHeader, RecordKind, encode_configuration};
 use holdfast_types::{
     BLOCK_SIZE, BlockIndex, BlockRange, Configuration, Epoch, EpochTable, Incarnation, Lsn, Member, NodeId, VolumeId,
@@ -98,6 +98,14 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ("fetch-block", Message::FetchBlock { block: BlockIndex(77) }),
         ("block", Message::Block { block: BlockIndex(77), data: Some(Bytes::from(vec![0x5A; 4096])) }),
         ("block-none", Message::Block { block: BlockIndex(77), data: None }),
+        ("hold", Message::Hold { epoch, run: 0x5151, at: Lsn(12) }),
+        ("held", Message::Held { run: 0x5151, at: Lsn(12), found: Ok(0xD1_6E57) }),
+        ("held-not", Message::Held { run: 0x5151, at: Lsn(12), found: Err(NotHeld::Pressed) }),
+        ("fetch-sums", Message::FetchSums { run: 0x5151, node: SumNode { level: 2, index: 3 } }),
+        ("sums", Message::Sums { run: 0x5151, node: SumNode { level: 2, index: 3 }, sums: vec![9, 0, 77] }),
+        ("sums-none", Message::Sums { run: 0x5151, node: SumNode { level: 1, index: 3 }, sums: vec![] }),
+        ("go-on", Message::GoOn { run: 0x5151 }),
+        ("proof", Message::Proof { epoch, applied: Lsn(12), digest: 0xD1_6E57 }),
     ]
 }
 

@@ -382,7 +382,7 @@ impl World {
             Output::Promise(_) | Output::Adopt { .. } => self.node(n).store.push_back(output),
             Output::Commit(lsn) => {
                 self.node(n).committed = lsn;
-                self.input(n, Input::Applied(lsn));
+                self.input(n, Input::Applied(lsn, 0));
             }
             Output::ReadLog { tag, from, .. } => {
                 let records = self.node(n).log.iter().filter(|r| r.lsn() >= from).cloned().collect();

@@ -2,6 +2,7 @@
 
 use super::applied::Replicated;
 use crate::local::LocalView;
+use crate::upkeep::Upkeep;
 use bytes::Bytes;
 use holdfast_cluster::{Command, CopyReport, Outcome, Refusal, State};
 use holdfast_consensus::{PersistBatch, RaftConfig};
@@ -107,6 +108,13 @@ pub enum Input {
     },
     /// How this node's copies are now; replaces the last ones.
     Reports(Vec<CopyReport>),
+    /// An operator's wish for a copy of a node; may get lost on the way.
+    Upkeep {
+        /// Who holds the copy.
+        node: NodeId,
+        /// The wish.
+        wish: Upkeep,
+    },
     /// Somebody wants this done; answered by `Output::Done`.
     Propose {
         /// Comes back in the answer.
@@ -139,6 +147,8 @@ pub enum Output {
     Local(LocalView),
     /// Every node of the cluster and where it listens, this one included.
     Peers(BTreeMap<NodeId, String>),
+    /// For this node's shard.
+    Upkeep(Upkeep),
     /// The outcome of a `Propose`.
     Done {
         /// Of the `Propose`.

@@ -1,7 +1,8 @@
 //! Three control planes in one process, on a network with seeded delays and losses.
 
 use super::*;
-use holdfast_cluster::{CopyReport, CopyRole, CopyState, Outcome, RefusalKind, SpaceLeft};
+use crate::upkeep::{Task, Upkeep};
+use holdfast_cluster::{CopyReport, CopyRole, CopyState, Integrity, Outcome, RefusalKind, SpaceLeft};
 use holdfast_types::{ClusterId, Durability, Epoch, Incarnation, Life, Lsn, Rng, VolumeId};
 
 const N1: NodeId = NodeId(1);
@@ -19,6 +20,7 @@ enum Due {
 struct Seen {
     local: LocalView,
     peers: BTreeMap<NodeId, String>,
+    upkeep: Vec<Upkeep>,
     done: Vec<(u64, Result<Outcome, Failure>)>,
     events: Vec<Event>,
 }
@@ -145,6 +147,7 @@ impl Net {
             }
             Output::Local(local) => seen.local = local,
             Output::Peers(peers) => seen.peers = peers,
+            Output::Upkeep(wish) => seen.upkeep.push(wish),
             Output::Done { token, result } => seen.done.push((token, result)),
             Output::Event(event) => seen.events.push(event),
             Output::Fatal(why) => panic!("{id}: {why}"),
@@ -273,6 +276,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         switchover: false,
         lost: Vec::new(),
         space: SpaceLeft::Enough,
+        integrity: Integrity::default(),
         clients: 0,
         hung: None,
     }
@@ -448,6 +452,21 @@ fn a_newcomer_learns_of_nodes_from_whoever_it_reaches() {
     net.input(N1, Input::PeerUp(n4));
     net.input(n4, Input::PeerUp(N1));
     assert!(net.until(1000, |net| net.seen[&n4].peers.len() == 4), "{:?}", net.seen[&n4].peers);
+}
+
+#[test]
+fn wishes_reach_the_node_that_they_are_for_and_no_other() {
+    let mut net = Net::three(12);
+    net.run(5000);
+    let scrub = Upkeep { volume: VolumeId(1), run: 7, task: Task::Scrub { bytes_per_second: 1 << 20 } };
+    let verify = Upkeep { volume: VolumeId(2), run: 8, task: Task::Verify };
+    net.loss_per_million = 0;
+    net.input(N1, Input::Upkeep { node: N1, wish: verify });
+    net.input(N1, Input::Upkeep { node: NodeId(2), wish: scrub });
+    net.run(1000);
+    assert_eq!(net.seen[&N1].upkeep, [verify]);
+    assert_eq!(net.seen[&NodeId(2)].upkeep, [scrub]);
+    assert!(net.seen[&NodeId(3)].upkeep.is_empty());
 }
 
 #[test]

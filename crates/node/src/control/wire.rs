@@ -2,6 +2,7 @@
 //!
 //! Little endian, one tag or version byte first. What a peer sends is checked here, and dropped if it is malformed.
 
+use crate::upkeep::Upkeep;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use holdfast_types::{Life, NodeId};
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ const TAG_HEARTBEAT: u8 = 2;
 const TAG_FORWARD: u8 = 3;
 const TAG_ALIVE: u8 = 4;
 const TAG_PEERS: u8 = 5;
+const TAG_UPKEEP: u8 = 6;
 
 /// Most nodes that one message introduces, and the longest address of one.
 pub(super) const MAX_INTRODUCED: usize = 1024;
@@ -38,12 +40,15 @@ pub(super) enum Message {
     /// The nodes of the cluster and their addresses, as the sender's state says. A node that was away, or has only just joined,
     /// may not know the one that leads now, and without a lane to it would never learn of it.
     Peers(BTreeMap<NodeId, String>),
+    /// An operator's wish for a copy of the receiver.
+    Upkeep(Upkeep),
 }
 
 impl Message {
     pub(super) fn encode(&self) -> Bytes {
         let alive;
         let peers;
+        let upkeep;
         let (tag, body) = match self {
             Message::Raft(body) => (TAG_RAFT, body),
             Message::Heartbeat(body) => (TAG_HEARTBEAT, body),
@@ -55,6 +60,10 @@ impl Message {
             Message::Peers(nodes) => {
                 peers = encode_peers(nodes);
                 (TAG_PEERS, &peers)
+            }
+            Message::Upkeep(wish) => {
+                upkeep = wish.encode();
+                (TAG_UPKEEP, &upkeep)
             }
         };
         let mut out = BytesMut::with_capacity(1 + body.len());
@@ -74,6 +83,7 @@ impl Message {
             TAG_FORWARD if bytes.len() <= ENVELOPE_HEADER + MAX_COMMAND_BYTES => Some(Message::Forward(bytes)),
             TAG_ALIVE if bytes.len() == 8 => Some(Message::Alive(Life(bytes.get_u64_le()))),
             TAG_PEERS => decode_peers(bytes).map(Message::Peers),
+            TAG_UPKEEP => Upkeep::decode(bytes).map(Message::Upkeep),
             _ => None,
         }
     }
@@ -149,15 +159,20 @@ impl Envelope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upkeep::Task;
+    use holdfast_types::VolumeId;
 
     #[test]
     fn messages_and_envelopes_survive_the_way_there_and_back() {
         let body = Bytes::from_static(b"body");
         let (raft, alive) = (Message::Raft(body.clone()), Message::Alive(Life(u64::MAX - 1)));
         let peers = BTreeMap::from([(NodeId(1), "a:1".to_owned()), (NodeId(9), String::new())]);
+        let wish = |task| Message::Upkeep(Upkeep { volume: VolumeId(3), run: u64::MAX, task });
         for message in [
             raft,
             alive,
+            wish(Task::Verify),
+            wish(Task::Scrub { bytes_per_second: 100 << 20 }),
             Message::Peers(peers.clone()),
             Message::Heartbeat(body.clone()),
             Message::Forward(body.clone()),

@@ -25,6 +25,10 @@ struct Node {
     pub(super) scrubbed: BlockIndex,
     /// Blocks whose content can't be verified.
     pub(super) rotten: BTreeSet<u64>,
+    /// Blocks whose entry in the block table is another one than the log gives.
+    wrong: BTreeSet<u64>,
+    applied: Lsn,
+    hold: Option<Lsn>,
     waiting: VecDeque<Output>,
 }
 
@@ -78,6 +82,9 @@ impl Cluster {
             held: false,
             scrubbed: BlockIndex(0),
             rotten: BTreeSet::new(),
+            wrong: BTreeSet::new(),
+            applied: Lsn::ZERO,
+            hold: None,
             waiting: VecDeque::new(),
         };
         let mut c = Cluster {
@@ -142,8 +149,18 @@ impl Cluster {
     }
 
     pub(super) fn scrub(&mut self, node: NodeId) {
-        self.queue.push_back((node, Input::Scrub { bytes_per_second: 100 << 20 }));
+        self.queue.push_back((node, Input::Scrub { run: 7, bytes_per_second: 100 << 20 }));
         self.settle();
+    }
+
+    pub(super) fn verify(&mut self, node: NodeId, run: u64) {
+        self.queue.push_back((node, Input::Verify { run }));
+        self.settle();
+    }
+
+    /// The tables of a copy are sound and say something else than those of the others.
+    pub(super) fn falsify(&mut self, node: NodeId, block: u64) {
+        self.node(node).wrong.insert(block);
     }
 
     pub(super) fn is_rotten(&self, node: NodeId, block: u64) -> bool {
@@ -261,6 +278,8 @@ impl Cluster {
         let n = self.node(node);
         n.life += 1000;
         n.waiting.clear();
+        (n.hold, n.applied) = (None, n.committed);
+        let digest = n.sum(n.applied, 0, view.size.blocks().0);
         let last = n.log.last();
         let opened = OpenedCopy {
             incarnation: n.incarnation,
@@ -273,7 +292,7 @@ impl Cluster {
             committed: n.committed,
             commit_hint: n.committed,
             applied: n.committed,
-            digest: 0,
+            digest,
             checkpoint: n.committed,
             first: Lsn(1),
             unknown_to: None,
@@ -465,6 +484,7 @@ impl Cluster {
     }
 
     fn store(&mut self, id: NodeId, output: Output) {
+        let volume = self.view.size.blocks();
         let n = self.node(id);
         let input = match output {
             Output::Append(records) => {
@@ -503,10 +523,24 @@ impl Cluster {
             Output::Commit(lsn) => {
                 assert!(lsn > n.committed && n.log.last().is_some_and(|l| l.lsn() >= lsn));
                 n.committed = lsn;
-                self.queue.push_back((id, Input::Applied(lsn)));
-                Input::Checkpointed(lsn)
+                return self.apply(id);
             }
-            Output::Read { tag, range } => {
+            Output::Hold(at) => {
+                n.hold = Some(at);
+                return self.apply(id);
+            }
+            Output::GoOn => {
+                n.hold = None;
+                return self.apply(id);
+            }
+            Output::Sums(node) => {
+                let (blocks, step) = (node.blocks(volume), node.child_blocks());
+                let ends = |start: u64| (start + step).min(blocks.end().0);
+                let starts = (blocks.start.0..blocks.end().0).step_by(usize::try_from(step).expect("small"));
+                let sums = starts.map(|start| n.sum(n.applied, start, ends(start))).collect();
+                Input::Sums { node, sums }
+            }
+            Output::Read { tag, range } | Output::Scrub { tag, range } => {
                 let data = range.iter().map(|b| content(&n.log, n.committed, b)).collect();
                 let bad = range.iter().find(|b| n.rotten.contains(&b.0));
                 Input::ReadDone { tag, result: bad.map_or(Ok(data), |b| Err(ReadFault::Corrupt(b))) }
@@ -525,6 +559,36 @@ impl Cluster {
             _ => return,
         };
         self.queue.push_back((id, input));
+    }
+}
+
+impl Cluster {
+    /// The image of a node follows what is committed, up to where it is held.
+    fn apply(&mut self, id: NodeId) {
+        let blocks = self.view.size.blocks().0;
+        let n = self.node(id);
+        let upto = n.hold.map_or(n.committed, |at| at.min(n.committed));
+        assert!(n.hold.is_none_or(|at| n.applied <= at), "{id}: what has passed is not held");
+        n.applied = n.applied.max(upto);
+        let (applied, digest) = (n.applied, n.sum(n.applied, 0, blocks));
+        let held = n.hold.filter(|at| *at == applied);
+        self.queue.push_back((id, Input::Applied(applied, digest)));
+        self.queue.push_back((id, Input::Checkpointed(applied)));
+        if let Some(at) = held {
+            self.queue.push_back((id, Input::Held { at, found: Ok(digest) }));
+        }
+    }
+}
+
+impl Node {
+    fn sum(&self, applied: Lsn, start: u64, end: u64) -> u64 {
+        let touched = self.log.iter().filter(|r| r.lsn() <= applied).flat_map(|r| r.header().range.iter());
+        let blocks: std::collections::BTreeSet<BlockIndex> = touched.filter(|b| (start..end).contains(&b.0)).collect();
+        let term = |b: BlockIndex| {
+            let wrong = u64::from(self.wrong.contains(&b.0));
+            holdfast_format::digest_term(b, holdfast_format::block_checksum(b, &content(&self.log, applied, b)) ^ wrong)
+        };
+        blocks.into_iter().map(term).fold(0, u64::wrapping_add)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::cluster::Cluster;
 use super::{N1, N2, N3};
 use crate::api::{GuestError, GuestOp};
+use holdfast_types::BlockRange;
 use std::time::Duration;
 
 fn written() -> Cluster {
@@ -95,7 +96,9 @@ fn a_scrub_finds_and_repairs_what_nobody_reads() {
     assert!(!c.is_rotten(N2, 1));
     assert!(c.is_rotten(N2, 3), "no copy can verify it");
     let s = c.status(N2).scrub;
-    assert_eq!((s.repaired, s.lost, s.passes, s.requested, s.next.0), (1, 1, 1, false, 0));
+    assert_eq!((s.total.repaired, s.total.lost, s.passes, s.requested, s.next.0), (1, 1, 1, false, 0));
+    assert_eq!((s.of_run, s.of_run.verified), (s.total, s.blocks), "each block once");
+    assert_eq!(s.unrepairable, [BlockRange::new(3, 1)]);
     assert_eq!(c.status(N1).scrub.passes, 0, "the others were not asked");
 }
 

@@ -113,6 +113,7 @@ impl World {
             if status.role != RoleName::Failed && believed {
                 v.committed.image_at(id, led.contains(&row.volume), status.positions.applied, row.digest)?;
             }
+            self.check_upkeep(row)?;
         }
         Ok(())
     }

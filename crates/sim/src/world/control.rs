@@ -130,6 +130,8 @@ impl World {
                     self.open_lane(id, peer, Lane::Control);
                 }
             }
+            // Wishes are given to the shards: see `upkeep`.
+            Output::Upkeep(wish) => self.note("upkeep", &[id.0], || format!("{id}: {wish:?}")),
             Output::Done { token, result } => self.answered(token, &result),
             Output::Event(event) => {
                 let of = event.volume.map(|v| format!(" {v}:")).unwrap_or_default();

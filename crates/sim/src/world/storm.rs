@@ -108,6 +108,10 @@ impl World {
                 self.detach_somebody();
                 Ok(())
             }
+            FaultKind::Scrub | FaultKind::Verify => {
+                self.start_upkeep(kind, node);
+                Ok(())
+            }
             _ => self.start_failover(kind),
         }
     }

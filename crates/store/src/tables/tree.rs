@@ -142,12 +142,16 @@ impl Tree {
 
     /// What is to be had of this leaf now.
     pub(crate) fn seek(&mut self, leaf: u64) -> Seek {
-        let leaf = TablePage { level: 0, index: leaf };
-        if let Some(page) = self.pages.get_mut(&leaf) {
+        self.seek_page(TablePage { level: 0, index: leaf })
+    }
+
+    /// The same for a page of any level.
+    pub(crate) fn seek_page(&mut self, page: TablePage) -> Seek {
+        if let Some(page) = self.pages.get_mut(&page) {
             page.used = true;
             return Seek::Here;
         }
-        let mut missing = leaf;
+        let mut missing = page;
         loop {
             let (parent, child) = missing.parent().expect("the root is always here");
             if let Some(page) = self.pages.get_mut(&parent) {
@@ -193,6 +197,16 @@ impl Tree {
     /// An entry. Panics unless its leaf is here or all zeros.
     pub(crate) fn get(&mut self, entry: u64) -> u64 {
         self.entries(entry / ENTRIES).map_or(0, |entries| entries[slot(entry)])
+    }
+
+    /// What a leaf adds to the sum over the table, as its parent keeps it. Panics unless that is here or all zeros.
+    pub(crate) fn leaf_sum(&mut self, leaf: u64) -> u64 {
+        let (parent, child) = TablePage { level: 0, index: leaf }.parent().expect("a leaf is no root");
+        match self.seek_page(parent) {
+            Seek::Here => self.at(parent).entries[child],
+            Seek::Zeros => 0,
+            found => unreachable!("{parent:?} was asked for before it is looked at: {found:?}"),
+        }
     }
 
     // ---- changing

@@ -4,6 +4,7 @@ use super::disk::Disk;
 use crate::api::{Input, Output};
 use crate::{Store, StoreConfig};
 use bytes::Bytes;
+use holdfast_format::message::NotHeld;
 use holdfast_format::{ALLOCATED_ZEROS, Draft, Record, RecordKind, block_checksum, digest_term};
 use holdfast_types::{
     BLOCK_SIZE, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, OpenedCopy, ReadFault, Rng, Time,
@@ -175,6 +176,10 @@ pub(crate) struct Harness {
     pub(crate) corrupt_reads: usize,
     pub(crate) extents: Vec<(BlockRange, bool)>,
     pub(crate) repaired: Vec<(u64, bool)>,
+    pub(crate) held: Vec<(Lsn, Result<u64, NotHeld>)>,
+    pub(crate) sums: Vec<u64>,
+    /// The blocks that reads found bad.
+    pub(crate) faults: Vec<ReadFault>,
     /// Check what is opened against the models; off where damage was done on purpose.
     pub(crate) strict: bool,
     pub(crate) checkpoints: usize,
@@ -204,6 +209,9 @@ impl Harness {
             corrupt_reads: 0,
             extents: Vec::new(),
             repaired: Vec::new(),
+            held: Vec::new(),
+            sums: Vec::new(),
+            faults: Vec::new(),
             strict: true,
             checkpoints: 0,
             deleted: Vec::new(),
@@ -272,6 +280,9 @@ impl Harness {
             Output::ReadDone { volume, tag, result } => self.read_done(volume, tag, result),
             Output::Extents { extents, .. } => self.extents = extents,
             Output::Repaired { block, right, .. } => self.repaired.push((block.0, right)),
+            Output::Held { at, digest, .. } => self.held.push((at, Ok(digest))),
+            Output::LetGo { at, why, .. } => self.held.push((at, Err(why))),
+            Output::Sums { sums, .. } => self.sums = sums,
             Output::LogRead { volume, tag, result } => {
                 let (v, from) = self.log_reads.remove(&tag).expect("asked");
                 assert_eq!(v, volume);
@@ -301,6 +312,7 @@ impl Harness {
             Err(error) => {
                 assert!(!self.strict, "{volume} {asked:?}: {error:?}");
                 self.corrupt_reads += 1;
+                self.faults.push(error);
                 return;
             }
         };
@@ -499,6 +511,16 @@ impl Harness {
         let committed = self.models[&v].committed;
         self.reads.insert(tag, Asked { volume: v, range, committed });
         self.input(Input::Read { volume: v, tag, range });
+    }
+
+    /// Reads and verifies everything, holes too.
+    pub(crate) fn scrub(&mut self, v: VolumeId) {
+        let (tag, range) = (self.next_tag, BlockRange::new(0, BLOCKS));
+        self.next_tag += 1;
+        let committed = self.models[&v].committed;
+        self.reads.insert(tag, Asked { volume: v, range, committed });
+        self.input(Input::Scrub { volume: v, tag, range });
+        self.drain_disk();
     }
 
     /// What the store says of holes at the start of `range`.

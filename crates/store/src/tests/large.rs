@@ -5,10 +5,11 @@ use crate::api::{Input, Output};
 use crate::io::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskReply, FileId};
 use crate::{Store, StoreConfig};
 use bytes::Bytes;
+use holdfast_format::message::SumNode;
 use holdfast_format::{ALLOCATED_ZEROS, Draft, Record, RecordKind, digest_term};
 use holdfast_types::{
-    BLOCK_SIZE, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, MAX_RANGE_BLOCKS, MAX_VOLUME_BYTES,
-    ReadFault, Rng, Time, VolumeId, VolumeSize,
+    BLOCK_SIZE, BlockCount, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, MAX_RANGE_BLOCKS,
+    MAX_VOLUME_BYTES, REGION_BLOCKS, ReadFault, Rng, Time, VolumeId, VolumeSize,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -142,6 +143,8 @@ struct Bench {
     most: usize,
     read: BTreeMap<u64, Result<Vec<u8>, ReadFault>>,
     extents: Vec<(BlockRange, bool)>,
+    held: Vec<(VolumeId, Lsn, u64)>,
+    sums: Vec<(SumNode, Vec<u64>)>,
     failed: Vec<(Option<VolumeId>, String)>,
     tags: u64,
 }
@@ -160,6 +163,8 @@ impl Bench {
             most: 0,
             read: BTreeMap::new(),
             extents: Vec::new(),
+            held: Vec::new(),
+            sums: Vec::new(),
             failed: Vec::new(),
             tags: 0,
         };
@@ -194,6 +199,8 @@ impl Bench {
                     drop(self.read.insert(tag, result.map(|pieces| pieces.concat())));
                 }
                 Output::Extents { extents, .. } => self.extents = extents,
+                Output::Held { volume, at, digest } => self.held.push((volume, at, digest)),
+                Output::Sums { node, sums, .. } => self.sums.push((node, sums)),
                 Output::Failed { volume, reason } => self.failed.push((volume, reason)),
                 _ => {}
             }
@@ -283,6 +290,14 @@ impl Bench {
         self.volumes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|v| self.adopt(v));
     }
 
+    fn ask_sums(&mut self, v: VolumeId, node: SumNode) -> Vec<u64> {
+        self.input(Input::Sums { volume: v, node });
+        self.drain();
+        let sums = self.volumes[&v].sums(node);
+        assert_eq!(std::mem::take(&mut self.sums), [(node, sums.clone())]);
+        sums
+    }
+
     fn ask(&mut self, v: VolumeId, block: u64) -> u64 {
         self.tags += 1;
         self.input(Input::Read { volume: v, tag: self.tags, range: BlockRange::new(block, 1) });
@@ -303,6 +318,17 @@ impl Bench {
         self.input(Input::Extents { volume: v, tag, range: BlockRange::new(block, 1) });
         self.drain();
         assert_eq!(std::mem::take(&mut self.extents), [(BlockRange::new(block, 1), want == 0)]);
+    }
+}
+
+impl Volume {
+    /// The slow sum over what lies below each child of a node.
+    fn sums(&self, node: SumNode) -> Vec<u64> {
+        let blocks = node.blocks(BlockCount(BLOCKS));
+        let step = usize::try_from(node.child_blocks()).expect("small");
+        let term = |(block, value): (&u64, &u64)| digest_term(BlockIndex(*block), *value);
+        let sum = |from: u64| self.image.range(from..from + node.child_blocks()).map(term).fold(0, u64::wrapping_add);
+        (blocks.start.0..blocks.end().0).step_by(step).map(sum).collect()
     }
 }
 
@@ -422,4 +448,104 @@ fn a_table_that_cannot_be_read_fails_its_copy_alone() {
     assert_eq!(b.read[&tag], Err(ReadFault::CopyFailed));
     assert!(matches!(&b.failed[..], [(Some(V), _)]), "{:?}", b.failed);
     b.check(W, 1 << 30);
+}
+
+/// Each node's sums, of both levels, are what a slow sum says, and asking for them needs no more memory than all else.
+#[test]
+fn sums_of_the_largest_volume_are_read_page_by_page() {
+    let config = StoreConfig { table_bytes: 96 * 4096, apply_batch_pages: 8, ..small() };
+    let mut b = Bench::new(5, config.clone(), 1);
+    for round in 0..200u64 {
+        let block = b.rng.below(BLOCKS - 8);
+        let kind = if round % 3 == 0 { RecordKind::WriteZeroes } else { RecordKind::Write };
+        b.change(V, kind, BlockRange::new(block, 7));
+    }
+    b.change(V, RecordKind::Write, BlockRange::new(BLOCKS - 3, 3));
+    b.settle(V);
+    b.restart();
+    b.settle(V);
+    let at = Lsn(b.volumes[&V].last);
+    b.input(Input::Hold { volume: V, at });
+    assert_eq!(b.held, [(V, at, b.volumes[&V].digest())]);
+    let top_blocks = REGION_BLOCKS * SumNode::FAN * SumNode::FAN;
+    let mut tops: Vec<u64> = b.volumes[&V].image.keys().map(|block| block / top_blocks).collect();
+    tops.dedup();
+    let mut digest = 0u64;
+    for index in tops.into_iter().chain([17]) {
+        let top = SumNode { level: SumNode::TOP, index };
+        let sums = b.ask_sums(V, top);
+        digest = sums.iter().fold(digest, |all, sum| all.wrapping_add(*sum));
+        for (child, _) in (index * SumNode::FAN..).zip(&sums).filter(|(_, sum)| **sum != 0) {
+            b.ask_sums(V, SumNode { level: 1, index: child });
+        }
+    }
+    assert_eq!(digest, b.volumes[&V].digest(), "nothing is left out");
+    assert!(b.most <= config.table_bytes, "{} of {}", b.most, config.table_bytes);
+}
+
+/// Who asks for sums waits for pages, and nobody else does; no answer mixes two records, and none is owed in the end.
+#[test]
+fn sums_that_wait_for_a_page_hold_up_nobody_and_end_with_the_hold() {
+    for fails in [false, true] {
+        let mut b = Bench::new(6, StoreConfig { table_bytes: 4096, ..small() }, 2);
+        for v in [V, W] {
+            b.change(v, RecordKind::Write, BlockRange::new(1 << 30, 1));
+        }
+        b.quiesce();
+        b.input(Input::Hold { volume: V, at: Lsn(1) });
+        b.disk.held = Some(FileId::BlockTable(V));
+        let node = SumNode { level: SumNode::TOP, index: (1 << 30) / (REGION_BLOCKS * SumNode::FAN * SumNode::FAN) };
+        b.input(Input::Sums { volume: V, node });
+        b.change(W, RecordKind::Write, BlockRange::new(77, 1));
+        b.settle(W);
+        assert!(b.sums.is_empty(), "it waits");
+        if fails {
+            b.disk.broken = Some(FileId::BlockTable(V));
+        } else {
+            b.input(Input::GoOn { volume: V });
+        }
+        b.disk.held = None;
+        b.quiesce();
+        assert_eq!(b.sums, [(node, Vec::new())]);
+        assert_eq!(b.failed.is_empty(), !fails, "{:?}", b.failed);
+    }
+}
+
+/// A copy that waited for room in the tables when it was told to hold does not keep its place: others are behind it.
+#[test]
+fn a_hold_gives_up_its_place_among_those_who_wait_for_room() {
+    let mut b = Bench::new(7, StoreConfig { table_bytes: 16 * 4096, ..small() }, 2);
+    b.disk.held = Some(FileId::BlockTable(V));
+    for n in 1..6 {
+        b.change(V, RecordKind::Write, BlockRange::new(n << 30, 1));
+    }
+    b.drain();
+    let applied = b.store.positions(V).expect("open").applied;
+    assert!(applied < Lsn(5), "it waits for room, having applied {applied}");
+    b.change(W, RecordKind::Write, BlockRange::new(1 << 30, 1));
+    b.drain();
+    assert_eq!(b.store.positions(W).map(|p| p.applied), Some(Lsn(0)), "it waits behind the other one");
+    b.input(Input::Hold { volume: V, at: applied });
+    b.disk.held = None;
+    b.settle(W);
+    assert_eq!(b.store.positions(V).map(|p| p.applied), Some(applied), "it still holds");
+    b.input(Input::GoOn { volume: V });
+    b.settle(V);
+}
+
+/// A replay that needs more room than there is makes checkpoints, and goes on by itself when they end: nothing else happens that
+/// would wake it.
+#[test]
+fn a_replay_that_waits_for_room_goes_on_when_its_checkpoint_ends() {
+    let mut b = Bench::new(8, StoreConfig { table_bytes: 4 << 20, ..small() }, 1);
+    for n in 1..5 {
+        b.change(V, RecordKind::Write, BlockRange::new(n << 30, 1));
+        b.drain();
+    }
+    b.config = StoreConfig { table_bytes: 24 * 4096, apply_batch_pages: 1, ..b.config };
+    b.store = Store::new(b.config.clone(), 99);
+    b.opened = 0;
+    b.input(Input::Start);
+    b.drain();
+    assert_eq!(b.opened, 1, "{:?}", b.store.positions(V));
 }

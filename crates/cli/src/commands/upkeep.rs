@@ -1,0 +1,226 @@
+//! `scrub` and `verify`: a wish is told to nodes, and their copies' reports show what comes of it. A wish may get lost on the way
+//! (a connection, an agent that restarts): it is told again, under the same name, until a report shows it.
+
+use super::{Agent, LOOK};
+use crate::args::{Output, ScrubArgs};
+use crate::error::CliError;
+use crate::output;
+use crate::units;
+use holdfast_agent::admin::pb;
+use holdfast_agent::config::parse_size;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long a wish may take to show up in a report, before it is told again.
+const HEARD: Duration = Duration::from_secs(3);
+/// How long a node may be away while its copy is waited for.
+const AWAY: Duration = Duration::from_secs(30);
+/// How long a comparison may take.
+const COMPARED: Duration = Duration::from_secs(60);
+
+/// `100MiB/s`, in bytes.
+pub(super) fn parse_rate(text: &str) -> Result<u64, CliError> {
+    let size = text.strip_suffix("/s").unwrap_or(text);
+    match parse_size(size) {
+        Ok(0) => Err(CliError::Usage("--rate: expected 1B/s or more, found 0".to_owned())),
+        Ok(rate) => Ok(rate),
+        Err(e) => Err(CliError::Usage(format!("--rate: {e}, with or without /s behind it"))),
+    }
+}
+
+pub(super) async fn scrub(agent: &mut Agent<'_>, output: Output, args: ScrubArgs) -> Result<(), CliError> {
+    let volume = args.volume.clone();
+    let mut request = pb::ScrubRequest {
+        volume: args.volume,
+        node: args.node.unwrap_or_default(),
+        bytes_per_second: parse_rate(&args.rate)?,
+        run: 0,
+    };
+    let told = agent.ask(async |c| c.scrub(request.clone()).await).await?;
+    request.run = told.run;
+    if args.no_wait {
+        output::print(output, || output::told_json(&volume, &told.nodes), || output::told_text(&volume, &told.nodes));
+        return Ok(());
+    }
+    let start = Instant::now();
+    let (mut heard_at, mut there_at) = (start, start);
+    let mut progress = Progress::new();
+    loop {
+        let found = agent.volume(&volume).await?;
+        let copies: Vec<&pb::Copy> = found.copies.iter().filter(|c| told.nodes.contains(&c.node)).collect();
+        let state = |c: &pb::Copy| Pass::of(c, told.run);
+        progress.show(&copies, told.run, start);
+        if copies.len() == told.nodes.len() && copies.iter().all(|c| state(c) == Pass::Done) {
+            progress.end();
+            output::print(
+                output,
+                || output::scrubbed_json(&volume, &copies),
+                || output::scrubbed_text(&volume, &copies),
+            );
+            return scrub_verdict(&volume, &copies);
+        }
+        if copies.len() == told.nodes.len() && copies.iter().all(|c| state(c) != Pass::Away) {
+            there_at = Instant::now();
+        } else if there_at.elapsed() >= AWAY {
+            progress.end();
+            let away = copies.iter().filter(|c| state(c) == Pass::Away).map(|c| format!("{} is {}", c.node, c.state));
+            let away: Vec<String> = away.collect();
+            let what = format!("expected the copies of {volume} to be read to their end");
+            return Err(CliError::Unfinished { what, limit: AWAY, found: away.join(", "), volume });
+        }
+        if let Some(limit) = agent.limit.filter(|limit| start.elapsed() >= *limit) {
+            progress.end();
+            let what = format!("expected the copies of {volume} to be read to their end");
+            return Err(CliError::Unfinished { what, limit, found: "they are being read".to_owned(), volume });
+        }
+        if copies.iter().all(|c| state(c) != Pass::Unheard) {
+            heard_at = Instant::now();
+        } else if heard_at.elapsed() >= HEARD {
+            heard_at = Instant::now();
+            agent.ask(async |c| c.scrub(request.clone()).await).await?;
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// How a copy does with a wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    Unheard,
+    Going,
+    Done,
+    /// Its node does not answer, or it failed.
+    Away,
+}
+
+impl Pass {
+    fn of(copy: &pb::Copy, run: u64) -> Pass {
+        if ["unreachable", "failed", "deleting"].contains(&copy.state.as_str()) {
+            return Pass::Away;
+        }
+        match copy.integrity.as_ref().and_then(|i| i.scrub.as_ref()).filter(|s| s.run == run) {
+            None => Pass::Unheard,
+            Some(scrub) if scrub.requested => Pass::Going,
+            Some(_) => Pass::Done,
+        }
+    }
+}
+
+fn scrub_verdict(volume: &str, copies: &[&pb::Copy]) -> Result<(), CliError> {
+    let lost = |c: &&&pb::Copy| c.integrity.as_ref().is_some_and(|i| !i.unrepairable.is_empty() || i.unrepairable_more);
+    let lost: Vec<&str> = copies.iter().filter(lost).map(|c| c.node.as_str()).collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::Unequal(format!(
+        "expected every block of {volume} to be repaired, found blocks that no copy that answers can supply on {}; bring all copies \
+         back and scrub again, or write these ranges anew from a backup",
+        lost.join(", ")
+    )))
+}
+
+/// A bar on a terminal, nothing elsewhere.
+struct Progress {
+    shown: bool,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { shown: false, terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, copies: &[&pb::Copy], run: u64, start: Instant) {
+        if !self.terminal {
+            return;
+        }
+        let scrubs = copies.iter().filter_map(|c| Some((Pass::of(c, run), c.integrity.as_ref()?.scrub.as_ref()?)));
+        let read = |(pass, scrub): (Pass, &pb::Scrub)| match pass {
+            Pass::Done => (scrub.length, scrub.length),
+            Pass::Going => (scrub.position, scrub.length),
+            Pass::Unheard | Pass::Away => (0, scrub.length),
+        };
+        let (done, all) = scrubs.map(read).fold((0, 0), |sum: (u64, u64), one| (sum.0 + one.0, sum.1 + one.1));
+        self.shown = true;
+        eprint!("\r{}\x1b[K", bar(done, all, start.elapsed()));
+        // A terminal that takes nothing shows nothing.
+        let _ = std::io::stderr().flush();
+    }
+
+    fn end(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            eprintln!();
+        }
+    }
+}
+
+/// `[#####.....]  50 %  1 GiB of 2 GiB, 12 s left`.
+fn bar(done: u64, all: u64, elapsed: Duration) -> String {
+    const WIDTH: u64 = 30;
+    let all = all.max(1);
+    let part = |of: u64| u64::try_from(u128::from(done) * u128::from(of) / u128::from(all)).unwrap_or(of);
+    let marks: String = (0..WIDTH).map(|i| if i < part(WIDTH) { '#' } else { '.' }).collect();
+    let left = elapsed.as_millis() * u128::from(all - done.min(all)) / u128::from(done.max(1));
+    let left = if done == 0 { String::new() } else { format!(", {} left", left_text(left)) };
+    format!("[{marks}] {:3} %  {} of {}{left}", part(100), units::bytes(done), units::bytes(all))
+}
+
+fn left_text(millis: u128) -> String {
+    units::duration(Duration::from_secs(u64::try_from(millis / 1000).unwrap_or(u64::MAX).max(1)))
+}
+
+pub(super) async fn verify(agent: &mut Agent<'_>, output: Output, volume: String) -> Result<(), CliError> {
+    let mut request = pb::VerifyRequest { volume: volume.clone(), run: 0 };
+    let mut told = agent.ask(async |c| c.verify(request.clone()).await).await?;
+    request.run = told.run;
+    let (start, mut heard_at) = (Instant::now(), Instant::now());
+    let limit = agent.limit.unwrap_or(COMPARED);
+    loop {
+        let found = agent.volume(&volume).await?;
+        let reports = || found.copies.iter().filter_map(|c| c.integrity.as_ref());
+        if let Some(verdict) = reports().filter_map(|i| i.verdict.as_ref()).find(|v| v.run == told.run) {
+            output::print(output, || output::verdict_json(&volume, verdict), || output::verdict_text(&volume, verdict));
+            let equal = verdict.copies.iter().all(|c| c.outcome == "equal");
+            let what = format!("expected all copies of {volume} to be equal at record {}", verdict.lsn);
+            let odd: Vec<String> =
+                verdict.copies.iter().filter(|c| c.outcome != "equal").map(output::copy_outcome).collect();
+            return if equal { Ok(()) } else { Err(CliError::Unequal(format!("{what}, found: {}", odd.join("; ")))) };
+        }
+        if start.elapsed() >= limit {
+            let what = format!("{} compares the copies of {volume}, expected a verdict", told.node);
+            return Err(CliError::Unfinished { what, limit, found: "none".to_owned(), volume });
+        }
+        if reports().any(|i| i.verifying == told.run) {
+            heard_at = Instant::now();
+        } else if heard_at.elapsed() >= HEARD {
+            heard_at = Instant::now();
+            told = agent.ask(async |c| c.verify(request.clone()).await).await?;
+        }
+        sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_a_unit_of_time_or_none() {
+        for (text, rate) in [("100MiB/s", 100 << 20), ("1GiB", 1 << 30)] {
+            assert_eq!(parse_rate(text).ok(), Some(rate), "{text}");
+        }
+        for text in ["0", "0/s", "fast", "1MiB/h", ""] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bar_says_how_long_it_takes() {
+        assert_eq!(
+            bar(1 << 30, 2 << 30, Duration::from_secs(12)),
+            format!("[{}{}]  50 %  1 GiB of 2 GiB, 12.0 s left", "#".repeat(15), ".".repeat(15))
+        );
+        assert!(bar(0, 0, Duration::ZERO).contains("0 %"), "nothing is known yet");
+    }
+}

@@ -1,0 +1,175 @@
+//! What scrubs and comparisons of copies found.
+
+use super::json::optional;
+use super::text::{known, table};
+use crate::units;
+use comfy_table::Cell;
+use holdfast_agent::admin::pb;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// Ranges that a sentence names.
+const NAMED: usize = 8;
+
+pub(crate) fn integrity_json(i: &pb::Integrity) -> Value {
+    let scrub = i.scrub.unwrap_or_default();
+    json!({
+        "blocks": counts_json(i.total.as_ref()),
+        "unrepairable_ranges": ranges_json(&i.unrepairable),
+        "unrepairable_more": i.unrepairable_more,
+        "scrub": {
+            "position": scrub.position,
+            "length": scrub.length,
+            "requested": scrub.requested,
+            "passes": scrub.passes,
+            "started_unix_ms": scrub.started_unix_ms,
+            "ended_unix_ms": scrub.ended_unix_ms,
+        },
+        "verify_runs": i.verify_runs,
+        "verify_running": i.verifying != 0,
+        "proofs": i.proofs,
+        "differs": i.differs.iter().map(|d| json!({ "node": d.node, "lsn": d.lsn })).collect::<Value>(),
+        "last_verify": i.verdict.as_ref().map(verdict_fields),
+    })
+}
+
+fn counts_json(counts: Option<&pb::BlockCounts>) -> Value {
+    let c = counts.copied().unwrap_or_default();
+    json!({
+        "verified": c.verified,
+        "mismatches": c.mismatches,
+        "repaired": c.repaired,
+        "unrepairable": c.unrepairable,
+    })
+}
+
+fn ranges_json(ranges: &[pb::Range]) -> Value {
+    ranges.iter().map(|r| json!({ "offset": r.offset, "length": r.length })).collect()
+}
+
+fn ranges_text(ranges: &[pb::Range], more: bool) -> String {
+    let one = |r: &pb::Range| format!("{} to {}", r.offset, r.offset + r.length);
+    let mut named: Vec<String> = ranges.iter().take(NAMED).map(one).collect();
+    if more || ranges.len() > NAMED {
+        named.push("more".to_owned());
+    }
+    named.join(", ")
+}
+
+pub(crate) fn told_json(volume: &str, nodes: &[String]) -> Value {
+    json!({ "volume": volume, "nodes": nodes })
+}
+
+pub(crate) fn told_text(volume: &str, nodes: &[String]) -> String {
+    format!("{volume}: the copies on {} are being read; see: holdfast status {volume}", nodes.join(", "))
+}
+
+pub(crate) fn scrubbed_json(volume: &str, copies: &[&pb::Copy]) -> Value {
+    let copies = copies.iter().map(|c| {
+        let i = c.integrity.clone().unwrap_or_default();
+        let found = i.scrub.as_ref().and_then(|s| s.of_run);
+        json!({
+            "node": c.node,
+            "blocks": counts_json(found.as_ref()),
+            "unrepairable_ranges": ranges_json(&i.unrepairable),
+            "unrepairable_more": i.unrepairable_more,
+        })
+    });
+    json!({ "volume": volume, "copies": copies.collect::<Value>() })
+}
+
+pub(crate) fn scrubbed_text(volume: &str, copies: &[&pb::Copy]) -> String {
+    let mut rows = table(&["copy on", "blocks read", "mismatches", "repaired", "unrepairable"]);
+    let mut lost = String::new();
+    for copy in copies {
+        let i = copy.integrity.clone().unwrap_or_default();
+        let c = i.scrub.and_then(|s| s.of_run).unwrap_or_default();
+        let numbers = [c.verified, c.mismatches, c.repaired, c.unrepairable].map(units::count);
+        rows.add_row(std::iter::once(copy.node.clone()).chain(numbers).map(Cell::new));
+        if !i.unrepairable.is_empty() {
+            let ranges = ranges_text(&i.unrepairable, i.unrepairable_more);
+            let _ = writeln!(lost, "UNSAFE no copy can supply these bytes of the copy on {}: {ranges}", copy.node);
+        }
+    }
+    format!("volume {volume} was read\n{rows}\n{lost}")
+}
+
+pub(crate) fn verdict_json(volume: &str, verdict: &pb::Verdict) -> Value {
+    let mut fields = verdict_fields(verdict);
+    fields["volume"] = Value::from(volume);
+    fields
+}
+
+fn verdict_fields(verdict: &pb::Verdict) -> Value {
+    let copies = verdict.copies.iter().map(|c| {
+        json!({
+            "node": c.node,
+            "outcome": c.outcome,
+            "digest": optional(&c.digest),
+            "reason": optional(&c.reason),
+            "ranges": ranges_json(&c.ranges),
+            "more": c.more,
+        })
+    });
+    json!({
+        "equal": verdict.copies.iter().all(|c| c.outcome == "equal"),
+        "lsn": verdict.lsn,
+        "ended_unix_ms": verdict.ended_unix_ms,
+        "copies": copies.collect::<Value>(),
+    })
+}
+
+pub(crate) fn verdict_text(volume: &str, verdict: &pb::Verdict) -> String {
+    let mut rows = table(&["copy on", "outcome", "digest"]);
+    for copy in &verdict.copies {
+        rows.add_row([copy.node.clone(), copy.outcome.replace('_', " "), known(&copy.digest)].map(Cell::new));
+    }
+    format!("volume {volume}, all copies at record {}\n{rows}", verdict.lsn)
+}
+
+/// What is odd about a copy, in words.
+pub(crate) fn copy_outcome(copy: &pb::CopyVerdict) -> String {
+    match copy.outcome.as_str() {
+        "different" => {
+            format!("the copy on {} differs in the bytes {}", copy.node, ranges_text(&copy.ranges, copy.more))
+        }
+        _ => format!("the copy on {} was not compared: {}", copy.node, copy.reason),
+    }
+}
+
+/// What is under way, and what was found; nothing if nothing was.
+pub(crate) fn integrity_lines(volume: &pb::Volume) -> String {
+    let mut out = String::new();
+    for (copy, i) in volume.copies.iter().filter_map(|c| Some((c, c.integrity.as_ref()?))) {
+        let (total, scrub) = (i.total.unwrap_or_default(), i.scrub.unwrap_or_default());
+        if scrub.requested || scrub.position > 0 {
+            let (at, of) = (units::bytes(scrub.position), units::bytes(scrub.length));
+            let whose = if scrub.requested { "scrub" } else { "background scrub" };
+            let _ = writeln!(out, "{whose} of the copy on {}: {at} of {of}", copy.node);
+        }
+        if let Some(ended) = scrub.ended_unix_ms {
+            let _ = writeln!(out, "the copy on {} was last scrubbed at {} UTC", copy.node, units::time(ended));
+        }
+        if total.mismatches > 0 {
+            let _ = writeln!(
+                out,
+                "the copy on {}: {} blocks did not match, {} were repaired, {} could not be",
+                copy.node,
+                units::count(total.mismatches),
+                units::count(total.repaired),
+                units::count(total.unrepairable)
+            );
+        }
+        if let Some(verdict) = &i.verdict {
+            let equal = verdict.copies.iter().all(|c| c.outcome == "equal");
+            let found = if equal { "all copies equal" } else { "not all copies equal" };
+            let _ = writeln!(
+                out,
+                "last verify at {} UTC, record {}: {found}",
+                units::time(verdict.ended_unix_ms),
+                verdict.lsn
+            );
+        }
+    }
+    out
+}
