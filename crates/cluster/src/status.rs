@@ -136,7 +136,7 @@ impl Look<'_> {
             Phase::Creating { .. } | Phase::Deleting { .. } => (0, None),
         };
         let (state, reasons) = match &v.phase {
-            Phase::Open { active, pending, nominee } => self.open(v, active, pending.as_ref(), *nominee),
+            Phase::Open { active, pending, nominee, .. } => self.open(v, active, pending.as_ref(), *nominee),
             Phase::Creating { copies, .. } => {
                 let missing = copies.iter().filter(|(_, i)| i.is_none()).map(|(n, _)| self.name(*n));
                 (VolumeState::Opening, missing.map(|n| format!("waits for {n} to create its copy")).collect())

@@ -105,6 +105,8 @@ fn any_message() -> impl Strategy<Value = Message> {
             block: BlockIndex(block),
             data: some.then(|| body(1, seed)),
         }),
+        (epoch(), lsn()).prop_map(|(epoch, at)| Message::DigestAt { epoch, at }),
+        (epoch(), lsn(), any::<u64>()).prop_map(|(epoch, at, digest)| Message::Digest { epoch, at, digest }),
     ]
 }
 

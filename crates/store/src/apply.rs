@@ -39,6 +39,8 @@ impl Replica {
             if self.applied >= bound {
                 return;
             }
+            self.digests_at.retain(|at| *at > self.applied);
+            let bound = self.digests_at.first().map_or(bound, |at| bound.min(*at));
             let batch = self.collect(bound, cx.config.apply_batch_bytes);
             let kinds = image_ops(&batch.runs, cx.config.apply_write_bytes);
             if mutated(Mutant::OverlayClearedEarly) {

@@ -121,6 +121,8 @@ pub(crate) struct Replica {
     pub(crate) orphans: BTreeSet<Epoch>,
     /// Bytes of the records above `applied`.
     pub(crate) backlog: u64,
+    /// Where batches end, because somebody wants to know the digest there.
+    pub(crate) digests_at: BTreeSet<Lsn>,
     /// The log was cut after this: the journal need not keep what was cut.
     pub(crate) cut: Option<Lsn>,
     /// The tables are to have these sums at this LSN, and it was not looked yet: nothing is read by them.
@@ -175,6 +177,7 @@ impl Replica {
             promised_before: sb.promised,
             orphans: BTreeSet::new(),
             backlog: 0,
+            digests_at: BTreeSet::new(),
             cut: None,
             loading: 0,
             cached_upto: checkpoint,

@@ -98,6 +98,8 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ("fetch-block", Message::FetchBlock { block: BlockIndex(77) }),
         ("block", Message::Block { block: BlockIndex(77), data: Some(Bytes::from(vec![0x5A; 4096])) }),
         ("block-none", Message::Block { block: BlockIndex(77), data: None }),
+        ("digest-at", Message::DigestAt { epoch, at: Lsn(12) }),
+        ("digest", Message::Digest { epoch, at: Lsn(12), digest: 0x5AA5_0FF0_1234_5678 }),
     ]
 }
 

@@ -272,6 +272,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         reason: None,
         switchover: false,
         lost: Vec::new(),
+        learners: Vec::new(),
         space: SpaceLeft::Enough,
         clients: 0,
     }

@@ -23,6 +23,8 @@ struct Node {
     incarnation: Incarnation,
     held: bool,
     pub(super) scrubbed: BlockIndex,
+    /// Not 0: its image is another one than its log makes.
+    differs: u64,
     /// Blocks whose content can't be verified.
     pub(super) rotten: BTreeSet<u64>,
     waiting: VecDeque<Output>,
@@ -45,8 +47,29 @@ pub(super) struct Cluster {
     delayed: VecDeque<(NodeId, Input)>,
     replies: BTreeMap<u64, Result<Vec<u8>, GuestError>>,
     next_request: u64,
+    /// How often guests of a node were disconnected.
+    ends: BTreeMap<NodeId, u64>,
     /// Writes ask for FUA.
     pub(super) fua: bool,
+}
+
+impl Node {
+    fn blank(id: NodeId, incarnation: Incarnation) -> Node {
+        Node {
+            replica: None,
+            life: id.0,
+            log: Vec::new(),
+            promised: Epoch::ZERO,
+            table: EpochTable::default(),
+            committed: Lsn::ZERO,
+            incarnation,
+            held: false,
+            scrubbed: BlockIndex(0),
+            differs: 0,
+            rotten: BTreeSet::new(),
+            waiting: VecDeque::new(),
+        }
+    }
 }
 
 impl Cluster {
@@ -64,22 +87,9 @@ impl Cluster {
             write_quorum: if durability == Durability::Async { 1 } else { u8::try_from(n / 2 + 1).expect("small") },
         };
         let size = VolumeSize::new(1 << 20).expect("a valid size");
-        let view = VolumeView { volume: VOLUME, size, durability, active, pending: None, nominee: None };
-        let node = |id: &NodeId| Node {
-            replica: None,
-            life: id.0,
-            log: Vec::new(),
-            promised: Epoch::ZERO,
-            table: EpochTable::default(),
-            committed: Lsn::ZERO,
-            incarnation: Incarnation(id.0 * 100),
-            held: false,
-            scrubbed: BlockIndex(0),
-            rotten: BTreeSet::new(),
-            waiting: VecDeque::new(),
-        };
+        let view = VolumeView::settled(VOLUME, size, durability, active);
         let mut c = Cluster {
-            nodes: ids.iter().map(|id| (*id, node(id))).collect(),
+            nodes: ids.iter().map(|id| (*id, Node::blank(*id, Incarnation(id.0 * 100)))).collect(),
             cut: BTreeSet::new(),
             view,
             max_epoch: Epoch::ZERO,
@@ -93,6 +103,7 @@ impl Cluster {
             delayed: VecDeque::new(),
             replies: BTreeMap::new(),
             next_request: 0,
+            ends: BTreeMap::new(),
             fua: false,
         };
         for id in ids {
@@ -100,6 +111,47 @@ impl Cluster {
         }
         c.settle();
         c
+    }
+
+    /// The node gets a blank copy that is to become a member.
+    pub(super) fn add_learner(&mut self, node: NodeId) {
+        self.add_learner_with(node, 0);
+    }
+
+    /// One whose image is another one than its log makes, if `differs` is not 0.
+    pub(super) fn add_learner_with(&mut self, node: NodeId, differs: u64) {
+        let incarnation = Incarnation(self.nodes.get(&node).map_or(node.0 * 100, |n| n.incarnation.0 + 1));
+        self.nodes.insert(node, Node { life: 500 + incarnation.0, differs, ..Node::blank(node, incarnation) });
+        self.view.learners.push(Member { node, incarnation });
+        self.view.learners.sort_unstable();
+        self.restart(node);
+    }
+
+    /// The member is to go.
+    pub(super) fn leave(&mut self, node: NodeId) {
+        self.view.leaving = vec![node];
+        self.publish();
+        self.settle();
+    }
+
+    pub(super) fn members(&self) -> Vec<u64> {
+        self.view.active.members.iter().map(|m| m.node.0).collect()
+    }
+
+    pub(super) fn view(&self) -> &VolumeView {
+        &self.view
+    }
+
+    pub(super) fn pending(&self) -> bool {
+        self.view.pending.is_some()
+    }
+
+    pub(super) fn runs(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|n| n.replica.is_some())
+    }
+
+    pub(super) fn served(&self, node: NodeId) -> u64 {
+        self.ends.get(&node).copied().unwrap_or(0)
     }
 
     pub(super) fn now(&self) -> Time {
@@ -168,6 +220,18 @@ impl Cluster {
     pub(super) fn hold_control(&mut self, held: bool) {
         self.control_held = held;
         self.settle();
+    }
+
+    /// One request reaches the control plane, though it is held.
+    pub(super) fn decide_one(&mut self) {
+        if let Some((id, request)) = self.control.pop_front() {
+            self.decide(id, &request);
+        }
+        self.settle();
+    }
+
+    pub(super) fn drop_requests(&mut self) {
+        self.control.clear();
     }
 
     pub(super) fn cut_beats(&mut self, cut: bool) {
@@ -252,7 +316,7 @@ impl Cluster {
             committed: n.committed,
             commit_hint: n.committed,
             applied: n.committed,
-            digest: 0,
+            digest: digest(&n.log, n.committed) ^ n.differs,
             checkpoint: n.committed,
             first: Lsn(1),
             unknown_to: None,
@@ -312,7 +376,13 @@ impl Cluster {
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for from in &ids {
             for to in &ids {
-                let Some(beat) = self.nodes[from].replica.as_ref().and_then(|r| r.beat(*to)) else { continue };
+                let Some(beat) = self.nodes[from]
+                    .replica
+                    .as_ref()
+                    .and_then(|r| r.beats().into_iter().find(|b| b.0 == *to).map(|b| b.1))
+                else {
+                    continue;
+                };
                 if [from, to].into_iter().any(|n| self.cut.contains(n) || self.frozen == Some(*n)) {
                     continue;
                 }
@@ -388,12 +458,28 @@ impl Cluster {
                 self.max_epoch = self.max_epoch.next();
                 let configuration =
                     Configuration { epoch: self.max_epoch, primary: Some(node), ..self.view.active.clone() };
-                self.view.pending = Some(Pending { configuration, base, life });
+                self.view.pending = Some(Pending { configuration, base, life, same_primary: false });
+            }
+            ControlRequest::Reconfigure { base, life, ref members, .. }
+                if base == self.view.active.epoch && self.view.active.primary == Some(node) =>
+            {
+                let known = self.view.pending.as_ref().filter(|p| p.same_primary && p.base == base && p.life == life);
+                if known.is_none() {
+                    self.max_epoch = self.max_epoch.next();
+                    let write_quorum = self.view.rule.write_quorum(members.len());
+                    let (epoch, primary, members) = (self.max_epoch, Some(node), members.clone());
+                    let configuration = Configuration { epoch, primary, members, write_quorum };
+                    assert!(self.view.active.may_change_to(&configuration), "S21");
+                    self.view.pending = Some(Pending { configuration, base, life, same_primary: true });
+                }
             }
             ControlRequest::Activate { epoch, .. }
                 if self.view.pending.as_ref().is_some_and(|p| p.configuration.epoch == epoch) =>
             {
                 self.view.active = self.view.pending.take().expect("it was just found").configuration;
+                let active = self.view.active.clone();
+                self.view.learners.retain(|m| active.member(m.node).is_none());
+                self.view.leaving.retain(|n| active.member(*n).is_some());
                 self.view.nominee = None;
             }
             _ => return,
@@ -434,7 +520,8 @@ impl Cluster {
                 assert!(self.replies.insert(key.request.0, data).is_none(), "a request is answered once");
             }
             Output::BeatNow => self.beat_at = Time(0),
-            Output::Serving(_) | Output::Event(_) => {}
+            Output::Serving(serving) => *self.ends.entry(id).or_default() += u64::from(!serving),
+            Output::Event(_) => {}
             Output::Fail(why) => panic!("{id} failed: {why}"),
             store => self.store(id, store),
         }
@@ -479,7 +566,8 @@ impl Cluster {
             Output::Commit(lsn) => {
                 assert!(lsn > n.committed && n.log.last().is_some_and(|l| l.lsn() >= lsn));
                 n.committed = lsn;
-                self.queue.push_back((id, Input::Applied(lsn)));
+                let applied = Input::Applied { upto: lsn, digest: digest(&n.log, lsn) ^ n.differs };
+                self.queue.push_back((id, applied));
                 Input::Checkpointed(lsn)
             }
             Output::Read { tag, range } => {
@@ -507,4 +595,10 @@ impl Cluster {
 fn content(log: &[Record], committed: Lsn, block: BlockIndex) -> Bytes {
     let last = log.iter().rev().find(|r| r.lsn() <= committed && r.header().range.contains(block));
     last.and_then(|r| r.block(block)).map_or_else(holdfast_format::zero_block, |(data, _)| data)
+}
+
+/// Depends on every block of the image at `upto`.
+fn digest(log: &[Record], upto: Lsn) -> u64 {
+    let last = log.iter().filter(|r| r.lsn() <= upto);
+    last.fold(0, |sum, r| sum ^ r.hash().rotate_left(u32::try_from(r.lsn().0 % 64).expect("small")))
 }
