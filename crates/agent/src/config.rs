@@ -117,6 +117,9 @@ pub struct LimitsConfig {
     /// Bytes of all segment files of a shard.
     #[serde(deserialize_with = "quantity::size")]
     pub journal_max: u64,
+    /// Memory for pages of tables, for all volumes of a shard.
+    #[serde(deserialize_with = "quantity::size")]
+    pub table_cache: u64,
     /// How the shard talks to its disk.
     pub disk_backend: DiskBackend,
     /// Requests of one volume in flight at once.
@@ -133,6 +136,7 @@ impl Default for LimitsConfig {
         LimitsConfig {
             journal_segment: 16 << 20,
             journal_max: 1 << 30,
+            table_cache: 128 << 20,
             disk_backend: DiskBackend::IoUring,
             max_inflight: 256,
             mtu: 0,
@@ -297,6 +301,8 @@ impl Config {
         let least = l.journal_segment.saturating_mul(4);
         let what = format!("{least} bytes or more: four segments");
         ensure(l.journal_max >= least, "limits.journal_max", &what, || l.journal_max.to_string())?;
+        // What one batch may change fits (docs/FORMAT.md, "Tables").
+        ensure(l.table_cache >= 64 << 20, "limits.table_cache", "64MiB or more", || l.table_cache.to_string())?;
         ensure((1..=65_536).contains(&l.max_inflight), "limits.max_inflight", "1 to 65536", || {
             l.max_inflight.to_string()
         })?;

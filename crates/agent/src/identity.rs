@@ -76,7 +76,7 @@ impl Identity {
         paths::write_durable(&paths.identity(), &text, 0o644)
     }
 
-    fn find(path: &Path) -> Result<Option<Identity>, AgentError> {
+    pub(crate) fn find(path: &Path) -> Result<Option<Identity>, AgentError> {
         if !path.exists() {
             return Ok(None);
         }

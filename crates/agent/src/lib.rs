@@ -3,6 +3,8 @@
 //! Two threads carry the work (docs/decisions): the *control* thread runs Raft, heartbeats and the admin API; the *shard*
 //! thread runs the copies, their peers' lanes and the guests' connections. A third one writes Raft's log. They share nothing
 //! but channels, so that a slow commit of the control plane never stalls a guest.
+//!
+//! `offline` looks at a data directory without any of them.
 
 pub mod admin;
 mod api;
@@ -15,6 +17,7 @@ mod guests;
 mod identity;
 mod join;
 mod lanes;
+pub mod offline;
 mod paths;
 mod raft_store;
 mod random;

@@ -8,7 +8,8 @@
 use crate::error::AgentError;
 use bytes::Bytes;
 use holdfast_consensus::{PersistBatch, Stored};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -79,6 +80,21 @@ impl RaftStore {
             entries: stored.entries.clone(),
         };
         RaftStore::open_any(path)?.commit(&[Write::Owner(owner.to_owned()), Write::Batch(batch)])
+    }
+
+    /// What a file holds, and whose it is, without changing it: it is opened in memory, where what a kill left is mended.
+    pub(crate) fn inspect(path: &Path) -> Result<(Option<String>, Stored), AgentError> {
+        let bytes = std::fs::read(path).map_err(|e| AgentError::io("read", path, e))?;
+        let store = guarded(path, || {
+            let memory = InMemoryBackend::new();
+            let len = u64::try_from(bytes.len()).expect("a length fits in 64 bits");
+            memory.set_len(len).and_then(|()| memory.write(0, &bytes)).map_err(|e| damage(path, &e))?;
+            let database = Database::builder().create_with_backend(memory).map_err(|e| damage(path, &e))?;
+            let store = RaftStore { database, path: path.to_path_buf() };
+            store.commit(&[])?;
+            Ok(store)
+        })?;
+        Ok((store.owner()?, store.load()?))
     }
 
     fn open_any(path: &Path) -> Result<RaftStore, AgentError> {

@@ -14,6 +14,7 @@ use holdfast_disk::{Disk, DiskConfig};
 use holdfast_format::message::{Message, ShardMessage};
 use holdfast_node::shard::{Input, Output, Shard, ShardConfig};
 use holdfast_node::{LocalView, copy_reports};
+use holdfast_replication::RequestKey;
 use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_transport::{Endpoint, Event, Identity, Lane, TransportConfig};
 use holdfast_types::{BlockRange, ByteOffset, NodeId, Time, VolumeId};
@@ -60,6 +61,8 @@ struct Runner {
     /// Something happened since the last report that may have changed the copies.
     stirred: bool,
     reported: Vec<CopyReport>,
+    questions: BTreeMap<u64, Question>,
+    next_question: u64,
 }
 
 /// Runs until the control plane says stop or is gone. `ready` is told once the shard has everything that it needs to start.
@@ -100,6 +103,8 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         report_at: now,
         stirred: true,
         reported: Vec::new(),
+        questions: BTreeMap::new(),
+        next_question: 0,
     };
     r.shard.handle(Input::Start, now, &mut r.out);
     r.finish(now);
@@ -181,6 +186,7 @@ impl Runner {
                     let reply = ToGuest::Reply { request: key.request, result };
                     self.guests.borrow().send(volume, key.session, reply);
                 }
+                Output::Extents { volume, tag, extents } => self.answer_extents(volume, tag, extents),
                 Output::Control(request) => self.tell(FromShard::Request(request)),
                 Output::CopyCreated { volume, incarnation } => {
                     self.tell(FromShard::CopyCreated { volume, incarnation })
@@ -208,6 +214,15 @@ impl Runner {
         }
         self.out = out;
         self.disk.submit(self.ops.drain(..));
+    }
+
+    fn answer_extents(&mut self, volume: VolumeId, tag: u64, mut extents: Vec<(BlockRange, bool)>) {
+        let Question { key, range, offset, len } = self.questions.remove(&tag).expect("each question is answered once");
+        if extents.is_empty() {
+            extents.push((range, false));
+        }
+        let extents = clip(&extents, offset, len);
+        self.guests.borrow().send(volume, key.session, ToGuest::Extents { request: key.request, extents });
     }
 
     /// Sends on a lane that is up. If its queue is full the stream is given up: the peer is greeted anew when it comes back,
@@ -304,9 +319,10 @@ impl Runner {
             }
             FromGuest::Extents { volume, key, offset, len } => {
                 let range = BlockRange::covering(ByteOffset(offset), len);
-                let extents = self.shard.extents(volume, range, now);
-                let extents = clip(&extents, offset, len);
-                self.guests.borrow().send(volume, key.session, ToGuest::Extents { request: key.request, extents });
+                let tag = self.next_question;
+                self.next_question += 1;
+                self.questions.insert(tag, Question { key, range, offset, len });
+                self.shard.handle(Input::Extents { volume, tag, range }, now, &mut self.out);
             }
         }
     }
@@ -373,6 +389,14 @@ impl Runner {
             self.tell(FromShard::Reports(reports));
         }
     }
+}
+
+/// What a guest asked about, while the store looks: as many as the connections' bound on requests allows.
+struct Question {
+    key: RequestKey,
+    range: BlockRange,
+    offset: u64,
+    len: u64,
 }
 
 /// Extents of whole blocks, cut down to the bytes asked for. Each is at most 1 GiB long.

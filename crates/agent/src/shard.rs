@@ -55,6 +55,7 @@ fn options(config: &Config, identity: Identity, life: Life) -> RunnerOptions {
     let store = StoreConfig {
         segment_bytes: config.limits.journal_segment,
         max_segments: segments.clamp(4, 90),
+        table_bytes: usize::try_from(config.limits.table_cache).unwrap_or(usize::MAX),
         ..StoreConfig::default()
     };
     let mut disk = DiskConfig::new(Paths::new(&config.node.data_dir).shard());

@@ -1,5 +1,6 @@
 //! The command line. What a command does and what it promises stands in its help.
 
+use crate::bench::Pattern;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -67,8 +68,25 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         volume: Option<String>,
     },
+    /// Check the data directory of a stopped agent, changing nothing
+    #[command(long_about = "Check the data directory of a stopped agent, changing nothing.\n\n\
+        Runs the recovery that the agent would run, over a memory of its own, and reads every block: superblocks, journal, \
+        tables, image, orphans, the control plane's log. Exit status: 0 clean, 1 damaged, 2 wrong usage, 3 an agent runs there.")]
+    Fsck(FsckArgs),
+    /// Get a volume's data out of the data directory of a stopped agent
+    #[command(long_about = "Get a volume's data out of the data directory of a stopped agent.\n\n\
+        The journal's tail is included, every block is verified, and the directory is not changed. What can't be verified is \
+        refused, unless --skip-bad puts zeros there. Exit status: 0 complete, 1 failed or not complete, 2 wrong usage, 3 an agent \
+        runs there.")]
+    Export(ExportArgs),
     /// The whole story on one machine: agents, a disk image, load, a switchover, a kill, the proof
     Demo(DemoArgs),
+    /// Measure latency, throughput and processor time of volumes, or of any NBD export
+    #[command(long_about = "Measure latency, throughput and processor time of volumes, or of any NBD export.\n\n\
+        With --raw the same requests go, in alternation, to a new file of the file system that you name (O_DIRECT, durable), \
+        and every figure is also told as a ratio to it: machines differ, and one machine differs from minute to minute. \
+        Volumes are measured on their primary's node. Patterns that write overwrite what is there.")]
+    Bench(BenchArgs),
     /// Run the deterministic simulator of whole clusters
     #[command(long_about = "Run the deterministic simulator of whole clusters.\n\n\
         Each seed is one cluster with its own sizes, timers and faults; every promise is checked. Without --seed and --seeds \
@@ -195,6 +213,46 @@ pub(crate) struct FailoverArgs {
     pub(crate) no_wait: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct FsckArgs {
+    /// node.data_dir, its shard-0, or one copy: shard-0/copies/ID
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Write copies of headers that can't be read from those that can; nothing else is ever repaired without another copy
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Do not ask
+    #[arg(long, requires = "repair")]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// node.data_dir, its shard-0, or one copy: shard-0/copies/ID
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The volume [default: the only one]
+    #[arg(long, value_name = "NAME-OR-ID")]
+    pub(crate) volume: Option<String>,
+    /// New file; its ending says the format
+    #[arg(long, value_name = "FILE.raw|FILE.qcow2")]
+    pub(crate) to: PathBuf,
+    /// How much of the journal's tail to include
+    #[arg(long, value_enum, default_value_t = UptoArg::Durable)]
+    pub(crate) upto: UptoArg,
+    /// Zeros for blocks that can't be verified, instead of refusing; lists them and ends with status 1
+    #[arg(long)]
+    pub(crate) skip_bad: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UptoArg {
+    /// What this copy knows to be committed
+    Committed,
+    /// All that is on this disk; the end of it may not have been acknowledged
+    Durable,
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Agents to start
@@ -215,6 +273,66 @@ pub(crate) struct DemoArgs {
     /// Seed of the load [default: drawn]
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Volumes, all at the same time
+    pub(crate) volumes: Vec<String>,
+    /// Exports of any NBD server: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH
+    #[arg(long, value_name = "URI")]
+    pub(crate) nbd: Vec<String>,
+    /// What is asked for
+    #[arg(long, value_enum, default_value_t = Pattern::Randwrite)]
+    pub(crate) pattern: Pattern,
+    /// Bytes of each request
+    #[arg(long, value_name = "SIZE", default_value = "4KiB")]
+    pub(crate) block_size: String,
+    /// Requests in flight on each connection
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) depth: u16,
+    /// Connections to each volume
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) connections: u16,
+    /// Each write is answered only when it is on stable storage, whatever the volume's durability
+    #[arg(long)]
+    pub(crate) fua: bool,
+    /// A flush after so many writes; 0: none
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) flush_every: u64,
+    /// Not measured, at the start of each round
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    pub(crate) warm_up: String,
+    /// Of each round
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub(crate) duration: String,
+    /// How often everything is measured; figures are medians
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Bytes of each volume that are used, from its start [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) region: Option<String>,
+    /// Write the region first, so that reads find data
+    #[arg(long)]
+    pub(crate) fill: bool,
+    /// A file that does not exist yet: the same requests go to it without anything in between; it is deleted at the end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) raw: Option<PathBuf>,
+    /// With --raw, also so many files at once (FILE.1, FILE.2, …), as many copies on one disk would write them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) raw_streams: u32,
+    /// Requests in flight on each raw file [default: --depth]
+    #[arg(long, value_name = "N", requires = "raw", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) raw_depth: Option<u16>,
+    /// Draw latency percentiles as SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Of the places that requests go to
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Don't ask before volumes are overwritten
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -352,6 +470,11 @@ mod tests {
             "holdfast failover vm1 --to n2 --force",
             "holdfast events --follow",
             "holdfast demo --nodes 3 --seconds 20 --image F --dir D --keep --output json",
+            "holdfast bench vm1 --pattern mixed --block-size 128KiB --depth 8 --fua --raw F --raw-streams 3 --plot P --yes",
+            "holdfast bench --nbd nbd+unix:///vm1?socket=/run/vm1.sock --pattern verify --connections 2 --fill",
+            "holdfast fsck DIR --output json",
+            "holdfast fsck DIR --repair --yes",
+            "holdfast export DIR --volume vm1 --to FILE.qcow2 --upto committed --skip-bad",
             "holdfast sim --seeds 5000",
             "holdfast sim --seeds 20 --from 7 --jobs 2 --profile disks --topology F --timers lease=1s --keep-going",
             "holdfast sim --seeds 20 --hash",

@@ -42,8 +42,29 @@ pub(crate) async fn run(
         Command::Volume(command) => volume(&mut agent, output, command).await,
         Command::Failover(args) => failover(&mut agent, output, args).await,
         Command::Events { follow, volume } => events(&mut agent, output, follow, volume).await,
-        Command::Init(_) | Command::Join(_) | Command::Agent(_) | Command::Demo(_) | Command::Sim(_) => Ok(()),
+        Command::Init(_)
+        | Command::Join(_)
+        | Command::Agent(_)
+        | Command::Bench(_)
+        | Command::Demo(_)
+        | Command::Export(_)
+        | Command::Fsck(_)
+        | Command::Sim(_) => Ok(()),
     }
+}
+
+/// Volumes as the agent shows them.
+pub(crate) async fn show_volumes(
+    socket: &Path,
+    limit: Option<Duration>,
+    names: &[String],
+) -> Result<Vec<pb::Volume>, CliError> {
+    let mut agent = Agent::connect(socket, limit).await?;
+    let mut volumes = Vec::new();
+    for name in names {
+        volumes.push(agent.volume(name).await?);
+    }
+    Ok(volumes)
 }
 
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, CliError> {

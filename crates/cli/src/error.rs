@@ -5,6 +5,8 @@ use crate::workload::WorkloadError;
 use holdfast_agent::AgentError;
 use holdfast_agent::admin::ConnectError;
 use holdfast_agent::config::ConfigError;
+use holdfast_agent::offline::OfflineError;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Exit statuses other than 0.
@@ -82,6 +84,36 @@ pub enum CliError {
     /// The simulator found one.
     #[error("{0}")]
     Simulator(String),
+    /// A measurement that gave no figures.
+    #[error("{0}")]
+    Bench(String),
+    /// What would destroy something, and was not asked for in so many words.
+    #[error("{0}")]
+    Unsafe(String),
+    /// The directory of a stopped agent can't be looked at.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
+    /// `fsck` found something.
+    #[error(
+        "expected {} to be whole, found {problems} problem(s), listed above; {mendable} can be mended with --repair, the rest from \
+         another copy", dir.display()
+    )]
+    Damaged {
+        /// The directory.
+        dir: PathBuf,
+        /// How many.
+        problems: usize,
+        /// How many of them `--repair` mends.
+        mendable: usize,
+    },
+    /// `export` left something out.
+    #[error("{} is not complete: {lacks}", file.display())]
+    Incomplete {
+        /// What was written.
+        file: PathBuf,
+        /// What is missing, in words.
+        lacks: String,
+    },
     /// A tool of the system.
     #[error("expected {tool} to {what}, found: {found}; install it with scripts/setup if it is missing")]
     Tool {
@@ -118,6 +150,9 @@ impl CliError {
         match self {
             CliError::Config(_) | CliError::Usage(_) => Exit::Usage,
             CliError::Agent(e) if e.is_usage() => Exit::Usage,
+            CliError::Unsafe(_) => Exit::Refused,
+            CliError::Offline(e) if e.is_usage() => Exit::Usage,
+            CliError::Offline(e) if e.is_refused() => Exit::Refused,
             CliError::Status(status) => match status.code() {
                 tonic::Code::InvalidArgument => Exit::Usage,
                 tonic::Code::FailedPrecondition => Exit::Refused,

@@ -4,16 +4,19 @@
 //! ```text
 //! args ──> run ──┬─ commands ──> the agent's admin socket ──> output
 //!                ├─ daemon   ──> holdfast-agent
+//!                ├─ offline  ──> holdfast-agent, the disk of a stopped one
 //!                ├─ simulate ──> holdfast-sim
 //!                └─ demo ─────> harness (processes) + workload (verified load over NBD)
 //! ```
 
 mod args;
+mod bench;
 mod commands;
 mod daemon;
 mod demo;
 mod error;
 pub mod harness;
+mod offline;
 mod output;
 mod run;
 mod simulate;

@@ -2,7 +2,7 @@
 
 use crate::args::{Cli, Command};
 use crate::error::CliError;
-use crate::{commands, daemon, demo, simulate};
+use crate::{bench, commands, daemon, demo, offline, simulate};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -29,6 +29,19 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Sim(args) => {
             die_of_broken_pipes();
             simulate::run(&args, output)
+        }
+        Command::Bench(args) => {
+            die_of_broken_pipes();
+            let timeout = timeout.as_deref().map(commands::parse_timeout).transpose()?;
+            bench::run(&socket, output, timeout, &args)
+        }
+        Command::Fsck(args) => {
+            die_of_broken_pipes();
+            offline::fsck(&args, output)
+        }
+        Command::Export(args) => {
+            die_of_broken_pipes();
+            offline::export(&args, output)
         }
         command => {
             die_of_broken_pipes();

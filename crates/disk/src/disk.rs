@@ -6,6 +6,7 @@ use crate::file::OpenFile;
 use crate::gate::{Data, Gate, Step, Tag};
 use crate::lifecycle::{Directory, Outcome};
 use crate::lock;
+use crate::observe::{Call, Observer, Watch};
 use crate::pool::Pool;
 use crate::reserve::Reserve;
 use crate::ring::Ring;
@@ -13,10 +14,11 @@ use crate::threads::Threads;
 use crate::wake::Wake;
 use crate::zero;
 use holdfast_store::io::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskReply, FileId, OpId};
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fs::File;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 
@@ -34,6 +36,7 @@ pub struct Disk {
     ready: Vec<DiskDone>,
     ended: Vec<Ended>,
     max_open_files: usize,
+    watch: Watch,
     readiness: OnceCell<AsyncFd<WakeFd>>,
     wake: Arc<Wake>,
     _lock: File,
@@ -100,11 +103,21 @@ impl Disk {
             ready: Vec::new(),
             ended: Vec::new(),
             max_open_files: usize::try_from(config.max_open_files).expect("usize has 32 bits at least"),
+            watch: Watch::default(),
             readiness: OnceCell::new(),
             wake,
             _lock: lock,
             _not_send: PhantomData,
         })
+    }
+
+    /// Shows every call to `observer` from now on. On the ring only: threads give their calls out where nobody sees them.
+    ///
+    /// Panics on the other backend.
+    pub fn observe(&mut self, observer: Rc<RefCell<dyn Observer>>) {
+        let Engine::Ring(ring) = &mut self.engine else { panic!("only the ring can be observed") };
+        self.watch = Watch(Some(observer));
+        ring.observe(self.watch.clone());
     }
 
     /// Takes operations. Never waits for the device.
@@ -174,6 +187,7 @@ impl Disk {
                         self.answer(id, Err(DiskError::NoSpace));
                         continue;
                     }
+                    self.watch.issued_id(id.0, file, Call::Create { len });
                     let directory = Arc::clone(&self.directory);
                     self.lifecycle.run(move || {
                         let result = directory.create(file, len, written);
@@ -183,6 +197,7 @@ impl Disk {
                 }
                 Step::Delete { id, old } => {
                     let old = old.map(|handle| self.engine.close(handle));
+                    self.watch.issued_id(id.0, file, Call::Delete);
                     let directory = Arc::clone(&self.directory);
                     self.lifecycle.run(move || Outcome::Deleted(file, id, directory.delete(file, old)));
                 }
@@ -210,6 +225,7 @@ impl Disk {
         match data {
             // The kernel has no ring operation that also falls back where a file system can't.
             Data::Zero { offset, len } if !empty => {
+                self.watch.issued(tag, Call::Zero { offset, len });
                 return self.lifecycle.run(move || Outcome::Zeroed(tag, zero::zero(&handle.file, offset, len)));
             }
             data if !empty => return self.engine.start(tag, handle, data),
@@ -225,6 +241,7 @@ impl Disk {
             Outcome::Listed(id, result) => self.answer(id, result.map(DiskReply::Files)),
             Outcome::Opened(file, result) => self.settle_open(file, result),
             Outcome::Created(file, id, result) => {
+                self.watch.ended_id(id.0, result.is_ok(), 0);
                 self.answer(id, result.as_ref().map(|_| DiskReply::Done).map_err(|e| *e));
                 match result {
                     Ok(open) => self.settle_open(file, Ok(open)),
@@ -232,11 +249,13 @@ impl Disk {
                 }
             }
             Outcome::Zeroed(tag, result) => {
+                self.watch.ended(tag, result.is_ok(), 0);
                 self.gate.ended(tag);
                 self.answer(tag.id, result.map(|()| DiskReply::Done));
                 self.advance(tag.file);
             }
             Outcome::Deleted(file, id, result) => {
+                self.watch.ended_id(id.0, result.is_ok(), 0);
                 self.answer(id, result.map(|()| DiskReply::Done));
                 self.settle_closed(file);
             }

@@ -42,6 +42,9 @@ impl OpenFile {
         };
         let direct = if direct { open_direct(path, id)? } else { None };
         let buffered = if buffered || direct.is_none() { Some(open(path, 0)?) } else { None };
+        if let Some(file) = &buffered {
+            forget_cache(file);
+        }
         Ok(OpenFile { direct, buffered })
     }
 
@@ -69,6 +72,18 @@ impl OpenFile {
     /// Descriptors that are open, direct first; -1 where there is none.
     pub(crate) fn fds(&self) -> [RawFd; 2] {
         [self.direct.as_ref().map_or(-1, |d| d.file.as_raw_fd()), self.buffered.as_ref().map_or(-1, AsRawFd::as_raw_fd)]
+    }
+}
+
+/// A sync that failed leaves what it dropped in the page cache, clean. A process that starts after that must not take it for
+/// what the device has: its tables would pass every check and be gone after the next power cut. What is still to be written
+/// back stays.
+fn forget_cache(file: &File) {
+    // SAFETY: the descriptor is open; advice of any kind changes nothing that the call's memory holds.
+    let refused = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    // ESPIPE and the like: a file without a cache.
+    if refused != 0 {
+        tracing::debug!(errno = refused, "the kernel takes no advice about the cache of a file");
     }
 }
 

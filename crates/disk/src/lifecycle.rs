@@ -119,7 +119,7 @@ impl Directory {
         }
         file.sync_all()?;
         fs::rename(unfinished, path)?;
-        sync_dir(&parent)?;
+        sync_name(&parent)?;
         OpenFile::open(path, id)
     }
 
@@ -134,18 +134,18 @@ impl Directory {
         let parent = layout::parent(&self.dir, file);
         let _names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         match fs::remove_file(layout::path(&self.dir, file)) {
-            Ok(()) => sync_dir(&parent)?,
+            Ok(()) => sync_name(&parent)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 // A crash may have come between the removal and its sync.
                 if !parent.exists() {
                     return Ok(());
                 }
-                sync_dir(&parent)?;
+                sync_name(&parent)?;
             }
             Err(e) => return Err(e),
         }
         if layout::volume(file).is_some() && fs::remove_dir(&parent).is_ok() {
-            sync_dir(&layout::copies(&self.dir))?;
+            sync_name(&layout::copies(&self.dir))?;
         }
         Ok(())
     }
@@ -201,6 +201,14 @@ fn write_zeros(path: &Path, buffered: &File, len: u64) -> io::Result<()> {
         offset += count as u64;
     }
     Ok(())
+}
+
+/// After a name changed: a failed sync is never repeated, so a lack of space is a failure of the device here.
+fn sync_name(dir: &Path) -> io::Result<()> {
+    sync_dir(dir).map_err(|e| match e.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => io::Error::from_raw_os_error(libc::EIO),
+        _ => e,
+    })
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -18,6 +18,7 @@ use crate::disk::{Ended, Handle};
 use crate::error::{DiskOpenError, from_errno};
 use crate::file::{OpenFile, Way};
 use crate::gate::{Data, Tag};
+use crate::observe::{Call, Watch};
 use crate::wake::Wake;
 use bytes::Bytes;
 use holdfast_store::io::{DiskError, DiskReply};
@@ -45,6 +46,7 @@ pub(crate) struct Ring {
     others: VecDeque<Flight>,
     free_places: Vec<u32>,
     wake: Arc<Wake>,
+    watch: Watch,
 }
 
 struct Memory {
@@ -109,7 +111,12 @@ impl Ring {
             others: VecDeque::new(),
             free_places: (0..config.max_open_files).rev().map(|n| n * 2).collect(),
             wake,
+            watch: Watch::default(),
         })
+    }
+
+    pub(crate) fn observe(&mut self, watch: Watch) {
+        self.watch = watch;
     }
 
     pub(crate) fn open(&mut self, file: Arc<OpenFile>) -> Handle {
@@ -166,6 +173,9 @@ impl Ring {
         while let Some((index, result)) = self.memory.next_completion() {
             self.unanswered -= 1;
             let flight = self.memory.flights[index].as_mut().expect("a completion belongs to a flight");
+            if !matches!(flight.work, Work::Read { .. }) {
+                self.watch.ended(flight.tag, result >= 0, usize::try_from(result).unwrap_or(0));
+            }
             match flight.complete(result) {
                 Next::Again => {
                     self.memory.load(index);
@@ -195,6 +205,7 @@ impl Ring {
     }
 
     fn push(&mut self, index: usize) {
+        self.memory.show(index, &self.watch);
         let entry = self.memory.entry(index);
         // SAFETY: the flight owns every buffer that the entry points to, and stays in `flights` until its completion;
         // dropping the ring waits for that.
@@ -287,6 +298,24 @@ impl Memory {
                 .build(),
         };
         entry.flags(flags).user_data(index as u64)
+    }
+
+    /// Shows the submission that is about to go to the kernel.
+    fn show(&mut self, index: usize, watch: &Watch) {
+        if watch.0.is_none() {
+            return;
+        }
+        let flight = self.flights[index].as_ref().expect("a flight in progress");
+        let call = match &flight.work {
+            Work::Read { .. } => return,
+            Work::Write { offset, durable, done, chunk, written, slot, .. } => {
+                let data = &self.staging.slot(slot.expect("a loaded write has a slot"))[*written..*chunk];
+                Call::Write { offset: *offset + (*done + *written) as u64, data, durable: *durable }
+            }
+            Work::Sync => Call::Sync,
+            Work::Punch { offset, len } => Call::Zero { offset: *offset, len: *len },
+        };
+        watch.issued(flight.tag, call);
     }
 
     fn next_completion(&mut self) -> Option<(usize, i32)> {

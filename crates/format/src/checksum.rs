@@ -45,6 +45,12 @@ pub(crate) fn opaque_checksum(volume: VolumeId, lsn: Lsn, body: &[u8]) -> u64 {
     xxh3_64_with_seed(body, spread(spread(volume.0) ^ lsn.0))
 }
 
+/// Checksum of a page of level 1 to 3 of a table, bound to its place. Never 0: that says that there is no page.
+pub(crate) fn table_checksum(blocks: bool, level: u8, index: u64, bytes: &[u8]) -> u64 {
+    let table = if blocks { 1 } else { 2 };
+    xxh3_64_with_seed(bytes, spread(spread(table << 8 | u64::from(level)) ^ index)).max(1)
+}
+
 /// Hash of encoded bytes, as the next record's `prev_hash`.
 pub(crate) fn chain_hash(header: &[u8]) -> u64 {
     xxh3_64_with_seed(header, 0x0048_6f6c_6466_6173)

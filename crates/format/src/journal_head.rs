@@ -60,6 +60,13 @@ impl JournalHead {
         }
     }
 
+    /// Which of the two copies are as written.
+    #[must_use]
+    pub fn copies_good(bytes: &[u8]) -> [bool; 2] {
+        let copy = |i: usize| bytes.get(i * Self::COPY..(i + 1) * Self::COPY);
+        [0, 1].map(|i| copy(i).and_then(Self::decode_copy).is_some())
+    }
+
     fn decode_copy(b: &[u8]) -> Option<JournalHead> {
         let u64_at = |at: usize| u64::from_le_bytes(b[at..at + 8].try_into().expect("eight bytes"));
         let sound = u64_at(0) == u64::from(Self::MAGIC) | u64::from(Self::VERSION) << 32

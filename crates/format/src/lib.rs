@@ -25,5 +25,8 @@ pub use frame::{CommitMark, FrameHeader, FrameSlot, padded};
 pub use journal_head::{JournalHead, JournalHeadFound};
 pub use record::{Draft, Record, RecordHeader, RecordKind};
 pub use segment::{ClosedSegment, SegmentHeader};
-pub use superblock::{Superblock, SuperblockFound, TableSums};
-pub use table::{PAGE_BYTES, PAGE_ENTRIES, decode_page, encode_page};
+pub use superblock::{Superblock, SuperblockFound, TableRoots, TableSums};
+pub use table::{
+    LEAF_PARENT_FANOUT, NODE_FANOUT, PAGE_BYTES, PAGE_ENTRIES, PAGE_PLACES_BYTES, ROOT_LEVEL, TableKind, TablePage,
+    decode_page, encode_page, table_bytes,
+};

@@ -3,8 +3,8 @@
 use crate::checksum::{ALLOCATED_ZEROS, block_checksum, body_checksum, chain_hash, opaque_checksum};
 use bytes::Bytes;
 use holdfast_types::{
-    BLOCK_SIZE, BlockCount, BlockIndex, BlockRange, Epoch, Lsn, MAX_BODY_BYTES, MAX_VOLUME_BYTES, Mutant, VolumeId,
-    mutated,
+    BLOCK_SIZE, BlockCount, BlockIndex, BlockRange, Epoch, Lsn, MAX_BODY_BYTES, MAX_RANGE_BLOCKS, MAX_VOLUME_BYTES,
+    Mutant, VolumeId, mutated,
 };
 use std::sync::Arc;
 
@@ -264,7 +264,12 @@ impl RecordHeader {
     pub fn is_consistent(&self) -> bool {
         let len = self.body_len as usize;
         let blocks = self.range.count.0;
-        if len > MAX_BODY_BYTES || self.lsn == Lsn::ZERO || self.epoch == Epoch::ZERO || self.committed >= self.lsn {
+        if blocks > MAX_RANGE_BLOCKS
+            || len > MAX_BODY_BYTES
+            || self.lsn == Lsn::ZERO
+            || self.epoch == Epoch::ZERO
+            || self.committed >= self.lsn
+        {
             return false;
         }
         let edges = u64::from(self.head) + u64::from(self.tail);

@@ -28,6 +28,8 @@ pub struct SegmentHeader {
     pub first_seq: u64,
     /// Length of its file. A shorter file was cut, and acknowledged records with it.
     pub bytes: u64,
+    /// Which file it is in. A header that a device put into another file would hide the frames behind its own place.
+    pub slot: u32,
     /// Every other segment that is part of the journal, oldest first.
     pub closed: Vec<ClosedSegment>,
 }
@@ -37,11 +39,12 @@ impl SegmentHeader {
     pub const LEN: usize = 4096;
     /// Most entries of `closed`.
     pub const MAX_CLOSED: usize = 120;
+    /// The version that this code writes and reads.
+    pub const VERSION: u16 = 1;
 
     const COPY: usize = Self::LEN / 2;
     const LIST: usize = 64;
     const MAGIC: u32 = u32::from_le_bytes(*b"HFSG");
-    const VERSION: u16 = 1;
 
     /// The header's bytes.
     ///
@@ -60,6 +63,7 @@ impl SegmentHeader {
         put(24, &self.life.to_le_bytes());
         put(32, &self.first_seq.to_le_bytes());
         put(40, &self.bytes.to_le_bytes());
+        put(48, &self.slot.to_le_bytes());
         for (i, closed) in self.closed.iter().enumerate() {
             put(Self::LIST + i * 16, &closed.generation.to_le_bytes());
             put(Self::LIST + i * 16 + 8, &closed.end.to_le_bytes());
@@ -77,6 +81,20 @@ impl SegmentHeader {
         Self::decode_copy(&b[..Self::COPY]).or_else(|| Self::decode_copy(&b[Self::COPY..]))
     }
 
+    /// The version that the bytes say they have, if they are a segment's header at all.
+    #[must_use]
+    pub fn version(bytes: &[u8]) -> Option<u16> {
+        (bytes.get(..4)? == Self::MAGIC.to_le_bytes()).then_some(())?;
+        Some(u16::from_le_bytes(bytes.get(4..6)?.try_into().expect("two bytes")))
+    }
+
+    /// Which of the two copies are as written.
+    #[must_use]
+    pub fn copies_good(bytes: &[u8]) -> [bool; 2] {
+        let copy = |i: usize| bytes.get(i * Self::COPY..(i + 1) * Self::COPY);
+        [0, 1].map(|i| copy(i).and_then(Self::decode_copy).is_some())
+    }
+
     fn decode_copy(b: &[u8]) -> Option<SegmentHeader> {
         let u64_at = |at: usize| u64::from_le_bytes(b[at..at + 8].try_into().expect("eight bytes"));
         let crc = u32::from_le_bytes(b[Self::COPY - 4..].try_into().expect("four bytes"));
@@ -88,7 +106,7 @@ impl SegmentHeader {
         if b[4..6] != Self::VERSION.to_le_bytes() || count > Self::MAX_CLOSED {
             return None;
         }
-        if b[48..Self::LIST].iter().chain(&b[list_end..Self::COPY - 4]).any(|&x| x != 0) {
+        if b[52..Self::LIST].iter().chain(&b[list_end..Self::COPY - 4]).any(|&x| x != 0) {
             return None;
         }
         let entry =
@@ -100,6 +118,7 @@ impl SegmentHeader {
             life: u64_at(24),
             first_seq: u64_at(32),
             bytes: u64_at(40),
+            slot: u32::from_le_bytes(b[48..52].try_into().expect("four bytes")),
             closed,
         };
         header.is_consistent().then_some(header)
@@ -126,6 +145,7 @@ mod tests {
             life: 3,
             first_seq: 0x1235,
             bytes: 16 << 20,
+            slot: 5,
             closed,
         }
     }

@@ -6,12 +6,21 @@
 use bytes::{Bytes, BytesMut};
 use holdfast_types::{BlockIndex, Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, VolumeId, VolumeSize};
 
-/// Sums over the tables of a copy, by which a start sees whether the device kept them.
+/// Sums over the tables of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct TableSums {
     /// The digest: sum over the block table.
     pub blocks: u64,
     /// The same over the region table.
+    pub regions: u64,
+}
+
+/// Checksums of the roots of a copy's tables, by which every page is verified when it is read; 0 for an empty table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct TableRoots {
+    /// Of the block table.
+    pub blocks: u64,
+    /// Of the region table.
     pub regions: u64,
 }
 
@@ -38,8 +47,8 @@ pub struct Superblock {
     pub checkpoint_hash: u64,
     /// Sums of the tables at `checkpoint`.
     pub sums: TableSums,
-    /// A checkpoint that was begun: from then on pages of the tables may be of this LSN, where they have these sums.
-    pub next: Option<(Lsn, TableSums)>,
+    /// The roots of the tables at `checkpoint`.
+    pub roots: TableRoots,
     /// Where the scrub of the image goes on.
     pub scrubbed: BlockIndex,
     /// Known to be committed.
@@ -66,10 +75,11 @@ impl Superblock {
     pub const LEN: usize = 4096;
     /// Copies in the file.
     pub const COPIES: usize = 4;
+    /// The version that this code writes and reads.
+    pub const VERSION: u16 = 1;
 
     const LIST: usize = 160;
     const MAGIC: u32 = u32::from_le_bytes(*b"HFSB");
-    const VERSION: u16 = 1;
 
     /// The bytes of one copy; the last four are CRC-32 of the others.
     #[must_use]
@@ -91,12 +101,10 @@ impl Superblock {
         put(88, self.born.0);
         put(96, self.born.1);
         put(104, u64::try_from(entries.len()).expect("an epoch table has at most 128 entries"));
-        let (next, next_sums) = self.next.unwrap_or_default();
         put(112, self.sums.blocks);
         put(120, self.sums.regions);
-        put(128, next.0);
-        put(136, next_sums.blocks);
-        put(144, next_sums.regions);
+        put(128, self.roots.blocks);
+        put(136, self.roots.regions);
         put(152, self.scrubbed.0);
         for (i, (epoch, start)) in entries.iter().enumerate() {
             put(Self::LIST + i * 16, epoch.0);
@@ -120,12 +128,7 @@ impl Superblock {
         if crc != crc32fast::hash(&b[..Self::LEN - 4]) || count > MAX_EPOCH_TABLE {
             return None;
         }
-        if b[Self::LIST + count * 16..Self::LEN - 4].iter().any(|&x| x != 0) {
-            return None;
-        }
-        let sums = |at: usize| TableSums { blocks: u64_at(at), regions: u64_at(at + 8) };
-        let next = (Lsn(u64_at(128)), sums(136));
-        if next.0 == Lsn::ZERO && next.1 != TableSums::default() {
+        if u64_at(144) != 0 || b[Self::LIST + count * 16..Self::LEN - 4].iter().any(|&x| x != 0) {
             return None;
         }
         let entry = |i: usize| (Epoch(u64_at(Self::LIST + i * 16)), Lsn(u64_at(Self::LIST + i * 16 + 8)));
@@ -139,8 +142,8 @@ impl Superblock {
             checkpoint: Lsn(u64_at(48)),
             checkpoint_epoch: Epoch(u64_at(56)),
             checkpoint_hash: u64_at(64),
-            sums: sums(112),
-            next: (next.0 > Lsn::ZERO).then_some(next),
+            sums: TableSums { blocks: u64_at(112), regions: u64_at(120) },
+            roots: TableRoots { blocks: u64_at(128), regions: u64_at(136) },
             scrubbed: BlockIndex(u64_at(152)),
             committed: Lsn(u64_at(72)),
             journal: u64_at(80),
@@ -148,11 +151,24 @@ impl Superblock {
         })
     }
 
+    /// Each of the four copies by itself: what it says, if it is as written.
+    #[must_use]
+    pub fn copies(file: &[u8]) -> [Option<Superblock>; 4] {
+        std::array::from_fn(|i| file.get(i * Self::LEN..(i + 1) * Self::LEN).and_then(Self::decode))
+    }
+
+    /// The version that a copy says it has, if it is a superblock at all.
+    #[must_use]
+    pub fn version(copy: &[u8]) -> Option<u32> {
+        (copy.get(..4)? == Self::MAGIC.to_le_bytes()).then_some(())?;
+        Some(u32::from_le_bytes(copy.get(4..8)?.try_into().expect("four bytes")))
+    }
+
     /// Judges a whole superblock file (trap 22).
     #[must_use]
     pub fn judge(file: &[u8]) -> SuperblockFound {
         let copy = |i: usize| file.get(i * Self::LEN..(i + 1) * Self::LEN).unwrap_or(&[]);
-        let copies: [Option<Superblock>; 4] = std::array::from_fn(|i| Self::decode(copy(i)));
+        let copies = Self::copies(file);
         let holders = |s: &Superblock| copies.each_ref().map(|c| c.as_ref() == Some(s));
         let best = copies
             .iter()
@@ -189,7 +205,7 @@ mod tests {
             checkpoint_epoch: Epoch(5),
             checkpoint_hash: 0x0102_0304_0506_0708,
             sums: TableSums { blocks: 0xB10C, regions: 0x4E67 },
-            next: Some((Lsn(1005), TableSums { blocks: 0xB10D, regions: 0x4E68 })),
+            roots: TableRoots { blocks: 0xB007, regions: 0x4E07 },
             scrubbed: BlockIndex(4096),
             committed: Lsn(1010),
             journal: 0x1122_3344_5566_7788,

@@ -97,6 +97,15 @@ pub enum Input {
         /// What.
         request: Request,
     },
+    /// A guest asks which parts of a range are holes. Answered with `Output::Extents`.
+    Extents {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied to the answer.
+        tag: u64,
+        /// What is asked about.
+        range: BlockRange,
+    },
     /// A guest's connection ended.
     SessionClosed {
         /// The volume.
@@ -137,6 +146,16 @@ pub enum Output {
         key: RequestKey,
         /// How it went.
         result: Result<Vec<Bytes>, GuestError>,
+    },
+    /// Which parts of a range are holes (true) or data, from its start on; it may end early. Empty where that is not known, as
+    /// without a lease: then everything counts as data, which is never wrong.
+    Extents {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied from the question.
+        tag: u64,
+        /// Runs of blocks.
+        extents: Vec<(BlockRange, bool)>,
     },
     /// To the control plane.
     Control(ControlRequest),
@@ -299,6 +318,7 @@ impl Shard {
             Input::Scrub { volume, bytes_per_second } => {
                 self.replica(volume, replication::Input::Scrub { bytes_per_second }, now, out);
             }
+            Input::Extents { volume, tag, range } => self.store(store::Input::Extents { volume, tag, range }, now, out),
             Input::SessionClosed { volume, session } => {
                 self.replica(volume, replication::Input::SessionClosed(session), now, out);
             }
@@ -355,17 +375,6 @@ impl Shard {
     #[must_use]
     pub fn awaited(&self) -> Time {
         self.last_seen.max(self.awaited)
-    }
-
-    /// Which parts of `range` are holes (true) or data. Without a lease everything counts as data, which is never wrong.
-    #[must_use]
-    pub fn extents(&self, volume: VolumeId, range: BlockRange, now: Time) -> Vec<(BlockRange, bool)> {
-        let replica = self.copies.get(&volume).and_then(|c| c.replica.as_ref());
-        if replica.is_some_and(|r| r.holds_lease(now)) {
-            self.store.extents(volume, range)
-        } else {
-            vec![(range, false)]
-        }
     }
 
     /// What the control plane last said of `volume`.
@@ -679,6 +688,12 @@ impl Shard {
             S::Checkpointed { volume, upto } => self.replica(volume, R::Checkpointed(upto), now, out),
             S::ReadDone { volume, tag, result } => self.replica(volume, R::ReadDone { tag, result }, now, out),
             S::Repaired { volume, block, right } => self.replica(volume, R::Repaired { block, right }, now, out),
+            S::Extents { volume, tag, extents } => {
+                // After the fetch, as with a read.
+                let replica = self.copies.get(&volume).and_then(|c| c.replica.as_ref());
+                let holds = replica.is_some_and(|r| r.holds_lease(now));
+                out.push(Output::Extents { volume, tag, extents: if holds { extents } else { Vec::new() } });
+            }
             S::LogRead { volume, tag, result } => {
                 self.replica(volume, R::LogRead { tag, records: result.ok() }, now, out)
             }

@@ -383,6 +383,8 @@ fn draw_store(small: bool, rng: &mut Rng) -> StoreConfig {
         checkpoint_interval: Duration::from_millis(rng.range(100, 5_000)),
         apply_batch_bytes: [64 << 10, 1 << 20][index(rng.below(2))],
         apply_write_bytes: [8 << 10, 1 << 20][index(rng.below(2))],
+        table_bytes: [4096, 24 * 4096, 1 << 20][index(rng.below(3))],
+        apply_batch_pages: [1, 4, 64][index(rng.below(3))],
         cache_bytes: [0, 64 << 10, 8 << 20][index(rng.below(3))],
         retry_interval: Duration::from_millis(rng.range(20, 300)),
     }

@@ -86,6 +86,15 @@ pub enum Input {
         /// Inside the volume's blocks.
         range: BlockRange,
     },
+    /// Asks which blocks are holes. Answered with `Extents`.
+    Extents {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied to the answer.
+        tag: u64,
+        /// What is asked about.
+        range: BlockRange,
+    },
     /// The scrub has come so far; kept over restarts.
     Scrubbed {
         /// The volume.
@@ -183,6 +192,16 @@ pub enum Output {
         tag: u64,
         /// One piece per run of blocks, in order, together the whole range.
         result: Result<Vec<Bytes>, ReadFault>,
+    },
+    /// Answer to `Extents`.
+    Extents {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied from the question.
+        tag: u64,
+        /// Runs of blocks that are holes (true) or have their space (false), from the start of the range on; they may cover
+        /// less than the whole range. Empty if there is no such copy.
+        extents: Vec<(BlockRange, bool)>,
     },
     /// Answer to `Repair`.
     Repaired {

@@ -1,18 +1,26 @@
 //! Bringing committed records into the image, in batches.
 //!
 //! A batch takes the records from `applied + 1` on, keeps for each block the last write only, joins neighbours, and
-//! writes. One batch at a time per copy, so no block is ever in flight twice. Tables, digest and `applied` change together
-//! when the whole batch is written, hence the digest always belongs to exactly `applied`. Until then reads of these
-//! blocks are served from the overlay, which the batch's own end clears.
+//! writes. One batch at a time per copy, so no block is ever in flight twice. Meanwhile the leaves of the tables that it changes
+//! are brought into memory, and stay. Tables, digest and `applied` change together when the whole batch is written, hence
+//! the digest always belongs to exactly `applied`. Until then reads of these blocks are served from the overlay, which the
+//! batch's own end clears.
+//!
+//! A batch takes no more records when it changes many leaves, and does not start before the shard has room for them. What one
+//! record needs is bounded by `MAX_RANGE_BLOCKS`.
 
 use crate::api::Output;
+use crate::config::StoreConfig;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
+use crate::pages::Wait;
 use crate::replica::{Replica, Stage};
 use crate::runs::{RunMap, pieces};
+use crate::tables::{Seek, leaves, pages_for};
 use bytes::Bytes;
-use holdfast_format::{Record, RecordKind};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, mutated};
+use holdfast_format::{Record, RecordKind, TableKind, TablePage};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, REGION_BLOCKS, mutated};
+use std::collections::BTreeMap;
 
 /// Records being applied.
 #[derive(Debug)]
@@ -20,6 +28,13 @@ pub(crate) struct Batch {
     /// `applied` once it is written.
     upto: Lsn,
     runs: RunMap,
+    /// Leaves of the tables that it changes; true: also where all is zeros.
+    leaves: BTreeMap<(TableKind, u64), bool>,
+    /// The ones that are here to stay until it is written.
+    pinned: Vec<(TableKind, u64)>,
+    /// Pages of the tables that it may need, with those above the leaves.
+    pub(crate) reserved: usize,
+    /// Writes and leaves.
     missing: usize,
     bytes: u64,
 }
@@ -35,25 +50,60 @@ impl Replica {
         while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() {
             let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };
             let bound = if mutated(Mutant::AppliesUncommitted) { self.durable } else { self.committed.min(known) };
-            let bound = self.unproven.map_or(Lsn(u64::MAX), |u| u.0).min(bound);
             if self.applied >= bound {
                 return;
             }
             self.digests_at.retain(|at| *at > self.applied);
             let bound = self.digests_at.first().map_or(bound, |at| bound.min(*at));
-            let batch = self.collect(bound, cx.config.apply_batch_bytes);
+            // Not collected anew each time that there is no room yet.
+            let wanted = self.pages_wanted;
+            if wanted > 0 && !cx.ops.pages.has_room(self.volume, wanted, cx.config.table_pages()) {
+                return;
+            }
+            let mut batch = self.collect(bound, cx.config);
+            if !self.finds_room(cx, batch.reserved) {
+                return;
+            }
+            let leaves = std::mem::take(&mut batch.leaves);
             let kinds = image_ops(&batch.runs, cx.config.apply_write_bytes);
             if mutated(Mutant::OverlayClearedEarly) {
                 batch.runs.iter().for_each(|(start, end, _)| self.overlay.remove_upto(start, end, batch.upto));
             }
-            self.batch = Some(Batch { missing: kinds.len(), ..batch });
-            if kinds.is_empty() {
-                self.batch_written(cx);
+            // One more than there is, so that it does not end before everything was asked for.
+            self.batch = Some(Batch { missing: kinds.len() + leaves.len() + 1, ..batch });
+            self.count_pages(cx);
+            for ((kind, leaf), create) in leaves {
+                self.leaf_for_batch(cx, kind, leaf, create);
             }
             for kind in kinds {
                 cx.copy_op(self.volume, CopyTag::Apply, FileId::Image(self.volume), kind);
             }
+            self.apply_done(cx);
         }
+    }
+
+    /// Whether the shard has room for so many pages of tables now. If not, copies make checkpoints, and this one comes again.
+    fn finds_room(&mut self, cx: &mut Cx<'_>, pages: usize) -> bool {
+        let room = cx.ops.pages.admit(self.volume, pages, cx.config.table_pages());
+        self.pages_wanted = if room { 0 } else { pages };
+        room
+    }
+
+    /// A leaf that the batch changes is here, or all zeros, or on its way.
+    pub(crate) fn leaf_for_batch(&mut self, cx: &mut Cx<'_>, kind: TableKind, leaf: u64, create: bool) {
+        if !self.leaf(cx, kind, leaf, Wait::Apply(kind, leaf, create)) {
+            return;
+        }
+        let tree = self.tables.tree(kind);
+        let here = tree.seek(leaf) == Seek::Here;
+        if create && !here {
+            tree.create(leaf);
+        }
+        if create || here {
+            tree.pin(leaf);
+            self.batch.as_mut().expect("a batch asked for the leaf").pinned.push((kind, leaf));
+        }
+        self.apply_done(cx);
     }
 
     /// The batch under way writes this block.
@@ -61,10 +111,21 @@ impl Replica {
         self.batch.as_ref().is_some_and(|b| b.runs.get(block).is_some())
     }
 
-    fn collect(&self, bound: Lsn, max_bytes: u64) -> Batch {
-        let mut batch = Batch { upto: self.applied, runs: RunMap::default(), missing: 0, bytes: 0 };
+    fn collect(&self, bound: Lsn, config: &StoreConfig) -> Batch {
+        let mut batch = Batch {
+            upto: self.applied,
+            runs: RunMap::default(),
+            leaves: BTreeMap::new(),
+            pinned: Vec::new(),
+            reserved: 0,
+            missing: 0,
+            bytes: 0,
+        };
         let mut zeroed = 0;
-        while batch.upto < bound && batch.bytes + zeroed < max_bytes {
+        while batch.upto < bound
+            && batch.bytes + zeroed < config.apply_batch_bytes
+            && batch.leaves.len() < config.apply_batch_pages
+        {
             batch.upto = batch.upto.next();
             let record = self.unapplied(batch.upto);
             batch.bytes += u64::try_from(record.len_bytes()).expect("about 1 MiB");
@@ -73,7 +134,13 @@ impl Replica {
                 zeroed += record.header().range.count.0 * ZEROED_BLOCK;
             }
             batch.runs.insert(record);
+            batch.note_leaves(record);
         }
+        let of = |kind| batch.leaves.range((kind, 0)..=(kind, u64::MAX)).count();
+        let (blocks, regions) = (of(TableKind::Blocks), of(TableKind::Regions));
+        let pages = pages_for(blocks, self.sb.size.blocks().0) + pages_for(regions, self.sb.size.regions());
+        // They will be held until a checkpoint has written them.
+        batch.reserved = 2 * pages;
         batch
     }
 
@@ -82,9 +149,9 @@ impl Replica {
         entry.record.as_ref().expect("records above applied are in memory")
     }
 
-    /// One write of the batch ended.
+    /// One write of the batch ended, or one leaf is here.
     pub(crate) fn apply_done(&mut self, cx: &mut Cx<'_>) {
-        let batch = self.batch.as_mut().expect("a write of a batch belongs to one");
+        let batch = self.batch.as_mut().expect("what a batch waits for belongs to one");
         batch.missing -= 1;
         if batch.missing == 0 {
             self.batch_written(cx);
@@ -104,8 +171,8 @@ impl Replica {
                     _ => self.tables.clear_blocks(start, end),
                 }
                 let last = header.range.end().0 - 1;
-                for edge in [header.range.start.0, last] {
-                    if (start..end).contains(&edge) {
+                for (edge, held) in [(header.range.start.0, header.head), (last, header.tail)] {
+                    if held && (start..end).contains(&edge) {
                         self.set_sums(record, edge, edge + 1);
                     }
                 }
@@ -113,11 +180,14 @@ impl Replica {
             let upto = if mutated(Mutant::OverlayForgetsNewer) { Lsn(u64::MAX) } else { batch.upto };
             self.overlay.remove_upto(start, end, upto);
         }
+        for (kind, leaf) in batch.pinned {
+            self.tables.tree(kind).unpin(leaf);
+        }
         self.applied = batch.upto;
-        self.prove_tables();
         self.backlog -= batch.bytes;
         self.applied_bytes += batch.bytes;
         self.first_applied.get_or_insert(cx.now);
+        self.count_pages(cx);
         if self.stage == Stage::Open {
             let (volume, upto, digest) = (self.volume, self.applied, self.tables.digest);
             cx.out.push(Output::Applied { volume, upto, digest });
@@ -125,8 +195,30 @@ impl Replica {
     }
 
     fn set_sums(&mut self, record: &Record, start: u64, end: u64) {
-        for block in start..end {
-            self.tables.set_block(block, record.block_sum(BlockIndex(block)));
+        self.tables.set_blocks(start, end, |block| record.block_sum(BlockIndex(block)));
+    }
+}
+
+impl Batch {
+    /// The leaves that a record changes.
+    fn note_leaves(&mut self, record: &Record) {
+        let header = record.header();
+        let (start, end) = (header.range.start.0, header.range.end().0);
+        if start == end {
+            return;
+        }
+        // A discard changes only what is not zero yet, except for its edges.
+        let create = header.kind != RecordKind::Discard;
+        for leaf in leaves(start, end) {
+            *self.leaves.entry((TableKind::Blocks, leaf)).or_default() |= create;
+        }
+        for (edge, held) in [(start, header.head), (end - 1, header.tail)] {
+            if held {
+                self.leaves.insert((TableKind::Blocks, TablePage::leaf_of(edge).index), true);
+            }
+        }
+        for leaf in leaves(start / REGION_BLOCKS, end.div_ceil(REGION_BLOCKS)) {
+            self.leaves.insert((TableKind::Regions, leaf), true);
         }
     }
 }

@@ -2,21 +2,25 @@
 //! is at least that.
 //!
 //! ```text
-//! note lsn = applied, sums ─► superblock: begun ─► write dirty table pages ─► sync image and tables
-//!     ─► superblock: done ─► Checkpointed
+//! note lsn = applied, freeze the tables ─► write their changed pages, each into the place that the last checkpoint does not
+//!     need ─► sync image and tables ─► superblock with the new roots ─► Checkpointed
 //! ```
 //!
-//! Batches go on meanwhile. Image and tables may then be newer than `lsn`, wholly or in part; that does no harm, since
-//! replay from `lsn` rewrites every block and every entry that changed later.
+//! Batches go on meanwhile. The image may then be newer than `lsn`, wholly or in part; that does no harm, since replay from
+//! `lsn` rewrites every block that changed later. The tables are of exactly `lsn`: what a checkpoint that never ended wrote lies in
+//! places that no root leads to.
 
 use crate::api::Output;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
-use crate::replica::Replica;
+use crate::replica::{Replica, Stage};
 use crate::superblock::Waiter;
-use bytes::Bytes;
-use holdfast_format::{PAGE_BYTES, TableSums};
+use crate::tables::FrozenPage;
+use holdfast_format::{TableRoots, TableSums};
 use holdfast_types::{Epoch, Lsn, Mutant, Time, mutated};
+
+/// Pages of tables being written at a time.
+const PAGE_WRITES: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
@@ -24,15 +28,15 @@ pub(crate) struct Checkpoint {
     epoch: Epoch,
     hash: u64,
     sums: TableSums,
-    /// Dirty pages as they were at `lsn`, until the superblock says that they may be written.
-    pages: Vec<(FileId, u64, Vec<Bytes>)>,
+    roots: TableRoots,
+    /// Pages of the tables as they were at `lsn`, that are still to be written.
+    pages: Vec<(FileId, FrozenPage)>,
     step: Step,
     missing: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    Begin,
     Pages,
     Syncs,
     Superblock,
@@ -46,7 +50,11 @@ impl Replica {
     }
 
     pub(crate) fn pump_checkpoint(&mut self, cx: &mut Cx<'_>) {
-        if self.checkpointing.is_some() || self.applied == self.checkpoint || self.unproven.is_some() {
+        if self.checkpointing.is_some() || self.applied == self.checkpoint {
+            return;
+        }
+        // During replay nobody is told, and it is done only to make room.
+        if self.stage != Stage::Open && !self.checkpoint_now {
             return;
         }
         let late = self.checkpoint_due(cx.config.checkpoint_interval).is_some_and(|at| at <= cx.now);
@@ -57,32 +65,34 @@ impl Replica {
         self.applied_bytes = 0;
         self.first_applied = None;
         let (epoch, hash) = self.identity(self.applied);
-        let max = cx.config.apply_write_bytes;
-        let mut pages = Vec::new();
-        for (file, dirty) in [
-            (FileId::BlockTable(self.volume), self.tables.blocks.take_dirty()),
-            (FileId::RegionTable(self.volume), self.tables.regions.take_dirty()),
-        ] {
-            let dirty = if mutated(Mutant::TableNotWritten) { Vec::new() } else { dirty };
-            pages.extend(joined(dirty, max).into_iter().map(|(offset, data)| (file, offset, data)));
+        let (blocks, mut block_pages) = self.tables.blocks.freeze();
+        let (regions, region_pages) = self.tables.regions.freeze();
+        if mutated(Mutant::TableNotWritten) {
+            block_pages.clear();
         }
-        let (lsn, sums) = (self.applied, self.tables.sums());
-        self.sb.next = Some((lsn, sums));
-        self.checkpointing = Some(Checkpoint { lsn, epoch, hash, sums, pages, step: Step::Begin, missing: 0 });
-        self.write_superblock(cx, Waiter::Begun);
+        let v = self.volume;
+        let block_pages = block_pages.into_iter().map(|page| (FileId::BlockTable(v), page));
+        let region_pages = region_pages.into_iter().map(|page| (FileId::RegionTable(v), page));
+        let pages = block_pages.chain(region_pages).collect();
+        let (lsn, sums, roots) = (self.applied, self.tables.sums(), TableRoots { blocks, regions });
+        self.checkpointing = Some(Checkpoint { lsn, epoch, hash, sums, roots, pages, step: Step::Pages, missing: 0 });
+        self.write_pages(cx);
     }
 
-    /// The superblock says that a checkpoint has begun: from here on pages may be of its LSN.
-    pub(crate) fn write_pages(&mut self, cx: &mut Cx<'_>) {
+    /// Gives out the next pages, or goes on when all are written. A page is encoded when its turn comes, so that a checkpoint takes
+    /// little memory beside the tables.
+    fn write_pages(&mut self, cx: &mut Cx<'_>) {
+        let volume = self.volume;
         let checkpoint = self.checkpointing.as_mut().expect("a checkpoint is under way");
-        checkpoint.step = Step::Pages;
-        let pages = std::mem::take(&mut checkpoint.pages);
-        checkpoint.missing = pages.len();
-        if pages.is_empty() {
-            self.sync_for_checkpoint(cx);
+        while checkpoint.missing < PAGE_WRITES
+            && let Some((file, page)) = checkpoint.pages.pop()
+        {
+            let kind = DiskOpKind::Write { offset: page.offset(), data: vec![page.bytes()], durable: false };
+            checkpoint.missing += 1;
+            cx.copy_op(volume, CopyTag::Checkpoint, file, kind);
         }
-        for (file, offset, data) in pages {
-            cx.copy_op(self.volume, CopyTag::Checkpoint, file, DiskOpKind::Write { offset, data, durable: false });
+        if checkpoint.missing == 0 {
+            self.sync_for_checkpoint(cx);
         }
     }
 
@@ -90,23 +100,21 @@ impl Replica {
     pub(crate) fn checkpoint_done(&mut self, cx: &mut Cx<'_>) {
         let checkpoint = self.checkpointing.as_mut().expect("a step of a checkpoint belongs to one");
         checkpoint.missing -= 1;
-        if checkpoint.missing > 0 {
-            return;
-        }
         match checkpoint.step {
-            Step::Pages => self.sync_for_checkpoint(cx),
+            Step::Pages => self.write_pages(cx),
+            Step::Syncs if checkpoint.missing > 0 => {}
             Step::Syncs => {
                 checkpoint.step = Step::Superblock;
                 let (lsn, epoch, hash) = (checkpoint.lsn, checkpoint.epoch, checkpoint.hash);
-                let sums = checkpoint.sums;
+                let (sums, roots) = (checkpoint.sums, checkpoint.roots);
                 assert!(lsn >= self.sb.checkpoint && lsn <= self.applied, "checkpoints go forward");
                 self.sb.checkpoint = lsn;
                 self.sb.checkpoint_epoch = epoch;
                 self.sb.checkpoint_hash = hash;
-                (self.sb.sums, self.sb.next) = (sums, None);
+                (self.sb.sums, self.sb.roots) = (sums, roots);
                 self.write_superblock(cx, Waiter::Checkpoint(lsn));
             }
-            Step::Begin | Step::Superblock => unreachable!("the superblock answers by its waiter"),
+            Step::Superblock => unreachable!("the superblock answers by its waiter"),
         }
     }
 
@@ -132,20 +140,10 @@ impl Replica {
         let checkpoint = self.checkpointing.take().expect("a checkpoint is under way");
         assert_eq!(checkpoint.lsn, upto, "one checkpoint at a time");
         self.checkpoint = upto;
-        cx.out.push(Output::Checkpointed { volume: self.volume, upto });
-    }
-}
-
-/// Neighbouring pages as one write of at most `max` bytes: (offset, pages).
-fn joined(pages: Vec<(u64, Bytes)>, max: usize) -> Vec<(u64, Vec<Bytes>)> {
-    let mut writes: Vec<(u64, Vec<Bytes>)> = Vec::new();
-    let mut next = None;
-    for (number, page) in pages {
-        match writes.last_mut() {
-            Some((_, run)) if next == Some(number) && (run.len() + 1) * PAGE_BYTES <= max => run.push(page),
-            _ => writes.push((number * PAGE_BYTES as u64, vec![page])),
+        self.tables.blocks.thaw();
+        self.tables.regions.thaw();
+        if self.stage == Stage::Open {
+            cx.out.push(Output::Checkpointed { volume: self.volume, upto });
         }
-        next = Some(number + 1);
     }
-    writes
 }

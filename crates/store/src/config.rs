@@ -1,6 +1,6 @@
 //! Sizes and times of a store.
 
-use holdfast_format::{FrameHeader, SegmentHeader, padded};
+use holdfast_format::{FrameHeader, PAGE_BYTES, SegmentHeader, padded};
 use holdfast_types::{MAX_BODY_BYTES, SECTOR_SIZE};
 use std::time::Duration;
 
@@ -30,6 +30,10 @@ pub struct StoreConfig {
     pub apply_batch_bytes: u64,
     /// Largest write to an image or a table.
     pub apply_write_bytes: usize,
+    /// Memory for pages of block and region tables, in bytes over all volumes.
+    pub table_bytes: usize,
+    /// Pages of tables that one batch changes, above which it takes no further record.
+    pub apply_batch_pages: usize,
     /// Applied records kept in memory for lagging copies, in bytes over all volumes.
     pub cache_bytes: u64,
     /// How long an operation that found no space waits for its next attempt.
@@ -50,6 +54,8 @@ impl Default for StoreConfig {
             checkpoint_interval: Duration::from_secs(5),
             apply_batch_bytes: 8 << 20,
             apply_write_bytes: 1 << 20,
+            table_bytes: 128 << 20,
+            apply_batch_pages: 512,
             cache_bytes: 64 << 20,
             retry_interval: Duration::from_secs(1),
         }
@@ -57,6 +63,11 @@ impl Default for StoreConfig {
 }
 
 impl StoreConfig {
+    /// Pages of tables in memory.
+    pub(crate) const fn table_pages(&self) -> usize {
+        self.table_bytes / PAGE_BYTES
+    }
+
     /// Panics unless the numbers make sense together.
     pub fn validate(&self) {
         let body = u32::try_from(self.max_body_bytes).expect("a body is far below 4 GiB");

@@ -59,7 +59,8 @@ pub enum DiskOpKind {
         /// RWF_DSYNC.
         durable: bool,
     },
-    /// Everything written to the file before is on stable storage when this completes (fdatasync).
+    /// Everything written to the file before is on stable storage when this completes (fdatasync). One that fails may have
+    /// dropped it: a later life reads what the device has, not what a cache still shows.
     Sync,
     /// The range reads as zeros afterwards, and its space is given back.
     Punch {

@@ -11,9 +11,10 @@
 //! | `store` | takes inputs, runs the parts, fails copies |
 //! | `journal`, `ring` | group commit; segments and their reuse |
 //! | `replica`, `superblock` | one copy: positions, commands, what it must remember |
-//! | `apply`, `checkpoint`, `tables`, `runs` | image, tables, digest |
+//! | `apply`, `checkpoint`, `tables`, `pages`, `runs` | image, tables, digest |
 //! | `read` | verified reads; records for lagging copies |
 //! | `start`, `recover`, `load` | from a directory to open copies |
+//! | `findings` | what was found there, for inspectors |
 //!
 //! Deliberately absent: files, clocks, threads; epochs as decisions (the caller's), snapshots.
 
@@ -22,10 +23,12 @@ mod apply;
 mod checkpoint;
 mod config;
 mod extents;
+mod findings;
 pub mod io;
 mod journal;
 mod load;
 mod ops;
+mod pages;
 mod read;
 mod recover;
 mod repair;
@@ -41,4 +44,5 @@ mod tests;
 
 pub use api::{Input, LogGone, Output, Space};
 pub use config::StoreConfig;
+pub use findings::{Findings, JournalFound, LostFrames, SegmentFound};
 pub use store::Store;

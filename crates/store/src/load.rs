@@ -1,23 +1,20 @@
-//! Opening one copy after recovery: superblock made whole, tables loaded, then replay.
+//! Opening one copy after recovery: superblock made whole, roots of the tables read, then replay.
 
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
 use crate::replica::{Replica, Stage};
 use crate::superblock::Waiter;
-use crate::tables::table_file;
-use bytes::Bytes;
-use holdfast_format::Superblock;
+use crate::tables::{Tree, table_file};
+use holdfast_format::{Superblock, TableKind, TablePage};
 
-/// Bytes of a table read at a time.
-const CHUNK: u64 = 1 << 20;
 const SUPERBLOCK_BYTES: u64 = (Superblock::COPIES * Superblock::LEN) as u64;
 
 impl Replica {
     /// Makes the files of a new copy. The superblock is written when all are there: without it the copy does not exist.
     pub(crate) fn create_files(&mut self, cx: &mut Cx<'_>) {
         let v = self.volume;
-        let (blocks, block_len) = table_file(v, self.sb.size, true);
-        let (regions, region_len) = table_file(v, self.sb.size, false);
+        let (blocks, block_len) = table_file(v, self.sb.size, TableKind::Blocks);
+        let (regions, region_len) = table_file(v, self.sb.size, TableKind::Regions);
         let files = [
             (FileId::Superblock(v), SUPERBLOCK_BYTES, true),
             (FileId::Image(v), self.sb.size.blocks().bytes(), false),
@@ -42,53 +39,32 @@ impl Replica {
     pub(crate) fn load(&mut self, cx: &mut Cx<'_>, good: [bool; 4]) {
         assert_eq!(self.stage, Stage::Loading, "a copy is loaded once");
         self.repair_superblock(cx, good);
-        self.loading = 2;
-        self.load_chunk(cx, true, 0);
-        self.load_chunk(cx, false, 0);
-    }
-
-    fn load_chunk(&self, cx: &mut Cx<'_>, blocks: bool, offset: u64) {
-        let (file, len) = table_file(self.volume, self.sb.size, blocks);
-        let len = u32::try_from((len - offset).min(CHUNK)).expect("at most a chunk");
-        cx.copy_op(self.volume, CopyTag::Load(blocks, offset), file, DiskOpKind::Read { offset, len });
-    }
-
-    pub(crate) fn chunk_loaded(&mut self, cx: &mut Cx<'_>, blocks: bool, offset: u64, data: &Bytes) {
-        let table = if blocks { &mut self.tables.blocks } else { &mut self.tables.regions };
-        table.load(offset, data);
-        let (_, len) = table_file(self.volume, self.sb.size, blocks);
-        let next = offset + u64::try_from(data.len()).expect("at most a chunk");
-        if next < len {
-            return self.load_chunk(cx, blocks, next);
+        for (kind, root) in [(TableKind::Blocks, self.sb.roots.blocks), (TableKind::Regions, self.sb.roots.regions)] {
+            if root != 0 {
+                self.loading += 1;
+                self.read_page(cx, kind, TablePage::ROOT, 0);
+            }
         }
+        self.maybe_replay();
+    }
+
+    /// The root of a table came.
+    pub(crate) fn root_read(&mut self, cx: &mut Cx<'_>, kind: TableKind, attempt: u32, places: &[u8]) {
+        let (root, sum) = match kind {
+            TableKind::Blocks => (self.sb.roots.blocks, self.sb.sums.blocks),
+            TableKind::Regions => (self.sb.roots.regions, self.sb.sums.regions),
+        };
+        let Some(tree) = Tree::open(kind, root, sum, places) else {
+            return self.page_is_wrong(cx, kind, TablePage::ROOT, attempt);
+        };
+        *self.tables.tree(kind) = tree;
         self.loading -= 1;
         self.maybe_replay();
     }
 
-    /// Compares the tables with what the superblock says of them, at the one LSN of which it says it (trap 17).
-    ///
-    /// Pages are written by checkpoints alone. So what was read is the state of the last one, or, if another had begun, a
-    /// mixture of both, which replay makes whole: it sets every entry that differs between them. A page that the device
-    /// lost, changed or put elsewhere stays wrong, and nothing else would show it: a hole that is none reads as zeros.
-    pub(crate) fn prove_tables(&mut self) {
-        let Some((at, expected)) = self.unproven.filter(|(at, _)| *at == self.applied) else { return };
-        self.unproven = None;
-        let found = self.tables.sums();
-        if found != expected {
-            self.broken = Some(format!(
-                "its tables are not what the checkpoint at record {at} wrote: expected the sums {:016x} and {:016x}, found {:016x} \
-                 and {:016x}: the device lost or changed a write; replace the copy",
-                expected.blocks, expected.regions, found.blocks, found.regions
-            ));
-        }
-    }
-
-    /// Goes on to replay when everything is loaded and the superblock is whole.
+    /// Goes on to replay when the roots are here and the superblock is whole.
     pub(crate) fn maybe_replay(&mut self) {
         if self.stage == Stage::Loading && self.loading == 0 && !self.repairing() {
-            self.tables.loaded();
-            self.unproven = Some(self.sb.next.unwrap_or((self.sb.checkpoint, self.sb.sums)));
-            self.prove_tables();
             self.stage = Stage::Replaying;
         }
     }

@@ -3,10 +3,16 @@
 //! An operation that finds no space is not over: it is kept whole and given out again, under a new id, when the retry
 //! time comes. Whoever waits for it sees only that it takes longer, so nothing else in the store knows about ENOSPC; people
 //! are told, by what [`Ops::short`] names.
+//!
+//! A sync is the exception: one that finds no space has dropped what it was to bring to stable storage, and the next one
+//! would succeed without it. It fails its copy. So, the start apart, a file is either written durably and never synced, or
+//! written late and brought to stable storage by syncs alone.
 
 use crate::api::Output;
 use crate::config::StoreConfig;
 use crate::io::{DiskOp, DiskOpKind, FileId, OpId};
+use crate::pages::PagesHeld;
+use holdfast_format::{TableKind, TablePage};
 use holdfast_types::{Time, VolumeId};
 use std::collections::BTreeMap;
 
@@ -32,8 +38,8 @@ pub(crate) enum Tag {
 pub(crate) enum CopyTag {
     /// Makes one of its files.
     Create,
-    /// Loads a table; true for the block table.
-    Load(bool, u64),
+    /// Reads a page of a table; how often it was read before.
+    Page(TableKind, TablePage, u32),
     /// Writes superblock copies.
     Superblock,
     /// Creates (false) or writes (true) the orphan.
@@ -44,8 +50,8 @@ pub(crate) enum CopyTag {
     Checkpoint,
     /// Reads a part of the image for this job; first block, and how often it was read before.
     Read(u64, u64, u32),
-    /// Writes a repaired block.
-    Repair(u64),
+    /// Writes a repaired block (false), then brings it to stable storage (true).
+    Repair(u64, bool),
     /// Reads records for this job; index of the part.
     Log(u64, usize),
     /// Removes one of its files.
@@ -65,7 +71,7 @@ impl Tag {
 struct Pending {
     tag: Tag,
     file: FileId,
-    /// Kept for another attempt; reads need none.
+    /// Kept for another attempt; reads need none, and a sync must have none.
     again: Option<DiskOpKind>,
     /// It found no space, and has not ended since.
     short: bool,
@@ -80,6 +86,8 @@ pub(crate) struct Ops {
     /// How many of both are short of space.
     short: usize,
     retry_at: Option<Time>,
+    /// What the copies hold of another thing that is short: memory for tables.
+    pub(crate) pages: PagesHeld,
 }
 
 impl Ops {
@@ -149,7 +157,8 @@ impl Cx<'_> {
     }
 
     fn give_out(&mut self, tag: Tag, file: FileId, kind: DiskOpKind, short: bool) {
-        let again = (!matches!(kind, DiskOpKind::Read { .. } | DiskOpKind::List)).then(|| kind.clone());
+        let again =
+            (!matches!(kind, DiskOpKind::Read { .. } | DiskOpKind::List | DiskOpKind::Sync)).then(|| kind.clone());
         let id = OpId(self.ops.next);
         self.ops.next += 1;
         self.ops.pending.insert(id, Pending { tag, file, again, short });

@@ -1,21 +1,28 @@
 //! Reading committed content, verified (S18), and reading records back from the journal.
 //!
 //! A read takes what the overlay has, zeros where the block table says so, and reads the rest from the image. Each block
-//! that comes back is checked against the block table *as it is then*. If it does not match, the block may have been
-//! changed meanwhile: then it is taken anew. If not, it is read once more, and then the read fails: a block that can't be
-//! verified never leaves.
+//! that comes back is checked against what the block table said when the read was issued: what was there at that time is a
+//! right answer, also if it was changed since. If it does not match, the block may have been changed meanwhile: then it is
+//! taken anew. If not, it is read once more, and then the read fails: a block that can't be verified never leaves.
+//! Where the table is not in memory, that part of the read waits for it.
 
 use crate::api::{LogGone, Output};
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
+use crate::pages::Wait;
 use crate::replica::{Entry, Location, Replica};
 use crate::runs::pieces;
+use crate::tables::{Seek, by_leaf, entry_slot};
 use bytes::Bytes;
-use holdfast_format::{ALLOCATED_ZEROS, Record, RecordHeader, block_checksum, padded, zero_block};
+use holdfast_format::{
+    ALLOCATED_ZEROS, Record, RecordHeader, TableKind, TablePage, block_checksum, padded, zero_block,
+};
 use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, Lsn, ReadFault, SECTOR_SIZE};
 use std::collections::BTreeMap;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
+/// How often a block is read whose entry of the table is not in memory when it does not match.
+const ATTEMPTS: u32 = 4;
 
 /// Reads of one copy that have not ended.
 #[derive(Debug, Default)]
@@ -62,6 +69,13 @@ impl Reads {
     }
 }
 
+impl ImageRead {
+    /// Whether this is what the table said of the block when the read was issued.
+    fn expects(&self, block: u64, data: &Bytes) -> bool {
+        self.expected.get(&block).is_some_and(|sum| block_checksum(BlockIndex(block), data) == *sum)
+    }
+}
+
 impl Replica {
     pub(crate) fn read(&mut self, cx: &mut Cx<'_>, tag: u64, range: BlockRange) {
         let inside = !range.is_empty() && range.end().0 <= self.sb.size.blocks().0;
@@ -75,11 +89,12 @@ impl Replica {
     }
 
     /// Takes `[start, end)` from overlay and table; what must come from the image is read, neighbours together.
-    fn take_blocks(&self, cx: &mut Cx<'_>, job: u64, read: &mut ImageRead, start: u64, end: u64, attempt: u32) {
+    fn take_blocks(&mut self, cx: &mut Cx<'_>, job: u64, read: &mut ImageRead, start: u64, end: u64, attempt: u32) {
         let mut at = start;
-        for (s, e, record) in self.overlay.overlapping(start, end) {
-            self.take_from_image(cx, job, read, at, s, attempt);
-            for piece in pieces(record, s, e) {
+        let over: Vec<_> = self.overlay.overlapping(start, end).map(|(s, e, record)| (s, e, record.clone())).collect();
+        for (s, e, record) in over {
+            self.take_leaves(cx, job, read, at, s, attempt);
+            for piece in pieces(&record, s, e) {
                 match piece.data {
                     Some(data) => drop(read.found.insert(piece.start, data)),
                     None => (piece.start..piece.end).for_each(|b| drop(read.found.insert(b, zero_block()))),
@@ -87,13 +102,36 @@ impl Replica {
             }
             at = e;
         }
-        self.take_from_image(cx, job, read, at, end, attempt);
+        self.take_leaves(cx, job, read, at, end, attempt);
     }
 
-    fn take_from_image(&self, cx: &mut Cx<'_>, job: u64, read: &mut ImageRead, start: u64, end: u64, attempt: u32) {
+    /// The same without the overlay. Parts whose leaf of the block table is not here wait for it.
+    fn take_leaves(&mut self, cx: &mut Cx<'_>, job: u64, read: &mut ImageRead, start: u64, end: u64, attempt: u32) {
+        for (from, to) in by_leaf(start, end) {
+            let wait = Wait::Read { job, start: from, end: to, attempt };
+            if self.leaf(cx, TableKind::Blocks, TablePage::leaf_of(from).index, wait) {
+                self.take_from_image(cx, job, read, from, to, attempt);
+            } else {
+                read.missing += 1;
+            }
+        }
+    }
+
+    /// A leaf came that a part of a read waited for.
+    pub(crate) fn read_on(&mut self, cx: &mut Cx<'_>, job: u64, start: u64, end: u64, attempt: u32) {
+        let Some(mut read) = self.reads.images.remove(&job) else { return };
+        read.missing -= 1;
+        self.take_blocks(cx, job, &mut read, start, end, attempt);
+        self.reads.images.insert(job, read);
+        self.finish_read(cx, job);
+    }
+
+    fn take_from_image(&mut self, cx: &mut Cx<'_>, job: u64, read: &mut ImageRead, start: u64, end: u64, attempt: u32) {
         let mut from = None;
+        let entries = self.tables.blocks.entries(TablePage::leaf_of(start).index);
+        let sum_of = |block: u64| entries.as_ref().map_or(0, |e| e[entry_slot(block)]);
         for block in start..=end {
-            let sum = if block < end { self.tables.blocks.get(block) } else { 0 };
+            let sum = if block < end { sum_of(block) } else { 0 };
             if sum > ALLOCATED_ZEROS {
                 from.get_or_insert(block);
                 read.expected.insert(block, sum);
@@ -119,7 +157,7 @@ impl Replica {
         let mut good_from = first;
         for i in 0..=blocks {
             let block = first + i;
-            if i < blocks && self.matches(block, &slice(data, first, block, block + 1)) {
+            if i < blocks && read.expects(block, &slice(data, first, block, block + 1)) {
                 continue;
             }
             if good_from < block {
@@ -134,17 +172,17 @@ impl Replica {
         self.finish_read(cx, job);
     }
 
-    fn matches(&self, block: u64, data: &Bytes) -> bool {
-        let sum = self.tables.blocks.get(block);
-        sum > ALLOCATED_ZEROS && block_checksum(BlockIndex(block), data) == sum
-    }
-
-    fn take_again(&self, cx: &mut Cx<'_>, job: u64, read: &mut ImageRead, block: u64, attempt: u32) {
-        let changed = self.overlay.get(block).is_some()
-            || read.expected.get(&block).copied() != Some(self.tables.blocks.get(block));
+    /// A block is not what the table said when the read was issued.
+    fn take_again(&mut self, cx: &mut Cx<'_>, job: u64, read: &mut ImageRead, block: u64, attempt: u32) {
+        let leaf = TablePage::leaf_of(block).index;
+        let here = matches!(self.tables.blocks.seek(leaf), Seek::Here | Seek::Zeros);
+        let said = here.then(|| self.tables.blocks.get(block));
+        let changed = self.overlay.get(block).is_some() || (here && read.expected.get(&block).copied() != said);
         match (changed, attempt) {
             (true, _) => self.take_blocks(cx, job, read, block, block + 1, 0),
             (false, 0) => self.take_blocks(cx, job, read, block, block + 1, 1),
+            // What the table says now is not known: it may have been another content that was read.
+            (false, 1..ATTEMPTS) if !here => self.take_blocks(cx, job, read, block, block + 1, attempt + 1),
             (false, _) => {
                 read.corrupt.get_or_insert(BlockIndex(block));
             }

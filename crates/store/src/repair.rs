@@ -6,9 +6,10 @@
 use crate::api::Output;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
+use crate::pages::Wait;
 use crate::replica::Replica;
 use bytes::Bytes;
-use holdfast_format::block_checksum;
+use holdfast_format::{TableKind, TablePage, block_checksum};
 use holdfast_types::{BLOCK_SIZE, BlockIndex};
 
 impl Replica {
@@ -19,18 +20,27 @@ impl Replica {
             self.repaired(cx, block, true);
             return;
         }
+        if !self.leaf(cx, TableKind::Blocks, TablePage::leaf_of(block.0).index, Wait::Repair(block, data.clone())) {
+            return;
+        }
         let right = data.len() == BLOCK_SIZE && block_checksum(block, &data) == self.tables.blocks.get(block.0);
         if !right {
             self.repaired(cx, block, false);
             return;
         }
         if self.repairing_blocks.insert(block.0) {
-            let kind = DiskOpKind::Write { offset: block.offset().0, data: vec![data], durable: true };
-            cx.copy_op(self.volume, CopyTag::Repair(block.0), FileId::Image(self.volume), kind);
+            let kind = DiskOpKind::Write { offset: block.offset().0, data: vec![data], durable: false };
+            cx.copy_op(self.volume, CopyTag::Repair(block.0, false), FileId::Image(self.volume), kind);
         }
     }
 
-    pub(crate) fn repair_done(&mut self, cx: &mut Cx<'_>, block: u64) {
+    /// A step of a repair ended. Not one durable write: what that reports may be the failure of earlier writes of the image, and
+    /// an attempt after that would hide it from the checkpoint.
+    pub(crate) fn repair_done(&mut self, cx: &mut Cx<'_>, block: u64, synced: bool) {
+        if !synced {
+            let tag = CopyTag::Repair(block, true);
+            return cx.copy_op(self.volume, tag, FileId::Image(self.volume), DiskOpKind::Sync);
+        }
         self.repairing_blocks.remove(&block);
         self.repaired(cx, BlockIndex(block), true);
     }

@@ -20,12 +20,13 @@ use crate::checkpoint::Checkpoint;
 use crate::io::{DiskOpKind, FileId};
 use crate::journal::Journal;
 use crate::ops::{CopyTag, Cx};
+use crate::pages::Wait;
 use crate::read::Reads;
 use crate::runs::RunMap;
 use crate::superblock::{Waiter, Writer};
-use crate::tables::Tables;
+use crate::tables::{Tables, Tree};
 use bytes::{Bytes, BytesMut};
-use holdfast_format::{Record, Superblock, TableSums};
+use holdfast_format::{Record, Superblock, TableKind, TablePage};
 use holdfast_types::{Durable, Epoch, EpochTable, Lsn, Mutant, OpenedCopy, Time, VolumeId, mutated};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -54,7 +55,7 @@ pub(crate) struct Entry {
 pub(crate) enum Stage {
     /// Files are being made; how many are missing.
     Creating(u32),
-    /// Superblock is being repaired and tables are being loaded.
+    /// Superblock is being repaired and the roots of the tables are being read.
     Loading,
     /// Committed records are being applied again.
     Replaying,
@@ -106,6 +107,12 @@ pub(crate) struct Replica {
     /// Newest committed content that the image does not hold yet.
     pub(crate) overlay: RunMap,
     pub(crate) tables: Tables,
+    /// Pages of the tables on their way, and what goes on when they come.
+    pub(crate) waits: BTreeMap<(TableKind, TablePage), Vec<Wait>>,
+    /// What the shard knows of the pages that this copy needs.
+    pub(crate) pages_counted: usize,
+    /// What the next batch needs, if it found no room.
+    pub(crate) pages_wanted: usize,
     pub(crate) batch: Option<Batch>,
     /// Blocks of the image that are being written again with the content they should have.
     pub(crate) repairing_blocks: BTreeSet<u64>,
@@ -125,11 +132,9 @@ pub(crate) struct Replica {
     pub(crate) digests_at: BTreeSet<Lsn>,
     /// The log was cut after this: the journal need not keep what was cut.
     pub(crate) cut: Option<Lsn>,
-    /// The tables are to have these sums at this LSN, and it was not looked yet: nothing is read by them.
-    pub(crate) unproven: Option<(Lsn, TableSums)>,
     /// The copy must not go on: why.
     pub(crate) broken: Option<String>,
-    /// Table reads that have not ended.
+    /// Roots of tables that have not come.
     pub(crate) loading: u32,
     /// Applied records up to here are accounted for in the cache.
     pub(crate) cached_upto: Lsn,
@@ -142,6 +147,7 @@ fn len_of(record: &Record) -> u64 {
 impl Replica {
     /// A copy that holds what the superblock's checkpoint says and nothing after it.
     pub(crate) fn new(sb: Superblock, stage: Stage) -> Replica {
+        let tables = Tables::opened(Tree::new(TableKind::Blocks), Tree::new(TableKind::Regions), sb.sums);
         let (checkpoint, epoch, hash) = (sb.checkpoint, sb.checkpoint_epoch, sb.checkpoint_hash);
         Replica {
             volume: sb.volume,
@@ -162,9 +168,11 @@ impl Replica {
             barrier: false,
             adoption: None,
             overlay: RunMap::default(),
-            tables: Tables::default(),
+            tables,
+            waits: BTreeMap::new(),
+            pages_counted: 0,
+            pages_wanted: 0,
             batch: None,
-            unproven: None,
             broken: None,
             repairing_blocks: BTreeSet::new(),
             checkpointing: None,
@@ -225,10 +233,11 @@ impl Replica {
         if matches!(self.stage, Stage::Replaying | Stage::Open) {
             self.pump_apply(cx);
             self.finish_replay(cx);
-        }
-        if self.stage == Stage::Open {
+            let presses = cx.ops.pages.presses(self.tables.changed(), cx.config.table_pages());
+            self.checkpoint_now |= presses && self.applied > self.checkpoint;
             self.pump_checkpoint(cx);
         }
+        self.count_pages(cx);
         self.validate();
     }
 
@@ -427,15 +436,12 @@ impl Replica {
         cx.out.push(Output::Adopted { volume: self.volume, epoch, last, last_hash });
     }
 
-    /// Opens the copy once everything committed is in the image again: before that the digest means nothing, because
-    /// tables may be of any state between the checkpoint and the crash.
+    /// Opens the copy once everything committed is in the image again: before that blocks of it may be newer than the tables.
     fn finish_replay(&mut self, cx: &mut Cx<'_>) {
         if self.stage != Stage::Replaying || self.applied < self.committed || self.broken.is_some() {
             return;
         }
         self.stage = Stage::Open;
-        let (kept, slow) = (self.tables.sums(), self.tables.slow_sums());
-        assert_eq!(kept, slow, "{}: the digest is the sum of the block table", self.volume);
         cx.out.push(Output::Opened { volume: self.volume, copy: self.opened() });
     }
 

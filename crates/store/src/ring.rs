@@ -9,7 +9,8 @@
 //! Therefore the last spare is used only together with a release, else the next header would have no place to go to.
 //!
 //! Segments are released in any order, not only the oldest: a volume that is stalled pins what it needs and no more. What may
-//! be released: see `Level`. A copy that failed pins its records until it is deleted: safety before its neighbours' room.
+//! be released: see `Level`. A copy that failed or is being deleted pins its records until its superblock is gone: safety
+//! before its neighbours' room.
 
 use crate::io::{DiskOpKind, FileId};
 use crate::journal::{HeadFile, Journal};
@@ -209,6 +210,7 @@ impl Journal {
             life: self.life,
             first_seq: self.next_seq,
             bytes: cx.config.segment_bytes,
+            slot,
             closed: self.segments.iter().map(closed).collect(),
         };
         self.next_generation += 1;

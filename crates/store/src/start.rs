@@ -12,6 +12,7 @@
 //! No copy is reported before the header of the new life's segment is durable: it fixes where the old life ended. Else
 //! frames behind the end that a copy reported could become valid again at the next start.
 
+use crate::findings::{Findings, JournalFound};
 use crate::io::{DiskOpKind, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
 use crate::ops::{Cx, Tag};
@@ -55,6 +56,7 @@ pub(crate) struct Start {
     /// Segments still to be read, newest first.
     to_read: Vec<u32>,
     scans: Vec<SegmentScan>,
+    journal_found: Option<JournalFound>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +78,7 @@ pub(crate) struct Found {
     /// Volumes whose creation or deletion never ended: their files go away.
     pub(crate) garbage: BTreeSet<VolumeId>,
     pub(crate) orphans: BTreeMap<VolumeId, BTreeSet<Epoch>>,
+    pub(crate) findings: Findings,
 }
 
 /// How far the start is.
@@ -115,8 +118,8 @@ impl Start {
             (Step::List, DiskReply::Files(files), _) => self.files = files.into_iter().collect(),
             (Step::Sync, _, _) => {}
             (Step::Heads, DiskReply::Data(data), FileId::Segment(slot)) => match SegmentHeader::decode(&data) {
-                Some(header) => drop(self.heads.insert(slot, header)),
-                None => self.damaged_heads += 1,
+                Some(header) if header.slot == slot => drop(self.heads.insert(slot, header)),
+                _ => self.damaged_heads += 1,
             },
             (Step::Heads, DiskReply::Data(data), FileId::JournalHead) => self.head = Some(JournalHead::judge(&data)),
             (Step::Heads, DiskReply::Data(data), FileId::Superblock(volume)) => {
@@ -284,6 +287,7 @@ impl Start {
     fn finish(&mut self, segment_bytes: u64, seed: u64) -> Found {
         let mut replicas = std::mem::take(&mut self.replicas);
         let orphans = self.orphans();
+        let superblocks = replicas.iter().map(|(volume, (_, good))| (*volume, *good)).collect();
         for (volume, (replica, _)) in &mut replicas {
             replica.orphans = orphans.get(volume).cloned().unwrap_or_default();
         }
@@ -305,13 +309,16 @@ impl Start {
             }
         }
         let (failed, garbage) = (std::mem::take(&mut self.failed), std::mem::take(&mut self.garbage));
-        Found { journal, replicas, failed, garbage, orphans }
+        let findings = Findings { journal: self.journal_found.take(), superblocks, leftovers: garbage.clone() };
+        Found { journal, replicas, failed, garbage, orphans, findings }
     }
 
     fn recovered_journal(&mut self, replicas: &mut BTreeMap<VolumeId, (Replica, [bool; 4])>) -> Journal {
         let newest = self.scans.last().expect("a journal has a newest segment").header.clone();
         let slots: BTreeMap<u64, u32> = self.heads.iter().map(|(slot, h)| (h.generation, *slot)).collect();
+        let found = JournalFound::new(&self.scans, &slots);
         let resolved = resolve(std::mem::take(&mut self.scans));
+        self.journal_found = Some(found.judged(&resolved));
         let mut copies = BTreeMap::new();
         let mut good = BTreeMap::new();
         for (volume, (replica, copies_good)) in std::mem::take(replicas) {
@@ -384,5 +391,47 @@ const fn volume_of(file: FileId) -> Option<VolumeId> {
         | FileId::BlockTable(v)
         | FileId::RegionTable(v)
         | FileId::Orphan(v, _) => Some(v),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs/FORMAT.md, "Journal head": every combination of what the head says and what is the newest segment.
+    #[test]
+    fn every_combination_of_head_and_newest_segment_has_its_verdict() {
+        let newest = |generation| SegmentHeader {
+            journal: 7,
+            generation,
+            life: 1,
+            first_seq: 1,
+            bytes: 1 << 20,
+            slot: 0,
+            closed: Vec::new(),
+        };
+        let names = |journal, generation| Some(JournalHeadFound::Valid(JournalHead { journal, generation }));
+        let table = [
+            (None, None, ""),
+            (None, Some(3), "missing"),
+            (Some(JournalHeadFound::Empty), None, ""),
+            (Some(JournalHeadFound::Empty), Some(3), ""),
+            (Some(JournalHeadFound::Damaged), None, "damaged"),
+            (Some(JournalHeadFound::Damaged), Some(3), "damaged"),
+            (names(7, 2), Some(3), ""),
+            (names(7, 3), Some(3), ""),
+            (names(7, 4), Some(3), "missing or damaged"),
+            (names(7, 1), None, "missing or damaged"),
+            (names(8, 2), Some(3), "another journal"),
+            (names(8, 4), Some(3), "another journal"),
+        ];
+        for (head, generation, reason) in table {
+            let start = Start { head, ..Start::default() };
+            let verdict = start.judge_journal_head(generation.map(newest).as_ref());
+            match reason {
+                "" => assert_eq!(verdict, Ok(()), "{head:?} {generation:?}"),
+                reason => assert!(verdict.is_err_and(|why| why.contains(reason)), "{head:?} {generation:?}: {reason}"),
+            }
+        }
     }
 }

@@ -5,16 +5,16 @@
 
 use crate::api::{Input, LogGone, Output, Space};
 use crate::config::StoreConfig;
+use crate::findings::Findings;
 use crate::io::{DiskDone, DiskError, DiskOpKind, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
 use crate::ops::{CopyTag, Cx, Ops, Tag};
 use crate::replica::{Command, Replica, Stage};
 use crate::start::{Found, Progress, Start};
 use crate::superblock::Waiter;
-use holdfast_format::{Superblock, TableSums};
+use holdfast_format::{PAGE_BYTES, Superblock, TableRoots, TableSums};
 use holdfast_types::{
-    BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Mutant, Positions, ReadFault, Time, VolumeId,
-    VolumeSize, mutated,
+    BlockIndex, Epoch, EpochTable, Incarnation, Lsn, Mutant, Positions, ReadFault, Time, VolumeId, VolumeSize, mutated,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -31,6 +31,7 @@ pub struct Store {
     to_load: BTreeMap<VolumeId, [bool; 4]>,
     leaving: BTreeMap<VolumeId, Leaving>,
     touched: BTreeSet<VolumeId>,
+    findings: Findings,
     cache: VecDeque<(VolumeId, Lsn, u64)>,
     cache_bytes: u64,
 }
@@ -78,6 +79,7 @@ impl Store {
             to_load: BTreeMap::new(),
             leaving: BTreeMap::new(),
             touched: BTreeSet::new(),
+            findings: Findings::default(),
             cache: VecDeque::new(),
             cache_bytes: 0,
         }
@@ -160,11 +162,10 @@ impl Store {
         self.replicas.get(&volume).map(|r| r.tables.digest)
     }
 
-    /// Runs of blocks that are holes (true) or have their space (false), from the start of `range` on; they may cover less
-    /// than the whole range. Empty if there is no such copy.
+    /// Bytes of memory that pages of tables take: `StoreConfig::table_bytes` at most, and what one batch adds for a moment.
     #[must_use]
-    pub fn extents(&self, volume: VolumeId, range: BlockRange) -> Vec<(BlockRange, bool)> {
-        self.replicas.get(&volume).map(|r| r.extents(range)).unwrap_or_default()
+    pub fn table_memory(&self) -> usize {
+        self.replicas.values().map(|r| r.tables.len()).sum::<usize>() * PAGE_BYTES
     }
 
     /// For tests that find the journal stuck.
@@ -176,6 +177,12 @@ impl Store {
             .map(|r| (r.volume, r.checkpoint, r.applied, r.committed, r.known_committed, r.durable, r.received, r.trim))
             .collect();
         format!("{:?}\n{copies:?}", self.journal)
+    }
+
+    /// What the start found besides the copies. Empty before it, and if the journal can't be used.
+    #[must_use]
+    pub const fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     /// The volumes that are open.
@@ -249,6 +256,7 @@ impl Store {
 
     fn found(&mut self, found: Found, out: &mut Vec<Output>) {
         self.journal = found.journal;
+        self.findings = found.findings;
         self.phase = Phase::Opening;
         for (volume, (replica, good)) in found.replicas {
             self.to_load.insert(volume, good);
@@ -272,7 +280,9 @@ impl Store {
         }
         self.phase = Phase::Loading;
         for (volume, good) in std::mem::take(&mut self.to_load) {
-            let Store { ops, config, replicas, .. } = self;
+            let Store { ops, config, replicas, touched, .. } = self;
+            // Where nothing needs to be read, it goes on at once.
+            touched.insert(volume);
             let replica = replicas.get_mut(&volume).expect("nothing leaves before it is loaded");
             replica.load(&mut Cx { ops, out, now, config }, good);
         }
@@ -301,7 +311,9 @@ impl Store {
         let cx = &mut Cx { ops, out, now, config };
         match (tag, reply) {
             (CopyTag::Create, _) => replica.file_created(cx),
-            (CopyTag::Load(blocks, offset), DiskReply::Data(data)) => replica.chunk_loaded(cx, blocks, offset, &data),
+            (CopyTag::Page(kind, page, attempt), DiskReply::Data(data)) => {
+                replica.page_read(cx, kind, page, attempt, &data)
+            }
             (CopyTag::Superblock, _) => {
                 replica.superblock_done(cx);
                 replica.maybe_replay();
@@ -312,7 +324,7 @@ impl Store {
             (CopyTag::Read(job, first, attempt), DiskReply::Data(data)) => {
                 replica.read_done(cx, job, first, attempt, &data)
             }
-            (CopyTag::Repair(block), _) => replica.repair_done(cx, block),
+            (CopyTag::Repair(block, synced), _) => replica.repair_done(cx, block, synced),
             (CopyTag::Log(job, part), DiskReply::Data(data)) => replica.log_done(cx, job, part, &data),
             (tag, reply) => unreachable!("{tag:?} is not answered by {reply:?}"),
         }
@@ -355,9 +367,16 @@ impl Store {
             }
             Input::Read { volume, tag, range } => {
                 let Store { ops, config, replicas, .. } = self;
-                match open_copy(replicas, volume).filter(|r| r.unproven.is_none()) {
+                match open_copy(replicas, volume) {
                     Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range),
                     None => out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) }),
+                }
+            }
+            Input::Extents { volume, tag, range } => {
+                let Store { ops, config, replicas, .. } = self;
+                match open_copy(replicas, volume) {
+                    Some(replica) => replica.extents(&mut Cx { ops, out, now, config }, tag, range),
+                    None => out.push(Output::Extents { volume, tag, extents: Vec::new() }),
                 }
             }
             Input::Scrubbed { volume, next } => {
@@ -425,7 +444,7 @@ impl Store {
             checkpoint_epoch: Epoch::ZERO,
             checkpoint_hash: 0,
             sums: TableSums::default(),
-            next: None,
+            roots: TableRoots::default(),
             scrubbed: BlockIndex(0),
             committed: Lsn::ZERO,
             journal: self.journal.id,
@@ -448,7 +467,6 @@ impl Store {
         };
         leaving.delete = true;
         leaving.silent = false;
-        self.journal.forget(volume);
     }
 
     // ---- leaving
@@ -463,6 +481,10 @@ impl Store {
         for tag in logs {
             out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: replica.received.next() }) });
         }
+        for tag in replica.unanswered_extents() {
+            out.push(Output::Extents { volume, tag, extents: Vec::new() });
+        }
+        self.ops.pages.leaves(volume, replica.pages_counted);
         self.ops.drop_parked(volume);
         self.journal.drop_queued(volume);
         self.leaving.insert(volume, Leaving { orphans: replica.orphans, ..Leaving::default() });
@@ -515,6 +537,7 @@ impl Store {
         if missing == 0 && !leaving.superblock_gone {
             leaving.superblock_gone = true;
             leaving.missing = None;
+            self.journal.forget(volume);
         }
     }
 
@@ -540,6 +563,7 @@ impl Store {
         self.remove_files(now, out);
         self.report_deleted(out);
         self.trim_cache();
+        self.trim_tables();
         let leftovers = self.leaving.values().any(|l| l.silent);
         if matches!(self.phase, Phase::Loading) && !leftovers && self.replicas.values().all(|r| r.stage == Stage::Open)
         {
@@ -564,10 +588,16 @@ impl Store {
     }
 
     fn pump(&mut self, now: Time, out: &mut Vec<Output>) {
-        if self.journal.pressure() {
+        // Whoever waits for a segment or for room gets its turn whenever anything happens.
+        let waits = !self.ops.pages.waiting.is_empty();
+        if self.journal.pressure() || waits {
             self.touched.extend(self.replicas.keys());
         }
         self.pump_copies(now, out);
+        if !waits && !self.ops.pages.waiting.is_empty() {
+            self.touched.extend(self.replicas.keys());
+            self.pump_copies(now, out);
+        }
         if matches!(self.phase, Phase::Opening) {
             return;
         }
@@ -595,8 +625,26 @@ impl Store {
         }
     }
 
+    /// Copies that are out of service and whose superblock is there: the next start would open them.
     fn failed(&self) -> BTreeSet<VolumeId> {
-        self.leaving.iter().filter(|(_, l)| !l.delete).map(|(volume, _)| *volume).collect()
+        self.leaving.iter().filter(|(_, l)| !l.superblock_gone).map(|(volume, _)| *volume).collect()
+    }
+
+    /// Forgets pages of tables above the bound, of the copy that has most of them.
+    fn trim_tables(&mut self) {
+        let mut total: usize = self.replicas.values().map(|r| r.tables.len()).sum();
+        let bound = self.config.table_pages();
+        if total <= bound {
+            return;
+        }
+        let mut largest: Vec<(usize, VolumeId)> = self.replicas.values().map(|r| (r.tables.len(), r.volume)).collect();
+        largest.sort_unstable();
+        while total > bound
+            && let Some((_, volume)) = largest.pop()
+        {
+            let replica = self.replicas.get_mut(&volume).expect("listed just now");
+            total -= replica.tables.forget(total - bound);
+        }
     }
 
     /// Keeps the newest applied records in memory, up to the bound.

@@ -20,8 +20,6 @@ pub(crate) enum Waiter {
     Promise(Epoch),
     /// Say `Adopted`.
     Adopt(Epoch),
-    /// A checkpoint has begun.
-    Begun,
     /// The checkpoint holds.
     Checkpoint(Lsn),
     /// The commit position is on disk; nobody asked.
@@ -130,7 +128,6 @@ impl Replica {
                 cx.out.push(Output::Promised { volume, epoch });
             }
             Waiter::Adopt(epoch) => self.adopted(cx, epoch),
-            Waiter::Begun => self.write_pages(cx),
             Waiter::Checkpoint(upto) => self.checkpointed(cx, upto),
             Waiter::Hint => {}
         }

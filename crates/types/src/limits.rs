@@ -14,6 +14,9 @@ pub const MAX_VOLUME_BYTES: u64 = 64 << 40;
 pub const MAX_REQUEST_BYTES: u32 = 1 << 20;
 /// Largest body of a record, in blocks: an unaligned request of the largest size touches one block more.
 pub const MAX_BODY_BLOCKS: u64 = MAX_REQUEST_BYTES as u64 / BLOCK_SIZE as u64 + 1;
+/// Longest range of a record, in blocks: an unaligned request of 4 GiB, the most that a guest can ask for. It bounds what one
+/// record changes, and with that the memory and the time of a step.
+pub const MAX_RANGE_BLOCKS: u64 = (1 << 20) + 1;
 /// Largest body of a record, in bytes.
 pub const MAX_BODY_BYTES: usize = 257 * BLOCK_SIZE;
 /// Records of one journal frame.
@@ -26,6 +29,7 @@ pub const MAX_EPOCH_TABLE: usize = 128;
 pub const MAX_NAME_BYTES: usize = 64;
 
 const _: () = assert!(MAX_BODY_BYTES as u64 == MAX_BODY_BLOCKS * BLOCK_SIZE as u64);
+const _: () = assert!(MAX_RANGE_BLOCKS >= MAX_BODY_BLOCKS);
 const _: () = assert!(BLOCK_SIZE.is_multiple_of(SECTOR_SIZE));
 const _: () = assert!(REGION_SIZE == 64 * 1024);
 const _: () = assert!(MAX_VOLUME_BYTES.is_multiple_of(REGION_SIZE));

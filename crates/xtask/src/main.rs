@@ -1,7 +1,9 @@
 //! Development tasks. `cargo xtask model` explores the model of the epoch change. `cargo xtask tidy` checks what compiler
 //! and lints can't: the direction of crates, calls that a pure crate must not make, sizes, leftover marks. `cargo xtask
-//! mutants` proves that the simulator's checkers can fail.
+//! mutants` proves that the simulator's checkers can fail. `cargo xtask crash-states` and `cargo xtask corruption-sweep` open what
+//! crashes and failing devices may leave of a store.
 
+mod crash;
 mod model;
 mod mutants;
 mod tidy;
@@ -14,10 +16,13 @@ fn main() -> ExitCode {
     match args.first().map(String::as_str) {
         Some("tidy") => run_tidy(),
         Some("model") => model::run(&args[1..]),
+        Some("crash-states") => crash::states(&args[1..]),
+        Some("corruption-sweep") => crash::corruption(&args[1..]),
         Some("mutants") => mutants::run(&root(), std::env::args().skip(2)),
         other => {
             eprintln!(
-                "expected the name of a task, found {}; run `cargo xtask tidy`, `cargo xtask model` or `cargo xtask mutants`",
+                "expected the name of a task, found {}; run `cargo xtask tidy`, `model`, `mutants`, `crash-states` or \
+                 `corruption-sweep`",
                 other.unwrap_or("nothing")
             );
             ExitCode::from(2)

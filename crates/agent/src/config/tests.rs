@@ -24,6 +24,8 @@ fn an_unknown_key_is_named_with_the_closest_known_one() {
     assert!(error.contains("did you mean `cluster`?"), "{error}");
     let error = parse(&format!("{LEAST}[limits]\nlease = \"1s\"\n")).unwrap_err();
     assert!(error.contains("`lease` belongs to [cluster]"), "{error}");
+    let error = parse(&format!("{LEAST}[limits]\ntable_cache = \"1MiB\"\n")).unwrap_err();
+    assert!(error.contains("limits.table_cache") && error.contains("64MiB"), "{error}");
     let error = parse(&format!("{LEAST}[limits]\ncolour = 1\n")).unwrap_err();
     assert!(error.contains("the keys here are limits.journal_segment"), "{error}");
 }

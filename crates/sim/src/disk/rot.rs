@@ -3,11 +3,9 @@
 //!
 //! A disk knows what it has damaged. That knowledge excuses exactly the damage: an EIO for a rotten block, and for no other.
 //!
-//! Kept out, because the formats can't tell yet (docs/FORMAT.md), and a run with it would end in wrong data:
-//! - A frame of the journal that is lost or rots before a later one proves it looks like a torn write (trap 11). Rot picks
-//!   proven frames; a lost frame that nothing on the medium proves when the process ends turns up after all.
-//! - A page of the block table that is lost or comes from elsewhere: pages carry neither their place nor a version, and an
-//!   entry of zero reads as a hole (trap 17). Single bits of it do rot: an entry of another value is seen.
+//! Kept out, because the formats can't tell yet (docs/FORMAT.md), and a run with it would end in wrong data: a frame of the
+//! journal that is lost or rots before a later one proves it looks like a torn write (trap 11). Rot picks proven frames; a lost
+//! frame that nothing on the medium proves when the process ends turns up after all.
 
 use super::{Disk, File, Unsynced};
 use crate::faults::FaultKind;
@@ -25,8 +23,6 @@ const PAIR: usize = 2 * Superblock::LEN;
 pub(crate) struct Damage {
     /// Blocks of images that are not what was written there last.
     blocks: BTreeSet<(VolumeId, u64)>,
-    /// Blocks whose entry in the block table is wrong, on the medium or in the memory of a process that read it.
-    sums: BTreeSet<(VolumeId, u64)>,
     /// Copies whose digest does not follow from their records.
     digests: BTreeSet<VolumeId>,
     /// Blocks that have been written anew since, which a power cut may undo.
@@ -69,8 +65,7 @@ pub(crate) struct Snapshot {
 impl Damage {
     /// Whether blocks `[start, end)` of a copy may be unreadable here.
     pub(crate) fn covers(&self, volume: VolumeId, start: u64, end: u64) -> bool {
-        let within = |set: &BTreeSet<(VolumeId, u64)>| set.range((volume, start)..(volume, end)).next().is_some();
-        within(&self.blocks) || within(&self.sums)
+        self.blocks.range((volume, start)..(volume, end)).next().is_some()
     }
 
     pub(crate) fn digest_may_differ(&self, volume: VolumeId) -> bool {
@@ -81,13 +76,6 @@ impl Damage {
         if let FileId::Image(volume) = file {
             let (first, end) = (offset / BLOCK_SIZE, (offset + len).div_ceil(BLOCK_SIZE));
             self.blocks.extend((first..end).map(|b| (volume, b as u64)));
-        }
-    }
-
-    fn damage_sum(&mut self, file: FileId, offset: usize) {
-        if let FileId::BlockTable(volume) = file {
-            self.sums.insert((volume, offset as u64 / 8));
-            self.digests.insert(volume);
         }
     }
 
@@ -166,7 +154,6 @@ impl Disk {
         let Some(held) = self.files.get_mut(&file).filter(|f| quiet(f)) else { return false };
         held.content[at] ^= 1 << rng.below(8);
         self.damage.damage_blocks(file, at, 1);
-        self.damage.damage_sum(file, at);
         if kind == FaultKind::RotJournal {
             self.doubt_digests();
         }
@@ -274,7 +261,6 @@ impl Disk {
             self.armed.fired.push(FaultKind::ReadFlip);
             let at = index(self.rng.below(data.len() as u64));
             data[at] ^= 1 << self.rng.below(8);
-            self.damage.damage_sum(op.file, index(offset) + at);
         }
     }
 
@@ -283,7 +269,8 @@ impl Disk {
         let frame = matches!(op.file, FileId::Segment(_)) && offset > 0;
         let image = matches!(op.file, FileId::Image(_));
         let superblock = matches!(op.file, FileId::Superblock(_)) && data.len() == PAIR;
-        if self.armed.lose_write && (frame || image || superblock) {
+        let table = matches!(op.file, FileId::BlockTable(_) | FileId::RegionTable(_));
+        if self.armed.lose_write && (frame || image || superblock || table) {
             self.armed.lose_write = false;
             self.armed.fired.push(FaultKind::PhantomWrite);
             self.damage.damage_blocks(op.file, offset, data.len());

@@ -135,6 +135,8 @@ impl World {
             Output::Send { to, volume, message } => self.send(id, to, volume, &message),
             Output::SendBeat { to, message } => self.transmit(id, to, Lane::Beat, message.encode()),
             Output::Reply { volume, key, result } => return self.reply(id, volume, key, result),
+            // Its guests don't ask.
+            Output::Extents { .. } => {}
             Output::Control(request) => self.ask_control(id, request),
             Output::CopyCreated { volume, incarnation } => {
                 self.shard_says(id, control::Input::CopyCreated { volume, incarnation });

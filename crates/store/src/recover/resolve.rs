@@ -154,7 +154,7 @@ mod tests {
     ) -> SegmentScan {
         let closed = closed.iter().map(|&(generation, end)| ClosedSegment { generation, end }).collect();
         SegmentScan {
-            header: SegmentHeader { journal: 1, generation, life, first_seq, bytes: 1 << 20, closed },
+            header: SegmentHeader { journal: 1, generation, life, first_seq, bytes: 1 << 20, slot: 0, closed },
             frames,
         }
     }

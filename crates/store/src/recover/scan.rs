@@ -1,8 +1,10 @@
 //! Finding the frames of one segment in its bytes.
 //!
-//! As long as frames follow one another, the scan jumps from one to the next and never looks into bodies, which are the
-//! guest's. Where no frame is found, it tries every sector up to the next frame of this segment. Only headers with this
-//! journal's id, this life and this generation count, so neither a stale frame nor a guest's bytes can pose as one.
+//! As long as whole frames follow one another, the scan jumps from one to the next and never looks into bodies, which are the
+//! guest's. Where no frame is found, or one that is not whole, it tries every sector up to the next frame of this segment: a
+//! frame that the device put in the wrong place lies across its neighbour, whose header is the proof that both were durable.
+//! Only headers with this journal's id, this life and this generation count, so neither a stale frame nor a guest's bytes
+//! can pose as one.
 
 use bytes::Bytes;
 use holdfast_format::{CommitMark, FrameHeader, FrameSlot, Record, RecordHeader, SegmentHeader, padded};
@@ -69,8 +71,9 @@ pub(crate) fn scan(header: SegmentHeader, bytes: &Bytes, keep: &dyn Fn(&RecordHe
         match frame_at(&header, bytes, at) {
             Some(found) => {
                 let len = usize::try_from(found.total_len).expect("a frame is below 4 MiB");
-                frames.push(read_frame(&found, &bytes.slice(at..at + len), at, keep));
-                at += len;
+                let frame = read_frame(&found, &bytes.slice(at..at + len), at, keep);
+                at += if frame.slots_good && frame.bodies_good { len } else { SECTOR_SIZE };
+                frames.push(frame);
             }
             None => at += SECTOR_SIZE,
         }
@@ -152,8 +155,15 @@ mod tests {
 
     #[test]
     fn slots_of_an_older_frame_make_all_slots_doubtful() {
-        let header =
-            SegmentHeader { journal: 1, generation: 1, life: 1, first_seq: 1, bytes: 1 << 20, closed: Vec::new() };
+        let header = SegmentHeader {
+            journal: 1,
+            generation: 1,
+            life: 1,
+            first_seq: 1,
+            bytes: 1 << 20,
+            slot: 0,
+            closed: Vec::new(),
+        };
         let (older, mut newer) = (frame(1), frame(2).to_vec());
         newer[SECTOR_SIZE..2 * SECTOR_SIZE].copy_from_slice(&older[SECTOR_SIZE..2 * SECTOR_SIZE]);
         let segment = Bytes::from([&header.encode()[..], &older, &newer].concat());

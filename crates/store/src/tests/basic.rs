@@ -258,18 +258,18 @@ fn written_zeroes_keep_their_space_and_discarded_blocks_do_not() {
     let expected = expected.map(|((start, count), hole)| (BlockRange::new(start, count), hole));
     h.drain_disk();
     h.commit(V, 4);
-    assert_eq!(h.store.extents(V, BlockRange::new(0, 16)), expected, "not applied yet");
+    assert_eq!(h.ask_extents(V, BlockRange::new(0, 16)), expected, "not applied yet");
     h.read_all(V);
     h.quiesce();
     assert_eq!(h.store.positions(V).map(|p| p.applied), Some(Lsn(4)));
-    assert_eq!(h.store.extents(V, BlockRange::new(0, 16)), expected, "in the image");
+    assert_eq!(h.ask_extents(V, BlockRange::new(0, 16)), expected, "in the image");
     assert_eq!(h.store.digest(V), Some(h.models[&V].digest(4)));
     h.read_all(V);
     h.quiesce();
     h.crash(false);
     h.start();
     h.quiesce();
-    assert_eq!(h.store.extents(V, BlockRange::new(0, 16)), expected, "after a start");
+    assert_eq!(h.ask_extents(V, BlockRange::new(0, 16)), expected, "after a start");
     h.read_all(V);
     h.quiesce();
 }

@@ -27,6 +27,8 @@ pub(crate) struct Disk {
     pub(crate) full: bool,
     /// Operations on this file fail with EIO.
     pub(crate) broken: Option<FileId>,
+    /// A sync finds no space: what was written back late had none.
+    pub(crate) full_at_sync: bool,
     pub(crate) durable_writes: usize,
 }
 
@@ -111,6 +113,9 @@ impl Disk {
         }
         let volatile = matches!(op.kind, DiskOpKind::Write { durable: false, .. } | DiskOpKind::Create { .. });
         if self.full && volatile {
+            return Err(DiskError::NoSpace);
+        }
+        if self.full_at_sync && matches!(op.kind, DiskOpKind::Sync) {
             return Err(DiskError::NoSpace);
         }
         match &op.kind {

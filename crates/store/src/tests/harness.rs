@@ -173,6 +173,7 @@ pub(crate) struct Harness {
     pub(crate) opened: BTreeMap<VolumeId, OpenedCopy>,
     pub(crate) failures: Vec<(Option<VolumeId>, String)>,
     pub(crate) corrupt_reads: usize,
+    pub(crate) extents: Vec<(BlockRange, bool)>,
     pub(crate) repaired: Vec<(u64, bool)>,
     /// Check what is opened against the models; off where damage was done on purpose.
     pub(crate) strict: bool,
@@ -201,6 +202,7 @@ impl Harness {
             opened: BTreeMap::new(),
             failures: Vec::new(),
             corrupt_reads: 0,
+            extents: Vec::new(),
             repaired: Vec::new(),
             strict: true,
             checkpoints: 0,
@@ -268,6 +270,7 @@ impl Harness {
             }
             Output::Checkpointed { .. } => self.checkpoints += 1,
             Output::ReadDone { volume, tag, result } => self.read_done(volume, tag, result),
+            Output::Extents { extents, .. } => self.extents = extents,
             Output::Repaired { block, right, .. } => self.repaired.push((block.0, right)),
             Output::LogRead { volume, tag, result } => {
                 let (v, from) = self.log_reads.remove(&tag).expect("asked");
@@ -353,6 +356,21 @@ impl Harness {
         self.input(Input::Start);
         while !self.started && self.complete_one() {}
         assert!(self.started || !self.strict, "the start ends");
+    }
+
+    /// Commits what is durable and lets everything end but what `held` names.
+    pub(crate) fn commit_all_without(&mut self, v: VolumeId, held: impl Fn(&crate::io::DiskOp) -> bool) {
+        for round in 0..100 {
+            while let Some(i) = self.disk.in_flight.iter().position(|(_, op)| !held(op)) {
+                let done = self.disk.complete(i);
+                self.input(Input::Done(done));
+            }
+            let durable = self.models[&v].durable;
+            self.commit(v, durable);
+            if round > 2 && self.disk.in_flight.iter().all(|(_, op)| held(op)) && !self.tick() {
+                return;
+            }
+        }
     }
 
     /// Forgets the process.
@@ -481,6 +499,13 @@ impl Harness {
         let committed = self.models[&v].committed;
         self.reads.insert(tag, Asked { volume: v, range, committed });
         self.input(Input::Read { volume: v, tag, range });
+    }
+
+    /// What the store says of holes at the start of `range`.
+    pub(crate) fn ask_extents(&mut self, v: VolumeId, range: BlockRange) -> Vec<(BlockRange, bool)> {
+        self.input(Input::Extents { volume: v, tag: 0, range });
+        while self.extents.is_empty() && self.complete_one() {}
+        std::mem::take(&mut self.extents)
     }
 
     pub(crate) fn read_log(&mut self, v: VolumeId, from: u64, max_bytes: usize) {

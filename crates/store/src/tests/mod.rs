@@ -2,6 +2,8 @@
 
 mod basic;
 mod disk;
+mod faults;
 mod harness;
+mod large;
 mod random;
 mod rot;

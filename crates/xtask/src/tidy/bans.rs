@@ -4,8 +4,8 @@ use super::source::{Source, find_word, line_at};
 use super::{Finding, member};
 
 /// Crates whose every run is a function of their inputs.
-const PURE: [&str; 10] =
-    ["types", "format", "replication", "store", "cluster", "consensus", "nbd", "node", "sim", "model"];
+const PURE: [&str; 11] =
+    ["types", "format", "replication", "store", "cluster", "consensus", "nbd", "node", "sim", "model", "crash"];
 
 const NO_CLOCK: &str = "time comes in as the parameter `now`";
 const NO_IO: &str = "I/O is an output; a shell crate does it";

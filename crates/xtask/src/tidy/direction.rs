@@ -7,7 +7,7 @@ const PREFIX: &str = "holdfast-";
 
 /// For each crate the crates of the project that it may depend on. Siblings do not know each other: whoever owns both
 /// carries the outputs of one to the inputs of the other.
-const MAY_KNOW: [(&str, &[&str]); 15] = [
+const MAY_KNOW: [(&str, &[&str]); 16] = [
     ("types", &[]),
     ("format", &["types"]),
     ("replication", &["types", "format"]),
@@ -17,6 +17,7 @@ const MAY_KNOW: [(&str, &[&str]); 15] = [
     ("nbd", &["types", "format"]),
     ("node", &["types", "format", "replication", "store", "cluster", "consensus"]),
     ("sim", &["types", "format", "replication", "store", "cluster", "consensus", "nbd", "node"]),
+    ("crash", &["types", "format", "store"]),
     ("disk", &["types", "format", "store"]),
     ("transport", &["types", "format"]),
     ("agent", &["types", "format", "replication", "store", "cluster", "consensus", "nbd", "node", "disk", "transport"]),
@@ -40,7 +41,7 @@ const MAY_KNOW: [(&str, &[&str]); 15] = [
     // The model knows nothing of the code that it is the measure of.
     ("model", &[]),
     // The simulator for the mutants, and only when it is asked for them.
-    ("xtask", &["model", "sim"]),
+    ("xtask", &["model", "sim", "crash", "store"]),
 ];
 
 /// Members outside the house, which may look into every room.

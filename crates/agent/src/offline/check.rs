@@ -1,0 +1,255 @@
+//! `fsck`: everything that can be told of a directory, changing nothing.
+
+use super::control::Known;
+use super::engine::{Engine, Piece};
+use super::headers::{self, Seen};
+use super::orphans;
+use super::repair::Repair;
+use super::report::{JournalReport, Report, SegmentReport, VolumeReport};
+use super::{OfflineError, Place, Progress};
+use holdfast_cluster::{Phase, State, Volume};
+use holdfast_disk::Overlay;
+use holdfast_store::io::FileId;
+use holdfast_types::{NodeId, OpenedCopy, VolumeId};
+use std::collections::BTreeSet;
+
+/// Checks a directory. Every block of every copy that opens is read.
+///
+/// # Errors
+/// It could not be checked. What is wrong with it stands in the report.
+pub fn check(place: &Place, progress: Progress<'_>) -> Result<Report, OfflineError> {
+    let mut report = Report { dir: place.dir().display().to_string(), ..Report::default() };
+    let known = place.paths.as_ref().map(Known::look).unwrap_or_default();
+    let mut disk = Overlay::open(&place.shard)?;
+    report.notes = notes(&disk);
+    let volumes: BTreeSet<VolumeId> = disk.volumes().filter(|v| place.only.is_none_or(|only| only == *v)).collect();
+    // Before the store mends them.
+    let mut seen: Vec<(VolumeId, Seen, Vec<_>)> = Vec::new();
+    for volume in &volumes {
+        let superblock = headers::superblock(&mut disk, *volume);
+        seen.push((*volume, superblock, orphans::look(&mut disk, *volume)));
+    }
+    let newer = headers::unknown_journal_version(&mut disk);
+    let mut raw = disk.open_again()?;
+    let mut engine = Engine::start(disk, place.shard.clone())?;
+    report.journal = journal(&engine, &mut raw, newer, &mut report.repairs);
+    let mut meter = Meter { done: 0, total: engine.opened.values().map(|c| c.size.blocks().0).sum(), tell: progress };
+    for (volume, seen, orphans) in seen {
+        let mut one = VolumeReport { id: volume.0, name: known.name(volume), orphans, ..VolumeReport::default() };
+        let mut looker = Looker { engine: &mut engine, raw: &mut raw, known: &known, meter: &mut meter };
+        report.repairs.extend(looker.copy(&mut one, volume, seen)?);
+        report.volumes.push(one);
+    }
+    if let (Some(state), Some(me)) = (&known.state, known.me) {
+        compare(&mut report, state, me, &engine);
+    }
+    report.control = place.paths.as_ref().map(|_| known.report);
+    report.clean = report.problems().count() == 0;
+    Ok(report)
+}
+
+struct Meter<'a> {
+    done: u64,
+    total: u64,
+    tell: Progress<'a>,
+}
+
+impl Meter<'_> {
+    fn add(&mut self, blocks: u64) {
+        self.done += blocks;
+        (self.tell)(self.done, self.total);
+    }
+}
+
+fn notes(disk: &Overlay) -> Vec<String> {
+    let unfinished = disk
+        .unfinished()
+        .iter()
+        .map(|path| format!("{}: its creation never ended; the agent removes it when it starts", path.display()));
+    let strays = disk.strays().iter().map(|path| format!("{}: none of the agent's files", path.display()));
+    unfinished.chain(strays).collect()
+}
+
+fn journal(engine: &Engine, raw: &mut Overlay, newer: Option<u16>, repairs: &mut Vec<Repair>) -> JournalReport {
+    let mut report = JournalReport::default();
+    if let Some(version) = newer {
+        report.problems.push(format!(
+            "a segment has format version {version}, which this holdfast does not know; use the holdfast that wrote it"
+        ));
+    }
+    report.problems.extend(engine.broken.clone());
+    let Some(found) = &engine.findings().journal else { return report };
+    report.id = Some(format!("{:016x}", found.id));
+    report.life = found.life;
+    report.segments = found
+        .segments
+        .iter()
+        .map(|s| SegmentReport {
+            file: raw.path(FileId::Segment(s.slot)).display().to_string(),
+            generation: s.generation,
+            frames: s.frames,
+            records: s.records,
+            damaged: s.damaged,
+        })
+        .collect();
+    for lost in &found.lost {
+        let what = if lost.records == 0 {
+            "holds a record that does".to_owned()
+        } else {
+            format!("and what is missing before it (at most {} records) do", lost.records)
+        };
+        report
+            .problems
+            .push(format!("frame {} of life {} was durable, {what} not match its checksum", lost.last, lost.life));
+    }
+    let seen = headers::journal(raw, &found.segments);
+    report.problems.extend(seen.problems);
+    repairs.extend(seen.repairs);
+    report
+}
+
+/// What is needed to look at one copy.
+struct Looker<'a, 'p> {
+    engine: &'a mut Engine,
+    /// The directory as it is, without what the recovery wrote.
+    raw: &'a mut Overlay,
+    known: &'a Known,
+    meter: &'a mut Meter<'p>,
+}
+
+impl Looker<'_, '_> {
+    /// What its superblock says, whether it opens, every block.
+    fn copy(&mut self, report: &mut VolumeReport, volume: VolumeId, seen: Seen) -> Result<Vec<Repair>, OfflineError> {
+        report.problems = seen.problems;
+        report.notes = seen.notes;
+        if let Some(sb) = &seen.superblock {
+            report.size = Some(sb.size.bytes());
+            report.incarnation = Some(sb.incarnation.to_string());
+            report.promised = Some(sb.promised.0);
+            report.epochs = sb.table.entries().iter().map(|(epoch, first)| (epoch.0, first.0)).collect();
+            (report.checkpoint, report.committed) = (Some(sb.checkpoint.0), Some(sb.committed.0));
+        }
+        for orphan in report.orphans.iter().filter(|o| !o.whole) {
+            report.problems.push(format!("the orphan {} can't be read to its end", orphan.file));
+        }
+        if self.engine.findings().leftovers.contains(&volume) {
+            leftover(report, self.raw, volume, self.known);
+        } else if let Some(copy) = self.engine.opened.get(&volume).cloned() {
+            opened(report, &copy);
+            self.blocks(report, volume)?;
+        } else {
+            report.problems.push(self.engine.reason(volume));
+        }
+        Ok(seen.repairs)
+    }
+
+    fn blocks(&mut self, report: &mut VolumeReport, volume: VolumeId) -> Result<(), OfflineError> {
+        let meter = &mut *self.meter;
+        let result = self.engine.walk(volume, &mut |piece| {
+            match piece {
+                Piece::Hole(run) => meter.add(run.count.0),
+                Piece::Data(run, _) => {
+                    report.data_blocks += run.count.0;
+                    meter.add(run.count.0);
+                }
+                Piece::Bad(block) => {
+                    report.data_blocks += 1;
+                    report.bad.add(block);
+                    meter.add(1);
+                }
+            }
+            Ok(())
+        });
+        match result {
+            Err(OfflineError::Unusable { reason, .. }) => {
+                report.opens = false;
+                report.problems.push(reason);
+            }
+            other => other?,
+        }
+        if !report.bad.is_empty() {
+            report.problems.push(format!("blocks that do not match their checksum, {}", report.bad));
+        }
+        Ok(())
+    }
+}
+
+/// Files without a superblock: of a creation or deletion that never ended, or of a copy that lost it. An agent takes them for
+/// the former and removes them, so what could be the latter is said loudly.
+fn leftover(report: &mut VolumeReport, disk: &mut Overlay, volume: VolumeId, known: &Known) {
+    let counted = known.state.as_ref().zip(known.me).map(|(state, me)| {
+        let volume = state.volumes().find(|v| v.id == volume);
+        volume.is_some_and(|volume| registered(volume, me).is_some())
+    });
+    if counted.unwrap_or_else(|| holds_data(disk, volume)) {
+        report.problems.push(
+            "its superblock is missing or empty. If this copy was not being deleted, keep the agent from starting: it would take the \
+             files for those of a creation that never ended, and remove them"
+                .to_owned(),
+        );
+    } else {
+        report
+            .notes
+            .push("its creation or deletion never ended; the agent removes its files when it starts".to_owned());
+    }
+}
+
+/// Whether any entry of the block table is set.
+fn holds_data(disk: &mut Overlay, volume: VolumeId) -> bool {
+    const CHUNK: usize = 1 << 20;
+    let table = FileId::BlockTable(volume);
+    let len = disk.files().find(|(file, _)| *file == table).map_or(0, |(_, len)| len);
+    let zeros = |chunk: Result<bytes::Bytes, _>| chunk.is_ok_and(|chunk| chunk.iter().all(|byte| *byte == 0));
+    (0..len).step_by(CHUNK).any(|at| !zeros(disk.read(table, at, CHUNK)))
+}
+
+fn opened(report: &mut VolumeReport, copy: &OpenedCopy) {
+    report.opens = true;
+    (report.checkpoint, report.committed) = (Some(copy.checkpoint.0), Some(copy.committed.0));
+    report.durable = Some(copy.last.0);
+    report.digest = Some(format!("{:016x}", copy.digest));
+    report.unknown_to = copy.unknown_to.map(|lsn| lsn.0);
+    if let Some(lost) = copy.unknown_to {
+        report.problems.push(format!(
+            "records after {}, up to {lost} at most, were durable here and can't be read; another copy has what was acknowledged \
+             of them",
+            copy.last
+        ));
+    }
+    if copy.commit_hint > copy.last {
+        let hint = copy.commit_hint;
+        report.problems.push(format!("record {hint} was committed, and this copy ends at {}", copy.last));
+    }
+}
+
+/// What the control plane's log expects on this disk.
+fn compare(report: &mut Report, state: &State, me: NodeId, engine: &Engine) {
+    for one in &mut report.volumes {
+        let id = VolumeId(one.id);
+        match state.volumes().find(|v| v.id == id) {
+            Some(volume) => {
+                let (expected, found) = (registered(volume, me), engine.opened.get(&id).map(|c| c.incarnation));
+                if let (Some(expected), Some(found)) = (expected, found)
+                    && expected != found
+                {
+                    one.problems.push(format!(
+                        "the cluster counts a copy of incarnation {expected} on this node, this one is {found}: it was replaced, or \
+                         it belongs to another node or cluster"
+                    ));
+                }
+            }
+            None => one.notes.push("the control plane's log of this node knows no such volume".to_owned()),
+        }
+    }
+    let here: BTreeSet<u64> = report.volumes.iter().map(|v| v.id).collect();
+    for volume in state.volumes().filter(|v| registered(v, me).is_some() && !here.contains(&v.id.0)) {
+        let mut one = VolumeReport { id: volume.id.0, name: Some(volume.name.clone()), ..VolumeReport::default() };
+        one.problems.push("the cluster counts a copy on this node, and it is not here".to_owned());
+        report.volumes.push(one);
+    }
+    report.volumes.sort_by_key(|v| v.id);
+}
+
+fn registered(volume: &Volume, me: NodeId) -> Option<holdfast_types::Incarnation> {
+    matches!(volume.phase, Phase::Open { .. }).then(|| volume.incarnation(me)).flatten()
+}

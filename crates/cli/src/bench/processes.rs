@@ -1,0 +1,69 @@
+//! What the agents of this machine spend.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+/// Agents on this machine: those that serve the connections, and every other `holdfast agent` of the same user or less.
+#[derive(Clone, Debug)]
+pub(crate) struct Processes {
+    agents: BTreeSet<u32>,
+}
+
+impl Processes {
+    /// The given ones and what /proc shows.
+    pub(crate) fn find(servers: &[u32]) -> Processes {
+        let mut agents: BTreeSet<u32> = servers.iter().copied().collect();
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        agents.extend(all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|pid| is_agent(*pid)));
+        Processes { agents }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.agents.len()
+    }
+
+    /// Time on processors so far, of the agents and of this process. `None` if one of them is gone.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        self.agents.iter().chain(&[std::process::id()]).map(|pid| cpu(*pid)).sum()
+    }
+
+    /// Bytes that the agents have sent to block devices so far. `None` if one of them is gone.
+    pub(crate) fn written(&self) -> Option<u64> {
+        self.agents.iter().map(|pid| written(*pid)).sum()
+    }
+
+    /// Largest resident memory of an agent so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
+        self.agents.iter().filter_map(|pid| peak(*pid)).max()
+    }
+}
+
+fn is_agent(pid: u32) -> bool {
+    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let mut words = line.split(|b| *b == 0);
+    let program = words.next().unwrap_or_default();
+    program.rsplit(|b| *b == b'/').next() == Some(b"holdfast") && words.any(|word| word == b"agent")
+}
+
+/// User and system time of all threads, also of those that have ended.
+fn cpu(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name of the program, in brackets, may hold anything.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    // SAFETY: no argument but a constant.
+    let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|t| *t > 0)?;
+    Some(Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second)))
+}
+
+fn written(pid: u32) -> Option<u64> {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
+}
+
+fn peak(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
