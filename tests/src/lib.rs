@@ -41,10 +41,19 @@ impl TestCluster {
     /// # Panics
     /// They did not come up.
     pub async fn start_with(extra: &str) -> TestCluster {
+        TestCluster::start_of(3, extra).await
+    }
+
+    /// So many nodes.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_of(nodes: usize, extra: &str) -> TestCluster {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = scratch();
         let mut options = ClusterOptions::new(binary().to_path_buf(), dir.path().to_path_buf());
         extra.clone_into(&mut options.extra);
+        options.nodes = nodes;
         let mut test = TestCluster { cluster: None, dir: Some(dir), _turn: turn };
         match Cluster::start(options).await {
             Ok(cluster) => test.cluster = Some(cluster),

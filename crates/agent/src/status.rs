@@ -76,7 +76,7 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
         state: state.to_owned(),
         durability: v.durability.to_owned(),
         quorum: u32::from(v.quorum),
-        copies_wanted: u32::try_from(v.copies.len()).unwrap_or(u32::MAX),
+        copies_wanted: u32::try_from(v.copies_wanted).unwrap_or(u32::MAX),
         copies: v.copies.into_iter().map(copy).collect(),
         exposure: v.exposure,
         reason: v.reasons.first().cloned().unwrap_or_default(),
@@ -92,7 +92,7 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
 fn copy(c: cluster::CopyStatus) -> pb::Copy {
     let state = copy_word(c.state);
     // What it was when it was last heard may be another copy's role by now.
-    let role = if state == "unreachable" { "unknown" } else { role_word(c.role) };
+    let role = if state == "unreachable" && c.role != "learner" { "unknown" } else { role_word(c.role) };
     pb::Copy {
         node: c.node,
         role: role.to_owned(),
@@ -103,6 +103,7 @@ fn copy(c: cluster::CopyStatus) -> pb::Copy {
         lag_bytes: c.lag_bytes,
         lag_seconds: None,
         lag_lsn: c.lag_lsn,
+        note: c.note.unwrap_or_default(),
     }
 }
 
@@ -111,6 +112,7 @@ fn role_word(role: &str) -> &'static str {
     match role {
         "primary" => "primary",
         "claimant" => "opening",
+        "learner" => "learner",
         _ => "secondary",
     }
 }
@@ -123,6 +125,8 @@ fn copy_word(state: &str) -> &'static str {
         "needs_resync" => "needs_resync",
         "failed" => "failed",
         "creating" => "creating",
+        "joining" => "joining",
+        "leaving" => "leaving",
         "deleting" => "deleting",
         "silent" => "unreachable",
         // A new epoch is on its way, or nothing was reported yet.

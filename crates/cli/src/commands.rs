@@ -1,5 +1,9 @@
 //! Commands that ask a running agent.
 
+mod copies;
+
+pub(crate) use copies::Wish;
+
 use crate::args::{Command, CreateArgs, FailoverArgs, NodeCommand, Output, TokenCommand, VolumeCommand};
 use crate::error::CliError;
 use crate::output;
@@ -41,6 +45,7 @@ pub(crate) async fn run(
         Command::Token(TokenCommand::Create { valid }) => token_create(&mut agent, output, &valid).await,
         Command::Volume(command) => volume(&mut agent, output, command).await,
         Command::Failover(args) => failover(&mut agent, output, args).await,
+        Command::Copy(command) => copies::run(&mut agent, output, command).await,
         Command::Events { follow, volume } => events(&mut agent, output, follow, volume).await,
         Command::Init(_)
         | Command::Join(_)

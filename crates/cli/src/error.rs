@@ -69,6 +69,9 @@ pub enum CliError {
         /// Of this volume.
         volume: String,
     },
+    /// It was agreed to, and does not come by itself.
+    #[error("{0}")]
+    Hopeless(String),
     /// An argument.
     #[error("{0}")]
     Usage(String),
