@@ -124,6 +124,7 @@ fn copy_word(state: &str) -> &'static str {
         "catching_up" => "catching_up",
         "needs_resync" => "needs_resync",
         "failed" => "failed",
+        "hung" => "hung",
         "creating" => "creating",
         "joining" => "joining",
         "leaving" => "leaving",

@@ -88,8 +88,8 @@ pub struct CopyStatus {
     pub node: String,
     /// `primary`, `secondary`, `claimant`, `learner`, `idle` or `unknown`.
     pub role: &'static str,
-    /// `serving`, `in_sync`, `catching_up`, `needs_resync`, `failed`, `opening`, `sealed`, `silent`, `creating`, `joining`,
-    /// `leaving`, `deleting` or `unknown`.
+    /// `serving`, `in_sync`, `catching_up`, `needs_resync`, `failed`, `hung`, `opening`, `sealed`, `silent`, `creating`,
+    /// `joining`, `leaving`, `deleting` or `unknown`.
     pub state: &'static str,
     /// As last heard.
     pub durable_lsn: Option<u64>,
@@ -213,7 +213,9 @@ impl Look<'_> {
     }
 
     fn copy_state(&self, v: &Volume, node: NodeId, change: Option<Change>) -> &'static str {
-        let said = || self.detector.report(node, v.id).map_or("unknown", |r| state_word(&r.state));
+        let word = |r: &CopyReport| if r.hung.is_some() && !r.failed() { "hung" } else { state_word(&r.state) };
+        let said = self.detector.report(node, v.id).map_or("unknown", word);
+        let sound = !matches!(said, "failed" | "hung");
         match &v.phase {
             // It counts no more, wherever its node is.
             Phase::Open { .. } if change == Some(Change::Goes) => "deleting",
@@ -221,9 +223,9 @@ impl Look<'_> {
             Phase::Creating { copies, .. } if copies.get(&node) == Some(&None) => "creating",
             Phase::Deleting { .. } => "deleting",
             Phase::Open { .. } if self.lost(v, node).is_some() => "needs_resync",
-            Phase::Open { .. } if change == Some(Change::Joins) && said() != "failed" => "joining",
-            Phase::Open { .. } if change == Some(Change::Leaves) && said() != "failed" => "leaving",
-            Phase::Creating { .. } | Phase::Open { .. } => said(),
+            Phase::Open { .. } if change == Some(Change::Joins) && sound => "joining",
+            Phase::Open { .. } if change == Some(Change::Leaves) && sound => "leaving",
+            Phase::Creating { .. } | Phase::Open { .. } => said,
         }
     }
 
@@ -270,8 +272,9 @@ impl Look<'_> {
         };
         let failed = count(&CopyReport::failed);
         let follows = |n: &&NodeId| self.lost(v, **n).is_none();
-        let good =
-            |r: &&CopyReport| matches!(r.state, CopyState::Serving | CopyState::InSync) && r.space != SpaceLeft::Out;
+        let good = |r: &&CopyReport| {
+            matches!(r.state, CopyState::Serving | CopyState::InSync) && r.space != SpaceLeft::Out && r.hung.is_none()
+        };
         let in_sync = members.iter().filter(follows).filter_map(|n| self.fresh(v, *n)).filter(good).count();
         let able = count(&|r| !r.failed());
         let (n, w, r) = (members.len(), usize::from(active.write_quorum), active.fence_quorum());
@@ -320,6 +323,12 @@ impl Look<'_> {
         };
         if let Some(why) = self.lost(v, node) {
             return Some(format!("the copy on {name} needs a resync: {why}"));
+        }
+        if let Some(hung) = &report.hung {
+            return Some(format!(
+                "the copy on {name} hangs: {hung}; check that device of {name} (dmesg) and its way to the host, restart the \
+                 agent of {name} if it does not come back"
+            ));
         }
         let said = report.reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
         match &report.state {

@@ -57,6 +57,8 @@ pub struct Replica {
     /// A primary wants to know the digest here.
     pub(crate) digest_for: Option<(NodeId, Epoch, Lsn)>,
     pub(crate) next_tag: u64,
+    /// The device does not answer, as far as anybody can tell.
+    pub(crate) hung: bool,
     failed: bool,
 }
 
@@ -99,6 +101,7 @@ impl Replica {
             waiting: None,
             digest_for: None,
             next_tag: 0,
+            hung: false,
             failed: false,
         }
     }
@@ -133,11 +136,11 @@ impl Replica {
                     self.catch_up_read(tag, records, out);
                 }
             }
-            Input::Failed(why) => {
-                self.leave_role(out);
-                self.failed = true;
-                self.waiting = Some(why);
+            Input::Hung(hung) => {
+                self.hung = hung;
+                self.want(now, out);
             }
+            Input::Failed(why) => self.stop(why, out),
         }
     }
 
@@ -244,6 +247,12 @@ impl Replica {
         matches!(&self.role, Role::Reign(r) if r.guests.is_in_doubt())
     }
 
+    /// Whether the copy was told that its device does not answer.
+    #[must_use]
+    pub const fn is_hung(&self) -> bool {
+        self.hung
+    }
+
     /// The copy at a glance.
     #[must_use]
     pub fn status(&self) -> CopyStatus {
@@ -299,10 +308,16 @@ impl Replica {
 
     /// An invariant does not hold: this copy stops, it never guesses.
     pub(crate) fn fail(&mut self, why: String, out: &mut Vec<Output>) {
+        self.stop(why.clone(), out);
+        out.push(Output::Fail(why));
+    }
+
+    /// Takes no part any more (P8). A primary gives its lease up as it goes: nobody is to wait out what it will not use.
+    fn stop(&mut self, why: String, out: &mut Vec<Output>) {
+        self.abdicate(out);
         self.leave_role(out);
         self.failed = true;
-        self.waiting = Some(why.clone());
-        out.push(Output::Fail(why));
+        self.waiting = Some(why);
     }
 
     /// Back to follower; guests are disconnected if there are any.

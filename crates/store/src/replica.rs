@@ -219,6 +219,8 @@ impl Replica {
         if let Some(last) = self.cut.take() {
             journal.clip(self.volume, last);
         }
+        // What a checkpoint that has just ended gives back is room for the next batch.
+        self.count_pages(cx);
         if self.stage == Stage::Open {
             self.run_commands(cx, journal);
             if self.committed > self.carried {

@@ -40,8 +40,9 @@ pub(super) fn removal(view: &View<'_>, r: &pb::CopyRemoveRequest) -> Result<Comm
         .filter(|p| p.state == CopyState::Serving)
         .map_or_else(Vec::new, |p| p.lost.iter().map(|l| l.node).collect());
     let good = |n: &NodeId| {
-        let sound = fresh(*n)
-            .is_some_and(|c| matches!(c.state, CopyState::Serving | CopyState::InSync) && c.space != SpaceLeft::Out);
+        let sound = fresh(*n).is_some_and(|c| {
+            matches!(c.state, CopyState::Serving | CopyState::InSync) && c.space != SpaceLeft::Out && c.hung.is_none()
+        });
         sound && !lost.contains(n)
     };
     let (sound, others): (Vec<NodeId>, Vec<NodeId>) = rest.iter().copied().partition(good);

@@ -275,6 +275,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         learners: Vec::new(),
         space: SpaceLeft::Enough,
         clients: 0,
+        hung: None,
     }
 }
 

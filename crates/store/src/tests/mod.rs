@@ -7,3 +7,4 @@ mod harness;
 mod large;
 mod random;
 mod rot;
+mod rounds;
