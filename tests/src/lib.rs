@@ -41,20 +41,33 @@ impl TestCluster {
     /// # Panics
     /// They did not come up.
     pub async fn start_with(extra: &str) -> TestCluster {
-        TestCluster::start_on(extra, |_| ()).await.0
+        TestCluster::start_of(3, extra).await
     }
 
-    /// The same, on devices that `prepare` makes below the cluster's directory: node `n1` keeps its data in `n1/data`.
+    /// So many nodes.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_of(nodes: usize, extra: &str) -> TestCluster {
+        TestCluster::start_as(nodes, extra, |_| ()).await.0
+    }
+
+    /// Three nodes on devices that `prepare` makes below the cluster's directory: node `n1` keeps its data in `n1/data`.
     /// What it returns is to be dropped before the cluster if it is mounted there.
     ///
     /// # Panics
     /// They did not come up.
     pub async fn start_on<D>(extra: &str, prepare: impl FnOnce(&Path) -> D) -> (TestCluster, D) {
+        TestCluster::start_as(3, extra, prepare).await
+    }
+
+    async fn start_as<D>(nodes: usize, extra: &str, prepare: impl FnOnce(&Path) -> D) -> (TestCluster, D) {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = scratch();
         let device = prepare(dir.path());
         let mut options = ClusterOptions::new(binary().to_path_buf(), dir.path().to_path_buf());
         extra.clone_into(&mut options.extra);
+        options.nodes = nodes;
         let mut test = TestCluster { cluster: None, dir: Some(dir), _turn: turn };
         match Cluster::start(options).await {
             Ok(cluster) => test.cluster = Some(cluster),

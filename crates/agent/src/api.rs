@@ -1,5 +1,7 @@
 //! The admin service: checks what a person asks, proposes it, and puts the outcome into words.
 
+mod copies;
+
 use crate::admin::pb::{self, admin_server::Admin};
 use crate::control::{Ask, Happened, View};
 use crate::random;
@@ -308,6 +310,27 @@ impl Admin for Service {
         let (wishes, answer) = self.look(move |view| upkeep::verify(view, &request)).await?;
         self.wish(wishes).await?;
         Ok(Response::new(answer))
+    }
+
+    async fn copy_add(&self, request: Request<pb::CopyAddRequest>) -> Answer<pb::CopyAddResponse> {
+        let request = request.into_inner();
+        let command = self.look(move |view| copies::addition(view, &request)).await?;
+        self.propose(command).await?;
+        Ok(Response::new(pb::CopyAddResponse {}))
+    }
+
+    async fn copy_remove(&self, request: Request<pb::CopyRemoveRequest>) -> Answer<pb::CopyRemoveResponse> {
+        let request = request.into_inner();
+        let command = self.look(move |view| copies::removal(view, &request)).await?;
+        self.propose(command).await?;
+        Ok(Response::new(pb::CopyRemoveResponse {}))
+    }
+
+    async fn copy_replace(&self, request: Request<pb::CopyReplaceRequest>) -> Answer<pb::CopyReplaceResponse> {
+        let request = request.into_inner();
+        let command = self.look(move |view| copies::replacement(view, &request)).await?;
+        self.propose(command).await?;
+        Ok(Response::new(pb::CopyReplaceResponse {}))
     }
 
     async fn events(&self, request: Request<pb::EventsRequest>) -> Answer<Self::EventsStream> {

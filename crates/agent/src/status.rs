@@ -78,7 +78,7 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
         state: state.to_owned(),
         durability: v.durability.to_owned(),
         quorum: u32::from(v.quorum),
-        copies_wanted: u32::try_from(v.copies.len()).unwrap_or(u32::MAX),
+        copies_wanted: u32::try_from(v.copies_wanted).unwrap_or(u32::MAX),
         copies: v.copies.into_iter().map(|c| copy(view, c)).collect(),
         exposure: v.exposure,
         reason: v.reasons.first().filter(|_| v.state != VolumeState::Healthy).cloned().unwrap_or_default(),
@@ -94,7 +94,7 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
 fn copy(view: &View<'_>, c: cluster::CopyStatus) -> pb::Copy {
     let state = copy_word(c.state);
     // What it was when it was last heard may be another copy's role by now.
-    let role = if state == "unreachable" { "unknown" } else { role_word(c.role) };
+    let role = if state == "unreachable" && c.role != "learner" { "unknown" } else { role_word(c.role) };
     pb::Copy {
         node: c.node,
         role: role.to_owned(),
@@ -106,6 +106,7 @@ fn copy(view: &View<'_>, c: cluster::CopyStatus) -> pb::Copy {
         lag_seconds: None,
         lag_lsn: c.lag_lsn,
         integrity: c.integrity.map(|i| integrity::integrity(view, i)),
+        note: c.note.unwrap_or_default(),
     }
 }
 
@@ -114,6 +115,7 @@ fn role_word(role: &str) -> &'static str {
     match role {
         "primary" => "primary",
         "claimant" => "opening",
+        "learner" => "learner",
         _ => "secondary",
     }
 }
@@ -127,6 +129,8 @@ fn copy_word(state: &str) -> &'static str {
         "failed" => "failed",
         "hung" => "hung",
         "creating" => "creating",
+        "joining" => "joining",
+        "leaving" => "leaving",
         "deleting" => "deleting",
         "silent" => "unreachable",
         // A new epoch is on its way, or nothing was reported yet.

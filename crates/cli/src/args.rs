@@ -17,8 +17,8 @@ pub(crate) struct Cli {
     /// Tables for people, JSON for programs (alone on stdout)
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
-    /// How long to wait for the agent's answer, and for what `volume create` and `failover` wait for [default: 15s, and 60s
-    /// for those two]
+    /// How long to wait for the agent's answer, and for what `volume create`, `failover` and `copy` wait for [default: 15s, and 60s
+    /// for those two, 1h for `copy`]
     #[arg(long, global = true, value_name = "DURATION")]
     pub(crate) timeout: Option<String>,
     #[command(subcommand)]
@@ -76,6 +76,9 @@ pub(crate) enum Command {
         /// The volume
         volume: String,
     },
+    /// Copies of a volume: add one, remove one, replace one, while the VM runs
+    #[command(subcommand)]
+    Copy(CopyCommand),
     /// Show what happened, when, why, and to which volume
     Events {
         /// Keep showing what happens
@@ -226,6 +229,55 @@ pub(crate) struct FailoverArgs {
     #[arg(long)]
     pub(crate) force: bool,
     /// Return once the cluster has agreed to it, not only when the new primary serves
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CopyCommand {
+    /// Give a volume one more copy
+    #[command(long_about = "Give a volume one more copy.\n\n\
+        The new copy receives the log, counts for nothing, and becomes a member when it holds everything and its content was \
+        compared. It is filled from the journal alone: the journals must reach back to the volume's first record.")]
+    Add {
+        /// The volume
+        volume: String,
+        /// Node that is to hold it
+        node: String,
+        #[command(flatten)]
+        wait: CopyWait,
+    },
+    /// Remove a copy and delete its data
+    #[command(long_about = "Remove a copy and delete its data.\n\n\
+        Refused (exit status 3) if fewer good copies than a write needs would remain, or only one, or none that counts. The data on a \
+        node that is down goes when that returns.")]
+    Remove {
+        /// The volume
+        volume: String,
+        /// Node that holds it
+        node: String,
+        #[command(flatten)]
+        wait: CopyWait,
+    },
+    /// Put a copy on one node in place of the one on another
+    #[command(long_about = "Put a copy on one node in place of the one on another.\n\n\
+        The old copy stays until the new one counts, so there are never fewer than before. The old node may be down. The same node \
+        twice: its copy is thrown away and made anew, while at least two others hold everything.")]
+    Replace {
+        /// The volume
+        volume: String,
+        /// Node that holds it now
+        old: String,
+        /// Node that is to hold it
+        new: String,
+        #[command(flatten)]
+        wait: CopyWait,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyWait {
+    /// Return once the cluster has agreed to it, not only when it is done
     #[arg(long)]
     pub(crate) no_wait: bool,
 }

@@ -1,6 +1,9 @@
 //! Commands that ask a running agent.
 
+mod copies;
 mod upkeep;
+
+pub(crate) use copies::Wish;
 
 use crate::args::{Command, CreateArgs, FailoverArgs, NodeCommand, Output, TokenCommand, VolumeCommand};
 use crate::error::CliError;
@@ -45,6 +48,7 @@ pub(crate) async fn run(
         Command::Failover(args) => failover(&mut agent, output, args).await,
         Command::Scrub(args) => upkeep::scrub(&mut agent, output, args).await,
         Command::Verify { volume } => upkeep::verify(&mut agent, output, volume).await,
+        Command::Copy(command) => copies::run(&mut agent, output, command).await,
         Command::Events { follow, volume } => events(&mut agent, output, follow, volume).await,
         Command::Init(_)
         | Command::Join(_)

@@ -72,6 +72,9 @@ pub enum CliError {
     /// Copies are not what they should be.
     #[error("{0}")]
     Unequal(String),
+    /// It was agreed to, and does not come by itself.
+    #[error("{0}")]
+    Hopeless(String),
     /// An argument.
     #[error("{0}")]
     Usage(String),

@@ -1,11 +1,12 @@
 //! The transitions. Each checks everything first and then changes, so that a refusal leaves no trace.
 
 use crate::command::{Command, Outcome, Refusal, RefusalKind};
+use crate::members::Copies;
 use crate::state::{Node, Phase, State, Token, Volume};
 use RefusalKind::{Exists, Invalid, NotFound, Stale, Unsafe};
 use holdfast_types::{
     Configuration, Durability, Epoch, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member, NodeId, Nominee, Pending,
-    VolumeId, VolumeSize,
+    QuorumRule, VolumeId, VolumeSize,
 };
 use std::collections::BTreeMap;
 
@@ -35,6 +36,7 @@ struct Open<'a> {
     active: &'a mut Configuration,
     pending: &'a mut Option<Pending>,
     nominee: &'a mut Option<Nominee>,
+    copies: &'a mut Copies,
 }
 
 impl State {
@@ -71,6 +73,12 @@ impl State {
             Command::DeleteVolume { volume } => self.delete_volume(*volume),
             Command::CopyDeleted { volume, node } => self.copy_deleted(*volume, *node),
             Command::Claim { volume, base, node, life } => self.claim(*volume, *base, *node, *life),
+            Command::Reconfigure { volume, base, node, life, members } => {
+                self.reconfigure(*volume, *base, (*node, *life), members)
+            }
+            Command::AddCopy { volume, node } => self.add_copy(*volume, *node),
+            Command::RemoveCopy { volume, node } => self.remove_copy(*volume, *node),
+            Command::ReplaceCopy { volume, old, new } => self.replace_copy(*volume, *old, *new),
             Command::Activate { volume, epoch } => self.activate(*volume, *epoch),
             Command::Nominate { volume, node, base, planned } => self.nominate(*volume, *node, *base, *planned),
             Command::ClearNominee { volume, base } => self.clear_nominee(*volume, *base),
@@ -105,15 +113,14 @@ impl State {
     fn remove_node(&mut self, id: NodeId) -> Applied {
         let Some(node) = self.node(id) else { return refuse(NotFound, format!("there is no node {id}")) };
         let name = node.name.clone();
-        let holds = |v: &Volume| !v.is_deleting() && v.holders().contains(&id);
-        if let Some(volume) = self.volumes.values().find(|v| holds(v)) {
+        if let Some(volume) = self.volumes.values().find(|v| v.counts_on(id)) {
             let message = format!("node {name} holds a copy of volume {}; move or delete that first", volume.name);
             return refuse(Unsafe, message);
         }
         let another_voter = self.nodes.iter().any(|(other, n)| *other != id && !n.removed && n.voter_wanted);
         let message = || format!("node {name} is the last voter; add another one first");
         require(another_voter, Unsafe, message)?;
-        // Copies of deleted volumes go with the node.
+        // Copies that count no more go with the node.
         for volume in self.volumes.keys().copied().collect::<Vec<_>>() {
             self.forget_copy(volume, id);
         }
@@ -162,8 +169,9 @@ impl State {
         let id = self.next_volume;
         self.next_volume = VolumeId(id.0 + 1);
         let phase = Phase::Creating { primary, copies };
+        let rule = QuorumRule::of_order(durability, write_quorum, nodes.len());
         let volume =
-            Volume { id, name: name.to_owned(), size, durability, write_quorum, max_epoch: Epoch::ZERO, phase };
+            Volume { id, name: name.to_owned(), size, durability, write_quorum, rule, max_epoch: Epoch::ZERO, phase };
         self.volumes.insert(id, volume);
         Ok(Outcome::Volume(id))
     }
@@ -195,7 +203,10 @@ impl State {
         let name = volume.name.clone();
         let registered = match &volume.phase {
             Phase::Creating { copies, .. } => copies.get(&node).copied(),
-            Phase::Open { active, .. } => active.member(node).map(|m| Some(m.incarnation)),
+            Phase::Open { copies, .. } if copies.dropped.contains(&node) => None,
+            Phase::Open { active, copies, .. } => {
+                active.member(node).map(|m| Some(m.incarnation)).or_else(|| copies.learners.get(&node).copied())
+            }
             Phase::Deleting { .. } => return refuse(Stale, format!("volume {name} is being deleted")),
         };
         match registered {
@@ -207,8 +218,12 @@ impl State {
             }
             Some(None) => {}
         }
+        if let Phase::Open { copies, .. } = &mut volume.phase {
+            copies.learners.insert(node, Some(incarnation));
+            return Ok(Outcome::Done);
+        }
         let Phase::Creating { primary, copies } = &mut volume.phase else {
-            unreachable!("only a volume being created has unregistered copies")
+            unreachable!("a volume being deleted registers nothing")
         };
         copies.insert(node, Some(incarnation));
         let members: Option<Vec<Member>> =
@@ -217,7 +232,8 @@ impl State {
             let nominee = Some(Nominee { node: *primary, base: Epoch::ZERO, planned: false });
             let write_quorum = volume.write_quorum;
             let active = Configuration { epoch: Epoch::ZERO, primary: None, members, write_quorum };
-            volume.phase = Phase::Open { active, pending: None, nominee };
+            let copies = Copies::of(&active);
+            volume.phase = Phase::Open { active, pending: None, nominee, copies };
         }
         Ok(Outcome::Done)
     }
@@ -234,13 +250,15 @@ impl State {
     fn copy_deleted(&mut self, id: VolumeId, node: NodeId) -> Applied {
         // The report of the last copy may be repeated after the volume is gone.
         let Some(volume) = self.volumes.get(&id) else { return Ok(Outcome::Done) };
-        let message = || format!("volume {} is not being deleted, yet node {node} has deleted its copy", volume.name);
-        require(volume.is_deleting(), Unsafe, message)?;
+        let message = || format!("the copy of volume {} on node {node} counts, yet it was deleted", volume.name);
+        let counts = matches!(&volume.phase, Phase::Open { active, .. } if active.member(node).is_some());
+        let creating = matches!(volume.phase, Phase::Creating { .. });
+        require(!counts && !creating, Unsafe, message)?;
         self.forget_copy(id, node);
         Ok(Outcome::Done)
     }
 
-    /// Only volumes being deleted forget copies.
+    /// A copy that counts is not forgotten.
     fn forget_copy(&mut self, id: VolumeId, node: NodeId) {
         let Some(volume) = self.volumes.get_mut(&id) else { return };
         if let Phase::Deleting { copies } = &mut volume.phase {
@@ -248,6 +266,8 @@ impl State {
             if copies.is_empty() {
                 self.volumes.remove(&id);
             }
+        } else if let Phase::Open { copies, .. } = &mut volume.phase {
+            copies.dropped.remove(&node);
         }
     }
 
@@ -260,7 +280,7 @@ impl State {
         let configuration = Configuration { epoch: *open.max_epoch, primary: Some(node), ..open.active.clone() };
         configuration.validate();
         let epoch = configuration.epoch;
-        *open.pending = Some(Pending { configuration, base, life });
+        *open.pending = Some(Pending { configuration, base, life, same_primary: false });
         Ok(Outcome::Epoch(epoch))
     }
 
@@ -276,8 +296,15 @@ impl State {
             return refuse(Stale, format!("expected the pending epoch of {name} to be {epoch}, found {found}"));
         };
         assert_eq!(pending.base, open.active.epoch, "S21: a claim is void once another epoch is active");
-        *open.active = pending.configuration;
-        *open.nominee = open.nominee.filter(|n| n.base >= open.active.epoch);
+        let before = std::mem::replace(open.active, pending.configuration.clone());
+        open.copies.activated(&before, open.active);
+        let (epoch, active) = (open.active.epoch, &*open.active);
+        // A switchover that waits is still wanted after a change of members.
+        let waits = |n: &Nominee| pending.same_primary && n.planned && active.member(n.node).is_some();
+        *open.nominee = match *open.nominee {
+            Some(n) if n.base == before.epoch && waits(&n) => Some(Nominee { base: epoch, ..n }),
+            nominee => nominee.filter(|n| n.base >= epoch),
+        };
         Ok(Outcome::Epoch(epoch))
     }
 
@@ -303,7 +330,9 @@ impl State {
         let volume = self.present(id)?;
         let Volume { name, max_epoch, phase, .. } = volume;
         match phase {
-            Phase::Open { active, pending, nominee } => Ok(Open { name, max_epoch, active, pending, nominee }),
+            Phase::Open { active, pending, nominee, copies } => {
+                Ok(Open { name, max_epoch, active, pending, nominee, copies })
+            }
             Phase::Creating { .. } => refuse(Stale, format!("volume {name} waits for copies to be created")),
             Phase::Deleting { .. } => refuse(Stale, format!("volume {name} is being deleted")),
         }

@@ -1,7 +1,7 @@
 //! What can be asked of the state, and the two ways it can answer.
 
 use crate::wire;
-use holdfast_types::{Durability, Epoch, Incarnation, Life, NodeId, VolumeId};
+use holdfast_types::{Durability, Epoch, Incarnation, Life, Member, NodeId, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -103,6 +103,54 @@ pub enum Command {
         /// The claimant's process.
         #[serde(with = "wire::one")]
         life: Life,
+    },
+    /// M1.
+    Reconfigure {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// The active epoch to succeed.
+        #[serde(with = "wire::one")]
+        base: Epoch,
+        /// Its primary, which stays.
+        #[serde(with = "wire::one")]
+        node: NodeId,
+        /// The primary's process.
+        #[serde(with = "wire::one")]
+        life: Life,
+        /// Of the next epoch.
+        #[serde(with = "wire::members")]
+        members: Vec<Member>,
+    },
+    /// The volume is to have a copy on this node, too.
+    AddCopy {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// Where.
+        #[serde(with = "wire::one")]
+        node: NodeId,
+    },
+    /// The volume is to have no copy on this node.
+    RemoveCopy {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// Where.
+        #[serde(with = "wire::one")]
+        node: NodeId,
+    },
+    /// The volume is to have a copy on one node in place of another; the same node twice: a new copy in place of the old one.
+    ReplaceCopy {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// Where it is.
+        #[serde(with = "wire::one")]
+        old: NodeId,
+        /// Where it is to be.
+        #[serde(with = "wire::one")]
+        new: NodeId,
     },
     /// T8.
     Activate {

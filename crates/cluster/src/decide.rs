@@ -99,7 +99,7 @@ impl Look<'_> {
             watch.followed = None;
             if lead == Lead::Well {
                 watch.fruitless = 0;
-                return None;
+                return self.move_away();
             }
             return self.nominate_best(None);
         };
@@ -206,6 +206,21 @@ impl Look<'_> {
         let config = &self.detector.config;
         let doubled = config.nominee_patience.saturating_mul(2_u32.saturating_pow(fruitless));
         doubled.min(config.nominee_patience_max)
+    }
+
+    /// A primary whose copy is to go hands over to a member that stays and follows.
+    fn move_away(&self) -> Option<Command> {
+        let leaving = &self.view.leaving;
+        let primary = self.view.active.primary.filter(|p| leaving.contains(p))?;
+        let follows = |n: &NodeId| {
+            *n != primary
+                && !leaving.contains(n)
+                && !self.dead(*n)
+                && self.report(*n).is_some_and(|r| r.state == CopyState::InSync && r.hung.is_none())
+        };
+        let log = |n: &NodeId| (self.report(*n).map(|r| (r.epoch, r.durable)), std::cmp::Reverse(*n));
+        let node = self.view.active.members.iter().map(|m| m.node).filter(follows).max_by_key(log)?;
+        Some(Command::Nominate { volume: self.view.volume, node, base: self.view.active.epoch, planned: true })
     }
 
     /// The live member with the longest log, as far as known. `None` if too few live to open at all: to claim would

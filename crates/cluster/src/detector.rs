@@ -60,6 +60,9 @@ pub struct CopyReport {
     /// As primary: copies that its log no longer reaches. They can't know it themselves.
     #[serde(default)]
     pub lost: Vec<LostCopy>,
+    /// As primary: copies that are to become members, and what keeps each from it.
+    #[serde(default)]
+    pub learners: Vec<LostCopy>,
     /// As primary: clients attached to the volume.
     #[serde(default)]
     pub clients: u32,
@@ -87,7 +90,7 @@ pub enum SpaceLeft {
     Out,
 }
 
-/// A copy that its primary can't bring up to date from the log.
+/// A copy of which its primary alone knows how it fares: one that the log no longer reaches, or a learner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LostCopy {

@@ -14,13 +14,13 @@
 //! - S14: epochs of a volume rise; each is given to one primary.
 //! - S20: a member counts under its registered incarnation; registering another one is refused.
 //! - S21: a successor of the active configuration is chosen by compare-and-swap on its epoch. A claim changes who
-//!   leads, never who counts.
+//!   leads, never who counts; only the primary itself changes that, by one member at a time.
 //! - Ids of nodes and volumes are never used twice.
 //!
 //! Commands and snapshots are JSON in a versioned envelope: a few per hour, and an operator can read them. Unknown
 //! fields are errors: a node that does not understand a command must not skip a part of it.
 //!
-//! Deliberately absent: changes of a volume's members, W or size, draining of nodes, guest data, wall-clock time
+//! Deliberately absent: changes of a volume's W or size, draining of nodes, guest data, wall-clock time
 //! (the leader checks a token's expiry before it proposes), and who of the members hears whom: a primary that only
 //! the leader can't hear is replaced, too.
 
@@ -29,6 +29,7 @@ mod command;
 mod decide;
 mod detector;
 mod integrity;
+mod members;
 mod placement;
 mod state;
 mod status;
@@ -40,6 +41,7 @@ mod tests;
 pub use command::{Command, DecodeError, Outcome, Refusal, RefusalKind};
 pub use detector::{CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Heartbeat, LostCopy, SpaceLeft};
 pub use integrity::{BlockCounts, Blocks, CopyVerdict, Difference, Integrity, ScrubReport, Verdict};
+pub use members::Copies;
 pub use placement::placement;
 pub use state::{Node, Phase, State, Token, Volume};
 pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status};

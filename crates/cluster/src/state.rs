@@ -7,10 +7,11 @@
 //! ```
 
 use crate::command::{DecodeError, Refusal, RefusalKind, decode, encode};
+use crate::members::Copies;
 use crate::wire;
 use holdfast_types::{
-    ClusterId, Configuration, Durability, Epoch, Incarnation, Member, NodeId, Nominee, Pending, VolumeId, VolumeSize,
-    VolumeView,
+    ClusterId, Configuration, Durability, Epoch, Incarnation, NodeId, Nominee, Pending, QuorumRule, VolumeId,
+    VolumeSize, VolumeView,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,6 +92,9 @@ pub struct Volume {
     pub durability: Durability,
     /// W, as ordered at creation.
     pub write_quorum: u8,
+    /// How W follows from the number of copies, by that order.
+    #[serde(with = "wire::QuorumRuleDef")]
+    pub rule: QuorumRule,
     /// The highest epoch ever claimed.
     #[serde(with = "wire::one")]
     pub max_epoch: Epoch,
@@ -101,6 +105,7 @@ pub struct Volume {
 /// The life of a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "nearly every volume is open: boxing that would cost more than it saves")]
 pub enum Phase {
     /// Some chosen node has not registered its copy.
     Creating {
@@ -122,6 +127,8 @@ pub enum Phase {
         /// Who should claim next.
         #[serde(with = "wire::nominee")]
         nominee: Option<Nominee>,
+        /// The copies that are to be, and what is to be done until then.
+        copies: Copies,
     },
     /// Nobody may use it; these nodes have not deleted their copies yet.
     Deleting {
@@ -137,7 +144,12 @@ impl Volume {
     pub fn holders(&self) -> Vec<NodeId> {
         match &self.phase {
             Phase::Creating { copies, .. } => copies.keys().copied().collect(),
-            Phase::Open { active, .. } => active.members.iter().map(|m: &Member| m.node).collect(),
+            Phase::Open { active, copies, .. } => {
+                let members = active.members.iter().map(|m| m.node);
+                let all: BTreeSet<NodeId> =
+                    members.chain(copies.learners.keys().copied()).chain(copies.dropped.iter().copied()).collect();
+                all.into_iter().collect()
+            }
             Phase::Deleting { copies } => copies.iter().copied().collect(),
         }
     }
@@ -147,8 +159,21 @@ impl Volume {
     pub fn incarnation(&self, node: NodeId) -> Option<Incarnation> {
         match &self.phase {
             Phase::Creating { copies, .. } => copies.get(&node).copied().flatten(),
-            Phase::Open { active, .. } => active.member(node).map(|m| m.incarnation),
+            Phase::Open { active, copies, .. } => {
+                let learner = || copies.registered().into_iter().find(|m| m.node == node);
+                active.member(node).or_else(learner).map(|m| m.incarnation)
+            }
             Phase::Deleting { .. } => None,
+        }
+    }
+
+    /// Whether a copy on `node` is wanted, counts, or is to count.
+    #[must_use]
+    pub fn counts_on(&self, node: NodeId) -> bool {
+        match &self.phase {
+            Phase::Creating { copies, .. } => copies.contains_key(&node),
+            Phase::Open { active, copies, .. } => active.member(node).is_some() || copies.wanted.contains(&node),
+            Phase::Deleting { .. } => false,
         }
     }
 
@@ -204,16 +229,18 @@ impl State {
     #[must_use]
     pub fn view(&self, volume: VolumeId) -> Option<VolumeView> {
         let v = self.volumes.get(&volume)?;
-        let Phase::Open { active, pending, nominee } = &v.phase else { return None };
+        let Phase::Open { active, pending, nominee, copies } = &v.phase else { return None };
+        let (learners, leaving) = (copies.registered(), copies.leaving(active));
         let (active, pending, nominee) = (active.clone(), pending.clone(), *nominee);
-        Some(VolumeView { volume, size: v.size, durability: v.durability, active, pending, nominee })
+        let (size, durability, rule) = (v.size, v.durability, v.rule);
+        Some(VolumeView { volume, size, durability, active, pending, nominee, learners, leaving, rule })
     }
 
-    /// The open volumes of which `node` holds a copy.
+    /// The open volumes of which `node` holds a copy that counts or learns.
     #[must_use]
     pub fn views_for(&self, node: NodeId) -> Vec<VolumeView> {
         let views = self.volumes.keys().filter_map(|id| self.view(*id));
-        views.filter(|v| v.active.member(node).is_some()).collect()
+        views.filter(|v| v.holder(node).is_some()).collect()
     }
 
     /// Copies that `node` must create and register.
@@ -221,7 +248,8 @@ impl State {
     pub fn copies_wanted(&self, node: NodeId) -> Vec<(VolumeId, VolumeSize)> {
         let wanted = |v: &Volume| match &v.phase {
             Phase::Creating { copies, .. } => copies.get(&node) == Some(&None),
-            Phase::Open { .. } | Phase::Deleting { .. } => false,
+            Phase::Open { copies, .. } => copies.learners.get(&node) == Some(&None) && !copies.dropped.contains(&node),
+            Phase::Deleting { .. } => false,
         };
         self.volumes.iter().filter(|(_, v)| wanted(v)).map(|(id, v)| (*id, v.size)).collect()
     }
@@ -229,7 +257,11 @@ impl State {
     /// Copies that `node` must delete and report.
     #[must_use]
     pub fn copies_unwanted(&self, node: NodeId) -> Vec<VolumeId> {
-        let unwanted = |v: &Volume| matches!(&v.phase, Phase::Deleting { copies } if copies.contains(&node));
+        let unwanted = |v: &Volume| match &v.phase {
+            Phase::Deleting { copies } => copies.contains(&node),
+            Phase::Open { copies, .. } => copies.dropped.contains(&node),
+            Phase::Creating { .. } => false,
+        };
         self.volumes.iter().filter(|(_, v)| unwanted(v)).map(|(id, _)| *id).collect()
     }
 
@@ -294,8 +326,8 @@ fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), String> {
 }
 
 fn check_phase(volume: &Volume) -> Result<(), String> {
-    let (active, pending, nominee) = match &volume.phase {
-        Phase::Open { active, pending, nominee } => (active, pending, nominee),
+    let (active, pending, nominee, copies) = match &volume.phase {
+        Phase::Open { active, pending, nominee, copies } => (active, pending, nominee, copies),
         Phase::Creating { primary, copies } => {
             ensure(copies.values().any(Option::is_none), "every copy is registered, but it is not open")?;
             return ensure(copies.contains_key(primary), "the first primary holds no copy");
@@ -304,13 +336,19 @@ fn check_phase(volume: &Volume) -> Result<(), String> {
     };
     check_configuration(active)?;
     ensure(active.epoch <= volume.max_epoch, "S14: an epoch above the highest claimed one")?;
-    if let Some(Pending { configuration, base, .. }) = pending {
+    copies.check(active)?;
+    if let Some(Pending { configuration, base, same_primary, .. }) = pending {
         check_configuration(configuration)?;
         ensure(*base == active.epoch, "S21: a claim on what is not active")?;
         ensure(configuration.epoch == volume.max_epoch, "S14: an older claim survived a newer one")?;
         ensure(configuration.epoch > active.epoch, "S14: a claim does not rise")?;
         let same = configuration.members == active.members && configuration.write_quorum == active.write_quorum;
-        ensure(same, "S21: a claim changed who counts")?;
+        ensure(same || *same_primary, "S21: a claim changed who counts")?;
+        let learns = |n| copies.registered().into_iter().find(|m| m.node == n);
+        let known = configuration.members.iter().all(|m| active.member(m.node).or_else(|| learns(m.node)) == Some(*m));
+        ensure(known, "S20: a claim names a copy that is not registered")?;
+        let one = !same_primary || active.may_change_to(configuration);
+        ensure(one, "S21: more than one member changes, or deciding sets don't meet")?;
     }
     let nominee_fits = nominee.is_none_or(|n| n.base == active.epoch && active.member(n.node).is_some());
     ensure(nominee_fits, "a nominee of another epoch, or none of the members")

@@ -55,6 +55,8 @@ pub struct VolumeStatus {
     pub durability: &'static str,
     /// W.
     pub quorum: u8,
+    /// How many copies it is to have.
+    pub copies_wanted: usize,
     /// Its copies.
     pub copies: Vec<CopyStatus>,
     /// Byte-seconds with too few copies; `None`: not measured.
@@ -85,10 +87,10 @@ pub enum VolumeState {
 pub struct CopyStatus {
     /// Its node's name.
     pub node: String,
-    /// `primary`, `secondary`, `claimant`, `idle` or `unknown`.
+    /// `primary`, `secondary`, `claimant`, `learner`, `idle` or `unknown`.
     pub role: &'static str,
-    /// `serving`, `in_sync`, `catching_up`, `needs_resync`, `failed`, `hung`, `opening`, `sealed`, `silent`,
-    /// `creating`, `deleting` or `unknown`.
+    /// `serving`, `in_sync`, `catching_up`, `needs_resync`, `failed`, `hung`, `opening`, `sealed`, `silent`, `creating`,
+    /// `joining`, `leaving`, `deleting` or `unknown`.
     pub state: &'static str,
     /// As last heard.
     pub durable_lsn: Option<u64>,
@@ -104,6 +106,8 @@ pub struct CopyStatus {
     pub lag_seconds: Option<u64>,
     /// Whether it holds what it should, as last heard.
     pub integrity: Option<Integrity>,
+    /// What keeps a copy that is joining, leaving or being deleted.
+    pub note: Option<String>,
 }
 
 /// What this node knows at `now`.
@@ -139,7 +143,15 @@ impl Look<'_> {
             Phase::Creating { .. } | Phase::Deleting { .. } => (0, None),
         };
         let (state, reasons) = match &v.phase {
-            Phase::Open { active, pending, nominee } => self.open(v, active, pending.as_ref(), *nominee),
+            Phase::Open { active, pending, nominee, copies } => {
+                let (state, mut reasons) = self.open(v, active, pending.as_ref(), *nominee);
+                let (now, wanted) = (active.members.len(), copies.wanted.len());
+                if now < wanted {
+                    reasons.push(format!("{now} of {wanted} copies count, the others are joining"));
+                }
+                let fewer = now < wanted && state == VolumeState::Healthy;
+                (if fewer { VolumeState::Degraded } else { state }, reasons)
+            }
             Phase::Creating { copies, .. } => {
                 let missing = copies.iter().filter(|(_, i)| i.is_none()).map(|(n, _)| self.name(*n));
                 (VolumeState::Opening, missing.map(|n| format!("waits for {n} to create its copy")).collect())
@@ -158,7 +170,14 @@ impl Look<'_> {
                 Durability::Flush => "flush",
                 Durability::Async => "async",
             },
-            quorum: v.write_quorum,
+            quorum: match &v.phase {
+                Phase::Open { active, .. } => active.write_quorum,
+                Phase::Creating { .. } | Phase::Deleting { .. } => v.write_quorum,
+            },
+            copies_wanted: match &v.phase {
+                Phase::Open { copies, .. } => copies.wanted.len(),
+                Phase::Creating { .. } | Phase::Deleting { .. } => v.holders().len(),
+            },
             copies: v.holders().into_iter().map(|n| self.copy(v, n)).collect(),
             exposure: None,
             reasons,
@@ -173,10 +192,13 @@ impl Look<'_> {
     fn copy(&self, v: &Volume, node: NodeId) -> CopyStatus {
         let report = self.detector.report(node, v.id);
         let furthest = v.holders().iter().filter_map(|n| self.detector.report(*n, v.id)).map(|r| r.durable.0).max();
+        let change = change_of(v, node);
+        let learns = change == Some(Change::Joins);
         CopyStatus {
             node: self.name(node),
-            role: report.map_or("unknown", |r| role_word(r.role)),
-            state: self.copy_state(v, node),
+            role: if learns { "learner" } else { report.map_or("unknown", |r| role_word(r.role)) },
+            state: self.copy_state(v, node, change),
+            note: change.map(|change| self.note(v, node, change)),
             durable_lsn: report.map(|r| r.durable.0),
             applied_lsn: report.map(|r| r.applied.0),
             digest: report.and_then(|r| r.digest).map(|d| format!("{d:016x}")),
@@ -194,15 +216,48 @@ impl Look<'_> {
         report.lost.iter().find(|l| l.node == node).map(|l| l.reason.as_str())
     }
 
-    fn copy_state(&self, v: &Volume, node: NodeId) -> &'static str {
+    fn copy_state(&self, v: &Volume, node: NodeId, change: Option<Change>) -> &'static str {
+        let word = |r: &CopyReport| if r.hung.is_some() && !r.failed() { "hung" } else { state_word(&r.state) };
+        let said = self.detector.report(node, v.id).map_or("unknown", word);
+        let sound = !matches!(said, "failed" | "hung");
         match &v.phase {
+            // It counts no more, wherever its node is.
+            Phase::Open { .. } if change == Some(Change::Goes) => "deleting",
             _ if !self.detector.alive(node, self.now) => "silent",
             Phase::Creating { copies, .. } if copies.get(&node) == Some(&None) => "creating",
             Phase::Deleting { .. } => "deleting",
             Phase::Open { .. } if self.lost(v, node).is_some() => "needs_resync",
-            Phase::Creating { .. } | Phase::Open { .. } => {
-                let word = |r: &CopyReport| if r.hung.is_some() && !r.failed() { "hung" } else { state_word(&r.state) };
-                self.detector.report(node, v.id).map_or("unknown", word)
+            Phase::Open { .. } if change == Some(Change::Joins) && sound => "joining",
+            Phase::Open { .. } if change == Some(Change::Leaves) && sound => "leaving",
+            Phase::Creating { .. } | Phase::Open { .. } => said,
+        }
+    }
+
+    /// What keeps a change of one copy.
+    fn note(&self, v: &Volume, node: NodeId, change: Change) -> String {
+        let Phase::Open { active, copies, .. } = &v.phase else { return "the volume is being deleted".to_owned() };
+        let silent = !self.detector.alive(node, self.now);
+        let primary = active.primary.and_then(|p| self.fresh(v, p)).filter(|r| r.state == CopyState::Serving);
+        match change {
+            Change::Joins | Change::Goes if silent => {
+                "its node does not answer; it goes on when that returns".to_owned()
+            }
+            Change::Goes => "it counts no more, and its data is being deleted".to_owned(),
+            Change::Joins if copies.dropped.contains(&node) => "its old data is being deleted first".to_owned(),
+            Change::Joins if copies.learners.get(&node) == Some(&None) => "its file is being created".to_owned(),
+            Change::Joins if primary.is_none() => "nobody fills it while no primary serves".to_owned(),
+            Change::Joins => {
+                let said = primary.and_then(|r| r.learners.iter().find(|l| l.node == node));
+                said.map_or_else(|| "the primary has not told of it yet".to_owned(), |l| l.reason.clone())
+            }
+            Change::Leaves if primary.is_none() => "it goes once a primary serves".to_owned(),
+            Change::Leaves if active.primary == Some(node) => {
+                "it is the primary, and hands over before it goes".to_owned()
+            }
+            Change::Leaves if copies.leaving(active).contains(&node) => "it goes with the next epoch".to_owned(),
+            Change::Leaves => {
+                let joining: Vec<String> = copies.learners.keys().map(|n| self.name(*n)).collect();
+                format!("it goes once enough others count; joining: {}", joining.join(", "))
             }
         }
     }
@@ -315,6 +370,27 @@ impl Look<'_> {
             CopyState::Sealed => Some(format!("the copy on {name} waits for a new epoch{said}")),
         }
     }
+}
+
+/// What is to become of a copy that does not just stay what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// A learner.
+    Joins,
+    /// A member that is not to stay one.
+    Leaves,
+    /// Its data is to be deleted.
+    Goes,
+}
+
+fn change_of(v: &Volume, node: NodeId) -> Option<Change> {
+    let Phase::Open { active, copies, .. } = &v.phase else { return None };
+    if active.member(node).is_some() {
+        let stays = copies.wanted.contains(&node) && !copies.renew.contains(&node);
+        return (!stays).then_some(Change::Leaves);
+    }
+    let learns = copies.learners.contains_key(&node);
+    Some(if learns { Change::Joins } else { Change::Goes })
 }
 
 fn no_space(space: SpaceLeft, name: &str) -> Option<String> {

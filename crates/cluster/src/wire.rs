@@ -1,7 +1,8 @@
 //! How the types of `holdfast-types` look in JSON. That crate knows no serialization; ids become plain numbers.
 
 use holdfast_types::{
-    ClusterId, Configuration, Durability, Epoch, Incarnation, Life, Lsn, Member, NodeId, Nominee, Pending, VolumeId,
+    ClusterId, Configuration, Durability, Epoch, Incarnation, Life, Lsn, Member, NodeId, Nominee, Pending, QuorumRule,
+    VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +135,15 @@ pub(crate) enum DurabilityDef {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "QuorumRule", rename_all = "lowercase")]
+pub(crate) enum QuorumRuleDef {
+    Primary,
+    Majority,
+    All,
+    Chosen(u8),
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(remote = "Configuration", deny_unknown_fields)]
 pub(crate) struct ConfigurationDef {
     #[serde(with = "one")]
@@ -152,16 +162,16 @@ struct MemberWire {
     incarnation: u64,
 }
 
-mod members {
+pub(crate) mod members {
     use super::MemberWire;
     use holdfast_types::{Incarnation, Member, NodeId};
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(value: &[Member], s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(value: &[Member], s: S) -> Result<S::Ok, S::Error> {
         s.collect_seq(value.iter().map(|m| MemberWire { node: m.node.0, incarnation: m.incarnation.0 }))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Member>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Member>, D::Error> {
         let wire = Vec::<MemberWire>::deserialize(d)?;
         Ok(wire.iter().map(|m| Member { node: NodeId(m.node), incarnation: Incarnation(m.incarnation) }).collect())
     }
@@ -176,6 +186,7 @@ struct PendingDef {
     base: Epoch,
     #[serde(with = "one")]
     life: Life,
+    same_primary: bool,
 }
 
 #[derive(Serialize, Deserialize)]

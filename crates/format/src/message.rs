@@ -166,6 +166,22 @@ pub enum Message {
         /// Last LSN of its log.
         last: Lsn,
     },
+    /// M2: tell me the digest of your image when it holds exactly the records up to `at`.
+    DigestAt {
+        /// The sender's epoch.
+        epoch: Epoch,
+        /// Committed at the sender: no image is further.
+        at: Lsn,
+    },
+    /// Answer to `DigestAt`.
+    Digest {
+        /// Copied from the question.
+        epoch: Epoch,
+        /// Copied from the question.
+        at: Lsn,
+        /// Of the image at exactly `at`.
+        digest: u64,
+    },
 }
 
 /// Why a copy does not hold its image at the record that was asked for.

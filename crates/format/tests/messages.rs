@@ -124,6 +124,8 @@ fn any_comparison() -> impl Strategy<Value = Message> {
         }),
         any::<u64>().prop_map(|run| Message::GoOn { run }),
         (epoch(), lsn(), any::<u64>()).prop_map(|(epoch, applied, digest)| Message::Proof { epoch, applied, digest }),
+        (epoch(), lsn()).prop_map(|(epoch, at)| Message::DigestAt { epoch, at }),
+        (epoch(), lsn(), any::<u64>()).prop_map(|(epoch, at, digest)| Message::Digest { epoch, at, digest }),
     ]
 }
 

@@ -32,6 +32,7 @@ fn copy_report(row: &CopyRow) -> CopyReport {
         reason: row.failed.clone().or_else(|| row.status.as_ref().and_then(|s| s.waiting.clone())),
         switchover: row.status.as_ref().is_some_and(|s| s.draining),
         lost: row.status.as_ref().map_or(&[][..], |s| &s.lost).iter().map(lost).collect(),
+        learners: row.status.as_ref().map_or(&[][..], |s| &s.learners).iter().map(lost).collect(),
         // The shell's to say: it holds the connections.
         clients: 0,
         space: space_left(row.space),

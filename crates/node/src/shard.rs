@@ -481,7 +481,21 @@ impl Shard {
             }
             self.make_replica(&view, now, out);
             self.replica(volume, replication::Input::View(view), now, out);
+            self.follow_lanes(volume, out);
         }
+    }
+
+    /// Lanes go to whoever the copy has to do with now.
+    fn follow_lanes(&mut self, volume: VolumeId, out: &mut Vec<Output>) {
+        let Some(copy) = self.copies.get_mut(&volume) else { return };
+        let Some(wanted) = copy.replica.as_ref().map(Replica::partners) else { return };
+        for peer in copy.lanes.difference(&wanted).copied() {
+            out.push(Output::CloseLane { peer, volume });
+        }
+        for peer in wanted.difference(&copy.lanes).copied() {
+            out.push(Output::OpenLane { peer, volume });
+        }
+        copy.lanes = wanted;
     }
 
     fn create(&mut self, volume: VolumeId, size: VolumeSize, now: Time, out: &mut Vec<Output>) {
@@ -536,11 +550,7 @@ impl Shard {
         let (timers, limits) = (self.config.timers, self.config.limits);
         copy.replica =
             Some(Replica::new(self.config.me, self.config.life, view.clone(), &copy.opened, timers, limits, now));
-        for member in view.active.members.iter().filter(|m| m.node != self.config.me) {
-            if copy.lanes.insert(member.node) {
-                out.push(Output::OpenLane { peer: member.node, volume });
-            }
-        }
+        self.follow_lanes(volume, out);
         let up: Vec<NodeId> = self.up.iter().filter(|(v, _)| *v == volume).map(|(_, p)| *p).collect();
         for peer in up {
             self.replica(volume, replication::Input::PeerUp(peer), now, out);
@@ -559,10 +569,8 @@ impl Shard {
         self.beat_at = now + self.config.beat;
         let mut beats: BTreeMap<NodeId, Vec<BeatVolume>> = BTreeMap::new();
         for (_, replica) in self.replicas() {
-            for member in &replica.view().active.members {
-                if let Some(beat) = replica.beat(member.node) {
-                    beats.entry(member.node).or_default().push(beat);
-                }
+            for (peer, beat) in replica.beats() {
+                beats.entry(peer).or_default().push(beat);
             }
         }
         for (to, volumes) in beats {
@@ -632,6 +640,7 @@ impl Shard {
                 R::Adopt { epoch, table, cut_after } => {
                     self.store(store::Input::Adopt { volume, epoch, table, cut_after }, now, out);
                 }
+                R::DigestAt(at) => self.store(store::Input::DigestAt { volume, at }, now, out),
                 R::Commit(upto) => self.store(store::Input::Commit { volume, upto }, now, out),
                 R::Trim(upto) => self.store(store::Input::Trim { volume, upto }, now, out),
                 R::Read { tag, range } => self.store(store::Input::Read { volume, tag, range }, now, out),
@@ -751,6 +760,7 @@ impl Shard {
         {
             self.make_replica(&view, now, out);
             self.replica(volume, replication::Input::View(view), now, out);
+            self.follow_lanes(volume, out);
         }
     }
 }

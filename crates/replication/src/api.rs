@@ -224,6 +224,8 @@ pub enum Output {
     },
     /// To the store: may be applied and read.
     Commit(Lsn),
+    /// To the store: `Input::Applied` is to tell of exactly this LSN, unless the image is there already.
+    DigestAt(Lsn),
     /// To the store: nobody needs the journal up to here.
     Trim(Lsn),
     /// To the store: read committed blocks.
@@ -303,6 +305,8 @@ pub struct CopyStatus {
     pub role: RoleName,
     /// Serves guests.
     pub serving: bool,
+    /// The active epoch in which it does.
+    pub reign: Option<Epoch>,
     /// Follows the active epoch's log (a secondary that adopted it, or its primary).
     pub in_epoch: bool,
     /// A secondary that holds everything it knows to be committed.
@@ -319,6 +323,8 @@ pub struct CopyStatus {
     pub verify: VerifyStatus,
     /// Members that this primary's log no longer reaches, and why: they must be replaced.
     pub lost: Vec<(NodeId, String)>,
+    /// As primary: copies that are to become members, and what keeps each from it.
+    pub learners: Vec<(NodeId, String)>,
     /// What it waits for, if anything.
     pub waiting: Option<String>,
 }

@@ -18,7 +18,7 @@ use holdfast_types::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Entries of an epoch table above which old ones are forgotten; far below the limit, so that a claim always fits.
-const TABLE_SOFT_LIMIT: usize = 64;
+pub(crate) const TABLE_SOFT_LIMIT: usize = 64;
 
 /// Asks whether a claim would be let through, before it disturbs anybody.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub(crate) struct Claimant {
     pub(crate) pending: Pending,
     pub(crate) tails: BTreeMap<NodeId, TailReport>,
     pub(crate) chosen: Option<Chosen>,
+    /// When members that have not answered are asked again.
+    pub(crate) greet_at: Time,
 }
 
 /// The log that the new epoch continues.
@@ -120,9 +122,14 @@ impl Replica {
         );
         self.leave_role(out);
         self.waiting = Some(format!("fencing {epoch}"));
-        self.role = Role::Claimant(Claimant { pending, tails: BTreeMap::new(), chosen: None });
+        let greet_at = now + self.timers.control_retry;
+        self.role = Role::Claimant(Claimant { pending, tails: BTreeMap::new(), chosen: None, greet_at });
         for peer in self.peers() {
             self.greet(peer, out);
+        }
+        if mutated(Mutant::FencesNewMembers) {
+            let learners: Vec<NodeId> = self.view.learners.iter().map(|m| m.node).collect();
+            learners.into_iter().for_each(|learner| self.greet(learner, out));
         }
         self.on_fence(self.me, epoch, now, out);
     }
@@ -131,9 +138,12 @@ impl Replica {
     pub(crate) fn greet(&mut self, peer: NodeId, out: &mut Vec<Output>) {
         let base = self.view.active.epoch;
         let epoch = match &mut self.role {
-            Role::Claimant(c) => c.pending.configuration.epoch,
-            Role::Reign(r) => r.greeting(peer),
-            Role::Follower | Role::Candidate(_) => return,
+            // T2 asks who counts in the base. A learner is greeted by the reign.
+            Role::Claimant(c) if self.view.active.member(peer).is_some() || mutated(Mutant::FencesNewMembers) => {
+                c.pending.configuration.epoch
+            }
+            Role::Reign(r) if r.peers.contains_key(&peer) => r.greeting(peer),
+            _ => return,
         };
         self.send(peer, Message::Fence { epoch, base }, out);
     }
@@ -161,7 +171,8 @@ impl Replica {
         if c.chosen.is_some() || !c.tails.contains_key(&self.me) {
             return;
         }
-        let base = &self.view.active;
+        let widened = mutated(Mutant::FencesNewMembers).then(|| self.with_learners());
+        let base = widened.as_ref().unwrap_or(&self.view.active);
         let registered =
             |node: NodeId, t: &TailReport| base.member(node).is_some_and(|m| m.incarnation == t.incarnation);
         let (tails, writers) = (c.tails.iter(), usize::from(c.pending.configuration.write_quorum));
@@ -288,23 +299,12 @@ impl Replica {
         let configuration = c.pending.configuration;
         let epoch = configuration.epoch;
         let start = self.log.last().next();
-        assert_eq!(self.log.table.epoch_at(start), Some(epoch), "the table gives the new epoch to its first record");
         let first = if mutated(Mutant::NoEpochStart) { self.log.last() } else { start };
-        let record = Record::seal(Draft {
-            volume: self.view.volume,
-            epoch,
-            lsn: start,
-            prev_hash: self.log.last_hash(),
-            committed: self.log.positions.committed,
-            kind: RecordKind::EpochStart,
-            head: false,
-            tail: false,
-            range: BlockRange::default(),
-            body: encode_configuration(&configuration),
-        });
+        let record = self.epoch_start(&configuration);
         self.waiting = Some(format!("bringing a quorum to the start of {epoch}"));
         self.leader = Some((self.me, epoch));
         self.role = Role::Reign(Box::new(Reign::new(self.me, configuration, first, now)));
+        self.follow_members(out);
         if first == start {
             self.append(record, out);
         }
@@ -320,6 +320,27 @@ impl Replica {
         for peer in self.peers().into_iter().filter(|p| !c.tails.contains_key(p)) {
             self.greet(peer, out);
         }
+    }
+}
+
+impl Replica {
+    /// An epoch's own first record.
+    pub(crate) fn epoch_start(&self, configuration: &Configuration) -> Record {
+        let lsn = self.log.last().next();
+        let epoch = configuration.epoch;
+        assert_eq!(self.log.table.epoch_at(lsn), Some(epoch), "the table gives the new epoch to its first record");
+        Record::seal(Draft {
+            volume: self.view.volume,
+            epoch,
+            lsn,
+            prev_hash: self.log.last_hash(),
+            committed: self.log.positions.committed,
+            kind: RecordKind::EpochStart,
+            head: false,
+            tail: false,
+            range: BlockRange::default(),
+            body: encode_configuration(configuration),
+        })
     }
 }
 

@@ -213,7 +213,7 @@ impl Replica {
     /// N1.
     pub(crate) fn on_request(&mut self, request: Request, now: Time, out: &mut Vec<Output>) {
         let Role::Reign(r) = &mut self.role else { return };
-        if !r.active {
+        if !r.serves() {
             return;
         }
         if request.op == GuestOp::Flush {
@@ -248,7 +248,7 @@ impl Replica {
     /// Admits queued changes in order of arrival; one that overlaps a locked range, or an earlier queued one, stays.
     fn unblock(&mut self, now: Time, out: &mut Vec<Output>) {
         let Role::Reign(r) = &mut self.role else { return };
-        if r.draining {
+        if r.draining || r.is_pausing() {
             return;
         }
         let queue = std::mem::take(&mut r.guests.blocked);
@@ -297,7 +297,9 @@ impl Replica {
             assert!(self.next_tag > first_tag, "a merge has an edge");
             return;
         }
-        if merge.edges.iter().all(|(_, content)| content.is_some()) {
+        // Between two epochs nothing gets an LSN (M1); it goes on in the next one.
+        let complete = merge.edges.iter().all(|(_, content)| content.is_some());
+        if complete && !r.is_pausing() {
             let merge = r.guests.merges.remove(&id).expect("it was just found");
             let edges: Vec<(BlockIndex, Bytes)> = merge.edges.into_iter().filter_map(|(b, c)| Some((b, c?))).collect();
             self.write(&merge.request, &edges, out);
@@ -317,9 +319,13 @@ impl Replica {
             }
             GuestOp::Read | GuestOp::Flush => unreachable!("only changes are logged"),
         };
+        let epoch = match &self.role {
+            Role::Reign(r) => r.epoch(),
+            _ => unreachable!("only a reign writes"),
+        };
         let record = Record::seal(Draft {
             volume: self.view.volume,
-            epoch: self.log.promised,
+            epoch,
             lsn: self.log.last().next(),
             prev_hash: self.log.last_hash(),
             committed: self.log.positions.committed,
@@ -382,7 +388,7 @@ impl Replica {
             return;
         }
         let Some(read) = r.guests.fetching.remove(&tag) else { return };
-        let leased = mutated(Mutant::NoLeaseCheck) || r.grants.valid(r.grants_needed(), &timers, now);
+        let leased = mutated(Mutant::NoLeaseCheck) || (r.active && r.grants.valid(r.grants_needed(), &timers, now));
         if !leased {
             r.guests.unleased.push(read);
             return;
@@ -439,12 +445,22 @@ impl Replica {
     pub(crate) fn retry_unleased(&mut self, now: Time, out: &mut Vec<Output>) {
         let timers = self.timers;
         let Role::Reign(r) = &mut self.role else { return };
-        if r.guests.unleased.is_empty() || r.draining || !r.grants.valid(r.grants_needed(), &timers, now) {
+        if r.guests.unleased.is_empty() || r.draining || !r.active || !r.grants.valid(r.grants_needed(), &timers, now) {
             return;
         }
         for read in std::mem::take(&mut r.guests.unleased) {
             self.fetch(read, out);
         }
+    }
+
+    /// What waited for the next epoch goes on in it.
+    pub(crate) fn guests_go_on(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Role::Reign(r) = &self.role else { return };
+        let merges: Vec<u64> = r.guests.merges.keys().copied().collect();
+        for id in merges {
+            self.step_merge(id, now, out);
+        }
+        self.unblock(now, out);
     }
 
     pub(crate) fn session_closed(&mut self, session: SessionId, now: Time, out: &mut Vec<Output>) {

@@ -26,6 +26,11 @@ impl Grants {
         *entry = sent.max(*entry);
     }
 
+    /// Grants of an epoch that ended; what was asked for before a gap does not count in the next one either.
+    pub(crate) fn end(&mut self) {
+        self.sent.clear();
+    }
+
     /// Gives every grant up, also those whose answer is still under way: time may have passed unseen.
     pub(crate) fn drop_all(&mut self, now: Time) {
         self.sent.clear();

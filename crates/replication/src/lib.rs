@@ -8,14 +8,15 @@
 //! *candidate* or *claimant* (`claim.rs`: pre-claim, claim, fence, choose, fetch), and then *reigns* (`reign.rs`: bring
 //! members to the log, count the quorum, activate, commit), serving guests (`guest.rs`: admission, sub-block writes,
 //! reads under a lease). Beside all that a copy repairs single blocks (`repair.rs`), reads itself through (`scrub.rs`), and is compared
-//! with the others, in passing (`proof.rs`) and on demand (`verify.rs`).
+//! with the others, in passing (`proof.rs`) and on demand (`verify.rs`). With the same primary, members come and go one at a
+//! time (`reconfigure.rs`).
 //!
 //! Invariants, asserted where they could break: positions are ordered; promised epochs never fall (S14); a record follows
 //! its predecessor's hash (S15); nothing at or below the committed position is ever cut (S16); a guest's write is answered
 //! only against a `Quorum` proof, a primary's record acknowledged only against a `Durable` proof.
 //!
-//! Deliberately absent: I/O, clocks, threads; membership changes and resync by regions (a member that the log no longer
-//! reaches is reported as such).
+//! Deliberately absent: I/O, clocks, threads; resync by regions (a member that the log no longer reaches is reported as
+//! such).
 
 mod api;
 mod claim;
@@ -25,6 +26,7 @@ mod log;
 mod member;
 mod notices;
 mod proof;
+mod reconfigure;
 mod reign;
 mod repair;
 mod replica;

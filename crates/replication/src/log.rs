@@ -14,6 +14,8 @@ pub(crate) struct Log {
     pub(crate) adopted: Epoch,
     pub(crate) table: EpochTable,
     pub(crate) positions: Positions,
+    /// Of the image at `positions.applied`.
+    pub(crate) digest: u64,
     pub(crate) checkpoint: Lsn,
     pub(crate) first: Lsn,
     pub(crate) unknown_to: Option<Lsn>,
@@ -48,6 +50,7 @@ impl Log {
             adopted: Epoch::ZERO,
             table: opened.table.clone(),
             positions,
+            digest: opened.digest,
             checkpoint: opened.checkpoint,
             first: opened.first,
             // What this copy itself once knew to be committed and no longer holds is lost as surely as what has rotted.
@@ -135,8 +138,10 @@ impl Log {
         Some(committed)
     }
 
-    pub(crate) fn note_applied(&mut self, lsn: Lsn) {
-        self.positions.applied = self.positions.applied.max(lsn);
+    pub(crate) fn note_applied(&mut self, lsn: Lsn, digest: u64) {
+        if lsn >= self.positions.applied {
+            (self.positions.applied, self.digest) = (lsn, digest);
+        }
         self.positions.validate();
     }
 

@@ -39,7 +39,7 @@ pub(crate) struct Fetch {
 impl Replica {
     /// T0: would this copy let `claimant` succeed `base` now?
     pub(crate) fn would_fence(&self, claimant: NodeId, base: Epoch, now: Time) -> bool {
-        let serving_here = claimant != self.me && matches!(&self.role, Role::Reign(r) if r.active);
+        let serving_here = claimant != self.me && matches!(&self.role, Role::Reign(r) if r.serves());
         self.view.active.epoch == base
             && self.view.active.member(claimant).is_some()
             && !serving_here
@@ -185,7 +185,9 @@ impl Replica {
         assert_eq!(adopting, epoch, "the store adopts in order");
         self.log.note_adopted(epoch, table, last, last_hash);
         self.waiting = None;
-        if matches!(self.role, Role::Claimant(_)) {
+        if matches!(&self.role, Role::Reign(r) if r.next.as_ref().is_some_and(|n| n.configuration.epoch == epoch)) {
+            self.open_next(now, out);
+        } else if matches!(self.role, Role::Claimant(_)) {
             self.claimant_adopted(now, out);
         } else {
             self.acknowledge(out);

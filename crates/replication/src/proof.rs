@@ -71,8 +71,9 @@ impl Proofs {
 impl Replica {
     /// The image holds everything up to `lsn`.
     pub(crate) fn on_applied(&mut self, lsn: Lsn, digest: u64, now: Time, out: &mut Vec<Output>) {
-        self.log.note_applied(lsn);
+        self.log.note_applied(lsn, digest);
         self.proofs.note_own(lsn, digest);
+        self.compare_learners(lsn, digest, out);
         if matches!(self.role, Role::Reign(_)) {
             let members: Vec<NodeId> = self.proofs.theirs.keys().copied().collect();
             members.into_iter().for_each(|member| self.compare_proofs(member, out));

@@ -7,11 +7,14 @@ use crate::api::Output;
 use crate::claim::tail_is_whole;
 use crate::guest::Guests;
 use crate::lease::Grants;
+use crate::reconfigure::{Before, Check};
 use crate::replica::{Replica, Role};
 use crate::tracker::Tracker;
 use holdfast_format::Record;
 use holdfast_format::message::{BeatVolume, Message, TailReport};
-use holdfast_types::{Configuration, ControlRequest, Epoch, Lsn, Mutant, NodeId, Time, mutated};
+use holdfast_types::{
+    Configuration, ControlRequest, Durability, Epoch, Incarnation, Lsn, Mutant, NodeId, Pending, Time, mutated,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,22 +39,31 @@ pub(crate) struct Held {
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) state: PeerState,
+    /// The copy that counts, or learns, there.
+    pub(crate) incarnation: Incarnation,
+    /// Acknowledged to be durable there, in this reign of this life.
+    pub(crate) held: Lsn,
+    /// Whether its image was found equal (M2).
+    pub(crate) check: Check,
     /// Next record to send.
-    next: Lsn,
+    pub(crate) next: Lsn,
     /// Sent and not acknowledged: last LSN and bytes of each message.
     unacknowledged: VecDeque<(Lsn, usize)>,
-    window_used: usize,
+    pub(crate) window_used: usize,
     /// A read of the log is under way for it.
-    reading: Option<u64>,
+    pub(crate) reading: Option<u64>,
     checkpoint: Lsn,
     /// Why it is `Lost`.
-    lost: Option<String>,
+    pub(crate) lost: Option<String>,
 }
 
 impl Peer {
-    fn new() -> Peer {
+    pub(crate) fn new(incarnation: Incarnation) -> Peer {
         Peer {
             state: PeerState::Down,
+            incarnation,
+            held: Lsn::ZERO,
+            check: Check::Unknown,
             next: Lsn::ZERO,
             unacknowledged: VecDeque::new(),
             window_used: 0,
@@ -61,12 +73,12 @@ impl Peer {
         }
     }
 
-    fn restart(&mut self, state: PeerState) {
-        *self = Peer { state, checkpoint: self.checkpoint, ..Peer::new() };
+    pub(crate) fn restart(&mut self, state: PeerState) {
+        *self = Peer { state, checkpoint: self.checkpoint, held: self.held, ..Peer::new(self.incarnation) };
     }
 
     /// It must be replaced; a person is told once per connection, and the status as long as it is so.
-    fn lose(&mut self, why: String, out: &mut Vec<Output>) {
+    pub(crate) fn lose(&mut self, why: String, out: &mut Vec<Output>) {
         self.restart(PeerState::Lost);
         out.push(Output::Event(why.clone()));
         self.lost = Some(why);
@@ -91,17 +103,27 @@ impl Peer {
 /// A reign, from its first record on.
 #[derive(Debug)]
 pub(crate) struct Reign {
-    configuration: Configuration,
+    pub(crate) configuration: Configuration,
     /// LSN of the epoch's own first record: nothing is committed before it is.
-    start: Lsn,
+    pub(crate) start: Lsn,
     pub(crate) active: bool,
-    activate_at: Time,
+    pub(crate) activate_at: Time,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) tracker: Tracker,
     pub(crate) grants: Grants,
     pub(crate) guests: Guests,
+    /// M1: the claim of this primary's next epoch is known, and its table is being made durable.
+    pub(crate) next: Option<Pending>,
+    /// M2, M3: the epoch that this one succeeds under the same primary, until this one is active.
+    pub(crate) before: Option<Before>,
+    /// M1 is asked for again at this time.
+    pub(crate) change_at: Option<Time>,
+    /// Peers that have not answered are greeted again at this time.
+    pub(crate) greet_at: Time,
+    /// LSNs at which images are compared, and this copy's digest there once it is known.
+    pub(crate) digests: BTreeMap<Lsn, Option<u64>>,
     /// Appended in this round, not handed to store and members yet.
-    fresh: Vec<Record>,
+    pub(crate) fresh: Vec<Record>,
     /// What the store was last told to be dispensable.
     trimmed: Lsn,
     /// What members were last told to be committed.
@@ -115,7 +137,8 @@ pub(crate) struct Reign {
 
 impl Reign {
     pub(crate) fn new(me: NodeId, configuration: Configuration, start: Lsn, now: Time) -> Reign {
-        let peers = configuration.members.iter().filter(|m| m.node != me).map(|m| (m.node, Peer::new())).collect();
+        let others = configuration.members.iter().filter(|m| m.node != me);
+        let peers = others.map(|m| (m.node, Peer::new(m.incarnation))).collect();
         Reign {
             tracker: Tracker::new(&configuration),
             configuration,
@@ -125,6 +148,11 @@ impl Reign {
             peers,
             grants: Grants::default(),
             guests: Guests::default(),
+            next: None,
+            before: None,
+            change_at: None,
+            greet_at: now,
+            digests: BTreeMap::new(),
             fresh: Vec::new(),
             trimmed: Lsn::ZERO,
             told: Lsn::ZERO,
@@ -147,7 +175,7 @@ impl Reign {
     }
 
     /// Every member has everything up to here in a synced image.
-    fn trim(&self, own: Lsn) -> Lsn {
+    pub(crate) fn trim(&self, own: Lsn) -> Lsn {
         let of_peers = self.peers.values().map(|p| p.checkpoint).filter(|_| !mutated(Mutant::TrimsTooMuch));
         of_peers.min().map_or(own, |c| c.min(own))
     }
@@ -168,8 +196,10 @@ impl Reign {
 
     /// When `maintain` wants to be called without any other input.
     pub(crate) fn next_timeout(&self) -> Option<Time> {
-        let activate = (!self.active && self.tracker.quorum().get() >= self.start).then_some(self.activate_at);
-        [activate, self.tell_at, self.overtaken_at].into_iter().flatten().min()
+        let activate = (!self.active && self.is_held()).then_some(self.activate_at);
+        let greets = self.peers.values().any(|p| p.state == PeerState::Fencing).then_some(self.greet_at);
+        let give_up = self.before.as_ref().map(|b| b.give_up_at);
+        [activate, self.tell_at, self.overtaken_at, greets, give_up, self.change_at].into_iter().flatten().min()
     }
 }
 
@@ -187,9 +217,18 @@ impl Replica {
     /// The small block of work after every batch of inputs: what was appended goes to the store and to the members in one
     /// piece each.
     pub(crate) fn maintain_reign(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.hand_out(now, out);
+        self.step_activation(now, out);
+        self.step_overtaken(now, out);
+        self.step_change(now, out);
+    }
+
+    /// What was appended in this round goes out.
+    pub(crate) fn hand_out(&mut self, now: Time, out: &mut Vec<Output>) {
         let committed = self.commit_known;
-        let (window, message_bytes, epoch) = (self.limits.window_bytes, self.limits.catch_up_bytes, self.log.promised);
+        let (window, message_bytes) = (self.limits.window_bytes, self.limits.catch_up_bytes);
         let Role::Reign(r) = &mut self.role else { return };
+        let epoch = r.epoch();
         let fresh = std::mem::take(&mut r.fresh);
         let mut told = false;
         if let Some(first) = fresh.first() {
@@ -214,13 +253,12 @@ impl Replica {
                 self.tell_committed(out);
             }
         }
-        self.step_activation(now, out);
-        self.step_overtaken(now, out);
     }
 
     fn tell_committed(&mut self, out: &mut Vec<Output>) {
-        let (committed, epoch) = (self.commit_known, self.log.promised);
+        let committed = self.commit_known;
         let Role::Reign(r) = &mut self.role else { return };
+        let epoch = r.epoch();
         r.told = committed;
         r.tell_at = None;
         for (node, _) in r.peers.iter().filter(|(_, p)| p.state == PeerState::Streaming) {
@@ -232,7 +270,7 @@ impl Replica {
     fn step_activation(&mut self, now: Time, out: &mut Vec<Output>) {
         let (volume, retry) = (self.view.volume, self.timers.control_retry);
         let Role::Reign(r) = &mut self.role else { return };
-        let held = r.tracker.quorum().get() >= r.start || mutated(Mutant::ActivatesBeforeQuorum);
+        let held = r.is_held() || mutated(Mutant::ActivatesBeforeQuorum);
         if r.active || !held || now < r.activate_at {
             return;
         }
@@ -274,27 +312,36 @@ impl Replica {
         if r.active {
             return;
         }
-        let held = r.tracker.quorum().get() >= r.start || mutated(Mutant::ActivatesBeforeQuorum);
+        let held = r.is_held() || mutated(Mutant::ActivatesBeforeQuorum);
         assert!(
             held || mutated(Mutant::ServesBeforeActivation),
             "an epoch is activated only after its start is on a quorum (T8)"
         );
         r.active = true;
+        let served = r.before.take().is_some();
         self.waiting = None;
         out.push(Output::Event(format!("{} is active, {} is primary from record {} on", r.epoch(), self.me, r.start)));
-        out.push(Output::Serving(true));
+        if !served {
+            out.push(Output::Serving(true));
+        }
+        if r.grants.confirmed(r.grants_needed()) {
+            r.guests.believe(out);
+        }
         out.push(Output::BeatNow);
+        self.follow_members(out);
         self.advance(now, out);
+        self.retry_unleased(now, out);
     }
 
     /// T7 at the primary: a member told what it holds.
     pub(crate) fn reign_tail(&mut self, from: NodeId, report: &TailReport, out: &mut Vec<Output>) {
-        let (epoch, table) = (self.log.promised, self.log.table.clone());
-        let registered = self.view.active.member(from).map(|m| m.incarnation);
+        let table = self.log.table.clone();
         let Role::Reign(r) = &mut self.role else { return };
-        let acknowledged = r.tracker.durable(from);
+        let epoch = r.epoch();
         let Some(peer) = r.peers.get_mut(&from) else { return };
-        if registered != Some(report.incarnation) {
+        let acknowledged = peer.held;
+        let reaches = table.entries().first().is_some_and(|(_, start)| *start <= report.last.next());
+        if peer.incarnation != report.incarnation {
             let found = report.incarnation;
             let why =
                 format!("{from} has incarnation {found} of the copy, which is not the registered one: replace it");
@@ -306,7 +353,7 @@ impl Replica {
                 "{from} had acknowledged records up to {acknowledged} and now ends at {last}: its disk lies; replace it"
             );
             peer.lose(why, out);
-        } else if report.table.common_point(report.last, &table, Lsn(u64::MAX)).is_none() {
+        } else if !reaches || report.table.common_point(report.last, &table, Lsn(u64::MAX)).is_none() {
             peer.lose(format!("the log no longer reaches back to what {from} holds: replace that copy"), out);
         } else {
             peer.restart(PeerState::Adopting);
@@ -320,6 +367,11 @@ impl Replica {
         let Held { received, durable, checkpoint } = held;
         let last = self.log.last();
         let Role::Reign(r) = &mut self.role else { return };
+        if let Some(before) = r.before.as_mut().filter(|b| b.epoch() == epoch) {
+            // Given before the member promised the next epoch.
+            before.note(from, received, durable);
+            return self.advance(now, out);
+        }
         if r.epoch() != epoch {
             return;
         }
@@ -343,7 +395,11 @@ impl Replica {
             PeerState::Down | PeerState::Fencing | PeerState::Lost => return,
         }
         peer.checkpoint = peer.checkpoint.max(checkpoint);
+        peer.held = peer.held.max(durable);
         r.tracker.note(from, received, durable);
+        if let Some(before) = &mut r.before {
+            before.note(from, received, durable);
+        }
         let trim = r.trim(self.log.checkpoint);
         if trim > r.trimmed {
             r.trimmed = trim;
@@ -390,8 +446,9 @@ impl Replica {
 
     /// A read of the log for a lagging member ended.
     pub(crate) fn catch_up_read(&mut self, tag: u64, records: Option<Vec<Record>>, out: &mut Vec<Output>) {
-        let (committed, epoch) = (self.commit_known, self.log.promised);
+        let committed = self.commit_known;
         let Role::Reign(r) = &mut self.role else { return };
+        let epoch = r.epoch();
         let Some((&to, peer)) = r.peers.iter_mut().find(|(_, p)| p.reading == Some(tag)) else { return };
         peer.reading = None;
         let Some(records) = records.filter(|r| !r.is_empty()) else {
@@ -414,7 +471,16 @@ impl Replica {
         let durable = if mutated(Mutant::PrimaryCountsMemory) { p.received } else { p.durable };
         r.tracker.note(self.me, p.received, durable);
         let quorum = r.tracker.quorum();
-        let active = r.active || mutated(Mutant::CommitsBeforeActivation);
+        let early = mutated(Mutant::CommitsBeforeActivation) || (mutated(Mutant::AnswersBeforeReconf) && r.serves());
+        let active = r.active || early;
+        if !active && let Some(before) = &mut r.before {
+            // M3: what was appended before still counts where it was appended.
+            before.note(self.me, p.received, durable);
+            let held = before.tracker.quorum();
+            r.guests.answer_writes(before.tracker.answerable(Durability::Sync), held, out);
+            self.learn_committed(held.get(), out);
+            return self.guests_committed(now, out);
+        }
         if !active || quorum.get() < r.start {
             return;
         }
@@ -427,7 +493,7 @@ impl Replica {
     /// A switchover: when every admitted request is answered, gives the lease up.
     pub(crate) fn step_drain(&mut self, out: &mut Vec<Output>) {
         let Role::Reign(r) = &self.role else { return };
-        if r.draining && r.active && r.guests.is_idle() && r.fresh.is_empty() {
+        if r.draining && r.active && r.next.is_none() && r.guests.is_idle() && r.fresh.is_empty() {
             self.release(out);
         }
     }
@@ -447,7 +513,7 @@ impl Replica {
             self.leave_role(out);
         }
         self.released = self.released.max(epoch);
-        for peer in self.peers() {
+        for peer in self.partners() {
             self.send(peer, Message::Release { epoch, last }, out);
         }
         Some((epoch, last))

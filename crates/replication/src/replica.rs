@@ -58,6 +58,8 @@ pub struct Replica {
     pub(crate) commit_known: Lsn,
     /// What the copy waits for, for status.
     pub(crate) waiting: Option<String>,
+    /// A primary wants to know the digest here.
+    pub(crate) digest_for: Option<(NodeId, Epoch, Lsn)>,
     pub(crate) next_tag: u64,
     /// The device does not answer, as far as anybody can tell.
     pub(crate) hung: bool,
@@ -103,6 +105,7 @@ impl Replica {
             proofs: Proofs::new(opened.applied, opened.digest),
             commit_known: opened.committed,
             waiting: None,
+            digest_for: None,
             next_tag: 0,
             hung: false,
             failed: false,
@@ -174,7 +177,8 @@ impl Replica {
         let role = match &self.role {
             Role::Candidate(c) => Some(c.ask_at),
             Role::Reign(r) => r.next_timeout(),
-            Role::Follower | Role::Claimant(_) => None,
+            Role::Claimant(c) => Some(c.greet_at),
+            Role::Follower => None,
         };
         let fence = self.fence.filter(|f| f.stage == FenceStage::WaitingLease).and(self.granted.map(|g| g.until));
         let upkeep = [
@@ -204,13 +208,25 @@ impl Replica {
     /// Whether guests are served.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        matches!(&self.role, Role::Reign(r) if r.active)
+        matches!(&self.role, Role::Reign(r) if r.serves())
     }
 
-    /// What a heartbeat to `peer` says of this volume.
+    /// What a heartbeat says of this volume, for each node that gets one.
     #[must_use]
-    pub fn beat(&self, peer: NodeId) -> Option<BeatVolume> {
-        self.beat_for(peer)
+    pub fn beats(&self) -> Vec<(NodeId, BeatVolume)> {
+        let Role::Reign(r) = &self.role else { return Vec::new() };
+        r.peers.keys().filter_map(|peer| Some((*peer, self.beat_for(*peer)?))).collect()
+    }
+
+    /// Nodes to which this copy needs a lane.
+    #[must_use]
+    pub fn partners(&self) -> BTreeSet<NodeId> {
+        let reign = match &self.role {
+            Role::Reign(r) => r.peers.keys().copied().collect(),
+            _ => Vec::new(),
+        };
+        let learners = self.view.learners.iter().map(|m| m.node);
+        self.peers().into_iter().chain(learners).chain(reign).filter(|n| *n != self.me).collect()
     }
 
     /// A primary's heartbeat arrived: whether a lease is granted.
@@ -223,6 +239,9 @@ impl Replica {
         if let Role::Reign(r) = &mut self.role
             && r.epoch() == epoch
         {
+            if r.configuration.member(member).is_none() && !mutated(Mutant::LearnerGrants) {
+                return;
+            }
             r.grants.granted(member, if mutated(Mutant::LeaseFromReceipt) { now } else { sent });
             if r.grants.confirmed(r.grants_needed()) {
                 r.guests.believe(out);
@@ -238,7 +257,7 @@ impl Replica {
     pub fn drop_lease(&mut self, now: Time, out: &mut Vec<Output>) {
         if let Role::Reign(r) = &mut self.role {
             r.grants.drop_all(now);
-            if r.active && !r.grants.confirmed(r.grants_needed()) {
+            if r.serves() && !r.grants.confirmed(r.grants_needed()) {
                 r.guests.doubt();
             }
             out.push(Output::BeatNow);
@@ -263,12 +282,16 @@ impl Replica {
         let role = match &self.role {
             _ if self.failed => RoleName::Failed,
             Role::Follower => RoleName::Secondary,
-            Role::Reign(r) if r.active => RoleName::Primary,
+            Role::Reign(r) if r.serves() => RoleName::Primary,
             Role::Candidate(_) | Role::Claimant(_) | Role::Reign(_) => RoleName::Claimant,
         };
         CopyStatus {
             role,
             serving: self.is_serving(),
+            reign: match &self.role {
+                Role::Reign(r) => r.answers_in(),
+                _ => None,
+            },
             in_epoch: self.log.adopted == self.view.active.epoch,
             caught_up: self.log.positions.durable >= self.commit_known,
             draining: matches!(&self.role, Role::Reign(r) if r.draining),
@@ -280,6 +303,7 @@ impl Replica {
                 Role::Reign(r) => r.lost(),
                 _ => Vec::new(),
             },
+            learners: self.learners_status(),
             waiting: self.waiting.clone(),
         }
     }
@@ -330,7 +354,7 @@ impl Replica {
             if !fresh.is_empty() {
                 out.push(Output::Append(fresh));
             }
-            if r.active {
+            if r.serves() {
                 out.push(Output::Serving(false));
             }
         }
@@ -363,6 +387,7 @@ impl Replica {
             .filter(|p| p.base == active)
             .map(|p| (p.configuration.epoch, p.configuration.primary, p.life));
         let any_life = mutated(Mutant::EpochOfAnEarlierLife);
+        let same_primary = self.view.pending.as_ref().is_some_and(|p| p.same_primary);
         let mine = claimed
             .filter(|(_, primary, life)| *primary == Some(self.me) && (*life == self.life || any_life))
             .map(|c| c.0);
@@ -383,9 +408,14 @@ impl Replica {
         let again = any_life && matches!(self.role, Role::Follower | Role::Candidate(_));
         if mine.is_some_and(|epoch| epoch > self.log.promised || (again && epoch == self.log.promised)) {
             let pending = self.view.pending.clone().expect("a claim of this life is pending");
-            self.become_claimant(pending, now, out);
+            if same_primary {
+                self.change_members(pending, now, out);
+            } else {
+                self.become_claimant(pending, now, out);
+            }
         }
         self.want(now, out);
+        self.follow_members(out);
     }
 
     /// A primary whose successor is nominated lets go: after draining if the change is planned, at once if it is forced.
@@ -394,7 +424,7 @@ impl Replica {
         let nominee = self.view.nominee;
         let Role::Reign(r) = &mut self.role else { return };
         match nominee.filter(|n| n.base == r.epoch() && n.node != me) {
-            Some(n) if r.active && n.planned => {
+            Some(n) if r.active && n.planned && r.next.is_none() => {
                 r.draining = true;
                 self.step_drain(out);
             }
@@ -421,7 +451,7 @@ impl Replica {
         self.step_repairs(now, out);
         self.verify_peer_down(peer, now, out);
         let Role::Reign(r) = &mut self.role else { return };
-        r.tracker.lost_contact(peer);
+        r.lost_contact(peer);
         if let Some(p) = r.peers.get_mut(&peer).filter(|p| p.state != PeerState::Lost) {
             p.state = PeerState::Down;
         }
@@ -434,6 +464,7 @@ impl Replica {
         self.step_scrub(now, out);
         self.step_verify(now, out);
         self.step_proofs(now, out);
+        self.step_greetings(now, out);
     }
 
     fn on_durable(&mut self, durable: Lsn, now: Time, out: &mut Vec<Output>) {
@@ -454,8 +485,9 @@ impl Replica {
     /// Why a message is none of this volume's. The checksums of a record hold for the volume and place that it names, and the
     /// store stops the process at one that is not its own.
     fn unfit(&self, from: NodeId, message: &Message) -> Option<String> {
-        let VolumeView { volume, size, active, .. } = &self.view;
-        if active.member(from).is_none() {
+        let VolumeView { volume, size, .. } = &self.view;
+        let led = matches!(&self.role, Role::Reign(r) if r.peers.contains_key(&from));
+        if self.view.holder(from).is_none() && !led {
             return Some(format!("it is no member of {volume}"));
         }
         let (Message::Append { records, .. } | Message::LogPart { records, .. }) = message else { return None };
@@ -496,6 +528,8 @@ impl Replica {
             Message::Proof { epoch, applied, digest } => self.on_proof(from, epoch, applied, digest, out),
             Message::FetchBlock { block } => self.on_fetch_block(from, block, out),
             Message::Block { block, data } => self.on_block(from, block, data, now, out),
+            Message::DigestAt { epoch, at } => self.on_digest_at(from, epoch, at, out),
+            Message::Digest { epoch, at, digest } => self.on_digest(from, epoch, at, digest, out),
         }
     }
 }

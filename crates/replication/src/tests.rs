@@ -3,6 +3,7 @@
 
 mod cluster;
 mod durability;
+mod members;
 mod repair;
 mod verify;
 

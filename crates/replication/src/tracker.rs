@@ -34,6 +34,9 @@ impl Tracker {
     /// `node` holds everything up to `received`, and up to `durable` on stable storage, acknowledged under the tracker's
     /// epoch. Acknowledgements are cumulative and may arrive late; only a member's count moves.
     pub(crate) fn note(&mut self, node: NodeId, received: Lsn, durable: Lsn) {
+        if mutated(Mutant::LearnerCounts) && self.holds.len() < MAX_MEMBERS {
+            self.holds.entry(node).or_default();
+        }
         if let Some(h) = self.holds.get_mut(&node) {
             h.durable = durable.max(h.durable);
             h.received = received.max(durable).max(h.received);
@@ -45,11 +48,6 @@ impl Tracker {
         if let Some(h) = self.holds.get_mut(&node) {
             h.received = h.durable;
         }
-    }
-
-    /// What `node` was counted to hold durably.
-    pub(crate) fn durable(&self, node: NodeId) -> Lsn {
-        self.holds.get(&node).map_or(Lsn::ZERO, |h| h.durable)
     }
 
     /// The W-th greatest durable position: on stable storage of a write quorum. No member is special, not even the

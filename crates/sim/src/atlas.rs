@@ -49,6 +49,13 @@ impl Atlas {
         }
     }
 
+    /// Its copies were made anew.
+    pub(crate) fn healed(&mut self, node: NodeId) {
+        for copies in self.volumes.values_mut() {
+            copies.hurt.remove(&node);
+        }
+    }
+
     pub(crate) fn is_hurt(&self, node: NodeId) -> bool {
         self.volumes.values().any(|c| c.hurt.contains(&node))
     }

@@ -151,6 +151,14 @@ fault_kinds! {
     SuperblockRollback,
     /// A whole disk comes back as it was (the host is restored from an old image).
     DiskRollback,
+    /// An operator wants one copy more.
+    CopyAdd,
+    /// An operator wants one copy less.
+    CopyRemove,
+    /// An operator wants a copy on another node in place of one, or anew where it is.
+    CopyReplace,
+    /// A disk is wiped, and the operator has its copies made anew.
+    DiskReplaced,
     /// A clock jumps ahead, which no clock that counts the time since boot does: declared runs only.
     ClockJump,
     /// A node stands still and its clock with it (a guest of a hypervisor that is paused): declared runs only.
@@ -262,6 +270,9 @@ pub(crate) const DAMAGE: &[FaultKind] = &[
 
 /// What operators do to see that all is well. Drawn apart from all else.
 pub(crate) const UPKEEP: &[FaultKind] = &[FaultKind::Scrub, FaultKind::Verify];
+/// Kinds of `world/members.rs`: who holds copies changes. In runs of their own.
+pub(crate) const MEMBERS: &[FaultKind] =
+    &[FaultKind::CopyAdd, FaultKind::CopyRemove, FaultKind::CopyReplace, FaultKind::DiskReplaced];
 
 /// Beyond what the read lease is made for.
 const CLOCKS: &[FaultKind] = &[FaultKind::ClockJump, FaultKind::ClockStop];
@@ -301,6 +312,11 @@ impl FaultKind {
     /// Whether it is one of `world/damage.rs`.
     pub(crate) fn is_damage(self) -> bool {
         DAMAGE.contains(&self)
+    }
+
+    /// Whether it is one of `world/members.rs`.
+    pub(crate) fn changes_members(self) -> bool {
+        MEMBERS.contains(&self)
     }
 
     /// Whether it is one of `world/wide.rs`.

@@ -3,6 +3,7 @@
 use crate::faults::{Declared, FaultKind};
 use crate::log::{MS, SECOND};
 use crate::options::{Options, index};
+use crate::profiles::Profile;
 use crate::setup::Setup;
 use holdfast_types::{Durability, Rng, VolumeSize};
 use std::time::Duration;
@@ -21,6 +22,37 @@ pub(crate) fn focused(seed: u64) -> Options {
     options.volumes.iter_mut().for_each(|v| v.durability = Durability::Sync);
     let mut rng = Rng::new(seed ^ 0x0066_6f63_7573);
     ALL[index(seed % ALL.len() as u64)](&mut options, &mut rng);
+    options
+}
+
+/// The world of a seed for mistakes that only a change of members shows: copies come and go all the time, one volume, primaries
+/// that end, stand still or are cut off in the middle.
+pub(crate) fn of_members(seed: u64) -> Options {
+    let profile = Profile::find("membership").expect("there is one");
+    let mut options = Setup { profile, ..Setup::default() }.options(seed);
+    options.declared = Declared::Nothing;
+    let mut rng = Rng::new(seed ^ 0x006d_656d_6265);
+    options.volumes.truncate(1);
+    options.faults = vec![
+        (FaultKind::CopyAdd, 6),
+        (FaultKind::CopyRemove, 5),
+        (FaultKind::CopyReplace, 6),
+        (FaultKind::ForcedFailover, 4),
+        (FaultKind::Crash, 3),
+        (FaultKind::CrashInRecovery, 1),
+        (FaultKind::PauseLong, 2),
+        (FaultKind::Isolate, 3),
+        (FaultKind::OneWay, 2),
+        (FaultKind::Mute, 2),
+        (FaultKind::SlowLink, 2),
+        (FaultKind::SlowDisk, 1),
+    ];
+    options.aim_ppm = 600_000;
+    options.fault_interval = rng.range(100, 600) * MS;
+    options.control.detect_within(300);
+    (options.timers.lease, options.beat) = (Duration::from_millis(300), Duration::from_millis(30));
+    options.volumes[0].clients = 3;
+    (options.think, options.requests, options.depth) = (4 * MS, 1_500, 8);
     options
 }
 

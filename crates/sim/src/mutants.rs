@@ -1,18 +1,29 @@
 //! Proof that the checkers can fail: worlds in which one deliberate mistake is made.
 //!
 //! A case is a mistake in the code under test (`holdfast_types::Mutant`) or in the world around it ([`WorldMutant`]). It is
-//! run over seeds, which take the mixes of `focus` in turn, until a checker or an assertion objects. A case that nobody
-//! objects to shows a checker that is blind, or faults that are too tame.
+//! run over seeds, which take the mixes of `focus` in turn (mistakes about members: the mix for these), until a checker or an
+//! assertion objects. A case that nobody objects to shows a checker that is blind, or faults that are too tame.
 
 use crate::checkers::Violation;
-use crate::focus::focused;
-use crate::options::Mutant as WorldMutant;
+use crate::focus::{focused, of_members};
+use crate::options::{Mutant as WorldMutant, Options};
 use crate::runner::{replay_mutant, run_world};
 use crate::world::World;
 use holdfast_types::{Mutant, select_mutant};
 
 /// The property of a catch whose seed fails without the mistake as well.
 pub const FALSE_ALARM: &str = "FALSE ALARM";
+
+/// Mistakes that nothing shows while the members of a volume stay the same.
+const OF_MEMBERS: [Mutant; 7] = [
+    Mutant::AppendsToOldEpochAfterReconf,
+    Mutant::FencesNewMembers,
+    Mutant::LearnerCounts,
+    Mutant::AddedNotWaitedFor,
+    Mutant::AnswersBeforeReconf,
+    Mutant::LearnerGrants,
+    Mutant::RemovedCopyReturns,
+];
 
 /// One mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +106,7 @@ impl Case {
             let Violation { property, text } = self.run(seed)?;
             let property = if property == "panic" { "assert" } else { property };
             // A seed that fails without the mistake says nothing about it.
-            let property = if objection(seed).is_some() { FALSE_ALARM } else { property };
+            let property = if self.objection(seed).is_some() { FALSE_ALARM } else { property };
             Some(Catch { seeds: seed - first + 1, seed, property, text })
         })
     }
@@ -105,16 +116,23 @@ impl Case {
         match self {
             Case::Code(mutant) => {
                 select_mutant(Some(mutant));
-                let violation = objection(seed);
+                let violation = self.objection(seed);
                 select_mutant(None);
                 violation
             }
             Case::World(mutant) => replay_mutant(seed, mutant, false).result.err(),
         }
     }
-}
 
-/// What a checker or an assertion says to the world of a seed.
-fn objection(seed: u64) -> Option<Violation> {
-    run_world(&mut World::new(seed, focused(seed), false)).err()
+    /// What a checker or an assertion says to the world of a seed.
+    fn objection(self, seed: u64) -> Option<Violation> {
+        run_world(&mut World::new(seed, self.world(seed), false)).err()
+    }
+
+    fn world(self, seed: u64) -> Options {
+        match self {
+            Case::Code(mutant) if OF_MEMBERS.contains(&mutant) => of_members(seed),
+            Case::Code(_) | Case::World(_) => focused(seed),
+        }
+    }
 }

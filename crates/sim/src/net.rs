@@ -303,14 +303,29 @@ impl Net {
     /// `node` wants a lane; who is to be told that it is up?
     pub(crate) fn open(&mut self, node: NodeId, peer: NodeId, lane: Lane, now: Nanos) -> Vec<LaneNotice> {
         let Some(c) = self.connections.get_mut(&pair(node, peer)) else { return Vec::new() };
-        c.lanes.entry(lane).or_default().opened[side(node, peer)] = true;
+        let s = side(node, peer);
+        let (up, generation) = (c.up, c.generation);
+        let state = c.lanes.entry(lane).or_default();
+        let again = !std::mem::replace(&mut state.opened[s], true) && up;
+        if let Some(up_at) = state.up_at.as_mut().filter(|_| again) {
+            // The other end never closed it.
+            up_at[s] = now + self.rng.below(20 * MS);
+            return vec![LaneNotice { node, peer, lane, generation, at: up_at[s] }];
+        }
         self.raise(node, peer, now)
     }
 
-    pub(crate) fn close(&mut self, node: NodeId, peer: NodeId, lane: Lane) {
-        if let Some(c) = self.connections.get_mut(&pair(node, peer)) {
+    /// `node` wants a lane no more; whether it believed it to be up. The other end is told nothing.
+    pub(crate) fn close(&mut self, node: NodeId, peer: NodeId, lane: Lane) -> bool {
+        let s = side(node, peer);
+        let Some(c) = self.connections.get_mut(&pair(node, peer)) else { return false };
+        let Some(state) = c.lanes.get_mut(&lane) else { return false };
+        state.opened[s] = false;
+        let believed = state.told[s].take().is_some();
+        if state.opened == [false; 2] {
             c.lanes.remove(&lane);
         }
+        believed
     }
 
     /// A connection is made. Ends that did not notice the end of the old one yet must be told first (`believers`).
@@ -354,7 +369,8 @@ impl Net {
     pub(crate) fn told(&mut self, notice: &LaneNotice) -> bool {
         let Some(c) = self.connections.get_mut(&pair(notice.node, notice.peer)) else { return false };
         let Some(lane) = c.lanes.get_mut(&notice.lane) else { return false };
-        let holds = c.up && c.generation == notice.generation && lane.up_at.is_some();
+        let wanted = lane.opened[side(notice.node, notice.peer)];
+        let holds = c.up && c.generation == notice.generation && lane.up_at.is_some() && wanted;
         if holds {
             lane.told[side(notice.node, notice.peer)] = Some(notice.generation);
         }

@@ -155,6 +155,8 @@ pub(crate) struct Options {
     pub(crate) mutant: Option<Mutant>,
     /// The one failure that is measured.
     pub(crate) episode: Option<Episode>,
+    /// Operators change who holds copies.
+    pub(crate) changes_members: bool,
     /// Fault events that happen, if not all do.
     pub(crate) kept_faults: Option<BTreeSet<u64>>,
     /// Another order of events under the same faults; 0 is the seed's own.
@@ -239,6 +241,7 @@ impl Options {
             declared: declared.needed_by(&faults),
             mutant: None,
             episode: None,
+            changes_members: false,
             kept_faults: None,
             order: 0,
         }

@@ -3,7 +3,7 @@
 //! A profile is a row of [`PROFILES`]. Within its kinds each seed still draws its own few.
 
 use crate::faults::{
-    CONTROL, DAMAGE, DISKS, FaultKind, Group, LINKS, OPERATORS, PROCESSES, UPKEEP, WIDE_DISKS, WIDE_LINKS,
+    CONTROL, DAMAGE, DISKS, FaultKind, Group, LINKS, MEMBERS, OPERATORS, PROCESSES, UPKEEP, WIDE_DISKS, WIDE_LINKS,
     WIDE_PROCESSES,
 };
 use crate::log::MS;
@@ -71,6 +71,12 @@ pub static PROFILES: &[Profile] = &[
         about: "the control plane is out of reach while primaries change",
         groups: Some(&[CONTROL, CHANGING]),
         tune: as_drawn,
+    },
+    Profile {
+        name: "membership",
+        about: "copies are added, removed and replaced, also while nodes are down",
+        groups: Some(&[PROCESSES, LINKS, CONTROL, OPERATORS, WIDE_LINKS, WIDE_PROCESSES, MEMBERS]),
+        tune: membership,
     },
     Profile { name: "dense", about: "the default mix, many faults at a time", groups: None, tune: dense },
     Profile { name: "long", about: "the default mix, storms of minutes", groups: None, tune: long },
@@ -149,6 +155,22 @@ fn as_drawn(_: &mut Options) {}
 
 fn calm(options: &mut Options) {
     options.drift_ppm = 0;
+}
+
+pub(crate) fn membership(options: &mut Options) {
+    options.changes_members = true;
+    options.faults.retain(|(kind, _)| !kind.fails_copies());
+    let most: u64 = options.faults.iter().map(|f| f.1).sum();
+    options.faults.extend(MEMBERS.iter().map(|kind| (*kind, 1 + most / 6)));
+    options.volumes.truncate(2);
+    options.volumes.iter_mut().for_each(|v| v.durability = holdfast_types::Durability::Sync);
+    // A learner is filled from the log, which reaches back to the first record as long as nothing is trimmed.
+    options.requests = options.requests.min(700);
+    (options.store.segment_bytes, options.store.max_segments) = (2 << 20, 100);
+    options.store.checkpoint_bytes = 1 << 40;
+    options.store.checkpoint_interval = std::time::Duration::from_hours(1);
+    options.may_lag = false;
+    options.heal_bound *= 2;
 }
 
 fn clocks(options: &mut Options) {

@@ -1,5 +1,6 @@
 //! The simulator's own tests: equal seeds, clean seeds, and mutants that prove that each checker can fail.
 
+mod members;
 mod shard;
 
 use super::*;

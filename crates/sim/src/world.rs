@@ -12,6 +12,7 @@ mod damage;
 mod episode;
 mod forge;
 mod guests;
+mod members;
 mod settle;
 mod storm;
 mod upkeep;
@@ -36,7 +37,7 @@ use holdfast_consensus::Stored;
 use holdfast_node::LocalView;
 use holdfast_node::control::{self as control_plane, founding_snapshot};
 use holdfast_node::shard::{Input, ShardConfig};
-use holdfast_types::{Lsn, NodeId, Rng, VolumeId};
+use holdfast_types::{Incarnation, Lsn, NodeId, Rng, VolumeId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use storm::Cure;
@@ -68,6 +69,8 @@ pub(crate) enum Event {
     Report(NodeId, u64),
     /// The operator goes on with founding the cluster.
     Admin,
+    /// The operator looks after disks that were replaced.
+    Members,
     Propose(Wish, Box<Command>),
     Client(usize),
     Fault,
@@ -189,6 +192,8 @@ pub(crate) struct World {
     settling: Option<Nanos>,
     verified: bool,
     measure: Measure,
+    /// Copies that were lost with their disks and are to be made anew.
+    lost_copies: BTreeMap<(NodeId, VolumeId), Incarnation>,
     /// Mutants: what was once read.
     stale: BTreeMap<(VolumeId, u64), u64>,
     /// Mutants: claims that nodes believe in.
@@ -249,6 +254,7 @@ impl World {
             settling: None,
             verified: false,
             measure: Measure::default(),
+            lost_copies: BTreeMap::new(),
             stale: BTreeMap::new(),
             forged: BTreeMap::new(),
             verdicts: BTreeSet::new(),
@@ -360,6 +366,7 @@ impl World {
             Event::ControlView(node, life, local) => self.control_view(node, life, *local),
             Event::Report(node, life) => self.report_due(node, life),
             Event::Admin => return self.admin_turn(),
+            Event::Members => return self.members_turn(),
             Event::Propose(wish, command) => return self.propose(wish, *command),
             Event::Client(client) => {
                 self.step_client(client);

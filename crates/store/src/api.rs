@@ -64,6 +64,13 @@ pub enum Input {
         /// Up to here; a value below an earlier one changes nothing.
         upto: Lsn,
     },
+    /// `Applied` is to say the digest at exactly this LSN, if the image is not there or beyond yet.
+    DigestAt {
+        /// The volume.
+        volume: VolumeId,
+        /// Where a batch ends.
+        at: Lsn,
+    },
     /// No copy needs records up to here any more: a preference, overruled when the journal is full.
     Trim {
         /// The volume.

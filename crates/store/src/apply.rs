@@ -59,6 +59,8 @@ impl Replica {
                 }
                 return;
             }
+            self.digests_at.retain(|at| *at > self.applied);
+            let bound = self.digests_at.first().map_or(bound, |at| bound.min(*at));
             // Not collected anew each time that there is no room yet.
             let wanted = self.pages_wanted;
             if wanted > 0 && !cx.ops.pages.has_room(self.volume, wanted, cx.config.table_pages()) {

@@ -131,6 +131,8 @@ pub(crate) struct Replica {
     pub(crate) orphans: BTreeSet<Epoch>,
     /// Bytes of the records above `applied`.
     pub(crate) backlog: u64,
+    /// Where batches end, because somebody wants to know the digest there.
+    pub(crate) digests_at: BTreeSet<Lsn>,
     /// The log was cut after this: the journal need not keep what was cut.
     pub(crate) cut: Option<Lsn>,
     /// The copy must not go on: why.
@@ -187,6 +189,7 @@ impl Replica {
             promised_before: sb.promised,
             orphans: BTreeSet::new(),
             backlog: 0,
+            digests_at: BTreeSet::new(),
             cut: None,
             loading: 0,
             cached_upto: checkpoint,

@@ -387,6 +387,11 @@ impl Store {
                     replica.on_commit(upto);
                 }
             }
+            Input::DigestAt { volume, at } => {
+                if let Some(replica) = self.serving(volume) {
+                    replica.digests_at.insert(at);
+                }
+            }
             Input::Trim { volume, upto } => {
                 if let Some(replica) = self.serving(volume) {
                     replica.trim = replica.trim.max(upto);

@@ -1,6 +1,7 @@
 //! Configurations of a volume and the table that says which reign wrote which part of its log.
 
 use crate::{Epoch, Incarnation, Lsn, MAX_EPOCH_TABLE, MAX_MEMBERS, Mutant, NodeId, mutated};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// When a write is acknowledged.
@@ -13,6 +14,45 @@ pub enum Durability {
     Flush,
     /// On stable storage here.
     Async,
+}
+
+/// How W follows from the number of copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QuorumRule {
+    /// The primary alone acknowledges (`Durability::Async`).
+    Primary,
+    /// More than half of the copies.
+    Majority,
+    /// All of them.
+    All,
+    /// So many; never less than a majority, never more than there are.
+    Chosen(u8),
+}
+
+impl QuorumRule {
+    /// What was meant by ordering `write_quorum` of `copies` copies.
+    #[must_use]
+    pub fn of_order(durability: Durability, write_quorum: u8, copies: usize) -> QuorumRule {
+        match usize::from(write_quorum) {
+            _ if durability == Durability::Async => QuorumRule::Primary,
+            w if w == copies / 2 + 1 => QuorumRule::Majority,
+            w if w == copies => QuorumRule::All,
+            _ => QuorumRule::Chosen(write_quorum),
+        }
+    }
+
+    /// W of so many copies.
+    #[must_use]
+    pub fn write_quorum(self, copies: usize) -> u8 {
+        let copies = u8::try_from(copies.min(MAX_MEMBERS)).expect("a few copies");
+        let majority = copies / 2 + 1;
+        match self {
+            QuorumRule::Primary => 1,
+            QuorumRule::Majority => majority,
+            QuorumRule::All => copies,
+            QuorumRule::Chosen(wanted) => wanted.clamp(majority, copies),
+        }
+    }
 }
 
 /// A node that holds a copy, and which on-disk state of it counts (S20).
@@ -71,6 +111,20 @@ impl Configuration {
     pub fn quorum_is_sound(&self) -> bool {
         let (n, w) = (self.members.len(), usize::from(self.write_quorum));
         w >= 1 && w <= n && (w == 1 || 2 * w > n)
+    }
+
+    /// S21: whether `next`, under the same primary, is one member more or less, and every set that may decide in one of
+    /// the two meets every set that may decide in the other.
+    #[must_use]
+    pub fn may_change_to(&self, next: &Configuration) -> bool {
+        let only = |a: &Configuration, b: &Configuration| a.members.iter().filter(|m| !b.members.contains(m)).count();
+        let (gone, added) = (only(self, next), only(next, self));
+        let union: BTreeSet<NodeId> = self.members.iter().chain(&next.members).map(|m| m.node).collect();
+        // A copy that is registered anew is another copy: it goes first, and comes back as a learner.
+        let one_step = gone + added == 1 && union.len() == self.members.len() + added;
+        let alone = |c: &Configuration| c.primary_decides() || c.members.len() == 1;
+        let meet = usize::from(self.write_quorum) + usize::from(next.write_quorum) > union.len();
+        self.primary.is_some() && self.primary == next.primary && one_step && (meet || alone(self) && alone(next))
     }
 
     /// The member on `node`, if it is one.
@@ -267,6 +321,43 @@ mod tests {
         assert_eq!(t.entries().len(), 3, "no more than has to go");
         t.forget(Lsn(7), 0);
         assert_eq!(t, table(&[(2, 6), (4, 9)]));
+    }
+
+    #[test]
+    fn w_follows_the_number_of_copies() {
+        let of = |w, copies| QuorumRule::of_order(Durability::Sync, w, copies);
+        assert_eq!((of(2, 3), of(3, 3), of(4, 5)), (QuorumRule::Majority, QuorumRule::All, QuorumRule::Chosen(4)));
+        assert_eq!(QuorumRule::of_order(Durability::Async, 1, 3), QuorumRule::Primary);
+        let ws = |rule: QuorumRule| (1..=6).map(|n| rule.write_quorum(n)).collect::<Vec<_>>();
+        assert_eq!(ws(QuorumRule::Majority), [1, 2, 2, 3, 3, 4]);
+        assert_eq!(ws(QuorumRule::All), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(ws(QuorumRule::Chosen(4)), [1, 2, 3, 4, 4, 4]);
+        assert_eq!(ws(QuorumRule::Primary), [1; 6]);
+    }
+
+    #[test]
+    fn one_member_at_a_time_and_deciding_sets_meet() {
+        let m = |n| Member { node: NodeId(n), incarnation: Incarnation(n) };
+        let of = |members: &[u64], write_quorum| Configuration {
+            epoch: Epoch(1),
+            primary: Some(NodeId(1)),
+            members: members.iter().map(|n| m(*n)).collect(),
+            write_quorum,
+        };
+        let majority = |members: &[u64]| of(members, u8::try_from(members.len() / 2 + 1).expect("small"));
+        for n in 1..7 {
+            let (small, large): (Vec<u64>, Vec<u64>) = ((1..=n).collect(), (1..=n + 1).collect());
+            assert!(majority(&small).may_change_to(&majority(&large)), "{n} and one more");
+            assert!(majority(&large).may_change_to(&majority(&small)), "{n} after one less");
+        }
+        assert!(!majority(&[1, 2, 3]).may_change_to(&majority(&[1, 2, 3])), "nothing changes");
+        assert!(!majority(&[1, 2, 3]).may_change_to(&majority(&[1, 2, 4])), "one goes and one comes");
+        assert!(!majority(&[1, 2, 3]).may_change_to(&majority(&[1])), "two go");
+        assert!(!of(&[1, 2, 3], 2).may_change_to(&of(&[1, 2, 3, 4], 1)), "the primary alone after a majority");
+        assert!(of(&[1, 2, 3], 1).may_change_to(&of(&[1, 2, 3, 4], 1)), "the primary alone decided and decides");
+        let mut renewed = majority(&[1, 2, 3, 4]);
+        renewed.members[2].incarnation = Incarnation(9);
+        assert!(!majority(&[1, 2, 3]).may_change_to(&renewed), "an old copy is another one");
     }
 
     #[test]

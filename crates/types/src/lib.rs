@@ -18,7 +18,7 @@ mod time;
 mod units;
 mod view;
 
-pub use config::{Configuration, Durability, EpochTable, EpochTableError, Member};
+pub use config::{Configuration, Durability, EpochTable, EpochTableError, Member, QuorumRule};
 pub use copy::{OpenedCopy, ReadFault};
 pub use ids::{ClusterId, Epoch, Incarnation, Lsn, NodeId, RequestId, SessionId, VolumeId};
 pub use limits::*;

@@ -60,6 +60,24 @@ mutants! {
     /// A restarted process goes on with the epoch that an earlier life of it claimed.
     EpochOfAnEarlierLife: "core N0",
 
+    /// A primary appends to its epoch after it has learned of the next one.
+    AppendsToOldEpochAfterReconf: "open M1",
+    /// A recovery counts the answers of copies that are only to become members.
+    FencesNewMembers: "open T3",
+    /// A learner's copy counts towards W.
+    LearnerCounts: "open N4",
+
+    // Changes of members.
+
+    /// The next epoch is activated without the member that it adds.
+    AddedNotWaitedFor: "open M2",
+    /// Records of the next epoch are answered before it is activated.
+    AnswersBeforeReconf: "open M3",
+    /// A learner's grant counts towards a lease.
+    LearnerGrants: "open N8",
+    /// A removed member's copy stays, and is taken again when its node is added again.
+    RemovedCopyReturns: "open S20",
+
     // The epoch change.
 
     /// A claimant takes its own log, though others are longer.

@@ -1,6 +1,6 @@
 //! What the control plane has decided about a volume, as one of its copies sees it.
 
-use crate::{Configuration, Durability, Epoch, NodeId, VolumeId, VolumeSize};
+use crate::{Configuration, Durability, Epoch, Member, NodeId, QuorumRule, VolumeId, VolumeSize};
 
 /// Random id of one life of an agent process. An epoch belongs to one life (N0): a restarted primary no longer knows
 /// its volatile tail, so it never appends to its old epoch.
@@ -22,6 +22,37 @@ pub struct VolumeView {
     pub pending: Option<Pending>,
     /// Who should claim next, if the control plane wants a change.
     pub nominee: Option<Nominee>,
+    /// Copies that receive the log, count for nothing, and are to become members; sorted by node.
+    pub learners: Vec<Member>,
+    /// Members that are to be removed now; sorted.
+    pub leaving: Vec<NodeId>,
+    /// How W follows from the number of members.
+    pub rule: QuorumRule,
+}
+
+impl VolumeView {
+    /// A volume that nobody wants to change.
+    #[must_use]
+    pub fn settled(volume: VolumeId, size: VolumeSize, durability: Durability, active: Configuration) -> VolumeView {
+        let rule = QuorumRule::of_order(durability, active.write_quorum, active.members.len());
+        VolumeView {
+            volume,
+            size,
+            durability,
+            active,
+            pending: None,
+            nominee: None,
+            learners: Vec::new(),
+            leaving: Vec::new(),
+            rule,
+        }
+    }
+
+    /// The copy on `node` that belongs to the volume, whether it counts or still learns.
+    #[must_use]
+    pub fn holder(&self, node: NodeId) -> Option<Member> {
+        self.active.member(node).or_else(|| self.learners.iter().copied().find(|m| m.node == node))
+    }
 }
 
 /// A claim on a volume: made by compare-and-swap on `base`, void once another epoch is active (S21).
@@ -33,6 +64,8 @@ pub struct Pending {
     pub base: Epoch,
     /// The life of the claimant's process; a later life of the same node must not use this claim (N0).
     pub life: Life,
+    /// M1: the primary of the base goes on with other members, without a takeover.
+    pub same_primary: bool,
 }
 
 /// The wish that `node` become primary.
@@ -57,6 +90,17 @@ pub enum ControlRequest {
         base: Epoch,
         /// This process.
         life: Life,
+    },
+    /// M1: commit a pending configuration with these members and this node, the primary of `base`, as primary.
+    Reconfigure {
+        /// The volume.
+        volume: VolumeId,
+        /// The active epoch to succeed.
+        base: Epoch,
+        /// This process.
+        life: Life,
+        /// The members of the next epoch: one more or one less than now.
+        members: Vec<Member>,
     },
     /// T8: make the pending epoch the active one, if it is still the pending one.
     Activate {

@@ -1,5 +1,6 @@
 //! The JSON that scripts rely on: names and types change only with a note in the changelog.
 
+use crate::commands::Wish;
 use holdfast_agent::admin::pb;
 use serde_json::{Value, json};
 
@@ -71,6 +72,7 @@ fn copy(copy: &pb::Copy) -> Value {
         "lag_bytes": copy.lag_bytes,
         "lag_seconds": copy.lag_seconds,
         "integrity": copy.integrity.as_ref().map(super::integrity_json),
+        "note": optional(&copy.note),
     })
 }
 
@@ -88,6 +90,17 @@ pub(crate) fn failover_json(volume: &str, answer: &pb::FailoverResponse, reached
         "old_primary": optional(&answer.from),
         "new_epoch": reached.map(|v| v.epoch),
         "new_primary": reached.map(|v| &v.primary),
+    })
+}
+
+/// Without the volume unless it was waited for.
+pub(crate) fn copies_json(wish: &Wish, reached: Option<&pb::Volume>) -> Value {
+    json!({
+        "volume": wish.volume,
+        "copy_on": wish.on,
+        "no_copy_on": wish.off,
+        "done": reached.is_some(),
+        "copies": reached.map(|v| v.copies.iter().map(copy).collect::<Value>()),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Tables and sentences.
 
+use crate::commands::Wish;
 use crate::units;
 use comfy_table::{Cell, Table, TableComponent, presets};
 use holdfast_agent::admin::pb;
@@ -53,7 +54,7 @@ pub(crate) fn volumes_table(volumes: &[pb::Volume]) -> String {
             volume.state.clone(),
             known(&volume.primary),
             volume.epoch.to_string(),
-            format!("{} of {}", volume.quorum, volume.copies.len()),
+            format!("{} of {}", volume.quorum, counting(volume)),
             volume.durability.clone(),
         ];
         table.add_row(row.map(Cell::new));
@@ -70,7 +71,7 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
         volume.durability,
         volume.epoch,
         volume.quorum,
-        volume.copies.len(),
+        counting(volume),
     );
     out += &reason(volume);
     if volume.pending_epoch != 0 {
@@ -95,7 +96,30 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
         table.add_row(row.map(Cell::new));
     }
     let _ = writeln!(out, "{table}");
+    for copy in volume.copies.iter().filter(|copy| !copy.note.is_empty()) {
+        let _ = writeln!(out, "the copy on {} is {}: {}", copy.node, copy.state, copy.note);
+    }
     out + &super::integrity_lines(volume)
+}
+
+/// How many copies a quorum is of.
+fn counting(volume: &pb::Volume) -> usize {
+    let counts = |copy: &&pb::Copy| copy.role != "learner" && copy.state != "deleting";
+    match volume.copies.iter().filter(counts).count() {
+        // The volume itself is being deleted.
+        0 => volume.copies.len(),
+        counting => counting,
+    }
+}
+
+pub(crate) fn copies_text(wish: &Wish, reached: Option<&pb::Volume>) -> String {
+    if let Some(reached) = reached {
+        return volume_text(reached);
+    }
+    let on = wish.on.as_ref().map(|node| format!("a copy on {node}"));
+    let off = wish.off.as_ref().map(|node| format!("none on {node}"));
+    let wish_words: Vec<String> = on.into_iter().chain(off).collect();
+    format!("{0} is to have {1}. See: holdfast status {0}", wish.volume, wish_words.join(" and "))
 }
 
 pub(crate) fn token_text(token: &pb::TokenCreateResponse) -> String {

@@ -22,6 +22,7 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         reason: None,
         switchover: false,
         lost: Vec::new(),
+        learners: Vec::new(),
         space: SpaceLeft::Enough,
         integrity: Integrity::default(),
         clients: 0,

@@ -3,7 +3,7 @@
 use super::decider::report;
 use super::*;
 use crate::{CopyRole, CopyState, Detector, Heartbeat, LostCopy, SpaceLeft, VolumeState, VolumeStatus, status};
-use holdfast_types::Time;
+use holdfast_types::{Member, Time};
 use std::time::Duration;
 
 fn glance(state: &State, says: &[(u64, CopyRole, CopyState, u64)]) -> VolumeStatus {
@@ -140,4 +140,54 @@ fn the_json_is_the_contract() {
     for key in ["node", "role", "state", "durable_lsn", "applied_lsn", "digest", "lag_bytes", "lag_seconds"] {
         assert!(volume["copies"][0].get(key).is_some(), "{key}");
     }
+}
+
+#[test]
+fn a_copy_on_its_way_in_or_out_says_what_keeps_it() {
+    use CopyRole::{Primary, Secondary};
+    use CopyState::{InSync, Serving};
+    let mut state = open();
+    state.apply(&add_node("n4")).unwrap();
+    let (volume, old, new) = (VolumeId(1), NodeId(3), NodeId(4));
+    state.apply(&Command::ReplaceCopy { volume, old, new }).unwrap();
+    let of = |v: &VolumeStatus, node: &str| {
+        let copy = v.copies.iter().find(|c| c.node == node).unwrap_or_else(|| panic!("{node} is shown"));
+        (copy.role, copy.state, copy.note.clone().unwrap_or_default())
+    };
+    let three = [(1, Primary, Serving, 9), (2, Secondary, InSync, 9), (3, Secondary, InSync, 9)];
+
+    let v = glance(&state, &three);
+    assert_eq!((v.state, v.copies_wanted, v.copies.len()), (VolumeState::Healthy, 3, 4), "{:?}", v.reasons);
+    assert_eq!(of(&v, "n3"), ("secondary", "leaving", "it goes once enough others count; joining: n4".to_owned()));
+    assert_eq!((of(&v, "n4").0, of(&v, "n4").1), ("learner", "silent"));
+    assert_eq!(v.copies.iter().filter(|c| c.note.is_some()).count(), 2, "{:?}", v.copies);
+
+    state.apply(&register(1, 4, 40)).unwrap();
+    let now = Time::ZERO + Duration::from_secs(5);
+    let mut detector = Detector::new(Duration::from_secs(1), Time::ZERO);
+    for (node, role, copy, durable) in three.clone().into_iter().chain([(4, Secondary, CopyState::CatchingUp, 2)]) {
+        let mut report = report(role, copy, 1, durable);
+        if node == 1 {
+            report.learners.push(LostCopy { node: new, reason: "lacks 7 of 9 records".into() });
+        }
+        detector.heard(Heartbeat { node: NodeId(node), life: 1, copies: vec![report] }, now);
+    }
+    let v = status(&state, &detector, now).volumes.remove(0);
+    assert_eq!(of(&v, "n4"), ("learner", "joining", "lacks 7 of 9 records".to_owned()));
+    assert_eq!(v.state, VolumeState::Healthy, "a learner counts for nothing: {:?}", v.reasons);
+
+    let mut dropped = open();
+    dropped.apply(&Command::RemoveCopy { volume, node: old }).unwrap();
+    let members = vec![member(1), member(2)];
+    let (base, node, life) = (Epoch(1), NodeId(1), Life(7));
+    dropped.apply(&Command::Reconfigure { volume, base, node, life, members }).unwrap();
+    dropped.apply(&activate(2)).unwrap();
+    let v = glance(&dropped, &three[..2]);
+    assert_eq!((v.state, v.quorum, v.copies_wanted), (VolumeState::Healthy, 2, 2), "{:?}", v.reasons);
+    assert_eq!(of(&v, "n3").1, "deleting");
+}
+
+/// As `open` registers them.
+fn member(node: u64) -> Member {
+    Member { node: NodeId(node), incarnation: open().volumes[&VolumeId(1)].incarnation(NodeId(node)).unwrap() }
 }

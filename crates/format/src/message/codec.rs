@@ -118,6 +118,8 @@ impl Message {
             }
             Message::Gap { epoch, expected } => plain(11, &[epoch.0, expected.0]),
             Message::Release { epoch, last } => plain(12, &[epoch.0, last.0]),
+            Message::DigestAt { epoch, at } => plain(21, &[epoch.0, at.0]),
+            Message::Digest { epoch, at, digest } => plain(22, &[epoch.0, at.0, *digest]),
             Message::FetchBlock { block } => plain(13, &[block.0]),
             Message::Block { block, data } => {
                 let sum = data.as_ref().map_or(0, |data| block_checksum(*block, data));
@@ -188,6 +190,8 @@ fn read_fields(kind: u8, r: &mut Reader<'_>) -> Result<Message, DecodeError> {
         10 => Message::AppendAck { epoch: epoch(r)?, received: lsn(r)?, durable: lsn(r)?, checkpoint: lsn(r)? },
         11 => Message::Gap { epoch: epoch(r)?, expected: lsn(r)? },
         12 => Message::Release { epoch: epoch(r)?, last: lsn(r)? },
+        21 => Message::DigestAt { epoch: epoch(r)?, at: lsn(r)? },
+        22 => Message::Digest { epoch: epoch(r)?, at: lsn(r)?, digest: r.u64()? },
         13 => Message::FetchBlock { block: BlockIndex(r.u64()?) },
         15 => Message::Hold { epoch: epoch(r)?, run: r.u64()?, at: lsn(r)? },
         16 => Message::Held { run: r.u64()?, at: lsn(r)?, found: read_found(r)? },

@@ -106,6 +106,8 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ("sums-none", Message::Sums { run: 0x5151, node: SumNode { level: 1, index: 3 }, sums: vec![] }),
         ("go-on", Message::GoOn { run: 0x5151 }),
         ("proof", Message::Proof { epoch, applied: Lsn(12), digest: 0xD1_6E57 }),
+        ("digest-at", Message::DigestAt { epoch, at: Lsn(12) }),
+        ("digest", Message::Digest { epoch, at: Lsn(12), digest: 0x5AA5_0FF0_1234_5678 }),
     ]
 }
 

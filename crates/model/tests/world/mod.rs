@@ -96,7 +96,7 @@ impl World {
         let active = Configuration { epoch: Epoch::ZERO, primary: None, members, write_quorum: 2 };
         let size = VolumeSize::new(1 << 20).expect("a valid size");
         let (volume, durability) = (VolumeId(1), Durability::Sync);
-        let view = VolumeView { volume, size, durability, active, pending: None, nominee: None };
+        let view = VolumeView::settled(volume, size, durability, active);
         let now = Time(1_000_000_000);
         let node = |n: u8| {
             let blank = Node::opened(&[], Epoch::ZERO, &EpochTable::default(), Lsn::ZERO);
@@ -294,7 +294,7 @@ impl World {
                 self.max_epoch = self.max_epoch.next();
                 let (epoch, primary) = (self.max_epoch, Some(id(n)));
                 let configuration = Configuration { epoch, primary, ..self.view.active.clone() };
-                self.view.pending = Some(Pending { configuration, base, life });
+                self.view.pending = Some(Pending { configuration, base, life, same_primary: false });
                 self.note(Step::Claim { node: n, members: 7 });
             }
             ControlRequest::Activate { epoch, .. } => {
@@ -303,6 +303,7 @@ impl World {
                 self.view.nominee = None;
                 self.note(Step::Activate { epoch: small(epoch) });
             }
+            ControlRequest::Reconfigure { .. } => unreachable!("nobody changes the members of this world"),
         }
         self.publish();
     }

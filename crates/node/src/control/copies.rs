@@ -95,7 +95,10 @@ pub(super) fn local_view(state: &State, me: NodeId) -> LocalView {
 pub(super) fn registered_copies(volume: &Volume) -> BTreeMap<NodeId, Incarnation> {
     match &volume.phase {
         Phase::Creating { copies, .. } => copies.iter().filter_map(|(n, i)| Some((*n, (*i)?))).collect(),
-        Phase::Open { active, .. } => active.members.iter().map(|m| (m.node, m.incarnation)).collect(),
+        Phase::Open { active, copies, .. } => {
+            let learners = copies.registered();
+            active.members.iter().chain(&learners).map(|m| (m.node, m.incarnation)).collect()
+        }
         Phase::Deleting { .. } => BTreeMap::new(),
     }
 }

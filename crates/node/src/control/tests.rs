@@ -275,6 +275,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         reason: None,
         switchover: false,
         lost: Vec::new(),
+        learners: Vec::new(),
         space: SpaceLeft::Enough,
         integrity: Integrity::default(),
         clients: 0,

@@ -23,6 +23,8 @@ struct Node {
     incarnation: Incarnation,
     held: bool,
     pub(super) scrubbed: BlockIndex,
+    /// Not 0: its image is another one than its log makes.
+    differs: u64,
     /// Blocks whose content can't be verified.
     pub(super) rotten: BTreeSet<u64>,
     /// Blocks whose entry in the block table is another one than the log gives.
@@ -51,8 +53,32 @@ pub(super) struct Cluster {
     delayed: VecDeque<(NodeId, Input)>,
     replies: BTreeMap<u64, Result<Vec<u8>, GuestError>>,
     next_request: u64,
+    /// How often guests of a node were disconnected.
+    ends: BTreeMap<NodeId, u64>,
     /// Writes ask for FUA.
     pub(super) fua: bool,
+}
+
+impl Node {
+    fn blank(id: NodeId, incarnation: Incarnation) -> Node {
+        Node {
+            replica: None,
+            life: id.0,
+            log: Vec::new(),
+            promised: Epoch::ZERO,
+            table: EpochTable::default(),
+            committed: Lsn::ZERO,
+            incarnation,
+            held: false,
+            scrubbed: BlockIndex(0),
+            differs: 0,
+            rotten: BTreeSet::new(),
+            wrong: BTreeSet::new(),
+            applied: Lsn::ZERO,
+            hold: None,
+            waiting: VecDeque::new(),
+        }
+    }
 }
 
 impl Cluster {
@@ -70,25 +96,9 @@ impl Cluster {
             write_quorum: if durability == Durability::Async { 1 } else { u8::try_from(n / 2 + 1).expect("small") },
         };
         let size = VolumeSize::new(1 << 20).expect("a valid size");
-        let view = VolumeView { volume: VOLUME, size, durability, active, pending: None, nominee: None };
-        let node = |id: &NodeId| Node {
-            replica: None,
-            life: id.0,
-            log: Vec::new(),
-            promised: Epoch::ZERO,
-            table: EpochTable::default(),
-            committed: Lsn::ZERO,
-            incarnation: Incarnation(id.0 * 100),
-            held: false,
-            scrubbed: BlockIndex(0),
-            rotten: BTreeSet::new(),
-            wrong: BTreeSet::new(),
-            applied: Lsn::ZERO,
-            hold: None,
-            waiting: VecDeque::new(),
-        };
+        let view = VolumeView::settled(VOLUME, size, durability, active);
         let mut c = Cluster {
-            nodes: ids.iter().map(|id| (*id, node(id))).collect(),
+            nodes: ids.iter().map(|id| (*id, Node::blank(*id, Incarnation(id.0 * 100)))).collect(),
             cut: BTreeSet::new(),
             view,
             max_epoch: Epoch::ZERO,
@@ -103,6 +113,7 @@ impl Cluster {
             delayed: VecDeque::new(),
             replies: BTreeMap::new(),
             next_request: 0,
+            ends: BTreeMap::new(),
             fua: false,
         };
         for id in ids {
@@ -110,6 +121,47 @@ impl Cluster {
         }
         c.settle();
         c
+    }
+
+    /// The node gets a blank copy that is to become a member.
+    pub(super) fn add_learner(&mut self, node: NodeId) {
+        self.add_learner_with(node, 0);
+    }
+
+    /// One whose image is another one than its log makes, if `differs` is not 0.
+    pub(super) fn add_learner_with(&mut self, node: NodeId, differs: u64) {
+        let incarnation = Incarnation(self.nodes.get(&node).map_or(node.0 * 100, |n| n.incarnation.0 + 1));
+        self.nodes.insert(node, Node { life: 500 + incarnation.0, differs, ..Node::blank(node, incarnation) });
+        self.view.learners.push(Member { node, incarnation });
+        self.view.learners.sort_unstable();
+        self.restart(node);
+    }
+
+    /// The member is to go.
+    pub(super) fn leave(&mut self, node: NodeId) {
+        self.view.leaving = vec![node];
+        self.publish();
+        self.settle();
+    }
+
+    pub(super) fn members(&self) -> Vec<u64> {
+        self.view.active.members.iter().map(|m| m.node.0).collect()
+    }
+
+    pub(super) fn view(&self) -> &VolumeView {
+        &self.view
+    }
+
+    pub(super) fn pending(&self) -> bool {
+        self.view.pending.is_some()
+    }
+
+    pub(super) fn runs(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|n| n.replica.is_some())
+    }
+
+    pub(super) fn served(&self, node: NodeId) -> u64 {
+        self.ends.get(&node).copied().unwrap_or(0)
     }
 
     pub(super) fn now(&self) -> Time {
@@ -188,6 +240,18 @@ impl Cluster {
     pub(super) fn hold_control(&mut self, held: bool) {
         self.control_held = held;
         self.settle();
+    }
+
+    /// One request reaches the control plane, though it is held.
+    pub(super) fn decide_one(&mut self) {
+        if let Some((id, request)) = self.control.pop_front() {
+            self.decide(id, &request);
+        }
+        self.settle();
+    }
+
+    pub(super) fn drop_requests(&mut self) {
+        self.control.clear();
     }
 
     pub(super) fn cut_beats(&mut self, cut: bool) {
@@ -279,7 +343,7 @@ impl Cluster {
         n.life += 1000;
         n.waiting.clear();
         (n.hold, n.applied) = (None, n.committed);
-        let digest = n.sum(n.applied, 0, view.size.blocks().0);
+        let digest = n.sum(n.applied, 0, view.size.blocks().0) ^ n.differs;
         let last = n.log.last();
         let opened = OpenedCopy {
             incarnation: n.incarnation,
@@ -352,7 +416,13 @@ impl Cluster {
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for from in &ids {
             for to in &ids {
-                let Some(beat) = self.nodes[from].replica.as_ref().and_then(|r| r.beat(*to)) else { continue };
+                let Some(beat) = self.nodes[from]
+                    .replica
+                    .as_ref()
+                    .and_then(|r| r.beats().into_iter().find(|b| b.0 == *to).map(|b| b.1))
+                else {
+                    continue;
+                };
                 if [from, to].into_iter().any(|n| self.cut.contains(n) || self.frozen == Some(*n)) {
                     continue;
                 }
@@ -431,12 +501,28 @@ impl Cluster {
                 self.max_epoch = self.max_epoch.next();
                 let configuration =
                     Configuration { epoch: self.max_epoch, primary: Some(node), ..self.view.active.clone() };
-                self.view.pending = Some(Pending { configuration, base, life });
+                self.view.pending = Some(Pending { configuration, base, life, same_primary: false });
+            }
+            ControlRequest::Reconfigure { base, life, ref members, .. }
+                if base == self.view.active.epoch && self.view.active.primary == Some(node) =>
+            {
+                let known = self.view.pending.as_ref().filter(|p| p.same_primary && p.base == base && p.life == life);
+                if known.is_none() {
+                    self.max_epoch = self.max_epoch.next();
+                    let write_quorum = self.view.rule.write_quorum(members.len());
+                    let (epoch, primary, members) = (self.max_epoch, Some(node), members.clone());
+                    let configuration = Configuration { epoch, primary, members, write_quorum };
+                    assert!(self.view.active.may_change_to(&configuration), "S21");
+                    self.view.pending = Some(Pending { configuration, base, life, same_primary: true });
+                }
             }
             ControlRequest::Activate { epoch, .. }
                 if self.view.pending.as_ref().is_some_and(|p| p.configuration.epoch == epoch) =>
             {
                 self.view.active = self.view.pending.take().expect("it was just found").configuration;
+                let active = self.view.active.clone();
+                self.view.learners.retain(|m| active.member(m.node).is_none());
+                self.view.leaving.retain(|n| active.member(*n).is_some());
                 self.view.nominee = None;
             }
             _ => return,
@@ -477,7 +563,8 @@ impl Cluster {
                 assert!(self.replies.insert(key.request.0, data).is_none(), "a request is answered once");
             }
             Output::BeatNow => self.beat_at = Time(0),
-            Output::Serving(_) | Output::Event(_) => {}
+            Output::Serving(serving) => *self.ends.entry(id).or_default() += u64::from(!serving),
+            Output::Event(_) => {}
             Output::Fail(why) => panic!("{id} failed: {why}"),
             store => self.store(id, store),
         }
@@ -570,7 +657,7 @@ impl Cluster {
         let upto = n.hold.map_or(n.committed, |at| at.min(n.committed));
         assert!(n.hold.is_none_or(|at| n.applied <= at), "{id}: what has passed is not held");
         n.applied = n.applied.max(upto);
-        let (applied, digest) = (n.applied, n.sum(n.applied, 0, blocks));
+        let (applied, digest) = (n.applied, n.sum(n.applied, 0, blocks) ^ n.differs);
         let held = n.hold.filter(|at| *at == applied);
         self.queue.push_back((id, Input::Applied(applied, digest)));
         self.queue.push_back((id, Input::Checkpointed(applied)));

@@ -4,17 +4,22 @@
 //! Nothing here relies on the asserts of the state machine: what a volume's configuration was before is remembered here.
 
 use super::Violation;
-use holdfast_cluster::State;
+use holdfast_cluster::{Copies, Phase, State};
 use holdfast_node::LocalView;
 use holdfast_types::{Configuration, Epoch, NodeId, Pending, VolumeId, VolumeView};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An epoch became active.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Activation {
     pub(crate) volume: VolumeId,
     pub(crate) epoch: Epoch,
     pub(crate) primary: NodeId,
+    /// The primary of the epoch before goes on with other members.
+    pub(crate) same_primary: bool,
+    /// Members that were none before.
+    pub(crate) added: Vec<NodeId>,
+    pub(crate) configuration: Configuration,
 }
 
 /// What was ever decided about one volume.
@@ -32,6 +37,7 @@ pub(crate) struct Control {
     histories: BTreeMap<VolumeId, History>,
     newest: u64,
     views: BTreeMap<VolumeId, VolumeView>,
+    copies: BTreeMap<VolumeId, Copies>,
     /// Active and highest epoch that the present life of a node was told of.
     told: BTreeMap<(NodeId, VolumeId), (Epoch, Epoch)>,
 }
@@ -40,6 +46,11 @@ impl Control {
     /// A volume as whoever has applied most knows it.
     pub(crate) fn view(&self, volume: VolumeId) -> Option<&VolumeView> {
         self.views.get(&volume)
+    }
+
+    /// What the operator wants of an open volume, and what is.
+    pub(crate) fn copies(&self, volume: VolumeId) -> Option<&Copies> {
+        self.copies.get(&volume)
     }
 
     /// Terms in which somebody led.
@@ -67,10 +78,11 @@ impl Control {
         let mut activations = Vec::new();
         for view in state.volumes.keys().filter_map(|v| state.view(*v)) {
             let history = self.histories.entry(view.volume).or_default();
-            if let Some(primary) = history.look(&view)? {
-                activations.push(Activation { volume: view.volume, epoch: view.active.epoch, primary });
-            }
+            activations.extend(history.look(&view)?);
             if index >= self.newest {
+                if let Some(Phase::Open { copies, .. }) = state.volumes.get(&view.volume).map(|v| &v.phase) {
+                    self.copies.insert(view.volume, copies.clone());
+                }
                 self.views.insert(view.volume, view);
             }
         }
@@ -102,8 +114,8 @@ impl Control {
 }
 
 impl History {
-    /// Compares one view with all that was seen; the primary, if its active epoch is new.
-    fn look(&mut self, view: &VolumeView) -> Result<Option<NodeId>, Violation> {
+    /// Compares one view with all that was seen; what became active, if that is new.
+    fn look(&mut self, view: &VolumeView) -> Result<Option<Activation>, Violation> {
         let id = view.volume;
         if let Some(pending) = &view.pending {
             let claim = self.claims.entry(pending.configuration.epoch).or_insert_with(|| pending.clone());
@@ -132,7 +144,7 @@ impl History {
         self.succeeds(id, &last, active)
     }
 
-    fn founded(&self, view: &VolumeView) -> Result<Option<NodeId>, Violation> {
+    fn founded(&self, view: &VolumeView) -> Result<Option<Activation>, Violation> {
         let (epoch, primary) = (view.active.epoch, view.active.primary);
         if epoch == Epoch::ZERO && primary.is_none() {
             return Ok(None);
@@ -142,7 +154,12 @@ impl History {
 
     /// Compare-and-swap: the successor was claimed on exactly this base, by one of its members, and what decides in it
     /// meets what was fenced in the base.
-    fn succeeds(&self, id: VolumeId, last: &Configuration, next: &Configuration) -> Result<Option<NodeId>, Violation> {
+    fn succeeds(
+        &self,
+        id: VolumeId,
+        last: &Configuration,
+        next: &Configuration,
+    ) -> Result<Option<Activation>, Violation> {
         let wrong = |what: String| Violation::new("S21", format!("{id}: {} after {}: {what}", next.epoch, last.epoch));
         let Some(claim) = self.claims.get(&next.epoch) else {
             return Err(wrong("active, and nobody ever knew of a claim".to_owned()));
@@ -154,11 +171,21 @@ impl History {
             return Err(wrong(format!("its primary {:?} was no member", next.primary)));
         };
         let all: BTreeSet<NodeId> = last.members.iter().chain(&next.members).map(|m| m.node).collect();
-        let fence = last.members.len() + 1 - usize::from(last.write_quorum);
-        if fence + usize::from(next.write_quorum) <= all.len() {
+        let (before, now) = (usize::from(last.write_quorum), usize::from(next.write_quorum));
+        if claim.same_primary {
+            // Nobody was fenced: whoever decided before must meet whoever decides now.
+            let differ = last.members.iter().filter(|m| !next.members.contains(m)).count()
+                + next.members.iter().filter(|m| !last.members.contains(m)).count();
+            if differ != 1 || before + now <= all.len() || last.primary != next.primary {
+                return Err(wrong(format!("not one member more or less of the same primary: {last:?}, {next:?}")));
+            }
+        } else if last.members.len() + 1 - before + now <= all.len() || last.members != next.members {
             return Err(wrong(format!("a write quorum may miss who was fenced: {last:?}, {next:?}")));
         }
-        Ok(Some(primary))
+        let added = next.members.iter().filter(|m| !last.members.contains(m)).map(|m| m.node).collect();
+        let (volume, epoch, same_primary) = (id, next.epoch, claim.same_primary);
+        let configuration = next.clone();
+        Ok(Some(Activation { volume, epoch, primary, same_primary, added, configuration }))
     }
 }
 

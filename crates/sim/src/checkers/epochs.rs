@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 pub(crate) struct Epochs {
     active: Epoch,
     primaries: BTreeMap<Epoch, NodeId>,
+    /// Under the same primary: which epoch goes on in which.
+    continued: BTreeMap<Epoch, Epoch>,
     writers: BTreeMap<Epoch, (NodeId, Life)>,
     /// The highest epoch under which each node has answered anybody: a promise that left the node.
     promised: BTreeMap<NodeId, Epoch>,
@@ -18,6 +20,26 @@ pub(crate) struct Epochs {
 impl Epochs {
     pub(crate) fn was_activated(&self, epoch: Epoch) -> bool {
         self.primaries.contains_key(&epoch)
+    }
+
+    /// The epoch in which the reign of `epoch` goes on with other members.
+    pub(crate) fn continued_by(&self, epoch: Epoch) -> Option<Epoch> {
+        self.continued.get(&epoch).copied()
+    }
+
+    /// The same primary goes on.
+    pub(crate) fn continued(&mut self, next: Epoch) {
+        self.continued.insert(self.active, next);
+    }
+
+    /// The active epoch, if `node` leads it.
+    pub(crate) fn led_by(&self, node: NodeId) -> Option<Epoch> {
+        (self.primaries.get(&self.active) == Some(&node)).then_some(self.active)
+    }
+
+    fn reaches(&self, from: Epoch, to: Epoch) -> bool {
+        let steps = std::iter::successors(Some(from), |e| self.continued_by(*e));
+        steps.take_while(|e| *e <= to).any(|e| e == to)
     }
 
     pub(crate) fn activated(&mut self, epoch: Epoch, node: NodeId) -> Result<(), Violation> {
@@ -57,14 +79,14 @@ impl Epochs {
         Ok(())
     }
 
-    /// A change was answered at a position.
+    /// A change was answered at a position, in a session that began in `epoch`.
     pub(crate) fn answered(&mut self, lsn: Lsn, record: Epoch, node: NodeId, epoch: Epoch) -> Result<(), Violation> {
-        let first = *self.answered.entry(lsn).or_insert((epoch, node));
-        let primary = self.primaries.get(&epoch).copied();
-        if first != (epoch, node) || record != epoch || primary != Some(node) {
+        let first = *self.answered.entry(lsn).or_insert((record, node));
+        let primary = self.primaries.get(&record).copied();
+        if first != (record, node) || !self.reaches(epoch, record) || primary != Some(node) {
             let text = format!(
                 "record {lsn} of {record} was answered by {node} in {epoch}; the first to answer there was {} in {}, the primary of \
-                 {epoch} is {primary:?}",
+                 {record} is {primary:?}",
                 first.1, first.0
             );
             return Err(Violation::new("S11", text));

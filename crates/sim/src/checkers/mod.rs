@@ -12,6 +12,7 @@ mod quorum;
 mod register;
 
 pub(crate) use committed::Committed;
+pub(crate) use control::Activation;
 pub(crate) use register::{OpKind, Register, change_in, sector_content};
 
 use crate::log::Nanos;
@@ -89,7 +90,7 @@ impl Checkers {
         let checks = |plan: &VolumePlan| VolumeChecks {
             register: Register::new(plan.size),
             committed: Committed::new(plan.id, plan.size),
-            quorums: Quorums::new(plan),
+            quorums: Quorums::default(),
             epochs: Epochs::default(),
             freshness: Freshness::default(),
             flushes: Flushes::default(),
@@ -117,6 +118,12 @@ impl Checkers {
         for v in self.volumes.values_mut() {
             v.quorums.wiped(node);
         }
+    }
+
+    /// The control plane counts on another copy of the volume at a node whose disk was wiped.
+    pub(crate) fn renewed(&mut self, node: NodeId, volume: VolumeId) {
+        self.identity.renewed(node, volume);
+        self.volume(volume).quorums.renewed(node);
     }
 
     /// A node's disk is what it was some time ago.
@@ -147,7 +154,11 @@ impl Checkers {
         match message {
             Message::Append { epoch, committed, records } => {
                 v.committed.observe(records)?;
-                v.commit(*epoch, *committed)
+                // M3: what it appended before the members change still counts where it was appended.
+                let before = v.epochs.led_by(node).filter(|e| e < epoch && !v.epochs.was_activated(*epoch));
+                let Some(before) = before else { return v.commit(*epoch, *committed) };
+                let end = v.committed.start_of(*epoch).map_or(*committed, Lsn::prev);
+                v.commit(before, end.min(*committed))
             }
             Message::LogPart { records, .. } => v.committed.observe(records),
             _ => Ok(()),
@@ -176,8 +187,8 @@ impl VolumeChecks {
             // Zeros name no record: what a memory holds of them can't be told from what was there before.
             (Some(_), None) => self.register.closed(id, false, now),
             _ => {
-                if let Some((lsn, _)) = record {
-                    self.commit(change.epoch, lsn)?;
+                if let Some((lsn, of)) = record {
+                    self.commit(change.epoch.max(of), lsn)?;
                     if !self.committed.holds(id) {
                         let text = format!("change {id} was answered and is in no committed record");
                         return Err(Violation::new("S1", text));
@@ -224,24 +235,38 @@ impl VolumeChecks {
         if !self.epochs.was_activated(epoch) {
             return Ok(());
         }
-        for (lsn, epoch) in self.committed.advance(epoch, lsn)? {
-            self.quorums.committed(lsn, epoch)?;
+        // Said of an epoch that goes on in the next one with other members.
+        let begun = |e: &Epoch| self.committed.start_of(*e).is_some_and(|start| start <= lsn);
+        let next = |e: &Epoch| self.epochs.continued_by(*e).filter(begun);
+        let under = std::iter::successors(Some(epoch), next).last().expect("the epoch itself");
+        for (lsn, epoch) in self.committed.advance(under, lsn)? {
+            self.quorums.committed(lsn, epoch, under)?;
         }
         self.settle_memories(None)
     }
 
     /// The control plane activated an epoch.
-    pub(crate) fn activated(&mut self, epoch: Epoch, node: NodeId, now: Nanos) -> Result<(), Violation> {
+    pub(crate) fn activated(&mut self, active: &Activation, now: Nanos) -> Result<(), Violation> {
+        let (epoch, node) = (active.epoch, active.primary);
+        self.quorums.configured(&active.configuration);
+        if active.same_primary {
+            self.epochs.continued(epoch);
+        }
         self.epochs.activated(epoch, node)?;
-        self.register.activated(epoch, now);
-        self.freshness.activated(epoch, now);
+        if !active.same_primary {
+            self.register.activated(epoch, now);
+            self.freshness.activated(epoch, now);
+        }
         let Some(start) = self.committed.start_of(epoch) else {
             return Err(Violation::new(
                 "S2",
                 format!("{epoch} was activated although {node} never sent its first record"),
             ));
         };
+        for added in &active.added {
+            self.quorums.holds_start(*added, start, epoch)?;
+        }
         self.commit(epoch, start)?;
-        self.settle_memories(Some((epoch, now)))
+        self.settle_memories((!active.same_primary).then_some((epoch, now)))
     }
 }

@@ -1,14 +1,13 @@
 //! S1 at its root: what counts as committed lies on stable storage of W members, by what their disks were seen to hold.
 
 use super::Violation;
-use crate::options::VolumePlan;
-use holdfast_types::{Epoch, Lsn, NodeId};
+use holdfast_types::{Configuration, Epoch, Lsn, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Quorums {
-    members: Vec<NodeId>,
-    write_quorum: usize,
+    /// Of each epoch that was claimed.
+    configurations: BTreeMap<Epoch, Configuration>,
     holders: BTreeMap<(Lsn, Epoch), BTreeSet<NodeId>>,
     wiped: BTreeSet<NodeId>,
     /// Mutants of other properties switch this off, so that theirs must be the one to fire.
@@ -16,18 +15,13 @@ pub(crate) struct Quorums {
 }
 
 impl Quorums {
-    pub(crate) fn new(plan: &VolumePlan) -> Quorums {
-        Quorums {
-            members: plan.members.clone(),
-            write_quorum: usize::from(plan.write_quorum),
-            holders: BTreeMap::new(),
-            wiped: BTreeSet::new(),
-            off: false,
-        }
+    /// Who counts in an epoch.
+    pub(crate) fn configured(&mut self, configuration: &Configuration) {
+        self.configurations.insert(configuration.epoch, configuration.clone());
     }
 
     pub(crate) fn durable(&mut self, node: NodeId, lsn: Lsn, epoch: Epoch) {
-        if self.members.contains(&node) && !self.wiped.contains(&node) {
+        if !self.wiped.contains(&node) {
             self.holders.entry((lsn, epoch)).or_default().insert(node);
         }
     }
@@ -40,17 +34,35 @@ impl Quorums {
     }
 
     pub(crate) fn wiped(&mut self, node: NodeId) {
+        self.forgot(node);
         self.wiped.insert(node);
     }
 
-    pub(crate) fn committed(&mut self, lsn: Lsn, epoch: Epoch) -> Result<(), Violation> {
+    /// The copy there is another one now, and counts for what it holds.
+    pub(crate) fn renewed(&mut self, node: NodeId) {
+        self.wiped.remove(&node);
+    }
+
+    /// M2: every added member holds the epoch's start when the epoch becomes active.
+    pub(crate) fn holds_start(&self, node: NodeId, start: Lsn, epoch: Epoch) -> Result<(), Violation> {
+        if self.off || self.holders.get(&(start, epoch)).is_some_and(|h| h.contains(&node)) {
+            return Ok(());
+        }
+        let text = format!("{epoch} became active, and {node}, which it adds, does not hold its first record {start}");
+        Err(Violation::new("S21", text))
+    }
+
+    /// A record of `epoch` counts as committed because the primary of `under` says so.
+    pub(crate) fn committed(&mut self, lsn: Lsn, epoch: Epoch, under: Epoch) -> Result<(), Violation> {
         let holders = self.holders.remove(&(lsn, epoch)).unwrap_or_default();
-        if holders.len() >= self.write_quorum || self.off {
+        let Some(configuration) = self.configurations.get(&under).filter(|_| !self.off) else { return Ok(()) };
+        let counted = holders.iter().filter(|n| configuration.member(**n).is_some()).count();
+        if counted >= usize::from(configuration.write_quorum) {
             return Ok(());
         }
         let text = format!(
             "record {lsn} of {epoch} counts as committed, but only {holders:?} hold it durably; {} of {:?} must",
-            self.write_quorum, self.members
+            configuration.write_quorum, configuration.members
         );
         Err(Violation::new("S1", text))
     }

@@ -20,6 +20,10 @@ pub(crate) enum Wish {
     Nominate { kind: FaultKind, volume: VolumeId, base: Epoch },
     /// A switchover is taken back.
     Withdraw,
+    /// Other copies: a fault of this kind.
+    Members(FaultKind),
+    /// A copy is made anew.
+    Renew,
 }
 
 /// A proposal that waits for its outcome.
@@ -120,7 +124,8 @@ impl World {
                 let at = self.now + 100 * MS;
                 self.at(at, Event::Propose(asked.wish, Box::new(asked.command)));
             }
-            Wish::Nominate { .. } | Wish::Withdraw => {}
+            Wish::Members(kind) if result.is_ok() => self.fired(kind),
+            Wish::Nominate { .. } | Wish::Withdraw | Wish::Members(_) | Wish::Renew => {}
         }
     }
 }

@@ -54,6 +54,10 @@ impl World {
         }
         shard.maintain(local, &mut out);
         let rows = shard.rows();
+        for (volume, reign) in rows.iter().filter_map(|r| Some((r.volume, r.status.as_ref()?.reign?))) {
+            // It goes on in another epoch with the same guests.
+            node.serving.entry(volume).and_modify(|epoch| *epoch = reign);
+        }
         self.note("run", &[id.0, count, out.len() as u64], || {
             format!("{id} takes {count} inputs, gives {} outputs", out.len())
         });
@@ -103,7 +107,7 @@ impl World {
             let Some(status) = &row.status else { continue };
             // It may have let go in this very turn, after it had committed something.
             let reign = self.nodes[&id].serving.get(&row.volume).copied();
-            let reign = reign.or((status.role == RoleName::Primary).then_some(status.promised));
+            let reign = status.reign.or(reign).or((status.role == RoleName::Primary).then_some(status.promised));
             let v = self.checkers.volume(row.volume);
             if let Some(epoch) = reign {
                 v.commit(epoch, status.positions.committed)?;
@@ -148,7 +152,11 @@ impl World {
                 self.serving(id, volume, epoch, serving);
             }
             Output::OpenLane { peer, volume } => self.open_lane(id, peer, Lane::Volume(volume)),
-            Output::CloseLane { peer, volume } => self.net.close(id, peer, Lane::Volume(volume)),
+            Output::CloseLane { peer, volume } => {
+                if self.net.close(id, peer, Lane::Volume(volume)) {
+                    self.lane_changed(id, peer, Lane::Volume(volume), false)?;
+                }
+            }
             Output::Fatal(reason) => self.note("fatal", &[id.0], || format!("{id}: {reason}")),
             Output::Event { volume, text } => self.note("says", &[id.0], || {
                 let of = volume.map(|v| format!(" {v}")).unwrap_or_default();

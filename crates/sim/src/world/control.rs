@@ -2,7 +2,7 @@
 //! bring goes in, and what comes out goes back to them.
 
 use super::{Event, World};
-use crate::checkers::Violation;
+use crate::checkers::{Activation, Violation};
 use crate::faults::FaultKind;
 use crate::log::{MS, Nanos, US};
 use crate::net::{Lane, Plane};
@@ -86,17 +86,19 @@ impl World {
         self.note("applied", &[id.0, status.applied], || {
             format!("{id}: its state is the one after {}", status.applied)
         });
+        self.look_at_members();
         for a in activations {
-            self.activated(a.volume, a.epoch, a.primary)?;
+            self.activated(&a)?;
         }
         Ok(())
     }
 
-    pub(super) fn activated(&mut self, volume: VolumeId, epoch: Epoch, primary: NodeId) -> Result<(), Violation> {
+    pub(super) fn activated(&mut self, active: &Activation) -> Result<(), Violation> {
+        let (volume, epoch, primary) = (active.volume, active.epoch, active.primary);
         self.counters.epochs += 1;
         self.note("active", &[volume.0, epoch.0, primary.0], || format!("{volume} {epoch} with primary {primary}"));
         let now = self.now;
-        self.checkers.volume(volume).activated(epoch, primary, now)
+        self.checkers.volume(volume).activated(active, now)
     }
 
     fn carry_control(&mut self, id: NodeId, output: Output) -> Result<(), Violation> {

@@ -4,7 +4,7 @@
 //! the same epoch, and that what it asks to activate is active.
 
 use super::World;
-use crate::checkers::Violation;
+use crate::checkers::{Activation, Violation};
 use holdfast_node::LocalView;
 use holdfast_node::control::Control;
 use holdfast_types::{ControlRequest, Epoch, Life, NodeId};
@@ -38,11 +38,15 @@ impl World {
                 }
                 volume
             }
+            ControlRequest::Reconfigure { .. } => return Ok(()),
         };
         let view = state.view(volume);
         self.note("forge", &[id.0, volume.0], || format!("{id} is granted {request:?}"));
         if let ControlRequest::Activate { epoch, .. } = *request {
-            self.activated(volume, epoch, id)?;
+            let Some(mut configuration) = view.as_ref().map(|v| v.active.clone()) else { return Ok(()) };
+            (configuration.epoch, configuration.primary) = (epoch, Some(id));
+            let (same_primary, added) = (false, Vec::new());
+            self.activated(&Activation { volume, epoch, primary: id, same_primary, added, configuration })?;
         }
         let state = self.nodes[&id].control.as_ref().and_then(Control::state);
         let registered = |s: &holdfast_cluster::State| {

@@ -102,7 +102,7 @@ impl World {
     /// Why the cluster is not healthy, if it is not.
     fn sickness(&mut self) -> Option<String> {
         let volumes: Vec<VolumeId> = self.options.volumes.iter().map(|v| v.id).collect();
-        let sick = volumes.into_iter().find_map(|v| self.volume_sickness(v));
+        let sick = volumes.into_iter().find_map(|v| self.volume_sickness(v).or_else(|| self.members_sickness(v)));
         sick.or_else(|| self.control_sickness())
     }
 

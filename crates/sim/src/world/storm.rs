@@ -61,6 +61,9 @@ impl World {
         if kind.is_damage() {
             return self.start_damage(kind, node);
         }
+        if kind.changes_members() {
+            return self.change_members(kind, node);
+        }
         if kind.is_wide() {
             return self.start_wide_fault(kind, node);
         }
@@ -171,7 +174,7 @@ impl World {
     }
 
     /// The shard's disk is lost. The Raft log lies on another one: a voter that lost it must come back as another node.
-    fn wipe(&mut self, node: NodeId) {
+    pub(super) fn wipe(&mut self, node: NodeId) {
         self.note("wipe", &[node.0], || format!("{node} loses its disk"));
         let roll_back = self.options.mutant == Some(Mutant::Amnesia);
         self.node(node).disk.wipe(roll_back);
@@ -216,7 +219,12 @@ impl World {
 
     /// S16 on the bytes of every image of a node.
     pub(super) fn look_at_images(&mut self, id: NodeId, quiet: bool) -> Result<(), Violation> {
-        for plan in self.options.volumes.iter().filter(|v| v.members.contains(&id)) {
+        for plan in &self.options.volumes {
+            // A copy that counts no more is what it was when it was dropped.
+            let view = self.checkers.control.view(plan.id);
+            if quiet && view.is_some_and(|v| v.holder(id).is_none()) {
+                continue;
+            }
             let Some(image) = self.nodes[&id].disk.content(FileId::Image(plan.id)) else { continue };
             let hurt = plan.members.iter().any(|n| self.atlas.is_hurt(*n) && !self.nodes[n].wiped);
             let damage = self.nodes[&id].disk.damage();
@@ -373,8 +381,8 @@ impl World {
         let plan = self.options.volumes[index(self.rngs.faults.below(self.options.volumes.len() as u64))].clone();
         let Some(view) = self.checkers.control.view(plan.id) else { return Ok(()) };
         let (base, primary, busy) = (view.active.epoch, view.active.primary, view.nominee.is_some());
-        let able: Vec<NodeId> =
-            plan.members.iter().copied().filter(|m| Some(*m) != primary && !self.nodes[m].wiped).collect();
+        let members = view.active.members.iter().map(|m| m.node);
+        let able: Vec<NodeId> = members.filter(|m| Some(*m) != primary && !self.nodes[m].wiped).collect();
         if busy || primary.is_none() || able.is_empty() {
             return Ok(());
         }

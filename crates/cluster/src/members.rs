@@ -1,0 +1,308 @@
+//! Which copies an open volume is to have, and the steps to there (PROTOCOL.md, M1 to M3).
+//!
+//! ```text
+//!   wanted ──AddCopy──► learner, without a copy ──RegisterCopy──► learner ──Reconfigure, Activate──► member
+//!   member ──RemoveCopy──► leaving ──Reconfigure, Activate──► dropped ──CopyDeleted──► gone
+//! ```
+//! What is wanted and what is are two sets of nodes; commands change the wanted one, whether or not anybody can follow at
+//! that moment, and the primary walks towards it one member at a time. A copy that is wanted anew on its own node goes
+//! first, and comes back as a learner under another incarnation (S20).
+
+use crate::command::{Outcome, Refusal, RefusalKind};
+use crate::state::{Phase, State, Volume};
+use crate::wire;
+use RefusalKind::{Invalid, NotFound, Stale, Unsafe};
+use holdfast_types::{
+    Configuration, Epoch, Incarnation, Life, MAX_MEMBERS, Member, Mutant, NodeId, Pending, VolumeId, mutated,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// So many members stay while a copy is made anew where it is.
+const ANEW_BESIDE: usize = 2;
+
+/// The copies of an open volume beside the configuration that decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copies {
+    /// Nodes that are to hold a copy.
+    #[serde(with = "wire::list")]
+    pub wanted: BTreeSet<NodeId>,
+    /// Members whose copy is to be thrown away and made anew.
+    #[serde(with = "wire::list")]
+    pub renew: BTreeSet<NodeId>,
+    /// Wanted nodes that are no members yet, and the copy that each registered.
+    #[serde(with = "wire::incarnations")]
+    pub learners: BTreeMap<NodeId, Option<Incarnation>>,
+    /// Nodes that have not deleted a copy that counts no more.
+    #[serde(with = "wire::list")]
+    pub dropped: BTreeSet<NodeId>,
+}
+
+impl Copies {
+    pub(crate) fn of(active: &Configuration) -> Copies {
+        Copies { wanted: active.members.iter().map(|m| m.node).collect(), ..Copies::default() }
+    }
+
+    /// Learners that may receive the log.
+    #[must_use]
+    pub fn registered(&self) -> Vec<Member> {
+        let registered = |(node, i): (&NodeId, &Option<Incarnation>)| Some(Member { node: *node, incarnation: (*i)? });
+        self.learners.iter().filter_map(registered).filter(|m| !self.dropped.contains(&m.node)).collect()
+    }
+
+    /// Members that are to go now. One that is replaced stays until its successor counts, so that there are never fewer
+    /// copies than are wanted.
+    pub(crate) fn leaving(&self, active: &Configuration) -> Vec<NodeId> {
+        let (now, wanted) = (active.members.len(), self.wanted.len());
+        let due = (now > wanted || now == MAX_MEMBERS) && (self.renew.is_empty() || now > ANEW_BESIDE + 1);
+        // While one is made anew, two others hold everything.
+        let anew = |n: &NodeId| now > ANEW_BESIDE && self.renew.contains(n);
+        let goes = |n: &NodeId| anew(n) || (now > 1 && due && !self.wanted.contains(n));
+        active.members.iter().map(|m| m.node).filter(goes).collect()
+    }
+
+    /// A learner is no longer wanted; it may hold files.
+    fn drop_learner(&mut self, node: NodeId) {
+        self.learners.remove(&node);
+        self.wanted.remove(&node);
+        self.dropped.insert(node);
+    }
+
+    /// The members are others now.
+    pub(crate) fn activated(&mut self, before: &Configuration, now: &Configuration) {
+        self.learners.retain(|node, _| now.member(*node).is_none());
+        for gone in before.members.iter().filter(|m| now.member(m.node).is_none()) {
+            self.renew.remove(&gone.node);
+            if !mutated(Mutant::RemovedCopyReturns) {
+                self.dropped.insert(gone.node);
+            }
+            if self.wanted.contains(&gone.node) {
+                self.learners.insert(gone.node, None);
+            }
+        }
+    }
+
+    /// What is asserted after every command.
+    pub(crate) fn check(&self, active: &Configuration) -> Result<(), String> {
+        let member = |n: &NodeId| active.member(*n).is_some();
+        let is = |holds: bool, otherwise: &str| if holds { Ok(()) } else { Err(otherwise.to_owned()) };
+        is((1..=MAX_MEMBERS).contains(&self.wanted.len()), "a number of wanted copies out of range")?;
+        let to_come: BTreeSet<NodeId> = self.wanted.iter().copied().filter(|n| !member(n)).collect();
+        let learners: BTreeSet<NodeId> = self.learners.keys().copied().collect();
+        is(to_come == learners, "learners are the wanted nodes that are no members")?;
+        is(self.renew.iter().all(|n| member(n) && self.wanted.contains(n)), "what is made anew is a wanted member")?;
+        is(!self.dropped.iter().any(member), "S20: a member's copy is to be deleted")
+    }
+}
+
+/// An open volume's parts that a change of members looks at.
+struct Changing<'a> {
+    name: &'a str,
+    active: &'a Configuration,
+    pending: Option<&'a Pending>,
+    copies: &'a mut Copies,
+}
+
+impl Changing<'_> {
+    /// A learner that is becoming a member right now stays one until that is decided.
+    fn may_drop(&self, node: NodeId, who: &str) -> Result<(), Refusal> {
+        let promoted = |p: &Pending| p.same_primary && p.configuration.member(node).is_some();
+        if self.pending.is_some_and(promoted) {
+            let name = self.name;
+            return Err(Refusal::new(
+                Stale,
+                format!("the copy of {name} on {who} is being added right now; try again"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    pub(crate) fn add_copy(&mut self, id: VolumeId, node: NodeId) -> Result<Outcome, Refusal> {
+        self.must_be_present(node)?;
+        let who = self.name_of(node);
+        let c = self.changing(id)?;
+        if c.active.member(node).is_some() {
+            c.copies.wanted.insert(node);
+            c.copies.renew.remove(&node);
+            return Ok(Outcome::Done);
+        }
+        if c.copies.wanted.len() >= MAX_MEMBERS && !c.copies.wanted.contains(&node) {
+            let message = format!("volume {} is to have {MAX_MEMBERS} copies, no more fit; {who} gets none", c.name);
+            return Err(Refusal::new(Invalid, message));
+        }
+        c.copies.wanted.insert(node);
+        c.copies.learners.entry(node).or_insert(None);
+        Ok(Outcome::Done)
+    }
+
+    pub(crate) fn remove_copy(&mut self, id: VolumeId, node: NodeId) -> Result<Outcome, Refusal> {
+        let who = self.name_of(node);
+        let c = self.changing(id)?;
+        if c.copies.learners.contains_key(&node) {
+            c.may_drop(node, &who)?;
+            c.copies.drop_learner(node);
+            return Ok(Outcome::Done);
+        }
+        if c.active.member(node).is_none() {
+            if c.copies.dropped.contains(&node) {
+                return Ok(Outcome::Done);
+            }
+            return Err(Refusal::new(NotFound, format!("volume {} has no copy on {who}", c.name)));
+        }
+        let others = c.active.members.iter().filter(|m| m.node != node && c.copies.wanted.contains(&m.node)).count();
+        if others == 0 {
+            let message = format!(
+                "{who} holds the last copy of volume {} that counts; add another one first, or delete the volume",
+                c.name
+            );
+            return Err(Refusal::new(Unsafe, message));
+        }
+        let anew = c.copies.renew.iter().any(|n| *n != node);
+        if anew && c.copies.wanted.len() <= ANEW_BESIDE + 1 {
+            let message = format!("a copy of volume {} is being made anew; wait until it counts", c.name);
+            return Err(Refusal::new(Stale, message));
+        }
+        c.copies.wanted.remove(&node);
+        c.copies.renew.remove(&node);
+        Ok(Outcome::Done)
+    }
+
+    pub(crate) fn replace_copy(&mut self, id: VolumeId, old: NodeId, new: NodeId) -> Result<Outcome, Refusal> {
+        self.must_be_present(new)?;
+        let (from, to) = (self.name_of(old), self.name_of(new));
+        if old == new {
+            return self.renew_copy(id, old);
+        }
+        let c = self.changing(id)?;
+        if !c.copies.wanted.contains(&old) && c.copies.wanted.contains(&new) {
+            return Ok(Outcome::Done);
+        }
+        if !c.copies.wanted.contains(&old) {
+            return Err(Refusal::new(NotFound, format!("volume {} is to have no copy on {from} anyway", c.name)));
+        }
+        if c.copies.wanted.contains(&new) {
+            let message = format!("volume {} has a copy on {to} already; choose a node without one", c.name);
+            return Err(Refusal::new(Invalid, message));
+        }
+        if c.copies.learners.contains_key(&old) {
+            c.may_drop(old, &from)?;
+            c.copies.drop_learner(old);
+        }
+        c.copies.wanted.remove(&old);
+        c.copies.renew.remove(&old);
+        c.copies.wanted.insert(new);
+        if c.active.member(new).is_none() {
+            c.copies.learners.insert(new, None);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// The copy there is thrown away and made anew: its disk lost its memory, or can't be trusted.
+    fn renew_copy(&mut self, id: VolumeId, node: NodeId) -> Result<Outcome, Refusal> {
+        let who = self.name_of(node);
+        let c = self.changing(id)?;
+        if c.copies.learners.contains_key(&node) {
+            c.may_drop(node, &who)?;
+            c.copies.drop_learner(node);
+            c.copies.wanted.insert(node);
+            c.copies.learners.insert(node, None);
+            return Ok(Outcome::Done);
+        }
+        if c.active.member(node).is_none() {
+            return Err(Refusal::new(NotFound, format!("volume {} has no copy on {who}", c.name)));
+        }
+        let others = c.active.members.iter().filter(|m| m.node != node && !c.copies.renew.contains(&m.node)).count();
+        if others < ANEW_BESIDE {
+            let message = format!(
+                "while the copy of volume {} on {who} is made anew, {others} other would hold everything, {ANEW_BESIDE} must; add \
+                 a copy elsewhere first",
+                c.name
+            );
+            return Err(Refusal::new(Unsafe, message));
+        }
+        c.copies.wanted.insert(node);
+        c.copies.renew.insert(node);
+        Ok(Outcome::Done)
+    }
+
+    /// M1 in the control group.
+    pub(crate) fn reconfigure(
+        &mut self,
+        id: VolumeId,
+        base: Epoch,
+        (node, life): (NodeId, Life),
+        members: &[Member],
+    ) -> Result<Outcome, Refusal> {
+        let refuse = |kind, message: String| Err(Refusal::new(kind, message));
+        let volume = self.volumes.get_mut(&id).ok_or_else(|| Refusal::new(NotFound, format!("there is no {id}")))?;
+        let Volume { name, rule, max_epoch, phase, .. } = volume;
+        let Phase::Open { active, pending, nominee, copies } = phase else {
+            return refuse(Stale, format!("volume {name} is not open"));
+        };
+        if active.epoch != base || active.primary != Some(node) {
+            let found = active.epoch;
+            return refuse(Stale, format!("expected {name} to be in epoch {base} under {node}, found {found}"));
+        }
+        if nominee.is_some_and(|n| n.node != node) {
+            return refuse(Stale, format!("another primary of {name} is wanted first"));
+        }
+        if let Some(known) = pending.as_ref().filter(|p| p.life == life && p.configuration.primary == Some(node)) {
+            // The same request again, or a claim of the same process that must not be taken from it.
+            let same = known.same_primary && known.configuration.members == members;
+            let epoch = known.configuration.epoch;
+            return if same {
+                Ok(Outcome::Epoch(epoch))
+            } else {
+                refuse(Stale, format!("{epoch} of {name} is pending"))
+            };
+        }
+        let configuration = Configuration {
+            epoch: max_epoch.next(),
+            primary: Some(node),
+            members: members.to_vec(),
+            write_quorum: rule.write_quorum(members.len()),
+        };
+        let (learners, leaving) = (copies.registered(), copies.leaving(active));
+        let expected = |m: &Member| active.members.contains(m) || learners.contains(m);
+        let due = |m: &Member| configuration.member(m.node).is_some() || leaving.contains(&m.node);
+        let sound = members.windows(2).all(|w| w[0].node < w[1].node) && (1..=MAX_MEMBERS).contains(&members.len());
+        if !sound || !members.iter().all(expected) || !active.members.iter().all(due) {
+            return refuse(Stale, format!("these are no members that {name} is to have next"));
+        }
+        if configuration.member(node).is_none() || !active.may_change_to(&configuration) {
+            return refuse(Unsafe, format!("S21: {name} changes by one member at a time, and keeps its primary"));
+        }
+        *max_epoch = configuration.epoch;
+        let epoch = configuration.epoch;
+        *pending = Some(Pending { configuration, base, life, same_primary: true });
+        Ok(Outcome::Epoch(epoch))
+    }
+
+    fn changing(&mut self, id: VolumeId) -> Result<Changing<'_>, Refusal> {
+        let volume =
+            self.volumes.get_mut(&id).ok_or_else(|| Refusal::new(NotFound, format!("there is no volume {id}")))?;
+        match &mut volume.phase {
+            Phase::Open { active, pending, copies, .. } => {
+                Ok(Changing { name: &volume.name, active, pending: pending.as_ref(), copies })
+            }
+            Phase::Creating { .. } => {
+                Err(Refusal::new(Stale, format!("volume {} waits for copies to be created; try again", volume.name)))
+            }
+            Phase::Deleting { .. } => Err(Refusal::new(Stale, format!("volume {} is being deleted", volume.name))),
+        }
+    }
+
+    fn must_be_present(&self, node: NodeId) -> Result<(), Refusal> {
+        match self.node(node) {
+            Some(_) => Ok(()),
+            None => Err(Refusal::new(NotFound, format!("there is no node {node}"))),
+        }
+    }
+
+    fn name_of(&self, node: NodeId) -> String {
+        self.nodes.get(&node).map_or_else(|| node.to_string(), |n| n.name.clone())
+    }
+}
