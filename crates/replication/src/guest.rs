@@ -365,7 +365,9 @@ impl Replica {
     ) {
         match result {
             Ok(pieces) => self.read_ended(tag, Some(pieces), now, out),
-            Err(ReadFault::CopyFailed) => self.read_ended(tag, None, now, out),
+            // The copy is told of its end in the same breath, and its guests are disconnected. The next primary has the content:
+            // an error here would be one that the guest's file system believes.
+            Err(ReadFault::CopyFailed) => {}
             Err(ReadFault::Corrupt(block) | ReadFault::NotZero(block)) => {
                 let Role::Reign(r) = &self.role else { return };
                 if let Some(range) = r.guests.range_of(tag) {

@@ -290,6 +290,16 @@ impl Cluster {
         self.settle();
     }
 
+    /// The same while its store was held: reads that it was asked for end first.
+    pub(super) fn fail_store_reading(&mut self, node: NodeId) {
+        for output in std::mem::take(&mut self.node(node).waiting) {
+            if let Output::Read { tag, .. } = output {
+                self.queue.push_back((node, Input::ReadDone { tag, result: Err(ReadFault::CopyFailed) }));
+            }
+        }
+        self.fail_store(node);
+    }
+
     /// Its device does not answer, nor does the one that holds its control plane's log: it does not hear of nominations.
     pub(super) fn hang(&mut self, node: NodeId, hung: bool) {
         self.node(node).held = hung;

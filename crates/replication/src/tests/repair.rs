@@ -70,6 +70,24 @@ fn a_block_that_nobody_can_verify_is_an_error_for_that_request_alone() {
 }
 
 #[test]
+fn a_read_that_the_end_of_the_copy_ends_is_no_error_of_the_data() {
+    let mut c = written();
+    c.hold_store(N1);
+    let r = c.read(N1, 0, 4096);
+    let over = c.op(N1, GuestOp::Write, 4097, 1, b"x");
+    c.fail_store_reading(N1);
+    assert_eq!(
+        [c.error(r), c.error(over)],
+        [None, None],
+        "their connection ends, and the next primary has the content"
+    );
+    c.nominate(N2, false);
+    let again = c.read(N2, 0, 4096);
+    c.run_for(Duration::from_millis(300));
+    assert_eq!(c.reply(again), Some(vec![b'a'; 4096]));
+}
+
+#[test]
 fn a_reader_that_lost_every_peer_is_answered_in_the_end() {
     let mut c = written();
     c.rot(N1, 0);
