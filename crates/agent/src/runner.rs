@@ -112,9 +112,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
     r.shard.handle(Input::Start, now, &mut r.out);
     r.finish(now);
     loop {
-        let report = r.stirred.then_some(r.report_at);
-        let wake_at = [r.shard.next_timeout(), report].into_iter().flatten().min();
-        let sleep = wake_at.map_or(LONGEST_SLEEP, |at| at.since(random::now())).min(LONGEST_SLEEP);
+        let sleep = r.idle_time();
         let mut woken = None;
         tokio::select! {
             () = r.disk.wait() => {}
@@ -150,6 +148,13 @@ enum Woken {
 }
 
 impl Runner {
+    /// How long nothing has to be done unless something arrives.
+    fn idle_time(&self) -> Duration {
+        let report = self.stirred.then_some(self.report_at);
+        let wake_at = [self.shard.next_timeout(), report].into_iter().flatten().min();
+        wake_at.map_or(LONGEST_SLEEP, |at| at.since(random::now())).min(LONGEST_SLEEP)
+    }
+
     /// The block of work after every batch: completions, timers, one round of maintenance, then everything goes out.
     fn finish(&mut self, now: Time) {
         let mut done = std::mem::take(&mut self.done);

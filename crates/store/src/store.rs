@@ -399,6 +399,20 @@ impl Store {
             }
             Input::Read { volume, tag, range } => self.read(volume, tag, range, false, now, out),
             Input::Scrub { volume, tag, range } => self.read(volume, tag, range, true, now, out),
+            Input::ReadLog { volume, tag, from, max_bytes } => {
+                let Store { ops, config, replicas, journal, .. } = self;
+                match open_copy(replicas, volume) {
+                    Some(replica) => replica.read_log(&mut Cx { ops, out, now, config }, journal, tag, from, max_bytes),
+                    None => out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: from.next() }) }),
+                }
+            }
+            other => self.upkeep(other, now, out),
+        }
+    }
+
+    /// What looks after the image, or asks about it.
+    fn upkeep(&mut self, command: Input, now: Time, out: &mut Vec<Output>) {
+        match command {
             Input::Hold { volume, at } => {
                 self.touched.insert(volume);
                 let Store { ops, config, replicas, .. } = self;
@@ -439,14 +453,7 @@ impl Store {
                     replica.repair(&mut Cx { ops, out, now, config }, block, data);
                 }
             }
-            Input::ReadLog { volume, tag, from, max_bytes } => {
-                let Store { ops, config, replicas, journal, .. } = self;
-                match open_copy(replicas, volume) {
-                    Some(replica) => replica.read_log(&mut Cx { ops, out, now, config }, journal, tag, from, max_bytes),
-                    None => out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: from.next() }) }),
-                }
-            }
-            Input::Start | Input::Done(_) | Input::Tick => unreachable!("handled before"),
+            _ => unreachable!("handled before"),
         }
     }
 
