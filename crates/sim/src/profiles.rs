@@ -168,6 +168,8 @@ pub(crate) fn membership(options: &mut Options) {
     options.requests = options.requests.min(700);
     (options.store.segment_bytes, options.store.max_segments) = (2 << 20, 100);
     options.store.checkpoint_bytes = 1 << 40;
+    // A cache that is short of room asks for checkpoints, too.
+    options.store.table_bytes = 16 << 20;
     options.store.checkpoint_interval = std::time::Duration::from_hours(1);
     options.may_lag = false;
     options.heal_bound *= 2;
