@@ -218,7 +218,7 @@ impl State {
         if others < ANEW_BESIDE {
             let message = format!(
                 "while the copy of volume {} on {who} is made anew, {others} other would hold everything, {ANEW_BESIDE} must; add \
-                 a copy elsewhere first",
+                 a copy elsewhere first, or take back with `copy add` that another one is made anew",
                 c.name
             );
             return Err(Refusal::new(Unsafe, message));

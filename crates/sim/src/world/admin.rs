@@ -22,7 +22,7 @@ pub(crate) enum Wish {
     Withdraw,
     /// Other copies: a fault of this kind.
     Members(FaultKind),
-    /// A copy is made anew.
+    /// A copy is made anew, or that is taken back.
     Renew,
 }
 

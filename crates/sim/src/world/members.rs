@@ -80,14 +80,17 @@ impl World {
         }
         self.at(self.now + 500 * MS, Event::Members);
         for ((node, volume), _) in self.lost_copies.clone() {
-            let asked = self
-                .checkers
-                .control
-                .copies(volume)
-                .is_some_and(|c| c.renew.contains(&node) || c.dropped.contains(&node) || !c.wanted.contains(&node));
-            if !asked {
-                self.propose(Wish::Renew, Command::ReplaceCopy { volume, old: node, new: node })?;
+            let Some(copies) = self.checkers.control.copies(volume).cloned() else { continue };
+            if copies.renew.contains(&node) || copies.dropped.contains(&node) || !copies.wanted.contains(&node) {
+                continue;
             }
+            // A good copy that was to be made anew is needed now; only an operator can know that.
+            let good = |other: &&NodeId| !self.lost_copies.contains_key(&(**other, volume));
+            let withdrawn: Vec<NodeId> = copies.renew.iter().filter(good).copied().collect();
+            for other in withdrawn {
+                self.propose(Wish::Renew, Command::AddCopy { volume, node: other })?;
+            }
+            self.propose(Wish::Renew, Command::ReplaceCopy { volume, old: node, new: node })?;
         }
         Ok(())
     }
