@@ -3,6 +3,7 @@
 use crate::admin::pb;
 use crate::control::View;
 use holdfast_cluster::{self as cluster, VolumeState};
+use holdfast_types::NodeId;
 use tonic::Status;
 
 /// Everything that `holdfast status` shows.
@@ -77,7 +78,7 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
         durability: v.durability.to_owned(),
         quorum: u32::from(v.quorum),
         copies_wanted: u32::try_from(v.copies.len()).unwrap_or(u32::MAX),
-        copies: v.copies.into_iter().map(copy).collect(),
+        copies: v.copies.into_iter().map(|c| copy(c, &node)).collect(),
         exposure: v.exposure,
         reason: v.reasons.first().cloned().unwrap_or_default(),
         r#unsafe: v.reasons,
@@ -89,7 +90,7 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
     }
 }
 
-fn copy(c: cluster::CopyStatus) -> pb::Copy {
+fn copy(c: cluster::CopyStatus, node: &dyn Fn(NodeId) -> String) -> pb::Copy {
     let state = copy_word(c.state);
     // What it was when it was last heard may be another copy's role by now.
     let role = if state == "unreachable" { "unknown" } else { role_word(c.role) };
@@ -103,6 +104,15 @@ fn copy(c: cluster::CopyStatus) -> pb::Copy {
         lag_bytes: c.lag_bytes,
         lag_seconds: None,
         lag_lsn: c.lag_lsn,
+        resync: c.resync.map(|r| pb::Resync {
+            source: r.source.map(node).unwrap_or_default(),
+            passes: r.passes,
+            done_bytes: r.done_bytes,
+            total_bytes: r.total_bytes,
+            bytes_per_second: r.bytes_per_second,
+            eta_seconds: r.eta_seconds,
+            paused: r.paused.unwrap_or_default(),
+        }),
     }
 }
 

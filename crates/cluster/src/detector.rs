@@ -65,6 +65,9 @@ pub struct CopyReport {
     /// On its node's file system.
     #[serde(default)]
     pub space: SpaceLeft,
+    /// How far its resync by regions is, if it needs one.
+    #[serde(default)]
+    pub resync: Option<ResyncProgress>,
 }
 
 /// Whether a copy finds the space that it needs.
@@ -78,6 +81,27 @@ pub enum SpaceLeft {
     Short,
     /// Writes wait for space.
     Out,
+}
+
+/// A resync by regions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResyncProgress {
+    /// Where the regions come from now.
+    #[serde(with = "wire::opt")]
+    pub source: Option<NodeId>,
+    /// Passes over the volume, the present one included.
+    pub passes: u64,
+    /// Bytes that are here.
+    pub done_bytes: u64,
+    /// Of so many that are known to be needed.
+    pub total_bytes: u64,
+    /// As measured.
+    pub bytes_per_second: u64,
+    /// Seconds to its end at this rate.
+    pub eta_seconds: Option<u64>,
+    /// Why it does not go on, if it does not.
+    pub paused: Option<String>,
 }
 
 /// A copy that its primary can't bring up to date from the log.

@@ -37,7 +37,9 @@ mod wire;
 mod tests;
 
 pub use command::{Command, DecodeError, Outcome, Refusal, RefusalKind};
-pub use detector::{CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Heartbeat, LostCopy, SpaceLeft};
+pub use detector::{
+    CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Heartbeat, LostCopy, ResyncProgress, SpaceLeft,
+};
 pub use placement::placement;
 pub use state::{Node, Phase, State, Token, Volume};
 pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status};

@@ -2,7 +2,7 @@
 //!
 //! Made from the agreed state and from what one node has heard; two nodes may differ for the age of a heartbeat.
 
-use crate::detector::{CopyReport, CopyRole, CopyState, Detector, SpaceLeft};
+use crate::detector::{CopyReport, CopyRole, CopyState, Detector, ResyncProgress, SpaceLeft};
 use crate::state::{Phase, State, Volume};
 use holdfast_types::{Configuration, Durability, NodeId, Nominee, Pending, Time};
 use serde::Serialize;
@@ -101,6 +101,8 @@ pub struct CopyStatus {
     pub lag_bytes: Option<u64>,
     /// Not measured.
     pub lag_seconds: Option<u64>,
+    /// Of a copy that no log reaches.
+    pub resync: Option<ResyncProgress>,
 }
 
 /// What this node knows at `now`.
@@ -180,6 +182,7 @@ impl Look<'_> {
             lag_lsn: furthest.zip(report).map(|(f, r)| f - r.durable.0),
             lag_bytes: None,
             lag_seconds: None,
+            resync: report.and_then(|r| r.resync.clone()),
         }
     }
 
@@ -255,6 +258,14 @@ impl Look<'_> {
         (state, reasons)
     }
 
+    fn progress(&self, r: &ResyncProgress) -> String {
+        let (done, total, rate) = (r.done_bytes >> 20, r.total_bytes >> 20, r.bytes_per_second >> 20);
+        let from = r.source.map_or_else(String::new, |n| format!(" from {}", self.name(n)));
+        let ends = r.eta_seconds.map_or_else(String::new, |s| format!(", {s} s to go"));
+        let paused = r.paused.as_ref().map_or_else(String::new, |why| format!("; it {why}"));
+        format!("{done} of {total} MiB fetched{from} at {rate} MiB/s{ends}{paused}")
+    }
+
     /// What is wrong with one copy.
     fn complaint(&self, v: &Volume, node: NodeId) -> Option<String> {
         let name = self.name(node);
@@ -264,6 +275,9 @@ impl Look<'_> {
         let Some(report) = self.detector.report(node, v.id) else {
             return Some(format!("{name} has not reported on its copy"));
         };
+        if let Some(resync) = &report.resync {
+            return Some(format!("the copy on {name} is resynced by regions: {}", self.progress(resync)));
+        }
         if let Some(why) = self.lost(v, node) {
             return Some(format!("the copy on {name} needs a resync: {why}"));
         }

@@ -42,6 +42,8 @@ pub struct Superblock {
     pub next: Option<(Lsn, TableSums)>,
     /// Where the scrub of the image goes on.
     pub scrubbed: BlockIndex,
+    /// The side area is part of this copy: its regions take the place of the image's until they have been moved there.
+    pub merging: bool,
     /// Known to be committed.
     pub committed: Lsn,
     /// The journal that holds the log.
@@ -67,7 +69,7 @@ impl Superblock {
     /// Copies in the file.
     pub const COPIES: usize = 4;
 
-    const LIST: usize = 160;
+    const LIST: usize = 168;
     const MAGIC: u32 = u32::from_le_bytes(*b"HFSB");
     const VERSION: u16 = 1;
 
@@ -98,6 +100,7 @@ impl Superblock {
         put(136, next_sums.blocks);
         put(144, next_sums.regions);
         put(152, self.scrubbed.0);
+        put(160, u64::from(self.merging));
         for (i, (epoch, start)) in entries.iter().enumerate() {
             put(Self::LIST + i * 16, epoch.0);
             put(Self::LIST + i * 16 + 8, start.0);
@@ -128,6 +131,9 @@ impl Superblock {
         if next.0 == Lsn::ZERO && next.1 != TableSums::default() {
             return None;
         }
+        if u64_at(160) > 1 {
+            return None;
+        }
         let entry = |i: usize| (Epoch(u64_at(Self::LIST + i * 16)), Lsn(u64_at(Self::LIST + i * 16 + 8)));
         Some(Superblock {
             sequence: u64_at(8),
@@ -142,6 +148,7 @@ impl Superblock {
             sums: sums(112),
             next: (next.0 > Lsn::ZERO).then_some(next),
             scrubbed: BlockIndex(u64_at(152)),
+            merging: u64_at(160) == 1,
             committed: Lsn(u64_at(72)),
             journal: u64_at(80),
             born: (u64_at(88), u64_at(96)),
@@ -191,6 +198,7 @@ mod tests {
             sums: TableSums { blocks: 0xB10C, regions: 0x4E67 },
             next: Some((Lsn(1005), TableSums { blocks: 0xB10D, regions: 0x4E68 })),
             scrubbed: BlockIndex(4096),
+            merging: true,
             committed: Lsn(1010),
             journal: 0x1122_3344_5566_7788,
             born: (2, 77),

@@ -1,8 +1,8 @@
 //! How the copies are, in the control plane's words.
 
 use crate::shard::CopyRow;
-use holdfast_cluster::{CopyReport, CopyRole, CopyState, LostCopy, SpaceLeft};
-use holdfast_replication::{CopyStatus, RoleName};
+use holdfast_cluster::{CopyReport, CopyRole, CopyState, LostCopy, ResyncProgress, SpaceLeft};
+use holdfast_replication::{CopyStatus, ResyncStatus, RoleName};
 use holdfast_store::Space;
 use holdfast_types::{Epoch, NodeId, Positions};
 
@@ -31,6 +31,19 @@ fn copy_report(row: &CopyRow) -> CopyReport {
         // The shell's to say: it holds the connections.
         clients: 0,
         space: space_left(row.space),
+        resync: row.status.as_ref().and_then(|s| s.resync.as_ref()).map(progress),
+    }
+}
+
+fn progress(s: &ResyncStatus) -> ResyncProgress {
+    ResyncProgress {
+        source: s.source,
+        passes: s.passes,
+        done_bytes: s.done_bytes,
+        total_bytes: s.total_bytes,
+        bytes_per_second: s.bytes_per_second,
+        eta_seconds: s.eta().map(|eta| eta.as_secs()),
+        paused: s.paused.clone(),
     }
 }
 
@@ -60,6 +73,7 @@ fn state(status: &CopyStatus) -> CopyState {
         RoleName::Primary => CopyState::Serving,
         RoleName::Claimant => CopyState::Opening,
         RoleName::Failed => CopyState::Failed { reason: status.waiting.clone().unwrap_or_default() },
+        RoleName::Secondary if status.resync.is_some() => CopyState::NeedsResync,
         RoleName::Secondary if !status.in_epoch => CopyState::Sealed,
         RoleName::Secondary if status.caught_up => CopyState::InSync,
         RoleName::Secondary => CopyState::CatchingUp,

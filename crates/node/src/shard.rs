@@ -23,6 +23,7 @@ use holdfast_types::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+mod resyncs;
 mod space;
 
 /// How a shard behaves.
@@ -38,6 +39,8 @@ pub struct ShardConfig {
     pub beat: Duration,
     /// Bounds on memory.
     pub limits: Limits,
+    /// Copies of this node that are resynced by regions at a time.
+    pub resyncs: usize,
     /// The store.
     pub store: StoreConfig,
     /// Source of incarnations; random in production.
@@ -320,6 +323,7 @@ impl Shard {
         if now >= self.beat_at {
             self.send_beats(now, out);
         }
+        self.allow_resyncs(now, out);
         self.tell_of_space(out);
         self.awaited = self.next_timeout().unwrap_or(now);
     }
@@ -613,6 +617,17 @@ impl Shard {
                 R::ReadLog { tag, from, max_bytes } => {
                     self.store(store::Input::ReadLog { volume, tag, from, max_bytes }, now, out);
                 }
+                R::ReadRegions { tag, query, max_bytes } => {
+                    self.store(store::Input::ReadRegions { volume, tag, query, max_bytes }, now, out);
+                }
+                R::OpenSide => self.store(store::Input::OpenSide { volume }, now, out),
+                R::HeldInSide { from, max } => self.store(store::Input::HeldInSide { volume, from, max }, now, out),
+                R::WriteSide(regions) => self.store(store::Input::WriteSide { volume, regions }, now, out),
+                R::Switch { epoch, table, cut_after, cut } => {
+                    let switch = store::Switch { epoch, table, cut_after, cut };
+                    self.store(store::Input::Switch { volume, switch }, now, out);
+                }
+                R::DropSide => self.store(store::Input::DropSide { volume }, now, out),
                 R::Reply { key, result } => out.push(Output::Reply { volume, key, result }),
                 R::Control(request) => out.push(Output::Control(request)),
                 R::Serving(serving) => out.push(Output::Serving { volume, serving }),
@@ -673,6 +688,17 @@ impl Shard {
             S::LogRead { volume, tag, result } => {
                 self.replica(volume, R::LogRead { tag, records: result.ok() }, now, out)
             }
+            S::RegionsRead { volume, tag, result } => self.replica(volume, R::RegionsRead { tag, result }, now, out),
+            S::SideOpened { volume, count, top } => self.replica(volume, R::SideOpened { count, top }, now, out),
+            S::SideHeld { volume, held, end } => self.replica(volume, R::SideHeld { held, end }, now, out),
+            S::SideWritten { volume, bad } => self.replica(volume, R::SideWritten { bad }, now, out),
+            S::Switched { volume, epoch, last, last_epoch, last_hash, digest } => {
+                if let Some(copy) = self.copies.get_mut(&volume) {
+                    (copy.applied, copy.digest) = (last, digest);
+                }
+                self.replica(volume, R::Switched { epoch, last, last_epoch, last_hash }, now, out);
+            }
+            S::SwitchRefused { volume, why } => self.replica(volume, R::SwitchRefused(why), now, out),
             S::Failed { volume: Some(volume), reason } => {
                 self.replica(volume, R::Failed(reason.clone()), now, out);
                 self.copy_failed(volume, &reason, out);

@@ -116,6 +116,7 @@ impl Replica {
             self.log.promised
         );
         self.leave_role(out);
+        self.end_resync();
         self.waiting = Some(format!("fencing {epoch}"));
         self.role = Role::Claimant(Claimant { pending, tails: BTreeMap::new(), chosen: None });
         for peer in self.peers() {

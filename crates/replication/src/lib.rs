@@ -7,14 +7,13 @@
 //! caller's buffer. Every copy is a *member* (`member.rs`: promise, adopt, append, grant a lease). One may be a
 //! *candidate* or *claimant* (`claim.rs`: pre-claim, claim, fence, choose, fetch), and then *reigns* (`reign.rs`: bring
 //! members to the log, count the quorum, activate, commit), serving guests (`guest.rs`: admission, sub-block writes,
-//! reads under a lease).
+//! reads under a lease). A member that no log reaches fetches regions (`resync.rs`) from another one (`source.rs`).
 //!
 //! Invariants, asserted where they could break: positions are ordered; promised epochs never fall (S14); a record follows
 //! its predecessor's hash (S15); nothing at or below the committed position is ever cut (S16); a guest's write is answered
 //! only against a `Quorum` proof, a primary's record acknowledged only against a `Durable` proof.
 //!
-//! Deliberately absent: I/O, clocks, threads; membership changes and resync by regions (a member that the log no longer
-//! reaches is reported as such).
+//! Deliberately absent: I/O, clocks, threads; membership changes.
 
 mod api;
 mod claim;
@@ -25,7 +24,9 @@ mod member;
 mod reign;
 mod repair;
 mod replica;
+mod resync;
 mod scrub;
+mod source;
 mod tracker;
 
 #[cfg(test)]
@@ -33,4 +34,5 @@ mod tests;
 
 pub use api::{CopyStatus, GuestError, GuestOp, Input, Limits, Output, Request, RequestKey, RoleName, Timers};
 pub use replica::Replica;
+pub use resync::ResyncStatus;
 pub use scrub::ScrubStatus;

@@ -106,7 +106,7 @@ impl Replica {
             block.0
         )));
         for tag in repair.readers.into_keys() {
-            if !self.scrub_lost(tag, block, now, out) {
+            if !self.scrub_lost(tag, block, now, out) && !self.regions_lost(tag, block, out) {
                 self.read_failed(tag, now, out);
             }
         }

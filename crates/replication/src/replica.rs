@@ -7,7 +7,9 @@ use crate::log::Log;
 use crate::member::{Fence, FenceStage, Fetch};
 use crate::reign::{Held, PeerState, Reign};
 use crate::repair::Repairs;
+use crate::resync::Resync;
 use crate::scrub::Scrub;
+use crate::source::Serving;
 use holdfast_format::message::{BeatVolume, Message};
 use holdfast_format::{Record, RecordHeader};
 use holdfast_types::{Epoch, EpochTable, Life, Lsn, Mutant, NodeId, OpenedCopy, Time, VolumeView, mutated};
@@ -50,6 +52,11 @@ pub struct Replica {
     pub(crate) fetches: BTreeMap<u64, Fetch>,
     pub(crate) repairs: Repairs,
     pub(crate) scrub: Scrub,
+    /// No log reaches this copy.
+    pub(crate) resync: Option<Resync>,
+    pub(crate) serving_regions: Option<Serving>,
+    /// The time of the last input, for rates.
+    pub(crate) seen: Option<Time>,
     /// The highest position heard to be committed; may be above what this copy holds.
     pub(crate) commit_known: Lsn,
     /// What the copy waits for, for status.
@@ -93,6 +100,9 @@ impl Replica {
             fetches: BTreeMap::new(),
             repairs: Repairs::default(),
             scrub,
+            resync: None,
+            serving_regions: None,
+            seen: None,
             commit_known: opened.committed,
             waiting: None,
             next_tag: 0,
@@ -105,6 +115,7 @@ impl Replica {
         if self.failed {
             return;
         }
+        self.seen = Some(now);
         match input {
             Input::View(view) => self.on_view(view, now, out),
             Input::PeerUp(peer) => self.on_peer_up(peer, now, out),
@@ -119,7 +130,10 @@ impl Replica {
             Input::Applied(lsn) => self.log.note_applied(lsn),
             Input::Checkpointed(lsn) => self.log.checkpoint = self.log.checkpoint.max(lsn),
             Input::ReadDone { tag, result } => {
-                if !self.served_read(tag, &result, out) && !self.scrub_read(tag, &result, now, out) {
+                let taken = self.served_read(tag, &result, out)
+                    || self.scrub_read(tag, &result, now, out)
+                    || self.regions_repaired(tag, &result, now, out);
+                if !taken {
                     self.on_read_done(tag, result, now, out);
                 }
             }
@@ -130,6 +144,14 @@ impl Replica {
                     self.catch_up_read(tag, records, out);
                 }
             }
+            Input::RegionsRead { tag, result } => self.on_regions_read(tag, result, now, out),
+            Input::SideOpened { count, top } => self.on_side_opened(count, top, now, out),
+            Input::SideHeld { held, end } => self.on_side_held(held, end, now, out),
+            Input::SideWritten { bad } => self.on_side_written(bad, now, out),
+            Input::Switched { epoch, last, last_epoch, last_hash } => {
+                self.on_switched(epoch, (last, last_epoch, last_hash), now, out);
+            }
+            Input::SwitchRefused(why) => self.on_switch_refused(&why, now, out),
             Input::Failed(why) => {
                 self.leave_role(out);
                 self.failed = true;
@@ -157,7 +179,8 @@ impl Replica {
             Role::Follower | Role::Claimant(_) => None,
         };
         let fence = self.fence.filter(|f| f.stage == FenceStage::WaitingLease).and(self.granted.map(|g| g.until));
-        [role, fence, self.repairs.next_timeout(), self.scrub.next_timeout()].into_iter().flatten().min()
+        let resync = self.resync.as_ref().and_then(Resync::next_timeout);
+        [role, fence, self.repairs.next_timeout(), self.scrub.next_timeout(), resync].into_iter().flatten().min()
     }
 
     /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13).
@@ -243,6 +266,7 @@ impl Replica {
             promised: self.log.promised,
             positions: self.log.positions,
             scrub: self.scrub.status,
+            resync: self.resync.as_ref().map(|r| r.status(self.seen)),
             lost: match &self.role {
                 Role::Reign(r) => r.lost(),
                 _ => Vec::new(),
@@ -255,6 +279,10 @@ impl Replica {
     #[must_use]
     pub fn view(&self) -> &VolumeView {
         &self.view
+    }
+
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.failed
     }
 
     pub(crate) fn next_tag(&mut self) -> u64 {
@@ -379,6 +407,7 @@ impl Replica {
     fn on_peer_down(&mut self, peer: NodeId, now: Time, out: &mut Vec<Output>) {
         self.up.remove(&peer);
         self.step_repairs(now, out);
+        self.step_resync(now, out);
         let Role::Reign(r) = &mut self.role else { return };
         r.tracker.lost_contact(peer);
         if let Some(p) = r.peers.get_mut(&peer).filter(|p| p.state != PeerState::Lost) {
@@ -391,6 +420,7 @@ impl Replica {
         self.step_candidate(now, out);
         self.step_repairs(now, out);
         self.step_scrub(now, out);
+        self.step_resync(now, out);
     }
 
     fn on_durable(&mut self, durable: Lsn, now: Time, out: &mut Vec<Output>) {
@@ -445,6 +475,14 @@ impl Replica {
             }
             Message::Gap { epoch, expected } => self.on_gap(from, epoch, expected, out),
             Message::Release { epoch, .. } => self.on_release(from, epoch, now, out),
+            Message::NeedRegions { epoch, table, last, base } => {
+                self.on_need_regions(from, (epoch, table), last, base, now, out);
+            }
+            Message::FetchRegions { epoch, request, query } => self.on_fetch_regions(from, epoch, request, query, out),
+            Message::Regions { epoch, request, cut, next, total, last, regions } => {
+                self.on_regions(from, (epoch, request), (cut, next, total, last), regions, now, out);
+            }
+            Message::NoRegions { epoch, request, why } => self.on_no_regions(from, epoch, request, why, now, out),
             Message::FetchBlock { block } => self.on_fetch_block(from, block, out),
             Message::Block { block, data } => self.on_block(from, block, data, now, out),
         }

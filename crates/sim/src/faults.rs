@@ -29,6 +29,8 @@ macro_rules! fault_kinds {
 fault_kinds! {
     /// A process is killed (with its host: what was not synced may be lost), and comes back.
     Crash,
+    /// The same, and it stays away for so long that small journals forget what it lacks. Profile `resync` alone has it.
+    LongOutage,
     /// All of them at once.
     CrashAll,
     /// Killed again while it recovers.

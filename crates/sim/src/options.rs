@@ -194,6 +194,9 @@ impl Options {
             window_bytes: [64 << 10, 1 << 20, 32 << 20][index(rng.below(3))],
             catch_up_bytes: [16 << 10, 256 << 10, 4 << 20][index(rng.below(3))],
             admitted_bytes: [256 << 10, 64 << 20][index(rng.below(2))],
+            // A region a time or a whole volume, and from seconds for a volume to no time at all.
+            resync_bytes: [64 << 10, 256 << 10, 4 << 20][index(seed % 3)],
+            resync_bandwidth: [2 << 20, 64 << 20, 1 << 40][index(seed / 3 % 3)],
         };
         let small_journal = rng.chance(150_000);
         let mut faults = draw_mix(&mut rng);
@@ -225,7 +228,7 @@ impl Options {
             timers,
             limits,
             store: draw_store(small_journal, &mut rng),
-            may_lag: small_journal || faults.iter().any(|f| f.0 == FaultKind::NoSpace),
+            may_lag: false,
             net: NetPlan {
                 delay_min,
                 delay_max: delay_min + rng.range(50, 3_000) * US,

@@ -31,6 +31,9 @@ const ZEROED_BLOCK: u64 = 64;
 impl Replica {
     /// Starts the next batch if none is under way. Batches without blocks end at once, hence the loop.
     pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>) {
+        if self.is_switching() || self.is_merging() || self.region_reads.holds() {
+            return;
+        }
         // A block is never in flight twice: what is being repaired must not be overtaken by its next change.
         while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() {
             let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };

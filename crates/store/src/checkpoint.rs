@@ -46,7 +46,10 @@ impl Replica {
     }
 
     pub(crate) fn pump_checkpoint(&mut self, cx: &mut Cx<'_>) {
-        if self.checkpointing.is_some() || self.applied == self.checkpoint || self.unproven.is_some() {
+        let nothing_new = self.applied == self.checkpoint && !self.is_merged();
+        // While a switch is made durable, `sb` is already that of the state to come.
+        let busy = self.checkpointing.is_some() || self.adoption.as_ref().is_some_and(|a| a.switch.is_some());
+        if busy || nothing_new || self.is_merging() || self.unproven.is_some() {
             return;
         }
         let late = self.checkpoint_due(cx.config.checkpoint_interval).is_some_and(|at| at <= cx.now);
@@ -104,6 +107,7 @@ impl Replica {
                 self.sb.checkpoint_epoch = epoch;
                 self.sb.checkpoint_hash = hash;
                 (self.sb.sums, self.sb.next) = (sums, None);
+                self.sb.merging = false;
                 self.write_superblock(cx, Waiter::Checkpoint(lsn));
             }
             Step::Begin | Step::Superblock => unreachable!("the superblock answers by its waiter"),
@@ -132,6 +136,9 @@ impl Replica {
         let checkpoint = self.checkpointing.take().expect("a checkpoint is under way");
         assert_eq!(checkpoint.lsn, upto, "one checkpoint at a time");
         self.checkpoint = upto;
+        if self.merge.take().is_some() {
+            self.remove_side(cx);
+        }
         cx.out.push(Output::Checkpointed { volume: self.volume, upto });
     }
 }

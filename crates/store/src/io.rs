@@ -25,6 +25,12 @@ pub enum FileId {
     BlockTable(VolumeId),
     /// Last LSN per region.
     RegionTable(VolumeId),
+    /// Content of regions that came from another copy, as in the image.
+    SideImage(VolumeId),
+    /// Their checksums per block.
+    SideBlocks(VolumeId),
+    /// Their last LSN; 0: not there.
+    SideRegions(VolumeId),
     /// A never-committed tail, cut when the copy adopted the epoch.
     Orphan(VolumeId, Epoch),
 }

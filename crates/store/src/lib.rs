@@ -12,6 +12,7 @@
 //! | `journal`, `ring` | group commit; segments and their reuse |
 //! | `replica`, `superblock` | one copy: positions, commands, what it must remember |
 //! | `apply`, `checkpoint`, `tables`, `runs` | image, tables, digest |
+//! | `regions`, `side`, `merge` | regions for a copy that no log reaches; what came of them; the switch to it |
 //! | `read` | verified reads; records for lagging copies |
 //! | `start`, `recover`, `load` | from a directory to open copies |
 //!
@@ -25,13 +26,16 @@ mod extents;
 pub mod io;
 mod journal;
 mod load;
+mod merge;
 mod ops;
 mod read;
 mod recover;
+mod regions;
 mod repair;
 mod replica;
 mod ring;
 mod runs;
+mod side;
 mod start;
 mod store;
 mod superblock;
@@ -39,6 +43,6 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use api::{Input, LogGone, Output, Space};
+pub use api::{Input, LogGone, Output, Space, Switch};
 pub use config::StoreConfig;
 pub use store::Store;

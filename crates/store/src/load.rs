@@ -4,7 +4,7 @@ use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
 use crate::replica::{Replica, Stage};
 use crate::superblock::Waiter;
-use crate::tables::table_file;
+use crate::tables::Table;
 use bytes::Bytes;
 use holdfast_format::Superblock;
 
@@ -16,13 +16,12 @@ impl Replica {
     /// Makes the files of a new copy. The superblock is written when all are there: without it the copy does not exist.
     pub(crate) fn create_files(&mut self, cx: &mut Cx<'_>) {
         let v = self.volume;
-        let (blocks, block_len) = table_file(v, self.sb.size, true);
-        let (regions, region_len) = table_file(v, self.sb.size, false);
+        let table = |table: Table| (table.file(v), table.len(self.sb.size), false);
         let files = [
             (FileId::Superblock(v), SUPERBLOCK_BYTES, true),
             (FileId::Image(v), self.sb.size.blocks().bytes(), false),
-            (blocks, block_len, false),
-            (regions, region_len, false),
+            table(Table::Blocks),
+            table(Table::Regions),
         ];
         self.stage = Stage::Creating(4);
         for (file, len, written) in files {
@@ -42,27 +41,37 @@ impl Replica {
     pub(crate) fn load(&mut self, cx: &mut Cx<'_>, good: [bool; 4]) {
         assert_eq!(self.stage, Stage::Loading, "a copy is loaded once");
         self.repair_superblock(cx, good);
-        self.loading = 2;
-        self.load_chunk(cx, true, 0);
-        self.load_chunk(cx, false, 0);
-    }
-
-    fn load_chunk(&self, cx: &mut Cx<'_>, blocks: bool, offset: u64) {
-        let (file, len) = table_file(self.volume, self.sb.size, blocks);
-        let len = u32::try_from((len - offset).min(CHUNK)).expect("at most a chunk");
-        cx.copy_op(self.volume, CopyTag::Load(blocks, offset), file, DiskOpKind::Read { offset, len });
-    }
-
-    pub(crate) fn chunk_loaded(&mut self, cx: &mut Cx<'_>, blocks: bool, offset: u64, data: &Bytes) {
-        let table = if blocks { &mut self.tables.blocks } else { &mut self.tables.regions };
-        table.load(offset, data);
-        let (_, len) = table_file(self.volume, self.sb.size, blocks);
-        let next = offset + u64::try_from(data.len()).expect("at most a chunk");
-        if next < len {
-            return self.load_chunk(cx, blocks, next);
+        let mut tables = vec![Table::Blocks, Table::Regions];
+        if self.sb.merging {
+            tables.extend([Table::SideBlocks, Table::SideRegions]);
         }
-        self.loading -= 1;
-        self.maybe_replay();
+        self.loading = u32::try_from(tables.len()).expect("four tables");
+        tables.into_iter().for_each(|table| self.load_chunk(cx, table, 0));
+    }
+
+    pub(crate) fn load_chunk(&self, cx: &mut Cx<'_>, table: Table, offset: u64) {
+        let len = u32::try_from((table.len(self.sb.size) - offset).min(CHUNK)).expect("at most a chunk");
+        let kind = DiskOpKind::Read { offset, len };
+        cx.copy_op(self.volume, CopyTag::Load(table, offset), table.file(self.volume), kind);
+    }
+
+    pub(crate) fn chunk_loaded(&mut self, cx: &mut Cx<'_>, table: Table, offset: u64, data: &Bytes) {
+        let loaded = match table {
+            Table::Blocks => &mut self.tables.blocks,
+            Table::Regions => &mut self.tables.regions,
+            Table::SideBlocks => &mut self.side.blocks,
+            Table::SideRegions => &mut self.side.regions,
+        };
+        loaded.load(offset, data);
+        let next = offset + u64::try_from(data.len()).expect("at most a chunk");
+        if next < table.len(self.sb.size) {
+            self.load_chunk(cx, table, next);
+        } else if self.stage == Stage::Loading {
+            self.loading -= 1;
+            self.maybe_replay();
+        } else {
+            self.side_loaded(cx);
+        }
     }
 
     /// Compares the tables with what the superblock says of them, at the one LSN of which it says it (trap 17).
@@ -87,6 +96,9 @@ impl Replica {
     pub(crate) fn maybe_replay(&mut self) {
         if self.stage == Stage::Loading && self.loading == 0 && !self.repairing() {
             self.tables.loaded();
+            if self.sb.merging {
+                self.take_over_side();
+            }
             self.unproven = Some(self.sb.next.unwrap_or((self.sb.checkpoint, self.sb.sums)));
             self.prove_tables();
             self.stage = Stage::Replaying;

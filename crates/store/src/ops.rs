@@ -7,6 +7,7 @@
 use crate::api::Output;
 use crate::config::StoreConfig;
 use crate::io::{DiskOp, DiskOpKind, FileId, OpId};
+use crate::tables::Table;
 use holdfast_types::{Time, VolumeId};
 use std::collections::BTreeMap;
 
@@ -32,8 +33,8 @@ pub(crate) enum Tag {
 pub(crate) enum CopyTag {
     /// Makes one of its files.
     Create,
-    /// Loads a table; true for the block table.
-    Load(bool, u64),
+    /// Loads a table, from this offset on.
+    Load(Table, u64),
     /// Writes superblock copies.
     Superblock,
     /// Creates (false) or writes (true) the orphan.
@@ -48,6 +49,16 @@ pub(crate) enum CopyTag {
     Repair(u64),
     /// Reads records for this job; index of the part.
     Log(u64, usize),
+    /// Reads a part of a region for another copy; first block, and how often it was read before.
+    Region(u64, u32),
+    /// A step of the side area.
+    Side,
+    /// Reads back what was written to the side area; first block.
+    SideRead(u64),
+    /// Reads a part of a region that is being moved to the image; first block.
+    MergeRead(u64),
+    /// Writes a part of one.
+    Merge,
     /// Removes one of its files.
     Delete,
 }

@@ -91,21 +91,20 @@ impl Replica {
     }
 
     fn take_from_image(&self, cx: &mut Cx<'_>, job: u64, read: &mut ImageRead, start: u64, end: u64, attempt: u32) {
-        let mut from = None;
+        let mut from: Option<(u64, FileId)> = None;
         for block in start..=end {
             let sum = if block < end { self.tables.blocks.get(block) } else { 0 };
-            if sum > ALLOCATED_ZEROS {
-                from.get_or_insert(block);
-                read.expected.insert(block, sum);
-                continue;
-            }
-            if let Some(first) = from.take() {
+            let file = (sum > ALLOCATED_ZEROS).then(|| self.file_of(block));
+            if let Some((first, file)) = from.take_if(|(_, of)| Some(*of) != file) {
                 let len = u32::try_from((block - first) * BLOCK).expect("a read is far below 4 GiB");
                 let kind = DiskOpKind::Read { offset: first * BLOCK, len };
-                cx.copy_op(self.volume, CopyTag::Read(job, first, attempt), FileId::Image(self.volume), kind);
+                cx.copy_op(self.volume, CopyTag::Read(job, first, attempt), file, kind);
                 read.missing += 1;
             }
-            if block < end {
+            if let Some(file) = file {
+                from.get_or_insert((block, file));
+                read.expected.insert(block, sum);
+            } else if block < end {
                 read.found.insert(block, zero_block());
             }
         }

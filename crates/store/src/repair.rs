@@ -4,7 +4,7 @@
 //! stay as they are. No batch starts while a repair is in flight.
 
 use crate::api::Output;
-use crate::io::{DiskOpKind, FileId};
+use crate::io::DiskOpKind;
 use crate::ops::{CopyTag, Cx};
 use crate::replica::Replica;
 use bytes::Bytes;
@@ -24,9 +24,12 @@ impl Replica {
             self.repaired(cx, block, false);
             return;
         }
-        if self.repairing_blocks.insert(block.0) {
+        if self.is_switching() {
+            // Its content is about to be another one, or its place.
+            self.repaired(cx, block, false);
+        } else if self.repairing_blocks.insert(block.0) {
             let kind = DiskOpKind::Write { offset: block.offset().0, data: vec![data], durable: true };
-            cx.copy_op(self.volume, CopyTag::Repair(block.0), FileId::Image(self.volume), kind);
+            cx.copy_op(self.volume, CopyTag::Repair(block.0), self.file_of(block.0), kind);
         }
     }
 

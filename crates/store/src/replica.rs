@@ -14,14 +14,17 @@
 //! `Promise` and `Adopt` are barriers: they wait until every earlier append is durable (trap 9) and everything after
 //! them waits until they are on disk (trap 13: the table is durable before the first append of its epoch).
 
-use crate::api::Output;
+use crate::api::{Output, Switch};
 use crate::apply::Batch;
 use crate::checkpoint::Checkpoint;
 use crate::io::{DiskOpKind, FileId};
 use crate::journal::Journal;
+use crate::merge::{Merge, SwitchTo};
 use crate::ops::{CopyTag, Cx};
 use crate::read::Reads;
+use crate::regions::RegionReads;
 use crate::runs::RunMap;
+use crate::side::Side;
 use crate::superblock::{Waiter, Writer};
 use crate::tables::Tables;
 use bytes::{Bytes, BytesMut};
@@ -67,6 +70,7 @@ pub(crate) enum Command {
     Append(Vec<Record>),
     Promise(Epoch),
     Adopt { epoch: Epoch, table: EpochTable, cut_after: Lsn },
+    Switch(Switch),
 }
 
 /// The adoption being made durable: first the orphan, then the superblock.
@@ -76,6 +80,8 @@ pub(crate) struct Adoption {
     table: EpochTable,
     cut_after: Lsn,
     orphan: Vec<Bytes>,
+    /// The copy takes another state with it.
+    pub(crate) switch: Option<SwitchTo>,
 }
 
 #[derive(Debug)]
@@ -114,6 +120,12 @@ pub(crate) struct Replica {
     pub(crate) first_applied: Option<Time>,
     pub(crate) checkpoint_now: bool,
     pub(crate) reads: Reads,
+    pub(crate) region_reads: RegionReads,
+    pub(crate) side: Side,
+    /// The side area is to be removed.
+    pub(crate) drop_side: bool,
+    /// Regions of the side area are being moved to the image.
+    pub(crate) merge: Option<Merge>,
     pub(crate) commit_hint: Lsn,
     pub(crate) unknown_to: Option<Lsn>,
     /// What was promised when the copy was opened: what can't be read may have been acknowledged up to this epoch.
@@ -170,6 +182,10 @@ impl Replica {
             first_applied: None,
             checkpoint_now: false,
             reads: Reads::default(),
+            region_reads: RegionReads::default(),
+            side: Side::default(),
+            drop_side: false,
+            merge: None,
             commit_hint: sb.committed,
             unknown_to: None,
             promised_before: sb.promised,
@@ -219,7 +235,10 @@ impl Replica {
             }
             self.checkpoint_now |= journal.pressure() && self.applied > self.checkpoint;
         }
+        self.pump_side(cx);
+        self.pump_regions(cx);
         if matches!(self.stage, Stage::Replaying | Stage::Open) {
+            self.pump_merge(cx);
             self.pump_apply(cx);
             self.finish_replay(cx);
         }
@@ -235,6 +254,12 @@ impl Replica {
             match self.commands.front() {
                 None => return,
                 Some(Command::Append(_)) => {}
+                Some(Command::Switch(switch)) => {
+                    let cut_after = switch.cut_after;
+                    if !self.is_ready_to_switch(cx, cut_after, journal) {
+                        return;
+                    }
+                }
                 Some(_) if drained || mutated(Mutant::PromiseWithoutDrain) => {}
                 // What is to be cut and has not left need not be journaled first. It could wait for ever: for room in a
                 // journal that only this cut makes.
@@ -253,12 +278,13 @@ impl Replica {
                     self.sb.promised = epoch;
                     self.write_superblock(cx, Waiter::Promise(epoch));
                 }
-                Command::Adopt { epoch, table, cut_after } => self.adopt(cx, epoch, table, cut_after),
+                Command::Adopt { epoch, table, cut_after } => self.adopt(cx, epoch, table, cut_after, None),
+                Command::Switch(switch) => self.switch(cx, switch, journal),
             }
         }
     }
 
-    fn drained_for_cut(&self, cut_after: Lsn, journal: &mut Journal) -> bool {
+    pub(crate) fn drained_for_cut(&self, cut_after: Lsn, journal: &mut Journal) -> bool {
         journal.drop_queued_after(self.volume, cut_after);
         let issued = self.log.iter().rev().find(|(_, entry)| entry.at.is_some()).map_or(Lsn::ZERO, |(lsn, _)| *lsn);
         self.durable >= issued.max(cut_after)
@@ -350,7 +376,14 @@ impl Replica {
         self.log = self.log.split_off(&upto.next());
     }
 
-    fn adopt(&mut self, cx: &mut Cx<'_>, epoch: Epoch, table: EpochTable, cut_after: Lsn) {
+    pub(crate) fn adopt(
+        &mut self,
+        cx: &mut Cx<'_>,
+        epoch: Epoch,
+        table: EpochTable,
+        cut_after: Lsn,
+        switch: Option<SwitchTo>,
+    ) {
         let v = self.volume;
         assert!(epoch >= self.sb.promised, "{v}: adopt {epoch} after promise {}", self.sb.promised);
         assert!(self.committed <= cut_after && cut_after <= self.received, "{v}: cut after {cut_after}");
@@ -375,7 +408,7 @@ impl Replica {
         self.received_epoch = last_epoch;
         self.received_hash = last_hash;
         let empty = orphan.is_empty();
-        self.adoption = Some(Adoption { epoch, table, cut_after, orphan });
+        self.adoption = Some(Adoption { epoch, table, cut_after, orphan, switch });
         if empty {
             self.adopt_in_superblock(cx);
         } else {
@@ -408,14 +441,22 @@ impl Replica {
         assert_eq!(adoption.cut_after, self.received, "nothing is appended during an adoption");
         self.sb.promised = adoption.epoch;
         self.sb.table = adoption.table.clone();
-        let epoch = adoption.epoch;
+        let (epoch, switch) = (adoption.epoch, adoption.switch);
+        if let Some(to) = switch {
+            self.switch_in_superblock(to);
+        }
         self.write_superblock(cx, Waiter::Adopt(epoch));
     }
 
     /// The adoption is on disk.
     pub(crate) fn adopted(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
-        self.adoption = None;
+        let adoption = self.adoption.take().expect("an adoption was made durable");
         self.barrier = false;
+        if let Some(to) = adoption.switch {
+            self.switched(cx, epoch, to);
+            self.cut = Some(self.received);
+            return;
+        }
         // What could not be read is not here yet: until it came again, the journal keeps the evidence that it is missing.
         if self.unknown_to.is_none() {
             self.cut = Some(self.received);

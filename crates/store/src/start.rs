@@ -267,7 +267,10 @@ impl Start {
         if journal != Some(sb.journal) {
             return Some(format!("the journal {:016x} that holds its log is not here; replace the copy", sb.journal));
         }
-        let files = [FileId::Image(volume), FileId::BlockTable(volume), FileId::RegionTable(volume)];
+        let mut files = vec![FileId::Image(volume), FileId::BlockTable(volume), FileId::RegionTable(volume)];
+        if sb.merging {
+            files.extend(side_files(volume));
+        }
         let missing = files.into_iter().find(|file| !self.files.contains_key(file))?;
         Some(format!("its file {missing:?} is missing; replace the copy"))
     }
@@ -286,6 +289,10 @@ impl Start {
         let orphans = self.orphans();
         for (volume, (replica, _)) in &mut replicas {
             replica.orphans = orphans.get(volume).cloned().unwrap_or_default();
+            let found = side_files(*volume).iter().filter(|file| self.files.contains_key(file)).count();
+            if found > 0 {
+                replica.side.found(found == side_files(*volume).len());
+            }
         }
         let mut journal =
             if self.scans.is_empty() { Journal::new(seed, 1, 0, 0) } else { self.recovered_journal(&mut replicas) };
@@ -383,6 +390,13 @@ const fn volume_of(file: FileId) -> Option<VolumeId> {
         | FileId::Image(v)
         | FileId::BlockTable(v)
         | FileId::RegionTable(v)
+        | FileId::SideImage(v)
+        | FileId::SideBlocks(v)
+        | FileId::SideRegions(v)
         | FileId::Orphan(v, _) => Some(v),
     }
+}
+
+const fn side_files(volume: VolumeId) -> [FileId; 3] {
+    [FileId::SideImage(volume), FileId::SideBlocks(volume), FileId::SideRegions(volume)]
 }

@@ -154,6 +154,12 @@ impl Store {
         Some(Positions { applied: r.applied, committed: r.committed, durable: r.durable, received: r.received })
     }
 
+    /// Whether a part of the copy lies in its side area, beside the image.
+    #[must_use]
+    pub fn is_merging(&self, volume: VolumeId) -> bool {
+        self.replicas.get(&volume).is_some_and(Replica::is_merging)
+    }
+
     /// Digest of a copy at its `applied`.
     #[must_use]
     pub fn digest(&self, volume: VolumeId) -> Option<u64> {
@@ -301,7 +307,12 @@ impl Store {
         let cx = &mut Cx { ops, out, now, config };
         match (tag, reply) {
             (CopyTag::Create, _) => replica.file_created(cx),
-            (CopyTag::Load(blocks, offset), DiskReply::Data(data)) => replica.chunk_loaded(cx, blocks, offset, &data),
+            (CopyTag::Load(table, offset), DiskReply::Data(data)) => replica.chunk_loaded(cx, table, offset, &data),
+            (CopyTag::Region(first, attempt), DiskReply::Data(data)) => replica.region_part(cx, first, attempt, &data),
+            (CopyTag::Side, _) => replica.side_done(cx),
+            (CopyTag::SideRead(first), DiskReply::Data(data)) => replica.side_read_back(cx, first, &data),
+            (CopyTag::MergeRead(first), DiskReply::Data(data)) => replica.merge_read(cx, first, &data),
+            (CopyTag::Merge, _) => replica.merge_done(),
             (CopyTag::Superblock, _) => {
                 replica.superblock_done(cx);
                 replica.maybe_replay();
@@ -332,7 +343,19 @@ impl Store {
         match command {
             Input::Create { volume, incarnation, size } => self.create(volume, incarnation, size, now, out),
             Input::Delete { volume } => self.delete(volume, out),
-            Input::Append { volume, records } => self.queue(volume, Command::Append(records)),
+            Input::Append { volume, records } => {
+                if let Some(replica) = self.serving(volume) {
+                    // A log reaches the copy: what was fetched because none did is obsolete.
+                    replica.drop_side = true;
+                    replica.commands.push_back(Command::Append(records));
+                }
+            }
+            Input::Switch { volume, switch } => self.queue(volume, Command::Switch(switch)),
+            Input::DropSide { volume } => {
+                if let Some(replica) = self.serving(volume) {
+                    replica.drop_side = true;
+                }
+            }
             Input::Promise { volume, epoch } => self.queue(volume, Command::Promise(epoch)),
             Input::Adopt { volume, epoch, table, cut_after } => {
                 assert_eq!(table.entries().last().map(|e| e.0), Some(epoch), "the adopted epoch ends the table");
@@ -376,6 +399,25 @@ impl Store {
                     None => out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: from.next() }) }),
                 }
             }
+            Input::ReadRegions { volume, tag, query, max_bytes } => {
+                let Store { ops, config, replicas, touched, .. } = self;
+                match open_copy(replicas, volume).filter(|r| r.unproven.is_none()) {
+                    Some(replica) => {
+                        touched.insert(volume);
+                        replica.read_regions(&mut Cx { ops, out, now, config }, tag, query, max_bytes);
+                    }
+                    None => out.push(Output::RegionsRead { volume, tag, result: Err(ReadFault::CopyFailed) }),
+                }
+            }
+            Input::OpenSide { volume } => {
+                self.with_copy(volume, now, out, |replica, cx| replica.open_side(cx));
+            }
+            Input::HeldInSide { volume, from, max } => {
+                self.with_copy(volume, now, out, |replica, cx| replica.held_in_side(cx, from, max));
+            }
+            Input::WriteSide { volume, regions } => {
+                self.with_copy(volume, now, out, |replica, cx| replica.write_side(cx, regions));
+            }
             Input::Start | Input::Done(_) | Input::Tick => unreachable!("handled before"),
         }
     }
@@ -387,6 +429,20 @@ impl Store {
         }
         self.touched.insert(volume);
         open_copy(&mut self.replicas, volume)
+    }
+
+    fn with_copy(
+        &mut self,
+        volume: VolumeId,
+        now: Time,
+        out: &mut Vec<Output>,
+        act: impl FnOnce(&mut Replica, &mut Cx<'_>),
+    ) {
+        if self.serving(volume).is_some() {
+            let Store { ops, config, replicas, .. } = self;
+            let replica = replicas.get_mut(&volume).expect("it is there");
+            act(replica, &mut Cx { ops, out, now, config });
+        }
     }
 
     fn queue(&mut self, volume: VolumeId, command: Command) {
@@ -422,6 +478,7 @@ impl Store {
             sums: TableSums::default(),
             next: None,
             scrubbed: BlockIndex(0),
+            merging: false,
             committed: Lsn::ZERO,
             journal: self.journal.id,
             born: (self.journal.life, self.journal.next_seq),
@@ -454,6 +511,9 @@ impl Store {
         let (reads, logs) = replica.reads.take_tags();
         for tag in reads {
             out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) });
+        }
+        for tag in replica.region_reads.take_tags() {
+            out.push(Output::RegionsRead { volume, tag, result: Err(ReadFault::CopyFailed) });
         }
         for tag in logs {
             out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: replica.received.next() }) });
@@ -494,6 +554,7 @@ impl Store {
             let mut files = vec![FileId::Superblock(v)];
             if leaving.superblock_gone {
                 files = vec![FileId::Image(v), FileId::BlockTable(v), FileId::RegionTable(v)];
+                files.extend([FileId::SideImage(v), FileId::SideBlocks(v), FileId::SideRegions(v)]);
                 files.extend(leaving.orphans.iter().map(|epoch| FileId::Orphan(v, *epoch)));
             }
             leaving.missing = Some(u32::try_from(files.len()).expect("a few files"));

@@ -62,6 +62,13 @@ impl SparseTable {
             .flat_map(|(number, page)| (number * ENTRIES..).zip(page.iter().copied()).filter(|(_, value)| *value != 0))
     }
 
+    /// The entries that are not zero, from `start` on.
+    pub(crate) fn from(&self, start: u64) -> impl Iterator<Item = (u64, u64)> {
+        let pages = self.pages.range(start / ENTRIES..);
+        let entries = pages.flat_map(|(number, page)| (number * ENTRIES..).zip(page.iter().copied()));
+        entries.filter(move |(index, value)| *value != 0 && *index >= start)
+    }
+
     /// Takes a part of the file, read from `offset` on.
     pub(crate) fn load(&mut self, offset: u64, data: &[u8]) {
         for (i, bytes) in (offset / PAGE_BYTES as u64..).zip(data.chunks(PAGE_BYTES)) {
@@ -115,11 +122,16 @@ impl Tables {
         for region in start / REGION_BLOCKS..end.div_ceil(REGION_BLOCKS) {
             let old = self.regions.get(region);
             if old < lsn.0 {
-                self.regions.set(region, lsn.0);
-                let terms = digest_term(BlockIndex(region), lsn.0).wrapping_sub(digest_term(BlockIndex(region), old));
-                self.region_sum = self.region_sum.wrapping_add(terms);
+                self.set_region(region, lsn);
             }
         }
+    }
+
+    /// A region has the content that it had at `lsn`.
+    pub(crate) fn set_region(&mut self, region: u64, lsn: Lsn) {
+        let old = self.regions.set(region, lsn.0);
+        let terms = digest_term(BlockIndex(region), lsn.0).wrapping_sub(digest_term(BlockIndex(region), old));
+        self.region_sum = self.region_sum.wrapping_add(terms);
     }
 
     /// Both sums as they are kept.
@@ -143,14 +155,34 @@ fn sum(table: &SparseTable) -> u64 {
     table.nonzero().fold(0, |sum, (index, value)| sum.wrapping_add(digest_term(BlockIndex(index), value)))
 }
 
-/// The file and length of a table: whole pages.
-pub(crate) fn table_file(volume: VolumeId, size: VolumeSize, blocks: bool) -> (FileId, u64) {
-    let (file, entries) = if blocks {
-        (FileId::BlockTable(volume), size.blocks().0)
-    } else {
-        (FileId::RegionTable(volume), size.regions())
-    };
-    (file, entries.div_ceil(ENTRIES) * PAGE_BYTES as u64)
+/// Names a table's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    Blocks,
+    Regions,
+    /// Of the side area.
+    SideBlocks,
+    SideRegions,
+}
+
+impl Table {
+    pub(crate) const fn file(self, volume: VolumeId) -> FileId {
+        match self {
+            Table::Blocks => FileId::BlockTable(volume),
+            Table::Regions => FileId::RegionTable(volume),
+            Table::SideBlocks => FileId::SideBlocks(volume),
+            Table::SideRegions => FileId::SideRegions(volume),
+        }
+    }
+
+    /// Bytes of the file: whole pages.
+    pub(crate) const fn len(self, size: VolumeSize) -> u64 {
+        let entries = match self {
+            Table::Blocks | Table::SideBlocks => size.blocks().0,
+            Table::Regions | Table::SideRegions => size.regions(),
+        };
+        entries.div_ceil(ENTRIES) * PAGE_BYTES as u64
+    }
 }
 
 #[cfg(test)]

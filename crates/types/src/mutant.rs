@@ -60,6 +60,21 @@ mutants! {
     /// A restarted process goes on with the epoch that an earlier life of it claimed.
     EpochOfAnEarlierLife: "core N0",
 
+    // Resync by regions.
+
+    /// A target switches although the source has more regions for it.
+    SwitchesBeforeComplete: "R6",
+    /// A region takes the place of a newer one.
+    OlderRegionWins: "R5",
+    /// The side area becomes part of the copy without a comparison of the sums.
+    SideNotProven: "R6",
+    /// A target cuts its log when it begins to fetch regions.
+    OldLogDroppedEarly: "R2",
+    /// A target reports the log that it will have after the switch.
+    NewLogReportedEarly: "R6",
+    /// A target switches to a state below what it knows to be committed, or below what its table shares.
+    SwitchesBackwards: "R6",
+
     // The epoch change.
 
     /// A claimant takes its own log, though others are longer.

@@ -4,7 +4,19 @@ const SECTIONS: [(&str, &[&str]); 4] = [
     ("node", &["name", "data_dir", "failure_domain"]),
     ("listen", &["peer", "advertise", "metrics", "admin", "nbd_dir"]),
     ("cluster", &["voter", "heartbeat", "failure_timeout", "lease"]),
-    ("limits", &["journal_segment", "journal_max", "disk_backend", "max_inflight", "mtu", "scrub_period"]),
+    (
+        "limits",
+        &[
+            "journal_segment",
+            "journal_max",
+            "disk_backend",
+            "max_inflight",
+            "mtu",
+            "scrub_period",
+            "resync_bandwidth",
+            "resyncs",
+        ],
+    ),
 ];
 
 /// The first key that nobody reads, and what to do about it.

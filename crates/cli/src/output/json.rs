@@ -70,6 +70,15 @@ fn copy(copy: &pb::Copy) -> Value {
         "lag_lsn": copy.lag_lsn,
         "lag_bytes": copy.lag_bytes,
         "lag_seconds": copy.lag_seconds,
+        "resync": copy.resync.as_ref().map(|r| json!({
+            "source": optional(&r.source),
+            "passes": r.passes,
+            "done_bytes": r.done_bytes,
+            "total_bytes": r.total_bytes,
+            "bytes_per_second": r.bytes_per_second,
+            "eta_seconds": r.eta_seconds,
+            "paused": optional(&r.paused),
+        })),
     })
 }
 

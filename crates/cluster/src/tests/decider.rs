@@ -23,6 +23,7 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         switchover: false,
         lost: Vec::new(),
         space: SpaceLeft::Enough,
+        resync: None,
         clients: 0,
     }
 }

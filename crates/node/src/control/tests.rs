@@ -273,6 +273,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         switchover: false,
         lost: Vec::new(),
         space: SpaceLeft::Enough,
+        resync: None,
         clients: 0,
     }
 }

@@ -4,4 +4,5 @@ mod basic;
 mod disk;
 mod harness;
 mod random;
+mod resync;
 mod rot;
