@@ -63,17 +63,17 @@ mutants! {
     // Resync by regions.
 
     /// A target switches although the source has more regions for it.
-    SwitchesBeforeComplete: "R6",
+    SwitchesBeforeComplete: "open R6",
     /// A region takes the place of a newer one.
-    OlderRegionWins: "R5",
+    OlderRegionWins: "open R5",
     /// The side area becomes part of the copy without a comparison of the sums.
-    SideNotProven: "R6",
+    SideNotProven: "open R6",
     /// A target cuts its log when it begins to fetch regions.
-    OldLogDroppedEarly: "R2",
+    OldLogDroppedEarly: "open R2",
     /// A target reports the log that it will have after the switch.
-    NewLogReportedEarly: "R6",
+    NewLogReportedEarly: "open R6",
     /// A target switches to a state below what it knows to be committed, or below what its table shares.
-    SwitchesBackwards: "R6",
+    SwitchesBackwards: "open R6",
 
     // The epoch change.
 

@@ -50,7 +50,7 @@ fn target(seed: u64, a: &Harness) -> Harness {
 /// Appends and commits what `a` has more than `b`.
 fn follow(b: &mut Harness, a: &Harness) {
     let from = usize::try_from(b.models[&V].last()).expect("small");
-    for record in a.models[&V].log[from..].to_vec() {
+    for record in a.models[&V].log[from..].iter().cloned() {
         b.models.get_mut(&V).expect("known").push(record.clone());
         b.input(Input::Append { volume: V, records: vec![record] });
         commit(b);
