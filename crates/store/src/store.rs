@@ -350,12 +350,6 @@ impl Store {
                     replica.commands.push_back(Command::Append(records));
                 }
             }
-            Input::Switch { volume, switch } => self.queue(volume, Command::Switch(switch)),
-            Input::DropSide { volume } => {
-                if let Some(replica) = self.serving(volume) {
-                    replica.drop_side = true;
-                }
-            }
             Input::Promise { volume, epoch } => self.queue(volume, Command::Promise(epoch)),
             Input::Adopt { volume, epoch, table, cut_after } => {
                 assert_eq!(table.entries().last().map(|e| e.0), Some(epoch), "the adopted epoch ends the table");
@@ -399,6 +393,19 @@ impl Store {
                     None => out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: from.next() }) }),
                 }
             }
+            other => self.region_command(other, now, out),
+        }
+    }
+
+    /// Commands of a resync by regions.
+    fn region_command(&mut self, command: Input, now: Time, out: &mut Vec<Output>) {
+        match command {
+            Input::Switch { volume, switch } => self.queue(volume, Command::Switch(switch)),
+            Input::DropSide { volume } => {
+                if let Some(replica) = self.serving(volume) {
+                    replica.drop_side = true;
+                }
+            }
             Input::ReadRegions { volume, tag, query, max_bytes } => {
                 let Store { ops, config, replicas, touched, .. } = self;
                 match open_copy(replicas, volume).filter(|r| r.unproven.is_none()) {
@@ -418,7 +425,7 @@ impl Store {
             Input::WriteSide { volume, regions } => {
                 self.with_copy(volume, now, out, |replica, cx| replica.write_side(cx, regions));
             }
-            Input::Start | Input::Done(_) | Input::Tick => unreachable!("handled before"),
+            _ => unreachable!("handled before"),
         }
     }
 
