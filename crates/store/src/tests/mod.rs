@@ -3,5 +3,6 @@
 mod basic;
 mod disk;
 mod harness;
+mod journal;
 mod random;
 mod rot;
