@@ -23,6 +23,8 @@ pub(crate) enum Tag {
     Start(u32),
     /// A zeroed segment file for this slot.
     Slot(u32),
+    /// The file of this slot goes away.
+    Removal(u32),
     /// Header of the segment that is being opened.
     SegmentHeader,
     /// The head's file is made (false) or names the segment that is being opened (true).

@@ -4,6 +4,7 @@ mod basic;
 mod disk;
 mod faults;
 mod harness;
+mod journal;
 mod large;
 mod random;
 mod rot;
