@@ -45,10 +45,11 @@ impl Tables {
         }
     }
 
-    /// Blocks `[start, end)` are holes. Their leaves are here, or all zeros.
+    /// Blocks `[start, end)` are holes. Their leaves are here, or all zeros: what is above one of zeros may be forgotten meanwhile,
+    /// since nothing is pinned there.
     pub(crate) fn clear_blocks(&mut self, start: u64, end: u64) {
         for (from, to) in by_leaf(start, end) {
-            if self.blocks.seek(from / ENTRIES) == Seek::Zeros {
+            if self.blocks.seek(from / ENTRIES) != Seek::Here {
                 continue;
             }
             let delta = self.blocks.fill(from, to, |_, _| 0);

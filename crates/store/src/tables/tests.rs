@@ -108,6 +108,23 @@ fn a_tree_comes_back_as_the_last_checkpoint_left_it() {
     }
 }
 
+/// A discard of what is a hole already waits for the disk like any other; nothing is kept for it.
+#[test]
+fn holes_are_cleared_also_when_the_pages_above_them_were_forgotten() {
+    let mut blocks = Tree::new(TableKind::Blocks);
+    blocks.create(0);
+    let mut tables = Tables::opened(blocks, Tree::new(TableKind::Regions), TableSums::default());
+    tables.set_blocks(0, 3, |_| 7);
+    let digest = tables.digest;
+    drop(tables.blocks.freeze());
+    tables.blocks.thaw();
+    assert_eq!(tables.blocks.seek(1), Seek::Zeros);
+    forget_all(&mut tables.blocks);
+    assert!(matches!(tables.blocks.seek(1), Seek::Load(_)));
+    tables.clear_blocks(ENTRIES, 2 * ENTRIES);
+    assert_eq!(tables.digest, digest);
+}
+
 /// What the largest batch may change fits the least memory that a configuration may give (`limits.table_cache`).
 #[test]
 fn the_largest_batch_fits_the_least_cache() {
