@@ -41,8 +41,18 @@ impl TestCluster {
     /// # Panics
     /// They did not come up.
     pub async fn start_with(extra: &str) -> TestCluster {
+        TestCluster::start_on(extra, |_| ()).await.0
+    }
+
+    /// The same, on devices that `prepare` makes below the cluster's directory: node `n1` keeps its data in `n1/data`.
+    /// What it returns is to be dropped before the cluster if it is mounted there.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_on<D>(extra: &str, prepare: impl FnOnce(&Path) -> D) -> (TestCluster, D) {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = scratch();
+        let device = prepare(dir.path());
         let mut options = ClusterOptions::new(binary().to_path_buf(), dir.path().to_path_buf());
         extra.clone_into(&mut options.extra);
         let mut test = TestCluster { cluster: None, dir: Some(dir), _turn: turn };
@@ -50,7 +60,7 @@ impl TestCluster {
             Ok(cluster) => test.cluster = Some(cluster),
             Err(e) => panic!("{e}\n{}", e.tails()),
         }
-        test
+        (test, device)
     }
 
     /// Creates a volume with three copies and waits until it is healthy.

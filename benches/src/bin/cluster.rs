@@ -11,9 +11,12 @@ use holdfast_cli::harness::{Cluster, ClusterOptions};
 use serde_json::Value;
 use std::error::Error;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+
+use Goal::{AtLeast, AtMost, Elsewhere};
+use Volumes::{Flush, Many, One};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Volumes of the workload with many.
@@ -83,137 +86,41 @@ const READ_1: &[&str] = &["--pattern", "randread", "--depth", "1", "--fill"];
 const READ_32: &[&str] = &["--pattern", "randread", "--depth", "32", "--fill"];
 
 /// The workloads. Two rows with equal arguments are one measurement.
-fn rows() -> Vec<Row> {
-    use Goal::{AtLeast, AtMost, Elsewhere};
-    use Volumes::{Flush, Many, One};
-    let row = |workload, figure, volumes, args, take, must, moonshot| Row {
-        workload,
-        figure,
-        volumes,
-        args,
-        take,
-        must,
-        moonshot,
-    };
-    vec![
-        row(
-            "4 KiB random write, depth 1",
-            "p50 × raw",
-            One,
-            WRITE_1,
-            |v| ratio(v, "raw", "p50"),
-            AtMost(3.5),
-            AtMost(2.2),
-        ),
-        row(
-            "4 KiB random write, depth 1",
-            "p99 × raw",
-            One,
-            WRITE_1,
-            |v| ratio(v, "raw", "p99"),
-            AtMost(4.0),
-            AtMost(2.5),
-        ),
-        row(
-            "4 KiB random write, depth 32",
-            "IOPS × raw×3",
-            One,
-            WRITE_32,
-            |v| ratio(v, "raw×3", "iops"),
-            AtLeast(1.5),
-            Elsewhere,
-        ),
-        row(
-            "4 KiB random write, depth 32",
-            "IOPS × raw",
-            One,
-            WRITE_32,
-            |v| ratio(v, "raw", "iops"),
-            Elsewhere,
-            AtLeast(1.0),
-        ),
-        row(
-            "50 volumes, depth 1 each",
-            "IOPS × raw×3 at depth 32",
-            Many,
-            MANY_1,
-            |v| ratio(v, "raw×3", "iops"),
-            AtLeast(1.2),
-            Elsewhere,
-        ),
-        row(
-            "50 volumes, depth 1 each",
-            "IOPS × raw at depth 32",
-            Many,
-            MANY_1,
-            |v| ratio(v, "raw", "iops"),
-            Elsewhere,
-            AtLeast(1.0),
-        ),
-        row(
-            "4 KiB random write, depth 32",
-            "CPU µs, all processes",
-            One,
-            WRITE_32,
-            |v| v["targets"][0]["cpu_us_per_op"].as_f64(),
-            AtMost(60.0),
-            AtMost(30.0),
-        ),
-        row(
-            "128 KiB sequential write, depth 8",
-            "MB/s × raw",
-            One,
-            SEQUENTIAL,
-            |v| ratio(v, "raw", "mb_per_s"),
-            AtLeast(0.15),
-            AtLeast(0.33),
-        ),
-        row(
-            "4 KiB random read, depth 1",
-            "p50 × raw",
-            One,
-            READ_1,
-            |v| ratio(v, "raw", "p50"),
-            AtMost(1.6),
-            AtMost(1.3),
-        ),
-        row(
-            "4 KiB random read, depth 32",
-            "IOPS × raw",
-            One,
-            READ_32,
-            |v| ratio(v, "raw", "iops"),
-            AtLeast(0.7),
-            AtLeast(0.9),
-        ),
-        row(
-            "durability flush, 4 KiB, depth 1",
-            "p50 × raw",
-            Flush,
-            WRITE_1,
-            |v| ratio(v, "raw", "p50"),
-            AtMost(1.6),
-            AtMost(1.0),
-        ),
-        row(
-            "4 KiB random write, depth 32",
-            "MiB of an agent, peak",
-            One,
-            WRITE_32,
-            memory,
-            AtMost(256.0),
-            AtMost(128.0),
-        ),
-        row(
-            "4 KiB random write, 16 MiB hot",
-            "bytes written per byte and copy",
-            One,
-            HOT_32,
-            |v| v["written_per_byte_and_copy"].as_f64(),
-            AtMost(1.5),
-            AtMost(1.2),
-        ),
-    ]
+#[rustfmt::skip]
+static ROWS: [Row; 13] = [
+    row("4 KiB random write, depth 1", "p50 × raw", One, WRITE_1, |v| ratio(v, "raw", "p50"), AtMost(3.5), AtMost(2.2)),
+    row("4 KiB random write, depth 1", "p99 × raw", One, WRITE_1, |v| ratio(v, "raw", "p99"), AtMost(4.0), AtMost(2.5)),
+    row("4 KiB random write, depth 32", "IOPS × raw×3", One, WRITE_32, |v| ratio(v, "raw×3", "iops"), AtLeast(1.5), Elsewhere),
+    row("4 KiB random write, depth 32", "IOPS × raw", One, WRITE_32, |v| ratio(v, "raw", "iops"), Elsewhere, AtLeast(1.0)),
+    row("50 volumes, depth 1 each", "IOPS × raw×3 at depth 32", Many, MANY_1, |v| ratio(v, "raw×3", "iops"), AtLeast(1.2), Elsewhere),
+    row("50 volumes, depth 1 each", "IOPS × raw at depth 32", Many, MANY_1, |v| ratio(v, "raw", "iops"), Elsewhere, AtLeast(1.0)),
+    row("4 KiB random write, depth 32", "CPU µs, all processes", One, WRITE_32, processor, AtMost(60.0), AtMost(30.0)),
+    row("128 KiB sequential write, depth 8", "MB/s × raw", One, SEQUENTIAL, |v| ratio(v, "raw", "mb_per_s"), AtLeast(0.15), AtLeast(0.33)),
+    row("4 KiB random read, depth 1", "p50 × raw", One, READ_1, |v| ratio(v, "raw", "p50"), AtMost(1.6), AtMost(1.3)),
+    row("4 KiB random read, depth 32", "IOPS × raw", One, READ_32, |v| ratio(v, "raw", "iops"), AtLeast(0.7), AtLeast(0.9)),
+    row("durability flush, 4 KiB, depth 1", "p50 × raw", Flush, WRITE_1, |v| ratio(v, "raw", "p50"), AtMost(1.6), AtMost(1.0)),
+    row("4 KiB random write, depth 32", "MiB of an agent, peak", One, WRITE_32, memory, AtMost(256.0), AtMost(128.0)),
+    row("4 KiB random write, 16 MiB hot", "bytes written per byte and copy", One, HOT_32, written, AtMost(1.5), AtMost(1.2)),
+];
+
+const fn row(
+    workload: &'static str,
+    figure: &'static str,
+    volumes: Volumes,
+    args: &'static [&'static str],
+    take: fn(&Value) -> Option<f64>,
+    must: Goal,
+    moonshot: Goal,
+) -> Row {
+    Row { workload, figure, volumes, args, take, must, moonshot }
+}
+
+fn processor(value: &Value) -> Option<f64> {
+    value["targets"][0]["cpu_us_per_op"].as_f64()
+}
+
+fn written(value: &Value) -> Option<f64> {
+    value["written_per_byte_and_copy"].as_f64()
 }
 
 fn memory(value: &Value) -> Option<f64> {
@@ -274,11 +181,11 @@ fn measure(
     let mut table =
         String::from("| workload | figure | measured | must | moonshot |\n| --- | --- | ---: | --- | --- |\n");
     let mut done: Vec<(Vec<String>, Value)> = Vec::new();
-    for row in rows() {
+    for row in &ROWS {
         let mut args: Vec<String> = match row.volumes {
-            Volumes::One => vec!["sync".to_owned()],
-            Volumes::Flush => vec!["flush".to_owned()],
-            Volumes::Many => many().collect(),
+            One => vec!["sync".to_owned()],
+            Flush => vec!["flush".to_owned()],
+            Many => many().collect(),
         };
         args.extend(row.args.iter().map(|a| (*a).to_owned()));
         if !done.iter().any(|(known, _)| *known == args) {
@@ -298,7 +205,7 @@ fn measure(
 fn bench(
     binary: &str,
     admin: &Path,
-    raw: &PathBuf,
+    raw: &Path,
     args: &[String],
     rounds: &str,
     seconds: &str,

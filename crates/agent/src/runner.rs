@@ -159,7 +159,9 @@ impl Runner {
         if self.shard.next_timeout().is_some_and(|at| at <= now) {
             self.shard.handle(Input::Tick, now, &mut self.out);
         }
+        let hung = self.shard.is_hung();
         self.shard.maintain(now, &mut self.out);
+        self.stirred |= hung != self.shard.is_hung();
         self.deliver(now);
         // A name of its own: the loop's head would hold the registry borrowed through the whole loop.
         let volumes = self.guests.borrow().volumes();

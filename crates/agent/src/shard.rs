@@ -82,6 +82,7 @@ fn options(config: &Config, identity: Identity, life: Life) -> RunnerOptions {
             limits: Limits::default(),
             store,
             seed: random::id(),
+            place: Paths::new(&config.node.data_dir).shard().display().to_string(),
         },
         disk,
         transport,

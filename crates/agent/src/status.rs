@@ -122,6 +122,7 @@ fn copy_word(state: &str) -> &'static str {
         "catching_up" => "catching_up",
         "needs_resync" => "needs_resync",
         "failed" => "failed",
+        "hung" => "hung",
         "creating" => "creating",
         "deleting" => "deleting",
         "silent" => "unreachable",

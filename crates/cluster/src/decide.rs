@@ -104,7 +104,7 @@ impl Look<'_> {
             return self.nominate_best(None);
         };
         let stuck = self.stuck(nominee, watch);
-        let dead = self.dead(nominee.node) || self.report(nominee.node).is_some_and(CopyReport::failed);
+        let dead = self.dead(nominee.node) || self.report(nominee.node).is_some_and(CopyReport::unable);
         if dead {
             // Its patience starts when it is back.
             watch.followed = None;
@@ -135,7 +135,7 @@ impl Look<'_> {
             return Lead::Lost;
         }
         let report = self.report(primary);
-        if report.is_some_and(CopyReport::failed) {
+        if report.is_some_and(CopyReport::failed) || self.hung_and_replaceable(primary) {
             return Lead::Lost;
         }
         let acts = |r: &CopyReport| matches!(r.role, CopyRole::Primary | CopyRole::Claimant);
@@ -159,6 +159,19 @@ impl Look<'_> {
         let patient = self.now.since(trying.1) < self.detector.config.nominee_patience_max;
         watch.trying = Some(trying);
         if patient { Lead::Well } else { Lead::Lost }
+    }
+
+    /// Its device does not answer, and enough others could hold a write without it: a claim that needs it would only end
+    /// its reign (trap 31).
+    fn hung_and_replaceable(&self, primary: NodeId) -> bool {
+        let quorum = usize::from(self.view.active.write_quorum);
+        self.report(primary).is_some_and(|r| r.hung.is_some()) && self.able().count() >= quorum
+    }
+
+    /// Members that live and can lead or follow.
+    fn able(&self) -> impl Iterator<Item = NodeId> {
+        let able = |n: &NodeId| !self.dead(*n) && !self.report(*n).is_some_and(CopyReport::unable);
+        self.view.active.members.iter().map(|m| m.node).filter(able)
     }
 
     fn within_grace(&self) -> bool {
@@ -198,8 +211,7 @@ impl Look<'_> {
     /// The live member with the longest log, as far as known. `None` if too few live to open at all: to claim would
     /// only seal them, and their reports may still change who is best.
     fn nominate_best(&self, but: Option<NodeId>) -> Option<Command> {
-        let able = |n: &NodeId| !self.dead(*n) && !self.report(*n).is_some_and(CopyReport::failed);
-        let able: Vec<NodeId> = self.view.active.members.iter().map(|m| m.node).filter(able).collect();
+        let able: Vec<NodeId> = self.able().collect();
         if !self.view.active.is_fence(|n| able.contains(&n)) {
             return None;
         }

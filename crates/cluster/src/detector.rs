@@ -65,6 +65,9 @@ pub struct CopyReport {
     /// On its node's file system.
     #[serde(default)]
     pub space: SpaceLeft,
+    /// What its device has not answered for too long, in the copy's words.
+    #[serde(default)]
+    pub hung: Option<String>,
 }
 
 /// Whether a copy finds the space that it needs.
@@ -147,6 +150,11 @@ impl Heartbeat {
 impl CopyReport {
     pub(crate) fn failed(&self) -> bool {
         matches!(self.state, CopyState::Failed { .. })
+    }
+
+    /// It can neither lead nor hold anything now: it failed, or its device does not answer.
+    pub(crate) fn unable(&self) -> bool {
+        self.failed() || self.hung.is_some()
     }
 }
 

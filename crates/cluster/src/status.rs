@@ -86,8 +86,8 @@ pub struct CopyStatus {
     pub node: String,
     /// `primary`, `secondary`, `claimant`, `idle` or `unknown`.
     pub role: &'static str,
-    /// `serving`, `in_sync`, `catching_up`, `needs_resync`, `failed`, `opening`, `sealed`, `silent`, `creating`,
-    /// `deleting` or `unknown`.
+    /// `serving`, `in_sync`, `catching_up`, `needs_resync`, `failed`, `hung`, `opening`, `sealed`, `silent`,
+    /// `creating`, `deleting` or `unknown`.
     pub state: &'static str,
     /// As last heard.
     pub durable_lsn: Option<u64>,
@@ -197,7 +197,8 @@ impl Look<'_> {
             Phase::Deleting { .. } => "deleting",
             Phase::Open { .. } if self.lost(v, node).is_some() => "needs_resync",
             Phase::Creating { .. } | Phase::Open { .. } => {
-                self.detector.report(node, v.id).map_or("unknown", |r| state_word(&r.state))
+                let word = |r: &CopyReport| if r.hung.is_some() && !r.failed() { "hung" } else { state_word(&r.state) };
+                self.detector.report(node, v.id).map_or("unknown", word)
             }
         }
     }
@@ -216,8 +217,9 @@ impl Look<'_> {
         };
         let failed = count(&CopyReport::failed);
         let follows = |n: &&NodeId| self.lost(v, **n).is_none();
-        let good =
-            |r: &&CopyReport| matches!(r.state, CopyState::Serving | CopyState::InSync) && r.space != SpaceLeft::Out;
+        let good = |r: &&CopyReport| {
+            matches!(r.state, CopyState::Serving | CopyState::InSync) && r.space != SpaceLeft::Out && r.hung.is_none()
+        };
         let in_sync = members.iter().filter(follows).filter_map(|n| self.fresh(v, *n)).filter(good).count();
         let able = count(&|r| !r.failed());
         let (n, w, r) = (members.len(), usize::from(active.write_quorum), active.fence_quorum());
@@ -266,6 +268,12 @@ impl Look<'_> {
         };
         if let Some(why) = self.lost(v, node) {
             return Some(format!("the copy on {name} needs a resync: {why}"));
+        }
+        if let Some(hung) = &report.hung {
+            return Some(format!(
+                "the copy on {name} hangs: {hung}; check that device of {name} (dmesg) and its way to the host, restart the \
+                 agent of {name} if it does not come back"
+            ));
         }
         let said = report.reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
         match &report.state {

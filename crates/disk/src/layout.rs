@@ -108,9 +108,11 @@ mod tests {
             FileId::Orphan(v, Epoch(12)),
         ] {
             assert_eq!(parse_copy_file(v, &name(file)), Some(file));
+            assert_eq!(path(Path::new(""), file), Path::new(&file.to_string()), "what people are told");
         }
         for file in [FileId::Segment(3), FileId::JournalHead] {
             assert_eq!(parse_journal_file(&name(file)), Some(file));
+            assert_eq!(path(Path::new(""), file), Path::new(&file.to_string()), "what people are told");
         }
         assert_eq!(parse_volume("7"), Some(v));
     }

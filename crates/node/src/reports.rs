@@ -31,6 +31,7 @@ fn copy_report(row: &CopyRow) -> CopyReport {
         // The shell's to say: it holds the connections.
         clients: 0,
         space: space_left(row.space),
+        hung: row.hung.clone(),
     }
 }
 

@@ -23,6 +23,7 @@ use holdfast_types::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+mod device;
 mod space;
 
 /// How a shard behaves.
@@ -42,6 +43,8 @@ pub struct ShardConfig {
     pub store: StoreConfig,
     /// Source of incarnations; random in production.
     pub seed: u64,
+    /// Where its files are, for people.
+    pub place: String,
 }
 
 /// Into a shard.
@@ -216,6 +219,8 @@ pub struct CopyRow {
     pub failed: Option<String>,
     /// Whether its file system has room for it.
     pub space: Space,
+    /// What the device has not answered for too long.
+    pub hung: Option<String>,
 }
 
 /// One copy.
@@ -260,6 +265,8 @@ pub struct Shard {
     last_seen: Time,
     /// People were told that space is missing.
     short_of_space: bool,
+    /// People were told that the device does not answer.
+    hung: bool,
     /// When the loop was to come back at the latest.
     awaited: Time,
     replica_out: Vec<replication::Output>,
@@ -290,6 +297,7 @@ impl Shard {
             beat_at: now,
             last_seen: now,
             short_of_space: false,
+            hung: false,
             awaited: now,
             replica_out: Vec::new(),
         }
@@ -341,6 +349,7 @@ impl Shard {
             self.send_beats(now, out);
         }
         self.tell_of_space(out);
+        self.tell_of_device(now, out);
         self.awaited = self.next_timeout().unwrap_or(now);
     }
 
@@ -396,7 +405,15 @@ impl Shard {
         for (volume, copy) in &self.copies {
             let failed = self.shard_failed.clone().or_else(|| copy.failed.clone());
             let status = copy.replica.as_ref().map(Replica::status);
-            rows.push(CopyRow { volume: *volume, status, digest: copy.digest, failed, space: self.space(*volume) });
+            let hung = if failed.is_some() { None } else { self.hung(*volume) };
+            rows.push(CopyRow {
+                volume: *volume,
+                status,
+                digest: copy.digest,
+                failed,
+                space: self.space(*volume),
+                hung,
+            });
         }
         let broken = |(volume, why): (&VolumeId, &String)| CopyRow {
             volume: *volume,
@@ -404,6 +421,7 @@ impl Shard {
             digest: 0,
             failed: Some(why.clone()),
             space: Space::Enough,
+            hung: None,
         };
         rows.extend(self.broken.iter().map(broken));
         if self.started {
@@ -413,7 +431,7 @@ impl Shard {
                 let failed =
                     "this node should hold a copy and has none: its disk was wiped or replaced; replace the copy";
                 let (volume, failed) = (view.volume, Some(failed.to_owned()));
-                rows.push(CopyRow { volume, status: None, digest: 0, failed, space: Space::Enough });
+                rows.push(CopyRow { volume, status: None, digest: 0, failed, space: Space::Enough, hung: None });
             }
         }
         rows
@@ -689,10 +707,11 @@ impl Shard {
                 self.replica(volume, R::LogRead { tag, records: result.ok() }, now, out)
             }
             S::Failed { volume: Some(volume), reason } => {
+                let reason = self.placed(&reason);
                 self.replica(volume, R::Failed(reason.clone()), now, out);
                 self.copy_failed(volume, &reason, out);
             }
-            S::Failed { volume: None, reason } => self.all_failed(&reason, now, out),
+            S::Failed { volume: None, reason } => self.all_failed(&self.placed(&reason), now, out),
         }
     }
 

@@ -171,6 +171,8 @@ pub enum Input {
         /// At most so fast.
         bytes_per_second: u64,
     },
+    /// The store: its device stopped answering (true), or answers again.
+    Hung(bool),
     /// The store failed for good (P8): this copy takes no part any more.
     Failed(String),
 }

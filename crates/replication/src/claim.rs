@@ -51,6 +51,9 @@ impl Replica {
         if active.member(self.me).is_none_or(|m| m.incarnation != self.log.incarnation) {
             return false;
         }
+        if self.hung {
+            return false;
+        }
         match self.view.nominee.filter(|n| n.base == active.epoch) {
             Some(nominee) => nominee.node == self.me,
             // N0: a restarted primary does not know its volatile tail, so it needs a new epoch.

@@ -52,6 +52,10 @@ impl Replica {
     }
 
     pub(crate) fn on_preclaim(&mut self, from: NodeId, base: Epoch, now: Time, out: &mut Vec<Output>) {
+        // Somebody was nominated in this copy's place. Its own control plane's log lies on the same device, and may never tell.
+        if self.hung && self.view.active.epoch == base {
+            self.release(out);
+        }
         let yes = self.would_fence(from, base, now);
         self.send(from, Message::PreClaimReply { base, yes }, out);
     }

@@ -434,7 +434,14 @@ impl Replica {
 
     /// Ends this reign: no read is served and nothing appended any more, and members may fence at once.
     pub(crate) fn release(&mut self, out: &mut Vec<Output>) {
-        let Role::Reign(r) = &self.role else { return };
+        let Some((epoch, last)) = self.abdicate(out) else { return };
+        self.waiting = Some(format!("{epoch} was handed over at record {last}"));
+        out.push(Output::Event(format!("{epoch} is released at record {last} for a switchover")));
+    }
+
+    /// Ends this reign and tells the members, which may fence at once.
+    pub(crate) fn abdicate(&mut self, out: &mut Vec<Output>) -> Option<(Epoch, Lsn)> {
+        let Role::Reign(r) = &self.role else { return None };
         let (epoch, last) = (r.epoch(), self.log.last());
         if !mutated(Mutant::ServesAfterRelease) {
             self.leave_role(out);
@@ -443,8 +450,7 @@ impl Replica {
         for peer in self.peers() {
             self.send(peer, Message::Release { epoch, last }, out);
         }
-        self.waiting = Some(format!("{epoch} was handed over at record {last}"));
-        out.push(Output::Event(format!("{epoch} is released at record {last} for a switchover")));
+        Some((epoch, last))
     }
 
     /// What a heartbeat to `peer` says of this volume, if this copy leads it and `peer` follows.

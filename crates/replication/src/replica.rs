@@ -55,6 +55,8 @@ pub struct Replica {
     /// What the copy waits for, for status.
     pub(crate) waiting: Option<String>,
     pub(crate) next_tag: u64,
+    /// The device does not answer, as far as anybody can tell.
+    pub(crate) hung: bool,
     failed: bool,
 }
 
@@ -96,6 +98,7 @@ impl Replica {
             commit_known: opened.committed,
             waiting: None,
             next_tag: 0,
+            hung: false,
             failed: false,
         }
     }
@@ -130,11 +133,11 @@ impl Replica {
                     self.catch_up_read(tag, records, out);
                 }
             }
-            Input::Failed(why) => {
-                self.leave_role(out);
-                self.failed = true;
-                self.waiting = Some(why);
+            Input::Hung(hung) => {
+                self.hung = hung;
+                self.want(now, out);
             }
+            Input::Failed(why) => self.stop(why, out),
         }
     }
 
@@ -225,6 +228,12 @@ impl Replica {
         matches!(&self.role, Role::Reign(r) if r.guests.is_in_doubt())
     }
 
+    /// Whether the copy was told that its device does not answer.
+    #[must_use]
+    pub const fn is_hung(&self) -> bool {
+        self.hung
+    }
+
     /// The copy at a glance.
     #[must_use]
     pub fn status(&self) -> CopyStatus {
@@ -275,10 +284,16 @@ impl Replica {
 
     /// An invariant does not hold: this copy stops, it never guesses.
     pub(crate) fn fail(&mut self, why: String, out: &mut Vec<Output>) {
+        self.stop(why.clone(), out);
+        out.push(Output::Fail(why));
+    }
+
+    /// Takes no part any more (P8). A primary gives its lease up as it goes: nobody is to wait out what it will not use.
+    fn stop(&mut self, why: String, out: &mut Vec<Output>) {
+        self.abdicate(out);
         self.leave_role(out);
         self.failed = true;
-        self.waiting = Some(why.clone());
-        out.push(Output::Fail(why));
+        self.waiting = Some(why);
     }
 
     /// Back to follower; guests are disconnected if there are any.

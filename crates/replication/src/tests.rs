@@ -138,6 +138,43 @@ fn a_switchover_drains_and_needs_no_lease_to_end() {
 }
 
 #[test]
+fn a_primary_whose_device_fails_hands_over_at_once() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    let w = c.write(N1, 0, b"kept");
+    assert!(c.reply(w).is_some());
+    c.fail_store(N1);
+    assert_eq!(c.status(N1).role, RoleName::Failed);
+    c.nominate(N2, false);
+    c.run_for(Duration::from_millis(300));
+    assert_eq!(c.status(N2).role, RoleName::Primary, "nobody waits for a lease that was given up");
+    let r = c.read(N2, 0, 4);
+    c.run_for(Duration::from_millis(300));
+    assert_eq!(c.reply(r), Some(b"kept".to_vec()));
+}
+
+/// Trap 31, with the control plane's log on the same device.
+#[test]
+fn a_primary_whose_device_hangs_lets_go_when_its_successor_asks() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    let w = c.write(N1, 0, b"kept");
+    assert!(c.reply(w).is_some());
+    c.hang(N1, true);
+    assert_eq!(c.status(N1).role, RoleName::Primary, "nobody may be able to replace it");
+    c.nominate(N2, false);
+    c.run_for(Duration::from_millis(500));
+    assert_eq!(c.status(N2).role, RoleName::Primary);
+    assert_ne!(c.status(N1).role, RoleName::Primary, "its guests are free to go");
+    let r = c.read(N2, 0, 4);
+    c.run_for(Duration::from_millis(300));
+    assert_eq!(c.reply(r), Some(b"kept".to_vec()));
+    c.hang(N1, false);
+    c.run_for(Duration::from_millis(500));
+    assert_eq!(c.log(N1), c.log(N2), "it comes back as a follower");
+}
+
+#[test]
 fn a_restarted_primary_claims_a_new_epoch() {
     let mut c = Cluster::new(3);
     c.nominate(N1, false);

@@ -407,7 +407,11 @@ impl World {
         let life = self.node(id).next_life();
         let control = self.options.control.config(id, life, raft_seed);
         self.checkers.control.started(id);
-        self.node(id).start(ShardConfig { me: id, life, timers, beat, limits, store, seed }, control, now);
+        self.node(id).start(
+            ShardConfig { me: id, life, timers, beat, limits, store, seed, place: id.to_string() },
+            control,
+            now,
+        );
         self.note("start", &[id.0, life.0], || format!("{id} in life {}", life.0));
         self.schedule_run(id);
         self.feed_control(id, control_plane::Input::Tick)

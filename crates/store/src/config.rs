@@ -40,6 +40,10 @@ pub struct StoreConfig {
     pub cache_bytes: u64,
     /// How long an operation that found no space waits for its next attempt.
     pub retry_interval: Duration,
+    /// How long an operation that somebody waits for may take before the device counts as hung.
+    pub hung_after: Duration,
+    /// The same for work in the background: a sync of an image has much to write.
+    pub background_hung_after: Duration,
 }
 
 impl Default for StoreConfig {
@@ -61,6 +65,8 @@ impl Default for StoreConfig {
             apply_batch_pages: 512,
             cache_bytes: 64 << 20,
             retry_interval: Duration::from_secs(1),
+            hung_after: Duration::from_secs(3),
+            background_hung_after: Duration::from_secs(30),
         }
     }
 }
@@ -88,6 +94,7 @@ impl StoreConfig {
         assert!(self.min_segments >= 3 && self.min_segments <= self.max_segments);
         // One is written, three are spare.
         assert!(self.max_segments >= 4 && self.max_segments <= most);
+        assert!(self.hung_after <= self.background_hung_after, "what somebody waits for is the more urgent");
         assert!(self.frames_in_flight >= 1 && self.max_body_bytes <= MAX_BODY_BYTES);
         assert!(self.frame_bytes + padded(body) <= FrameHeader::MAX_BYTES, "a frame's length fits its format");
     }

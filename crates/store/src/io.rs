@@ -29,6 +29,21 @@ pub enum FileId {
     Orphan(VolumeId, Epoch),
 }
 
+/// For people: the file's name below the shard's directory.
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FileId::Segment(slot) => write!(f, "journal/segment-{slot}"),
+            FileId::JournalHead => write!(f, "journal/head"),
+            FileId::Superblock(volume) => write!(f, "copies/{}/superblock", volume.0),
+            FileId::Image(volume) => write!(f, "copies/{}/image.raw", volume.0),
+            FileId::BlockTable(volume) => write!(f, "copies/{}/blocks.tab", volume.0),
+            FileId::RegionTable(volume) => write!(f, "copies/{}/regions.tab", volume.0),
+            FileId::Orphan(volume, epoch) => write!(f, "copies/{}/orphan-{}", volume.0, epoch.0),
+        }
+    }
+}
+
 /// What to do. Offsets and lengths in bytes. For `Segment`, `JournalHead` and `Superblock` both are multiples of 512 (direct I/O).
 #[derive(Clone, Debug)]
 pub enum DiskOpKind {

@@ -15,6 +15,7 @@ use crate::pages::PagesHeld;
 use holdfast_format::{TableKind, TablePage};
 use holdfast_types::{Time, VolumeId};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// What an operation is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,20 @@ pub(crate) enum CopyTag {
 }
 
 impl Tag {
+    /// Whether somebody waits for it: a guest, a promise, an acknowledgement. The rest may take its time, and removing a large
+    /// file takes what it takes.
+    const fn patience(self, config: &StoreConfig) -> Option<Duration> {
+        match self {
+            Tag::SegmentHeader | Tag::Head(_) | Tag::Frame(_) => Some(config.hung_after),
+            Tag::Copy(
+                _,
+                CopyTag::Superblock | CopyTag::Page(..) | CopyTag::Read(..) | CopyTag::Repair(..) | CopyTag::Log(..),
+            ) => Some(config.hung_after),
+            Tag::Removal(_) | Tag::Copy(_, CopyTag::Delete) => None,
+            Tag::Start(_) | Tag::Slot(_) | Tag::Copy(..) => Some(config.background_hung_after),
+        }
+    }
+
     pub(crate) const fn volume(self) -> Option<VolumeId> {
         match self {
             Tag::Copy(volume, _) => Some(volume),
@@ -77,6 +92,16 @@ struct Pending {
     again: Option<DiskOpKind>,
     /// It found no space, and has not ended since.
     short: bool,
+    /// When it was given out.
+    since: Time,
+}
+
+/// An operation that the device has not answered for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hung {
+    /// Of one copy, or of the journal.
+    pub(crate) volume: Option<VolumeId>,
+    pub(crate) file: FileId,
 }
 
 /// All operations of a store that have not ended.
@@ -94,10 +119,30 @@ pub(crate) struct Ops {
 
 impl Ops {
     /// Takes an ended operation out. Panics on one that was never given out, or ended before.
-    pub(crate) fn end(&mut self, id: OpId) -> Tag {
+    pub(crate) fn end(&mut self, id: OpId) -> (Tag, FileId) {
         let pending = self.pending.remove(&id).expect("the shell ends each operation once");
         self.short -= usize::from(pending.short);
-        pending.tag
+        (pending.tag, pending.file)
+    }
+
+    /// The operations that are under way for longer than their patience, and when the next one will be. They are looked
+    /// at from the oldest on: ids are given out in the order of time.
+    pub(crate) fn hung(&self, config: &StoreConfig, now: Time) -> (Vec<Hung>, Option<Time>) {
+        let (mut hung, mut next) = (Vec::new(), None);
+        for p in self.pending.values() {
+            let Some(patience) = p.tag.patience(config) else { continue };
+            let at = p.since + patience;
+            if at <= now {
+                hung.push(Hung { volume: p.tag.volume(), file: p.file });
+                continue;
+            }
+            next = Some(next.map_or(at, |next: Time| next.min(at)));
+            if patience == config.hung_after {
+                // No patience is shorter, so none of what came later ends sooner.
+                break;
+            }
+        }
+        (hung, next)
     }
 
     /// Puts an operation aside that found no space. False if it can't be repeated.
@@ -163,7 +208,7 @@ impl Cx<'_> {
             (!matches!(kind, DiskOpKind::Read { .. } | DiskOpKind::List | DiskOpKind::Sync)).then(|| kind.clone());
         let id = OpId(self.ops.next);
         self.ops.next += 1;
-        self.ops.pending.insert(id, Pending { tag, file, again, short });
+        self.ops.pending.insert(id, Pending { tag, file, again, short, since: self.now });
         self.out.push(Output::Disk(DiskOp { id, file, kind }));
     }
 

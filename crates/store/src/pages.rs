@@ -100,18 +100,22 @@ impl Replica {
     /// Tells the shard how many pages this copy needs.
     pub(crate) fn count_pages(&mut self, cx: &mut Cx<'_>) {
         let held = self.tables.held() + self.batch.as_ref().map_or(0, |batch| batch.reserved);
-        cx.ops.pages.held = cx.ops.pages.held + held - std::mem::replace(&mut self.pages_counted, held);
+        cx.ops.pages.recount(std::mem::replace(&mut self.pages_counted, held), held);
     }
 }
 
 /// Pages of tables that the copies of a shard can't do without now.
+///
+/// A copy that waits for room has nothing in flight that would wake it. So every change of what is held, and of who waits, is news:
+/// the store asks for it until there is none, and lets all copies look again.
 #[derive(Debug, Default)]
 pub(crate) struct PagesHeld {
     /// How many.
-    pub(crate) held: usize,
+    held: usize,
     /// Copies whose next batch found no room, in the order in which they get it. Meanwhile copies with changed pages make
     /// checkpoints.
-    pub(crate) waiting: VecDeque<VolumeId>,
+    waiting: VecDeque<VolumeId>,
+    news: bool,
 }
 
 impl PagesHeld {
@@ -124,11 +128,12 @@ impl PagesHeld {
     /// The same; one that may not is queued.
     pub(crate) fn admit(&mut self, volume: VolumeId, more: usize, bound: usize) -> bool {
         if self.has_room(volume, more, bound) {
-            self.waiting.pop_front();
+            self.news |= self.waiting.pop_front().is_some();
             return true;
         }
         if !self.waiting.contains(&volume) {
             self.waiting.push_back(volume);
+            self.news = true;
         }
         false
     }
@@ -138,9 +143,21 @@ impl PagesHeld {
         changed > 0 && (!self.waiting.is_empty() || (self.held * 2 >= bound && changed * 8 >= self.held))
     }
 
+    /// A copy holds so many pages now, and not what it held before.
+    fn recount(&mut self, before: usize, now: usize) {
+        self.held = self.held + now - before;
+        self.news |= now != before;
+    }
+
     /// A copy that needed so many pages leaves.
     pub(crate) fn leaves(&mut self, volume: VolumeId, counted: usize) {
-        self.held -= counted;
+        self.recount(counted, 0);
         self.waiting.retain(|v| *v != volume);
+        self.news = true;
+    }
+
+    /// Whether a copy that waits should look again.
+    pub(crate) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news) && !self.waiting.is_empty()
     }
 }

@@ -221,6 +221,8 @@ impl Replica {
         }
         let free = self.checkpoint.min(self.trim);
         journal.unrest |= std::mem::replace(&mut self.free, free) != free;
+        // What a checkpoint that has just ended gives back is room for the next batch.
+        self.count_pages(cx);
         if self.stage == Stage::Open {
             self.run_commands(cx, journal);
             if self.committed > self.carried {

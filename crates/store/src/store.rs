@@ -8,7 +8,7 @@ use crate::config::StoreConfig;
 use crate::findings::Findings;
 use crate::io::{DiskDone, DiskError, DiskOpKind, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
-use crate::ops::{CopyTag, Cx, Ops, Tag};
+use crate::ops::{CopyTag, Cx, Hung, Ops, Tag};
 use crate::replica::{Command, Replica, Stage};
 use crate::ring::{Failed, Held};
 use crate::start::{Found, Progress, Start};
@@ -18,6 +18,10 @@ use holdfast_types::{
     BlockIndex, Epoch, EpochTable, Incarnation, Lsn, Mutant, Positions, ReadFault, Time, VolumeId, VolumeSize, mutated,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A device that failed stays failed in this life (P8); what the next life can read and prove, counts again.
+const WHAT_TO_DO: &str =
+    "check the device (dmesg), then restart this node's agent if it is sound, or replace the device and the copy";
 
 /// One shard's storage.
 #[derive(Debug)]
@@ -33,6 +37,10 @@ pub struct Store {
     leaving: BTreeMap<VolumeId, Leaving>,
     touched: BTreeSet<VolumeId>,
     findings: Findings,
+    /// What the device has not answered for too long.
+    hung: Vec<Hung>,
+    /// When to look again, unless something ends before.
+    hung_at: Option<Time>,
     cache: VecDeque<(VolumeId, Lsn, u64)>,
     cache_bytes: u64,
 }
@@ -83,6 +91,8 @@ impl Store {
             leaving: BTreeMap::new(),
             touched: BTreeSet::new(),
             findings: Findings::default(),
+            hung: Vec::new(),
+            hung_at: None,
             cache: VecDeque::new(),
             cache_bytes: 0,
         }
@@ -100,6 +110,7 @@ impl Store {
             command => self.command(command, now, out),
         }
         self.settle(now, out);
+        (self.hung, self.hung_at) = self.ops.hung(&self.config, now);
     }
 
     /// When `Input::Tick` is wanted.
@@ -110,7 +121,8 @@ impl Store {
         }
         let open = self.replicas.values().filter(|r| r.stage == Stage::Open);
         let checkpoints = open.filter_map(|r| r.checkpoint_due(self.config.checkpoint_interval));
-        checkpoints.chain(self.ops.retry_at()).chain(self.journal.next_timeout(self.config.seal_delay)).min()
+        let journal = self.journal.next_timeout(self.config.seal_delay);
+        checkpoints.chain(self.ops.retry_at()).chain(journal).chain(self.hung_at).min()
     }
 
     /// Bytes of records that the images do not hold yet. Grows without bound unless the caller slows down.
@@ -150,6 +162,18 @@ impl Store {
         } else {
             Space::Enough
         }
+    }
+
+    /// The file of a copy, or of the journal, that the device has not answered for too long (trap 31). It may still do so.
+    #[must_use]
+    pub fn hung(&self, volume: VolumeId) -> Option<FileId> {
+        self.hung.iter().find(|h| h.volume.is_none_or(|v| v == volume)).map(|h| h.file)
+    }
+
+    /// Whether the device has not answered something for too long.
+    #[must_use]
+    pub fn is_hung(&self) -> bool {
+        !self.hung.is_empty()
     }
 
     /// Where a copy stands.
@@ -216,18 +240,16 @@ impl Store {
             Err(error) => Err(error),
             Ok(reply) => Ok(reply),
         };
-        let tag = self.ops.end(done.id);
+        let (tag, file) = self.ops.end(done.id);
         let result = if ignored(tag) { Ok(DiskReply::Done) } else { result };
         if matches!(self.phase, Phase::Failed) {
             return;
         }
         match (tag, result) {
             (Tag::Start(number), result) => self.start_done(number, result, now, out),
-            (Tag::Copy(volume, tag), result) => self.copy_done(volume, tag, result, now, out),
+            (Tag::Copy(volume, tag), result) => self.copy_done(volume, (tag, file), result, now, out),
             (Tag::Removal(slot), Err(DiskError::NotFound)) => self.journal.slot_removed(slot),
-            (tag, Err(error)) => {
-                self.fail_journal(&format!("the journal can't be written ({tag:?}): {error}; replace the device"), out)
-            }
+            (_, Err(error)) => self.fail_journal(&format!("{file} can't be written: {error}; {WHAT_TO_DO}"), out),
             (Tag::Slot(slot), Ok(_)) => self.journal.slot_created(slot),
             (Tag::Removal(slot), Ok(_)) => self.journal.slot_removed(slot),
             (Tag::SegmentHeader, Ok(_)) => {
@@ -296,7 +318,7 @@ impl Store {
     fn copy_done(
         &mut self,
         volume: VolumeId,
-        tag: CopyTag,
+        (tag, file): (CopyTag, FileId),
         result: Result<DiskReply, DiskError>,
         now: Time,
         out: &mut Vec<Output>,
@@ -304,7 +326,7 @@ impl Store {
         self.touched.insert(volume);
         let reply = match result {
             Err(DiskError::NotFound) if tag == CopyTag::Delete => DiskReply::Done,
-            Err(error) => return self.copy_error(volume, tag, error, out),
+            Err(error) => return self.copy_error(volume, (tag, file), error, out),
             Ok(reply) => reply,
         };
         if tag == CopyTag::Delete {
@@ -336,11 +358,20 @@ impl Store {
     }
 
     /// Reading the journal for a lagging copy fails the journal; everything else fails the copy.
-    fn copy_error(&mut self, volume: VolumeId, tag: CopyTag, error: DiskError, out: &mut Vec<Output>) {
+    fn copy_error(
+        &mut self,
+        volume: VolumeId,
+        (tag, file): (CopyTag, FileId),
+        error: DiskError,
+        out: &mut Vec<Output>,
+    ) {
+        let reads = matches!(tag, CopyTag::Log(..) | CopyTag::Read(..) | CopyTag::Page(..));
+        let what = if reads { "read" } else { "written" };
+        let reason = format!("{file} can't be {what}: {error}; {WHAT_TO_DO}");
         if matches!(tag, CopyTag::Log(..)) {
-            return self.fail_journal(&format!("the journal can't be read: {error}; replace the device"), out);
+            return self.fail_journal(&reason, out);
         }
-        self.fail_copy(volume, &format!("its files can't be used ({tag:?}): {error}; replace the copy"), out);
+        self.fail_copy(volume, &reason, out);
     }
 
     // ---- commands
@@ -595,16 +626,11 @@ impl Store {
     }
 
     fn pump(&mut self, now: Time, out: &mut Vec<Output>) {
-        // Whoever waits for a segment or for room gets its turn whenever anything happens.
-        let waits = !self.ops.pages.waiting.is_empty();
-        if self.journal.pressure() || waits {
+        // Whoever waits for a segment gets its turn whenever anything happens.
+        if self.journal.pressure() {
             self.touched.extend(self.replicas.keys());
         }
         self.pump_copies(now, out);
-        if !waits && !self.ops.pages.waiting.is_empty() {
-            self.touched.extend(self.replicas.keys());
-            self.pump_copies(now, out);
-        }
         if matches!(self.phase, Phase::Opening) {
             return;
         }
@@ -618,7 +644,21 @@ impl Store {
         }
     }
 
+    /// Pumps what was touched; and all copies, as long as there is news for one that waits for room for pages of tables: room that
+    /// one copy gives belongs to another, and others give it only when they are pressed.
     fn pump_copies(&mut self, now: Time, out: &mut Vec<Output>) {
+        loop {
+            if self.ops.pages.take_news() {
+                self.touched.extend(self.replicas.keys());
+            }
+            if self.touched.is_empty() {
+                return;
+            }
+            self.pump_touched(now, out);
+        }
+    }
+
+    fn pump_touched(&mut self, now: Time, out: &mut Vec<Output>) {
         let mut broken = Vec::new();
         let Store { ops, config, journal, replicas, touched, .. } = self;
         for volume in std::mem::take(touched) {

@@ -24,6 +24,7 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         lost: Vec::new(),
         space: SpaceLeft::Enough,
         clients: 0,
+        hung: None,
     }
 }
 
@@ -90,6 +91,31 @@ impl Scene {
         assert!(scene.run(10_000).is_empty(), "nothing to do: {:?}", scene.log);
         scene
     }
+}
+
+#[test]
+fn a_primary_whose_device_hangs_is_succeeded_by_one_that_answers() {
+    let hung = |mut report: CopyReport| {
+        report.hung = Some("the device has not answered".into());
+        report
+    };
+    let mut scene = Scene::healthy();
+    scene.say(1, Some(hung(serving())));
+    scene.say(2, Some(in_sync(9)));
+    assert_eq!(scene.run(300), [nominate(1, 2, false)], "without waiting for it");
+    let mut scene = Scene::healthy();
+    scene.say(2, Some(hung(in_sync(9))));
+    assert!(scene.run(5_000).is_empty(), "a follower that hangs is masked by the quorum");
+    scene.silence(1);
+    scene.say(3, Some(in_sync(8)));
+    assert!(scene.run(5_000).is_empty(), "one copy alone opens nothing");
+    let mut scene = Scene::healthy();
+    scene.say(1, Some(hung(serving())));
+    scene.say(2, Some(hung(in_sync(9))));
+    assert!(
+        scene.run(5_000).is_empty(),
+        "nobody could hold a write without one of them: nothing is won by another epoch"
+    );
 }
 
 #[test]

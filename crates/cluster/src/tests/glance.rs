@@ -108,6 +108,24 @@ fn a_full_file_system_is_told_and_stalls_whom_it_holds_up() {
 }
 
 #[test]
+fn a_copy_whose_device_hangs_is_not_called_healthy() {
+    let (state, now) = (open(), Time::ZERO + Duration::from_secs(5));
+    let mut detector = Detector::new(Duration::from_secs(1), Time::ZERO);
+    for node in 1..=3 {
+        let (role, copy) =
+            if node == 1 { (CopyRole::Primary, CopyState::Serving) } else { (CopyRole::Secondary, CopyState::InSync) };
+        let mut copy = report(role, copy, 1, 9);
+        copy.hung = (node == 3).then(|| "journal/segment-1 in /data".to_owned());
+        let heartbeat = Heartbeat { node: NodeId(node), life: 1, copies: vec![copy] };
+        detector.heard(Heartbeat::decode(&heartbeat.encode()).unwrap(), now);
+    }
+    let v = status(&state, &detector, now).volumes.remove(0);
+    assert_eq!((v.state, v.copies[2].state), (VolumeState::Degraded, "hung"));
+    let told = &v.reasons[0];
+    assert!(["n3", "journal/segment-1 in /data", "check that device"].iter().all(|w| told.contains(w)), "{told}");
+}
+
+#[test]
 fn the_json_is_the_contract() {
     let detector = Detector::new(Duration::from_secs(1), Time::ZERO);
     let json = serde_json::to_value(status(&open(), &detector, Time::ZERO)).unwrap();

@@ -274,6 +274,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         lost: Vec::new(),
         space: SpaceLeft::Enough,
         clients: 0,
+        hung: None,
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Cluster {
     beats_cut: bool,
     /// Its process is stopped: what is for it waits.
     frozen: Option<NodeId>,
+    /// Does not hear of the control plane.
+    deaf: Option<NodeId>,
     delayed: VecDeque<(NodeId, Input)>,
     replies: BTreeMap<u64, Result<Vec<u8>, GuestError>>,
     next_request: u64,
@@ -90,6 +92,7 @@ impl Cluster {
             control_held: false,
             beats_cut: false,
             frozen: None,
+            deaf: None,
             delayed: VecDeque::new(),
             replies: BTreeMap::new(),
             next_request: 0,
@@ -196,6 +199,24 @@ impl Cluster {
         self.node(node).held = false;
         for output in std::mem::take(&mut self.node(node).waiting) {
             self.carry(node, output);
+        }
+        self.settle();
+    }
+
+    /// Its device fails.
+    pub(super) fn fail_store(&mut self, node: NodeId) {
+        self.queue.push_back((node, Input::Failed("EIO".to_owned())));
+        self.settle();
+    }
+
+    /// Its device does not answer, nor does the one that holds its control plane's log: it does not hear of nominations.
+    pub(super) fn hang(&mut self, node: NodeId, hung: bool) {
+        self.node(node).held = hung;
+        self.deaf = hung.then_some(node);
+        self.queue.push_back((node, Input::Hung(hung)));
+        if !hung {
+            self.queue.push_back((node, Input::View(self.view.clone())));
+            self.release_store(node);
         }
         self.settle();
     }
@@ -336,6 +357,9 @@ impl Cluster {
     fn publish(&mut self) {
         let reachable: Vec<NodeId> = self.nodes.keys().copied().filter(|n| !self.cut.contains(n)).collect();
         for id in reachable {
+            if self.deaf == Some(id) {
+                continue;
+            }
             self.queue.push_back((id, Input::View(self.view.clone())));
         }
     }

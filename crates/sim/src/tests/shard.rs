@@ -18,7 +18,16 @@ fn options() -> Options {
 
 fn shard(life: u64) -> Shard {
     let Options { timers, limits, beat, store, .. } = options();
-    let config = ShardConfig { me: NodeId(1), life: Life(life), timers, beat, limits, store, seed: life };
+    let config = ShardConfig {
+        me: NodeId(1),
+        life: Life(life),
+        timers,
+        beat,
+        limits,
+        store,
+        seed: life,
+        place: "n1".to_owned(),
+    };
     Shard::new(config, Time(life * 1_000_000_000))
 }
 

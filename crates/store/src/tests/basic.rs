@@ -219,6 +219,22 @@ fn no_space_is_no_failure() {
     assert_eq!((h.store.is_short_of_space(), h.store.space(V)), (false, Space::Enough));
 }
 
+#[test]
+fn a_device_that_does_not_answer_is_told_until_it_does() {
+    let mut h = one_volume(29);
+    h.append(V, 1);
+    assert_eq!(h.store.hung(V), None, "a moment ago");
+    for _ in 0..200 {
+        h.tick();
+    }
+    assert!(h.now.since(holdfast_types::Time::ZERO) >= h.config.hung_after, "the clock ran while nothing was answered");
+    assert!(h.store.hung(V).is_some_and(|file| matches!(file, FileId::Segment(_))), "{:?}", h.store.hung(V));
+    assert!(h.store.next_timeout().is_none_or(|at| at > h.now), "nothing wakes the store over and over");
+    h.drain_disk();
+    assert_eq!(h.models[&V].durable, 1);
+    assert_eq!((h.store.hung(V), h.store.is_hung()), (None, false));
+}
+
 /// Also between two attempts, when nothing is parked: who looks then must not see a healthy copy.
 #[test]
 fn a_journal_that_finds_no_space_takes_no_more_writes_and_says_so() {

@@ -367,6 +367,29 @@ fn discarding_large_ranges_is_bounded() {
     assert!(b.most <= config.table_bytes.max(24 << 20), "{}", b.most);
 }
 
+/// At a start nobody appends or commits anything, so the end of a checkpoint alone lets go on whoever waits for room: the copy whose
+/// checkpoint it is, or another one.
+#[test]
+fn room_that_a_checkpoint_gives_is_used_at_once() {
+    for bound in [1, 20, 40] {
+        let mut b = Bench::new(5, StoreConfig { table_bytes: bound * 4096, apply_batch_pages: 1, ..small() }, 3);
+        let all = [V, W, VolumeId(3)];
+        // No checkpoint ends, so that everything is to be applied again.
+        b.disk.held = Some(FileId::BlockTable(V));
+        for v in all.repeat(3) {
+            let block = b.rng.below(BLOCKS);
+            b.change(v, RecordKind::Write, BlockRange::new(block, 1));
+        }
+        b.disk.held = None;
+        b.restart();
+        for v in all {
+            let upto = Lsn(b.volumes[&v].last);
+            b.input(Input::Commit { volume: v, upto });
+            b.settle(v);
+        }
+    }
+}
+
 #[test]
 fn a_page_on_its_way_holds_up_nobody_else() {
     let mut b = Bench::new(3, StoreConfig { table_bytes: 4096, ..small() }, 2);

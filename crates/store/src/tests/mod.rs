@@ -8,3 +8,4 @@ mod journal;
 mod large;
 mod random;
 mod rot;
+mod rounds;

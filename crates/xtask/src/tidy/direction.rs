@@ -7,7 +7,7 @@ const PREFIX: &str = "holdfast-";
 
 /// For each crate the crates of the project that it may depend on. Siblings do not know each other: whoever owns both
 /// carries the outputs of one to the inputs of the other.
-const MAY_KNOW: [(&str, &[&str]); 16] = [
+const MAY_KNOW: [(&str, &[&str]); 17] = [
     ("types", &[]),
     ("format", &["types"]),
     ("replication", &["types", "format"]),
@@ -40,6 +40,8 @@ const MAY_KNOW: [(&str, &[&str]); 16] = [
     ),
     // The model knows nothing of the code that it is the measure of.
     ("model", &[]),
+    // A tool of tests: it knows files, not what is in them.
+    ("faultfs", &[]),
     // The simulator for the mutants, and only when it is asked for them.
     ("xtask", &["model", "sim", "crash", "store"]),
 ];
