@@ -1,5 +1,8 @@
 //! Bringing committed records into the image, in batches.
 //!
+//! Records wait in memory for others to be applied with, for a moment or until there are enough of them: a block that is
+//! written over and over is then written to the image once (docs/decisions/2026-11-29-write-amplification.md).
+//!
 //! A batch takes the records from `applied + 1` on, keeps for each block the last write only, joins neighbours, and
 //! writes. One batch at a time per copy, so no block is ever in flight twice. Tables, digest and `applied` change together
 //! when the whole batch is written, hence the digest always belongs to exactly `applied`. Until then reads of these
@@ -12,7 +15,7 @@ use crate::replica::{Replica, Stage};
 use crate::runs::{RunMap, pieces};
 use bytes::Bytes;
 use holdfast_format::{Record, RecordKind};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, mutated};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, Time, mutated};
 
 /// Records being applied.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub(crate) struct Batch {
     runs: RunMap,
     missing: usize,
     bytes: u64,
+    /// Writes that are not under way yet.
+    todo: std::vec::IntoIter<DiskOpKind>,
 }
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -30,28 +35,49 @@ const ZEROED_BLOCK: u64 = 64;
 
 impl Replica {
     /// Starts the next batch if none is under way. Batches without blocks end at once, hence the loop.
-    pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>) {
+    pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>, hurry: bool) {
         // A block is never in flight twice: what is being repaired must not be overtaken by its next change.
         while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() {
-            let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };
-            let bound = if mutated(Mutant::AppliesUncommitted) { self.durable } else { self.committed.min(known) };
-            let bound = self.unproven.map_or(Lsn(u64::MAX), |u| u.0).min(bound);
+            let bound = self.appliable();
             if self.applied >= bound {
                 return;
             }
+            let since = *self.debt_since.get_or_insert(cx.now);
+            if !hurry && cx.now < since + cx.config.apply_delay {
+                return;
+            }
+            self.debt_since = None;
             let batch = self.collect(bound, cx.config.apply_batch_bytes);
             let kinds = image_ops(&batch.runs, cx.config.apply_write_bytes);
             if mutated(Mutant::OverlayClearedEarly) {
                 batch.runs.iter().for_each(|(start, end, _)| self.overlay.remove_upto(start, end, batch.upto));
             }
-            self.batch = Some(Batch { missing: kinds.len(), ..batch });
-            if kinds.is_empty() {
+            self.batch = Some(Batch { missing: kinds.len(), todo: kinds.into_iter(), ..batch });
+            for _ in 0..cx.config.apply_in_flight {
+                self.write_next(cx);
+            }
+            if self.batch.as_ref().is_some_and(|b| b.missing == 0) {
                 self.batch_written(cx);
             }
-            for kind in kinds {
-                cx.copy_op(self.volume, CopyTag::Apply, FileId::Image(self.volume), kind);
-            }
         }
+    }
+
+    /// Up to where the image may be brought now.
+    fn appliable(&self) -> Lsn {
+        let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };
+        let bound = if mutated(Mutant::AppliesUncommitted) { self.durable } else { self.committed.min(known) };
+        self.unproven.map_or(Lsn(u64::MAX), |u| u.0).min(bound)
+    }
+
+    /// When the next batch is due though nothing else happens.
+    pub(crate) fn apply_due(&self, delay: std::time::Duration) -> Option<Time> {
+        let waits = self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none();
+        self.debt_since.filter(|_| waits && self.applied < self.appliable()).map(|since| since + delay)
+    }
+
+    fn write_next(&mut self, cx: &mut Cx<'_>) {
+        let Some(kind) = self.batch.as_mut().and_then(|batch| batch.todo.next()) else { return };
+        cx.copy_op(self.volume, CopyTag::Apply, FileId::Image(self.volume), kind);
     }
 
     /// The batch under way writes this block.
@@ -60,7 +86,8 @@ impl Replica {
     }
 
     fn collect(&self, bound: Lsn, max_bytes: u64) -> Batch {
-        let mut batch = Batch { upto: self.applied, runs: RunMap::default(), missing: 0, bytes: 0 };
+        let mut batch =
+            Batch { upto: self.applied, runs: RunMap::default(), missing: 0, bytes: 0, todo: Vec::new().into_iter() };
         let mut zeroed = 0;
         while batch.upto < bound && batch.bytes + zeroed < max_bytes {
             batch.upto = batch.upto.next();
@@ -84,7 +111,9 @@ impl Replica {
     pub(crate) fn apply_done(&mut self, cx: &mut Cx<'_>) {
         let batch = self.batch.as_mut().expect("a write of a batch belongs to one");
         batch.missing -= 1;
-        if batch.missing == 0 {
+        let done = batch.missing == 0;
+        self.write_next(cx);
+        if done {
             self.batch_written(cx);
         }
     }
@@ -114,6 +143,8 @@ impl Replica {
         self.applied = batch.upto;
         self.prove_tables();
         self.backlog -= batch.bytes;
+        self.debt -= batch.bytes;
+        cx.ops.pace.applied(batch.bytes);
         self.applied_bytes += batch.bytes;
         self.first_applied.get_or_insert(cx.now);
         if self.stage == Stage::Open {

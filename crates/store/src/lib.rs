@@ -12,6 +12,7 @@
 //! | `journal`, `ring` | group commit; segments and their reuse |
 //! | `replica`, `superblock` | one copy: positions, commands, what it must remember |
 //! | `apply`, `checkpoint`, `tables`, `runs` | image, tables, digest |
+//! | `pace`, `stats` | how fast images keep up, and what that slows; bytes written |
 //! | `read` | verified reads; records for lagging copies |
 //! | `start`, `recover`, `load` | from a directory to open copies |
 //!
@@ -26,6 +27,7 @@ pub mod io;
 mod journal;
 mod load;
 mod ops;
+mod pace;
 mod read;
 mod recover;
 mod repair;
@@ -33,6 +35,7 @@ mod replica;
 mod ring;
 mod runs;
 mod start;
+mod stats;
 mod store;
 mod superblock;
 mod tables;
@@ -41,4 +44,5 @@ mod tests;
 
 pub use api::{Input, LogGone, Output, Space};
 pub use config::StoreConfig;
+pub use stats::Written;
 pub use store::Store;

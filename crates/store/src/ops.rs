@@ -7,6 +7,8 @@
 use crate::api::Output;
 use crate::config::StoreConfig;
 use crate::io::{DiskOp, DiskOpKind, FileId, OpId};
+use crate::pace::Pace;
+use crate::stats::Written;
 use holdfast_types::{Time, VolumeId};
 use std::collections::BTreeMap;
 
@@ -82,6 +84,8 @@ pub(crate) struct Ops {
     /// How many of both are short of space.
     short: usize,
     retry_at: Option<Time>,
+    pub(crate) written: Written,
+    pub(crate) pace: Pace,
 }
 
 impl Ops {
@@ -151,6 +155,9 @@ impl Cx<'_> {
     }
 
     fn give_out(&mut self, tag: Tag, file: FileId, kind: DiskOpKind, short: bool) {
+        if !short {
+            self.ops.written.count(file, &kind);
+        }
         let again = (!matches!(kind, DiskOpKind::Read { .. } | DiskOpKind::List)).then(|| kind.clone());
         let id = OpId(self.ops.next);
         self.ops.next += 1;

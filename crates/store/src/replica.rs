@@ -123,6 +123,10 @@ pub(crate) struct Replica {
     pub(crate) orphans: BTreeSet<Epoch>,
     /// Bytes of the records above `applied`.
     pub(crate) backlog: u64,
+    /// Those that are committed.
+    pub(crate) debt: u64,
+    /// Since when the oldest one of them could be applied.
+    pub(crate) debt_since: Option<Time>,
     /// The log was cut after this: the journal need not keep what was cut.
     pub(crate) cut: Option<Lsn>,
     /// The tables are to have these sums at this LSN, and it was not looked yet: nothing is read by them.
@@ -135,7 +139,8 @@ pub(crate) struct Replica {
     pub(crate) cached_upto: Lsn,
 }
 
-fn len_of(record: &Record) -> u64 {
+/// Bytes of a record with its header.
+pub(crate) fn len_of(record: &Record) -> u64 {
     u64::try_from(record.len_bytes()).expect("a record is about 1 MiB")
 }
 
@@ -178,6 +183,8 @@ impl Replica {
             promised_before: sb.promised,
             orphans: BTreeSet::new(),
             backlog: 0,
+            debt: 0,
+            debt_since: None,
             cut: None,
             loading: 0,
             cached_upto: checkpoint,
@@ -207,7 +214,9 @@ impl Replica {
     }
 
     /// Does what can be done now: commands, then applying, then a checkpoint.
-    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>, journal: &mut Journal) {
+    ///
+    /// `hurry`: committed records wait for no others to be applied with.
+    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>, journal: &mut Journal, hurry: bool) {
         if let Some(last) = self.cut.take() {
             journal.clip(self.volume, last);
         }
@@ -225,7 +234,7 @@ impl Replica {
             self.checkpoint_now |= journal.pressure() && self.applied > self.checkpoint;
         }
         if matches!(self.stage, Stage::Replaying | Stage::Open) {
-            self.pump_apply(cx);
+            self.pump_apply(cx, hurry || self.stage == Stage::Replaying);
             self.finish_replay(cx);
         }
         if self.stage == Stage::Open {
@@ -249,6 +258,7 @@ impl Replica {
             match self.commands.pop_front().expect("there is one in front") {
                 Command::Append(records) => {
                     for record in records {
+                        cx.ops.written.guest += u64::from(record.header().body_len);
                         self.append(record, journal);
                     }
                 }
@@ -331,8 +341,10 @@ impl Replica {
         while self.committed < upto {
             self.committed = self.committed.next();
             let entry = self.log.get(&self.committed).expect("records above the checkpoint are in the log");
+            let record = entry.record.as_ref().expect("records above applied are in memory");
+            self.debt += len_of(record);
             if !mutated(Mutant::ReadsSkipOverlay) {
-                self.overlay.insert(entry.record.as_ref().expect("records above applied are in memory"));
+                self.overlay.insert(record);
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::ops::{CopyTag, Cx, Ops, Tag};
 use crate::replica::{Command, Replica, Stage};
 use crate::ring::Failed;
 use crate::start::{Found, Progress, Start};
+use crate::stats::Written;
 use crate::superblock::Waiter;
 use holdfast_format::{Superblock, TableSums};
 use holdfast_types::{
@@ -34,6 +35,7 @@ pub struct Store {
     touched: BTreeSet<VolumeId>,
     cache: VecDeque<(VolumeId, Lsn, u64)>,
     cache_bytes: u64,
+    now: Time,
 }
 
 #[derive(Debug)]
@@ -83,11 +85,13 @@ impl Store {
             touched: BTreeSet::new(),
             cache: VecDeque::new(),
             cache_bytes: 0,
+            now: Time::default(),
         }
     }
 
     /// Takes one input; pushes everything that follows from it.
     pub fn handle(&mut self, input: Input, now: Time, out: &mut Vec<Output>) {
+        self.now = now;
         match input {
             Input::Start => self.start(now, out),
             Input::Done(done) => self.done(done, now, out),
@@ -108,10 +112,49 @@ impl Store {
         }
         let open = self.replicas.values().filter(|r| r.stage == Stage::Open);
         let checkpoints = open.filter_map(|r| r.checkpoint_due(self.config.checkpoint_interval));
-        checkpoints.chain(self.ops.retry_at()).chain(self.journal.next_timeout(self.config.seal_delay)).min()
+        let applies = self.replicas.values().filter(|r| r.stage == Stage::Open);
+        let applies = applies.filter_map(|r| r.apply_due(self.config.apply_delay));
+        let paced = self.ops.pace.ready_at(&self.config).filter(|at| *at > self.now);
+        checkpoints
+            .chain(applies)
+            .chain(paced)
+            .chain(self.ops.retry_at())
+            .chain(self.journal.next_timeout(self.config.seal_delay))
+            .min()
     }
 
-    /// Bytes of records that the images do not hold yet. Grows without bound unless the caller slows down.
+    /// Whether guests should hand over more. Images that can't keep up slow the journal and thereby everybody who waits
+    /// for it; this bounds what is in memory of those who don't wait: the writes that other copies make durable.
+    #[must_use]
+    pub fn admits(&self) -> bool {
+        self.journal.queue_bytes() < self.config.queue_bytes && !self.ops.pace.holds(&self.config)
+    }
+
+    /// Bytes of committed records that are in no image yet.
+    #[must_use]
+    pub fn debt_bytes(&self) -> u64 {
+        self.replicas.values().map(|r| r.debt).sum()
+    }
+
+    /// The debt above which writes are slower than the images.
+    #[must_use]
+    pub fn debt_mark(&self) -> u64 {
+        self.ops.pace.mark(&self.config)
+    }
+
+    /// Bytes of records that the images take in a second, as measured.
+    #[must_use]
+    pub fn apply_rate(&self) -> u64 {
+        self.ops.pace.rate()
+    }
+
+    /// What was written since the start, and what for.
+    #[must_use]
+    pub const fn written(&self) -> Written {
+        self.ops.written
+    }
+
+    /// Bytes of records that the images do not hold yet, committed or not.
     #[must_use]
     pub fn backlog_bytes(&self) -> u64 {
         self.replicas.values().map(|r| r.backlog).sum()
@@ -141,7 +184,7 @@ impl Store {
             Tag::Start(_) | Tag::SegmentHeader | Tag::Head(_) | Tag::Frame(_) => true,
             Tag::Copy(..) | Tag::Removal(_) => false,
         };
-        if self.journal.pressure() || self.ops.short().any(holds_up) {
+        if self.journal.pressure() || self.ops.pace.stands(&self.config) || self.ops.short().any(holds_up) {
             Space::Out
         } else if self.ops.short().any(|tag| tag.volume().is_none_or(|v| v == volume)) {
             Space::Short
@@ -571,6 +614,7 @@ impl Store {
     }
 
     fn pump(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.keep_pace(now);
         if self.journal.pressure() {
             self.touched.extend(self.replicas.keys());
         }
@@ -588,12 +632,34 @@ impl Store {
         }
     }
 
+    /// Looks at all copies together: what of them the images lack, and what a start would replay.
+    fn keep_pace(&mut self, now: Time) {
+        let Store { ops, config, replicas, touched, .. } = self;
+        let (mut debt, mut running, mut applied, mut copies) = (0, false, 0, 0);
+        for r in replicas.values().filter(|r| r.debt > 0 || r.applied_bytes > 0 || r.batch.is_some()) {
+            (debt, running) = (debt + r.debt, running || r.batch.is_some());
+            (applied, copies) = (applied + r.applied_bytes, copies + 1);
+        }
+        ops.pace.note(now, debt, running);
+        if ops.pace.hurries(config) {
+            touched.extend(replicas.values().filter(|r| r.debt > 0 && r.batch.is_none()).map(|r| r.volume));
+        }
+        if applied >= ops.pace.replayable(config) {
+            // Those with more than their share, so that few checkpoints do.
+            for r in replicas.values_mut().filter(|r| r.applied_bytes > 0 && r.applied_bytes >= applied / copies) {
+                r.checkpoint_now |= r.checkpointing.is_none();
+                touched.insert(r.volume);
+            }
+        }
+    }
+
     fn pump_copies(&mut self, now: Time, out: &mut Vec<Output>) {
         let mut broken = Vec::new();
+        let hurry = self.journal.pressure() || self.ops.pace.hurries(&self.config);
         let Store { ops, config, journal, replicas, touched, .. } = self;
         for volume in std::mem::take(touched) {
             if let Some(replica) = replicas.get_mut(&volume) {
-                replica.pump(&mut Cx { ops, out, now, config }, journal);
+                replica.pump(&mut Cx { ops, out, now, config }, journal, hurry);
                 broken.extend(replica.broken.take().map(|why| (volume, why)));
             }
         }

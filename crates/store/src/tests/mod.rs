@@ -4,5 +4,6 @@ mod basic;
 mod disk;
 mod harness;
 mod journal;
+mod pace;
 mod random;
 mod rot;
