@@ -321,9 +321,7 @@ impl Replica {
             self.greet(peer, out);
         }
     }
-}
 
-impl Replica {
     /// An epoch's own first record.
     pub(crate) fn epoch_start(&self, configuration: &Configuration) -> Record {
         let lsn = self.log.last().next();

@@ -30,7 +30,7 @@ use processes::Processes;
 use raw::Raw;
 use report::Outcome;
 use sample::{Sample, Series};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 use uri::{Export, Place};
@@ -49,7 +49,7 @@ pub(crate) fn run(socket: &Path, output: Output, timeout: Option<Duration>, args
             .map_err(CliError::io(format!("write {}", path.display())))?;
     }
     output::print(output, || report::json(&plan, &outcome), || report::text(&plan, &outcome));
-    let mismatches: u64 = outcome.series.iter().flat_map(|s| &s.samples).map(|s| s.mismatches).sum();
+    let mismatches = outcome.mismatches();
     if mismatches > 0 {
         return Err(CliError::Bench(format!(
             "expected every read to return what was written last, found {mismatches} that did not; run `holdfast verify`, and \
@@ -110,10 +110,7 @@ fn confirm(exports: &[Export], plan: &Plan) -> Result<(), CliError> {
     if !std::io::stdin().is_terminal() {
         return Err(CliError::Unsafe(format!("{what}; give --yes if nothing there is needed")));
     }
-    eprint!("{what}. Type yes to go on: ");
-    std::io::stderr().flush().map_err(CliError::io("ask"))?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).map_err(CliError::io("read the answer"))?;
+    let answer = output::ask(&format!("{what}. Type yes to go on: "))?;
     if answer.trim() == "yes" { Ok(()) } else { Err(CliError::Unsafe(format!("{what}; nothing was done"))) }
 }
 

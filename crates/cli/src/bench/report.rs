@@ -25,6 +25,13 @@ pub(crate) struct Outcome {
     pub(crate) peak_memory: Option<u64>,
 }
 
+impl Outcome {
+    /// Reads that did not return what had been written.
+    pub(crate) fn mismatches(&self) -> u64 {
+        self.series.iter().flat_map(|s| &s.samples).map(|s| s.mismatches).sum()
+    }
+}
+
 pub(crate) fn json(plan: &Plan, outcome: &Outcome) -> Value {
     let subject = &outcome.series[0];
     let targets: Vec<Value> = outcome.series.iter().map(target).collect();
@@ -102,7 +109,7 @@ pub(crate) fn text(plan: &Plan, outcome: &Outcome) -> String {
     if let Some(amplification) = amplification(plan, outcome) {
         text.push_str(&format!("each copy wrote {amplification:.2} bytes for a byte of the guest\n"));
     }
-    let mismatches: u64 = outcome.series.iter().flat_map(|s| &s.samples).map(|s| s.mismatches).sum();
+    let mismatches = outcome.mismatches();
     if mismatches > 0 {
         text.push_str(&format!("{mismatches} reads did not return what had been written\n"));
     }

@@ -9,7 +9,7 @@ use holdfast_agent::offline::{self, Options, Place, Report, Upto};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 pub(crate) fn fsck(args: &FsckArgs, output: Output) -> Result<(), CliError> {
@@ -49,11 +49,7 @@ fn ask(report: &Report) -> Result<(), CliError> {
     }
     eprintln!("This would be written:");
     report.repairs().for_each(|what| eprintln!("  {what}"));
-    eprint!("Do it? [y/N] ");
-    std::io::stderr().flush().map_err(CliError::io("ask"))?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).map_err(CliError::io("read the answer"))?;
-    match answer.trim() {
+    match output::ask("Do it? [y/N] ")?.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(CliError::Usage("not repaired: the answer was not y; nothing was written".to_owned())),
     }

@@ -19,7 +19,9 @@ pub(crate) use text::{
 };
 
 use crate::args::Output;
+use crate::error::CliError;
 use serde_json::Value;
+use std::io::Write;
 
 /// Prints one of the two.
 pub(crate) fn print(output: Output, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) {
@@ -27,4 +29,13 @@ pub(crate) fn print(output: Output, json: impl FnOnce() -> Value, text: impl FnO
         Output::Json => println!("{}", json()),
         Output::Table => println!("{}", text().trim_end()),
     }
+}
+
+/// Asks on stderr; the line that is typed on stdin.
+pub(crate) fn ask(question: &str) -> Result<String, CliError> {
+    eprint!("{question}");
+    std::io::stderr().flush().map_err(CliError::io("ask"))?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(CliError::io("read the answer"))?;
+    Ok(answer)
 }

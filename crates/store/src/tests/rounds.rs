@@ -140,10 +140,7 @@ fn repair(h: &mut Harness, base: &Harness, v: VolumeId, seed: u64, tally: &mut T
         let lsn = record.lsn().0;
         h.input(Input::Append { volume: v, records: vec![record] });
         h.quiesce();
-        if has_failed(h, v) {
-            // A damaged page of a table shows when it is used.
-            sentences(h);
-            tally.refused += 1;
+        if refused_late(h, v, tally) {
             return;
         }
         if h.models[&v].durable < lsn && !h.failures.is_empty() {
@@ -165,10 +162,7 @@ fn repair(h: &mut Harness, base: &Harness, v: VolumeId, seed: u64, tally: &mut T
         if h.corrupt_reads == before {
             continue;
         }
-        if has_failed(h, v) {
-            // A damaged page of a table shows when it is used.
-            sentences(h);
-            tally.refused += 1;
+        if refused_late(h, v, tally) {
             return;
         }
         damaged = true;
@@ -183,14 +177,22 @@ fn repair(h: &mut Harness, base: &Harness, v: VolumeId, seed: u64, tally: &mut T
         h.drain_disk();
         assert_eq!(h.corrupt_reads, before, "{seed}: {v}: block {block} is whole again");
     }
-    if has_failed(h, v) {
-        sentences(h);
-        tally.refused += 1;
+    if refused_late(h, v, tally) {
         return;
     }
     assert_eq!(h.store.digest(v), Some(h.models[&v].digest(last)), "{seed}: {v}");
     assert!(h.store.positions(v).is_some_and(|p| p.applied == Lsn(last)), "{seed}: {v}");
     tally.whole += u64::from(!damaged);
+}
+
+/// A page of a table is read when it is needed first: only then a damaged one fails its copy.
+fn refused_late(h: &Harness, v: VolumeId, tally: &mut Tally) -> bool {
+    let failed = has_failed(h, v);
+    if failed {
+        sentences(h);
+        tally.refused += 1;
+    }
+    failed
 }
 
 /// The image of another copy with the same log.
