@@ -334,6 +334,7 @@ impl Disk {
                 return self.settle(op, fate);
             }
             DiskOpKind::Sync => {
+                self.damage.sync_failed(op.file);
                 if let Some(file) = self.files.get_mut(&op.file) {
                     for u in file.undo() {
                         let fate = if u.durable { Fate::Kept } else { Fate::draw(&mut self.rng) };

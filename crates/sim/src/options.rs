@@ -379,6 +379,7 @@ fn draw_store(small: bool, rng: &mut Rng) -> StoreConfig {
         frames_in_flight: index(rng.range(1, 4)),
         frame_bytes: [16 << 10, 64 << 10][index(rng.below(2))],
         max_body_bytes: index(MAX_REQUEST) + 4096,
+        shrink_interval: Duration::from_millis(rng.range(50, 20_000)),
         seal_delay: Duration::from_millis(rng.range(2, 30)),
         checkpoint_bytes: [128 << 10, 1 << 20][index(rng.below(2))],
         checkpoint_interval: Duration::from_millis(rng.range(100, 5_000)),

@@ -13,6 +13,8 @@ pub struct StoreConfig {
     pub min_segments: u32,
     /// Segments that the journal may grow to.
     pub max_segments: u32,
+    /// What was spare for as long is given back, down to `min_segments`.
+    pub shrink_interval: Duration,
     /// Frames being written at the same time.
     pub frames_in_flight: usize,
     /// A frame takes no further record when it has reached this many bytes.
@@ -50,6 +52,7 @@ impl Default for StoreConfig {
             segment_bytes: 16 << 20,
             min_segments: 4,
             max_segments: 64,
+            shrink_interval: Duration::from_secs(60),
             frames_in_flight: 2,
             frame_bytes: 1 << 20,
             max_body_bytes: MAX_BODY_BYTES,
@@ -86,9 +89,11 @@ impl StoreConfig {
         );
         assert!(self.segment_bytes <= 1 << 30, "a segment is read whole at start: at most 1 GiB");
         assert!(self.segment_bytes.is_multiple_of(SECTOR_SIZE as u64), "segments are written with direct I/O");
-        // Some room for the starts of lives with a full journal, which add a segment each.
+        // Some room for the starts of lives with a full journal, and for what must not wait for room in it.
         let most = u32::try_from(SegmentHeader::MAX_CLOSED).expect("120") - 20;
-        assert!(self.min_segments >= 3 && self.min_segments <= self.max_segments && self.max_segments <= most);
+        assert!(self.min_segments >= 3 && self.min_segments <= self.max_segments);
+        // One is written, three are spare.
+        assert!(self.max_segments >= 4 && self.max_segments <= most);
         assert!(self.hung_after <= self.background_hung_after, "what somebody waits for is the more urgent");
         assert!(self.frames_in_flight >= 1 && self.max_body_bytes <= MAX_BODY_BYTES);
         assert!(self.frame_bytes + padded(body) <= FrameHeader::MAX_BYTES, "a frame's length fits its format");

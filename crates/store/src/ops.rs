@@ -24,6 +24,8 @@ pub(crate) enum Tag {
     Start(u32),
     /// A zeroed segment file for this slot.
     Slot(u32),
+    /// The file of this slot goes away.
+    Removal(u32),
     /// Header of the segment that is being opened.
     SegmentHeader,
     /// The head's file is made (false) or names the segment that is being opened (true).
@@ -69,7 +71,7 @@ impl Tag {
                 _,
                 CopyTag::Superblock | CopyTag::Page(..) | CopyTag::Read(..) | CopyTag::Repair(..) | CopyTag::Log(..),
             ) => Some(config.hung_after),
-            Tag::Copy(_, CopyTag::Delete) => None,
+            Tag::Removal(_) | Tag::Copy(_, CopyTag::Delete) => None,
             Tag::Start(_) | Tag::Slot(_) | Tag::Copy(..) => Some(config.background_hung_after),
         }
     }

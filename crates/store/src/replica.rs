@@ -100,6 +100,8 @@ pub(crate) struct Replica {
     /// Durable in the superblock, unlike `sb.checkpoint`, which may be on its way.
     pub(crate) checkpoint: Lsn,
     pub(crate) trim: Lsn,
+    /// The lesser of the last two, as the journal knows it.
+    free: Lsn,
     pub(crate) log: BTreeMap<Lsn, Entry>,
     pub(crate) commands: VecDeque<Command>,
     /// A promise or adoption is being made durable.
@@ -166,6 +168,7 @@ impl Replica {
             applied: checkpoint,
             checkpoint,
             trim: Lsn::ZERO,
+            free: Lsn::ZERO,
             log: BTreeMap::new(),
             commands: VecDeque::new(),
             barrier: false,
@@ -223,6 +226,8 @@ impl Replica {
         if let Some(last) = self.cut.take() {
             journal.clip(self.volume, last);
         }
+        let free = self.checkpoint.min(self.trim);
+        journal.unrest |= std::mem::replace(&mut self.free, free) != free;
         // What a checkpoint that has just ended gives back is room for the next batch.
         self.count_pages(cx);
         if self.stage == Stage::Open {
@@ -277,6 +282,11 @@ impl Replica {
                 Command::Adopt { epoch, table, cut_after } => self.adopt(cx, epoch, table, cut_after),
             }
         }
+    }
+
+    /// A promise or an adoption can't go on before what was appended is durable.
+    pub(crate) fn waits_to_drain(&self) -> bool {
+        !self.barrier && self.commands.front().is_some_and(|c| !matches!(c, Command::Append(_)))
     }
 
     fn drained_for_cut(&self, cut_after: Lsn, journal: &mut Journal) -> bool {

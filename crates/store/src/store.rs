@@ -10,6 +10,7 @@ use crate::io::{DiskDone, DiskError, DiskOpKind, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
 use crate::ops::{CopyTag, Cx, Hung, Ops, Tag};
 use crate::replica::{Command, Replica, Stage};
+use crate::ring::{Failed, Held};
 use crate::start::{Found, Progress, Start};
 use crate::superblock::Waiter;
 use holdfast_format::{PAGE_BYTES, Superblock, TableRoots, TableSums};
@@ -61,6 +62,8 @@ enum Phase {
 #[derive(Debug, Default)]
 struct Leaving {
     orphans: BTreeSet<Epoch>,
+    /// What the journal keeps for it; everything, if it could not even be opened.
+    held: Held,
     /// To be removed; false for a copy that only failed.
     delete: bool,
     /// Leftover of an interrupted creation or deletion: nobody asked.
@@ -151,7 +154,7 @@ impl Store {
         let holds_up = |tag| match tag {
             Tag::Slot(_) => opening,
             Tag::Start(_) | Tag::SegmentHeader | Tag::Head(_) | Tag::Frame(_) => true,
-            Tag::Copy(..) => false,
+            Tag::Copy(..) | Tag::Removal(_) => false,
         };
         if self.journal.pressure() || self.ops.short().any(holds_up) {
             Space::Out
@@ -246,8 +249,10 @@ impl Store {
         match (tag, result) {
             (Tag::Start(number), result) => self.start_done(number, result, now, out),
             (Tag::Copy(volume, tag), result) => self.copy_done(volume, (tag, file), result, now, out),
+            (Tag::Removal(slot), Err(DiskError::NotFound)) => self.journal.slot_removed(slot),
             (_, Err(error)) => self.fail_journal(&format!("{file} can't be written: {error}; {WHAT_TO_DO}"), out),
             (Tag::Slot(slot), Ok(_)) => self.journal.slot_created(slot),
+            (Tag::Removal(slot), Ok(_)) => self.journal.slot_removed(slot),
             (Tag::SegmentHeader, Ok(_)) => {
                 let Store { ops, config, journal, .. } = self;
                 journal.write_head(&mut Cx { ops, out, now, config });
@@ -546,7 +551,8 @@ impl Store {
         self.ops.pages.leaves(volume, replica.pages_counted);
         self.ops.drop_parked(volume);
         self.journal.drop_queued(volume);
-        self.leaving.insert(volume, Leaving { orphans: replica.orphans, ..Leaving::default() });
+        let held = Held::by(&replica);
+        self.leaving.insert(volume, Leaving { orphans: replica.orphans, held, ..Leaving::default() });
     }
 
     fn fail_copy(&mut self, volume: VolumeId, reason: &str, out: &mut Vec<Output>) {
@@ -639,10 +645,16 @@ impl Store {
         let Store { ops, config, journal, replicas, .. } = self;
         let cx = &mut Cx { ops, out, now, config };
         journal.create_head(cx);
-        if journal.spares.is_empty() {
+        if journal.spares.is_empty() && journal.may_add() {
             journal.create_spare(cx);
-        } else if journal.head == HeadFile::Present {
-            journal.open_first_segment(cx, replicas, &failed);
+        } else if journal.spares.is_empty()
+            || (journal.head == HeadFile::Present && !journal.open_first_segment(cx, replicas, &failed))
+        {
+            self.fail_journal(
+                "expected room for one more segment, found as many as the format allows, all of them needed by copies that failed or \
+                 wait for a quorum: replace or delete the copies that failed, elsewhere, and then this node's data directory",
+                out,
+            );
         }
     }
 
@@ -694,8 +706,8 @@ impl Store {
     }
 
     /// Copies that are out of service and whose superblock is there: the next start would open them.
-    fn failed(&self) -> BTreeSet<VolumeId> {
-        self.leaving.iter().filter(|(_, l)| !l.superblock_gone).map(|(volume, _)| *volume).collect()
+    fn failed(&self) -> Failed {
+        self.leaving.iter().filter(|(_, l)| !l.superblock_gone).map(|(volume, l)| (*volume, l.held)).collect()
     }
 
     /// Forgets pages of tables above the bound, of the copy that has most of them.

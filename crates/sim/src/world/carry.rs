@@ -367,6 +367,10 @@ fn brief(message: &Message) -> String {
             format!("Append {epoch} committed {committed}: {}", span(records))
         }
         Message::LogPart { epoch, from, records } => format!("LogPart {epoch} from {from}: {}", span(records)),
+        Message::Block { block, data } => match data {
+            Some(data) => format!("Block {block:?}: {} bytes", data.len()),
+            None => format!("Block {block:?}: refused"),
+        },
         other => format!("{other:?}"),
     }
 }

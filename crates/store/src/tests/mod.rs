@@ -5,6 +5,7 @@ mod disk;
 mod faults;
 mod harness;
 mod hold;
+mod journal;
 mod large;
 mod random;
 mod rot;
