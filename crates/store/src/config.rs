@@ -28,8 +28,22 @@ pub struct StoreConfig {
     pub checkpoint_bytes: u64,
     /// Time after which a checkpoint is due if anything was applied.
     pub checkpoint_interval: Duration,
+    /// What a start replays is kept below this, as far as the measured speed of the images tells.
+    pub replay_target: Duration,
     /// Bytes of records applied to an image as one batch.
     pub apply_batch_bytes: u64,
+    /// Committed records wait in memory for so many bytes of them, so that a block that is written often is written to the
+    /// image once; over all volumes.
+    pub apply_start_bytes: u64,
+    /// They wait no longer than this.
+    pub apply_delay: Duration,
+    /// Writes to an image in flight, of each copy: reads and the journal share the device with them.
+    pub apply_in_flight: usize,
+    /// Bytes of committed records that are in no image yet, over all volumes, at which writes stop; from half of it on
+    /// they are slowed.
+    pub debt_bytes: u64,
+    /// Bytes that wait for the journal, over all volumes, above which guests hand over nothing more.
+    pub queue_bytes: u64,
     /// Largest write to an image or a table.
     pub apply_write_bytes: usize,
     /// Memory for pages of block and region tables, in bytes over all volumes.
@@ -59,7 +73,13 @@ impl Default for StoreConfig {
             seal_delay: Duration::from_millis(20),
             checkpoint_bytes: 64 << 20,
             checkpoint_interval: Duration::from_secs(5),
-            apply_batch_bytes: 8 << 20,
+            replay_target: Duration::from_secs(5),
+            apply_batch_bytes: 32 << 20,
+            apply_start_bytes: 32 << 20,
+            apply_delay: Duration::from_millis(500),
+            apply_in_flight: 16,
+            debt_bytes: 128 << 20,
+            queue_bytes: 64 << 20,
             apply_write_bytes: 1 << 20,
             table_bytes: 128 << 20,
             apply_batch_pages: 512,
@@ -95,6 +115,7 @@ impl StoreConfig {
         // One is written, three are spare.
         assert!(self.max_segments >= 4 && self.max_segments <= most);
         assert!(self.hung_after <= self.background_hung_after, "what somebody waits for is the more urgent");
+        assert!(self.apply_in_flight >= 1 && self.debt_bytes >= 4 && self.queue_bytes >= 1);
         assert!(self.frames_in_flight >= 1 && self.max_body_bytes <= MAX_BODY_BYTES);
         assert!(self.frame_bytes + padded(body) <= FrameHeader::MAX_BYTES, "a frame's length fits its format");
     }

@@ -14,7 +14,7 @@
 
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{Cx, Tag};
-use crate::replica::{Location, Replica};
+use crate::replica::{Location, Replica, len_of};
 use crate::ring::{Active, Failed, Opening, Purpose, Segment, Switch};
 use bytes::Bytes;
 use holdfast_format::{CommitMark, FrameHeader, FrameSlot, Record, padded};
@@ -42,6 +42,8 @@ pub(crate) struct Journal {
     pub(crate) head: HeadFile,
     /// Records wait for room that only a release gives.
     pub(crate) starved: bool,
+    /// What is due waits for a file that is being made, and for no time.
+    awaits_spare: bool,
     /// Something may have become superfluous since the journal was last looked over.
     pub(crate) unrest: bool,
     /// When what was spare all the time is given back.
@@ -54,6 +56,7 @@ pub(crate) struct Journal {
     pub(crate) beyond: usize,
     pub(crate) removing: Option<u32>,
     queue: VecDeque<Record>,
+    queue_bytes: u64,
     /// Commit positions that no record carries yet, and since when.
     marks: BTreeMap<VolumeId, (Lsn, Time)>,
     flights: BTreeMap<u64, Flight>,
@@ -109,6 +112,7 @@ impl Journal {
             creating: None,
             head: HeadFile::Missing,
             starved: false,
+            awaits_spare: false,
             unrest: true,
             shrink_at: None,
             least_spares: 0,
@@ -116,6 +120,7 @@ impl Journal {
             beyond: 0,
             removing: None,
             queue: VecDeque::new(),
+            queue_bytes: 0,
             marks: BTreeMap::new(),
             flights: BTreeMap::new(),
             content_seq: 0,
@@ -129,6 +134,7 @@ impl Journal {
         if self.marks.get(&header.volume).is_some_and(|(committed, _)| *committed <= header.committed) {
             self.marks.remove(&header.volume);
         }
+        self.queue_bytes += len_of(&record);
         self.queue.push_back(record);
     }
 
@@ -137,6 +143,11 @@ impl Journal {
         if !mutated(Mutant::NoCommitMarks) {
             self.marks.entry(volume).or_insert((committed, now)).0 = committed;
         }
+    }
+
+    /// Bytes of records that were not issued yet.
+    pub(crate) const fn queue_bytes(&self) -> u64 {
+        self.queue_bytes
     }
 
     /// No segment can be had: copies should do what frees one.
@@ -160,11 +171,13 @@ impl Journal {
     /// Drops records of this volume beyond `last` that have not been issued.
     pub(crate) fn drop_queued_after(&mut self, volume: VolumeId, last: Lsn) {
         self.queue.retain(|record| record.header().volume != volume || record.lsn() <= last);
+        self.queue_bytes = self.queue.iter().map(len_of).sum();
     }
 
     /// Drops what waits for this volume.
     pub(crate) fn drop_queued(&mut self, volume: VolumeId) {
         self.queue.retain(|record| record.header().volume != volume);
+        self.queue_bytes = self.queue.iter().map(len_of).sum();
         self.marks.remove(&volume);
     }
 
@@ -191,7 +204,8 @@ impl Journal {
 
     /// When the journal wants to be called though nothing happens.
     pub(crate) fn next_timeout(&self, cx_seal: std::time::Duration) -> Option<Time> {
-        if self.active.is_none() || self.opening.is_some() || self.starved || !self.flights.is_empty() {
+        let blocked = self.starved || self.awaits_spare;
+        if self.active.is_none() || self.opening.is_some() || blocked || !self.flights.is_empty() {
             return None;
         }
         let marks = self.marks.values().map(|(_, since)| *since + cx_seal).min();
@@ -203,10 +217,12 @@ impl Journal {
         self.keep_spares(cx);
         self.shrink(cx, replicas, failed);
         self.end_reserve(cx, replicas, failed);
+        self.awaits_spare = false;
         while self.flights.values().filter(|f| !f.done).count() < cx.config.frames_in_flight {
-            let pick = Pick::all();
+            let held = cx.ops.pace.holds(cx.config);
+            let pick = if held { Pick { marks: true, upto: Some(self.urgent(replicas)) } } else { Pick::all() };
             if !self.wants_frame(&pick, cx.now, cx.config.seal_delay) {
-                self.starved = false;
+                self.starved &= held && !self.queue.is_empty();
                 break;
             }
             if self.opening.is_some() {
@@ -217,8 +233,13 @@ impl Journal {
                 self.issue(&pick, cx, replicas);
                 continue;
             }
-            self.starved =
-                self.is_reserved() || self.switch_segment(cx, replicas, failed, Purpose::Records) == Switch::Full;
+            let switch = if self.is_reserved() {
+                Switch::Full
+            } else {
+                self.switch_segment(cx, replicas, failed, Purpose::Records)
+            };
+            self.starved = switch == Switch::Full;
+            self.awaits_spare = switch == Switch::Later;
             if !self.starved || !self.use_reserve(cx, replicas, failed) {
                 break;
             }
@@ -298,7 +319,8 @@ impl Journal {
     fn issue(&mut self, pick: &Pick, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>) {
         let marks = if pick.marks { self.take_marks(cx, replicas) } else { Vec::new() };
         let room = self.active.as_ref().expect("a segment is open").room;
-        let records = self.take_records(pick, marks.len(), room.min(u64::from(cx.config.frame_bytes)), room);
+        let target = u64::from(cx.ops.pace.frame_bytes(cx.config));
+        let records = self.take_records(pick, marks.len(), room.min(target), room);
         let slots: Vec<FrameSlot> = records.iter().map(|r| FrameSlot::Record(*r.header())).chain(marks).collect();
         let count = u16::try_from(slots.len()).expect("at most 256");
         let total: u32 = FrameHeader::head_len(count) + slots.iter().map(|s| padded(s.body_len())).sum::<u32>();
@@ -312,6 +334,7 @@ impl Journal {
             total_len: total,
             slots_sum: 0,
         };
+        cx.ops.pace.issued(u64::from(total), cx.config);
         let mut data = vec![header.encode_head(&slots)];
         let offset = self.place(&records, &slots, total, replicas);
         for record in records {
@@ -359,7 +382,9 @@ impl Journal {
                 break;
             }
             bodies += u64::from(padded(record.header().body_len));
-            records.push(self.queue.remove(index).expect("found just now"));
+            let record = self.queue.remove(index).expect("found just now");
+            self.queue_bytes -= len_of(&record);
+            records.push(record);
         }
         records
     }

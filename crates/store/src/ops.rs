@@ -11,7 +11,9 @@
 use crate::api::Output;
 use crate::config::StoreConfig;
 use crate::io::{DiskOp, DiskOpKind, FileId, OpId};
+use crate::pace::Pace;
 use crate::pages::PagesHeld;
+use crate::stats::Written;
 use holdfast_format::{TableKind, TablePage};
 use holdfast_types::{Time, VolumeId};
 use std::collections::BTreeMap;
@@ -115,6 +117,8 @@ pub(crate) struct Ops {
     retry_at: Option<Time>,
     /// What the copies hold of another thing that is short: memory for tables.
     pub(crate) pages: PagesHeld,
+    pub(crate) written: Written,
+    pub(crate) pace: Pace,
 }
 
 impl Ops {
@@ -204,6 +208,9 @@ impl Cx<'_> {
     }
 
     fn give_out(&mut self, tag: Tag, file: FileId, kind: DiskOpKind, short: bool) {
+        if !short {
+            self.ops.written.count(file, &kind);
+        }
         let again =
             (!matches!(kind, DiskOpKind::Read { .. } | DiskOpKind::List | DiskOpKind::Sync)).then(|| kind.clone());
         let id = OpId(self.ops.next);

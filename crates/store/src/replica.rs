@@ -135,6 +135,10 @@ pub(crate) struct Replica {
     pub(crate) backlog: u64,
     /// Where batches end, because somebody wants to know the digest there.
     pub(crate) digests_at: BTreeSet<Lsn>,
+    /// Those that are committed.
+    pub(crate) debt: u64,
+    /// Since when the oldest one of them could be applied.
+    pub(crate) debt_since: Option<Time>,
     /// The log was cut after this: the journal need not keep what was cut.
     pub(crate) cut: Option<Lsn>,
     /// The copy must not go on: why.
@@ -145,7 +149,8 @@ pub(crate) struct Replica {
     pub(crate) cached_upto: Lsn,
 }
 
-fn len_of(record: &Record) -> u64 {
+/// Bytes of a record with its header.
+pub(crate) fn len_of(record: &Record) -> u64 {
     u64::try_from(record.len_bytes()).expect("a record is about 1 MiB")
 }
 
@@ -193,6 +198,8 @@ impl Replica {
             orphans: BTreeSet::new(),
             backlog: 0,
             digests_at: BTreeSet::new(),
+            debt: 0,
+            debt_since: None,
             cut: None,
             loading: 0,
             cached_upto: checkpoint,
@@ -222,7 +229,9 @@ impl Replica {
     }
 
     /// Does what can be done now: commands, then applying, then a checkpoint.
-    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>, journal: &mut Journal) {
+    ///
+    /// `hurry`: committed records wait for no others to be applied with.
+    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>, journal: &mut Journal, hurry: bool) {
         if let Some(last) = self.cut.take() {
             journal.clip(self.volume, last);
         }
@@ -242,9 +251,10 @@ impl Replica {
             self.checkpoint_now |= journal.pressure() && self.applied > self.checkpoint;
         }
         if matches!(self.stage, Stage::Replaying | Stage::Open) {
-            self.pump_apply(cx);
+            let hurry = hurry || self.stage == Stage::Replaying;
+            self.pump_apply(cx, hurry);
             if self.pump_hold(cx, journal) {
-                self.pump_apply(cx);
+                self.pump_apply(cx, hurry);
             }
             self.finish_replay(cx);
             let presses = cx.ops.pages.presses(self.tables.changed(), cx.config.table_pages());
@@ -270,6 +280,7 @@ impl Replica {
             match self.commands.pop_front().expect("there is one in front") {
                 Command::Append(records) => {
                     for record in records {
+                        cx.ops.written.guest += u64::from(record.header().body_len);
                         self.append(record, journal);
                     }
                 }
@@ -352,8 +363,10 @@ impl Replica {
         while self.committed < upto {
             self.committed = self.committed.next();
             let entry = self.log.get(&self.committed).expect("records above the checkpoint are in the log");
+            let record = entry.record.as_ref().expect("records above applied are in memory");
+            self.debt += len_of(record);
             if !mutated(Mutant::ReadsSkipOverlay) {
-                self.overlay.insert(entry.record.as_ref().expect("records above applied are in memory"));
+                self.overlay.insert(record);
             }
         }
     }

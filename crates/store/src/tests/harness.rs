@@ -26,6 +26,9 @@ pub(crate) fn small() -> StoreConfig {
         checkpoint_bytes: 150 << 10,
         checkpoint_interval: Duration::from_millis(500),
         apply_batch_bytes: 48 << 10,
+        apply_start_bytes: 96 << 10,
+        apply_delay: Duration::from_millis(100),
+        apply_in_flight: 4,
         apply_write_bytes: 16 << 10,
         cache_bytes: 40 << 10,
         ..StoreConfig::default()
@@ -497,7 +500,7 @@ impl Harness {
             head: false,
             tail: false,
             range,
-            body: Bytes::from(vec![u8::try_from(lsn).expect("small"); body]),
+            body: Bytes::from(vec![u8::try_from(lsn % 251).expect("small"); body]),
         });
         m.push(record.clone());
         self.input(Input::Append { volume: v, records: vec![record] });

@@ -7,6 +7,7 @@ mod harness;
 mod hold;
 mod journal;
 mod large;
+mod pace;
 mod random;
 mod rot;
 mod rounds;

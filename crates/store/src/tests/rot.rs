@@ -256,6 +256,10 @@ fn with_tables(seed: u64, midway: bool) -> Harness {
         let durable = h.models[&V1].durable;
         h.commit(V1, durable);
         if midway {
+            // Nothing is applied at once.
+            while h.store.debt_bytes() > 0 && !h.disk.in_flight.iter().any(|(_, op)| op.file == FileId::Image(V1)) {
+                assert!(h.complete_one() || h.tick(), "what is committed is applied");
+            }
             let done = h.rng.below(25);
             (0..done).for_each(|_| {
                 let _ = h.complete_one() || h.tick();
