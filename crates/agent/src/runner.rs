@@ -65,10 +65,8 @@ struct Runner {
     unix_ms_at_zero: u64,
     questions: BTreeMap<u64, Question>,
     next_question: u64,
-    /// Whether the shard takes more from guests, as all connections were told.
-    admitted: bool,
-    /// There may be connections that were told nothing yet.
-    exports_changed: bool,
+    /// Whether the shard takes more from guests, as all connections were told. `None`: some were told nothing yet.
+    admitted: Option<bool>,
 }
 
 /// Runs until the control plane says stop or is gone. `ready` is told once the shard has everything that it needs to start.
@@ -112,8 +110,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         unix_ms_at_zero: random::unix_ms().saturating_sub(now.0 / 1_000_000),
         questions: BTreeMap::new(),
         next_question: 0,
-        admitted: false,
-        exports_changed: true,
+        admitted: None,
     };
     r.shard.handle(Input::Start, now, &mut r.out);
     r.finish(now);
@@ -191,7 +188,7 @@ impl Runner {
             guests.set_accepts(volume, shard.accepts(volume));
             guests.set_mute(volume, shard.is_in_doubt(volume));
         };
-        if std::mem::replace(&mut self.admitted, admits) != admits || std::mem::take(&mut self.exports_changed) {
+        if self.admitted.replace(admits) != Some(admits) {
             self.local.views.iter().for_each(|view| tell(view.volume));
         } else {
             shard.maintained().iter().copied().for_each(tell);
@@ -372,7 +369,7 @@ impl Runner {
 
     /// Every volume with a copy here has a socket; who may not attach is told who is primary.
     fn follow_views(&mut self) {
-        self.exports_changed = true;
+        self.admitted = None;
         for view in &self.local.views {
             let Some(name) = self.names.get(&view.volume) else { continue };
             if let Err(error) = guests::export(&self.guests, view.volume, name, view.size.bytes()) {
