@@ -13,7 +13,7 @@ use holdfast_cli::workload::{Plan, Workload};
 use holdfast_tests::{PATIENCE, TestCluster, binary, number_from_env, tool};
 use holdfast_types::Rng;
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -52,15 +52,20 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Changes one byte; gives what it is now.
+/// Memory that direct I/O takes.
+#[repr(align(4096))]
+struct Aligned([u8; 4096]);
+
+/// Changes one byte. Past the page cache: a page that is written there while an agent writes the file directly is an error of the
+/// kernel, for whoever syncs the file next.
 fn rot(file: &Path, rng: &mut Rng) {
-    let open = OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let open = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(file).unwrap();
     let at = rng.below(open.metadata().unwrap().len());
-    let mut byte = [0];
-    open.read_exact_at(&mut byte, at).unwrap();
-    let flip = u8::try_from(rng.range(1, 255)).unwrap();
-    open.write_all_at(&[byte[0] ^ flip], at).unwrap();
-    open.sync_all().unwrap();
+    let (start, within) = (at / 512 * 512, usize::try_from(at % 512).unwrap());
+    let mut sector = Aligned([0; 4096]);
+    open.read_exact_at(&mut sector.0[..512], start).unwrap();
+    sector.0[within] ^= u8::try_from(rng.range(1, 255)).unwrap();
+    open.write_all_at(&sector.0[..512], start).unwrap();
 }
 
 fn scrub(cluster: &TestCluster, node: usize) -> Output {
