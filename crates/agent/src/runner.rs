@@ -177,6 +177,9 @@ impl Runner {
             let (accepts, mute) = (self.shard.accepts(volume), self.shard.is_in_doubt(volume));
             let mut guests = self.guests.borrow_mut();
             guests.set_accepts(volume, accepts);
+            if let Some(size) = self.shard.size(volume) {
+                guests.set_size(volume, size.bytes());
+            }
             guests.set_mute(volume, mute);
         }
         self.guests.borrow_mut().loop_runs_until(self.shard.awaited() + self.gap);
@@ -360,7 +363,8 @@ impl Runner {
     fn follow_views(&mut self) {
         for view in &self.local.views {
             let Some(name) = self.names.get(&view.volume) else { continue };
-            if let Err(error) = guests::export(&self.guests, view.volume, name, view.size.bytes()) {
+            let size = self.shard.size(view.volume).unwrap_or(view.size);
+            if let Err(error) = guests::export(&self.guests, view.volume, name, size.bytes()) {
                 tracing::error!(volume = name, %error, "the volume's socket could not be opened");
             }
             if !self.shard.is_serving(view.volume) {

@@ -26,7 +26,7 @@ pub struct ErrorTally {
 }
 
 /// One of each, some more than once: every class of operation comes often.
-const HISTORY: [Op; 22] = [
+const HISTORY: [Op; 27] = [
     Op::Batch,
     Op::Commit,
     Op::Checkpoint,
@@ -49,6 +49,11 @@ const HISTORY: [Op; 22] = [
     Op::Checkpoint,
     Op::Delete,
     Op::Write,
+    Op::Resize,
+    Op::Checkpoint,
+    Op::Resize,
+    Op::Write,
+    Op::Checkpoint,
 ];
 const SECONDS: Duration = Duration::from_secs(5);
 

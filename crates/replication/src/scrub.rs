@@ -153,10 +153,11 @@ impl Replica {
         if self.scrub.next_timeout().is_none_or(|due| now < due) {
             return;
         }
-        let blocks = self.view.size.blocks().0;
+        let blocks = self.log.size().blocks().0;
+        self.scrub.status.blocks = blocks;
         let start = self.scrub.status.next.0;
         let tag = self.next_tag();
-        let range = BlockRange::new(start, CHUNK.min(blocks - start));
+        let range = BlockRange::new(start, CHUNK.min(blocks.saturating_sub(start)));
         if range.is_empty() {
             self.end_pass(blocks, now, out);
             return;

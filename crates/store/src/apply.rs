@@ -33,6 +33,8 @@ pub(crate) struct Batch {
     leaves: BTreeMap<(TableKind, u64), bool>,
     /// The ones that are here to stay until it is written.
     pinned: Vec<(TableKind, u64)>,
+    /// It is this record alone, which gives the volume another size.
+    pub(crate) resize: Option<Record>,
     /// Pages of the tables that it may need, with those above the leaves.
     pub(crate) reserved: usize,
     /// Writes and leaves.
@@ -48,7 +50,8 @@ impl Replica {
     /// Starts the next batch if none is under way. Batches without blocks end at once, hence the loop.
     pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>) {
         // A block is never in flight twice: what is being repaired must not be overtaken by its next change.
-        while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() {
+        while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() && !self.cut_is_fresh()
+        {
             let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };
             let bound = if mutated(Mutant::AppliesUncommitted) { self.durable } else { self.committed.min(known) };
             let bound = self.hold.as_ref().map_or(Lsn(u64::MAX), Hold::at).min(bound);
@@ -67,22 +70,26 @@ impl Replica {
                 return;
             }
             let mut batch = self.collect(bound, cx.config);
+            if batch.resize.is_some() && self.checkpointing.is_some() {
+                return;
+            }
             if !self.finds_room(cx, batch.reserved) {
                 return;
             }
             let leaves = std::mem::take(&mut batch.leaves);
-            let kinds = image_ops(&batch.runs, cx.config.apply_write_bytes);
+            let resize = batch.resize.as_ref().map(|record| self.length_ops(record));
+            let ops = resize.unwrap_or_else(|| self.image_ops(&batch.runs, cx.config.apply_write_bytes));
             if mutated(Mutant::OverlayClearedEarly) {
                 batch.runs.iter().for_each(|(start, end, _)| self.overlay.remove_upto(start, end, batch.upto));
             }
             // One more than there is, so that it does not end before everything was asked for.
-            self.batch = Some(Batch { missing: kinds.len() + leaves.len() + 1, ..batch });
+            self.batch = Some(Batch { missing: ops.len() + leaves.len() + 1, ..batch });
             self.count_pages(cx);
             for ((kind, leaf), create) in leaves {
                 self.leaf_for_batch(cx, kind, leaf, create);
             }
-            for kind in kinds {
-                cx.copy_op(self.volume, CopyTag::Apply, FileId::Image(self.volume), kind);
+            for (file, kind) in ops {
+                cx.copy_op(self.volume, CopyTag::Apply, file, kind);
             }
             self.apply_done(cx);
         }
@@ -122,12 +129,17 @@ impl Replica {
         self.batch.as_ref().is_some_and(|b| b.runs.get(block).is_some())
     }
 
+    fn image_ops(&self, runs: &RunMap, max_write: usize) -> Vec<(FileId, DiskOpKind)> {
+        image_ops(runs, max_write).into_iter().map(|kind| (FileId::Image(self.volume), kind)).collect()
+    }
+
     fn collect(&self, bound: Lsn, config: &StoreConfig) -> Batch {
         let mut batch = Batch {
             upto: self.applied,
             runs: RunMap::default(),
             leaves: BTreeMap::new(),
             pinned: Vec::new(),
+            resize: None,
             reserved: 0,
             missing: 0,
             bytes: 0,
@@ -138,19 +150,29 @@ impl Replica {
             && batch.leaves.len() < config.apply_batch_pages
             && !ends_at(&batch)
         {
+            let record = self.unapplied(batch.upto.next());
+            let resizes = record.header().kind == RecordKind::Resize;
+            if resizes && batch.upto > self.applied {
+                break;
+            }
             batch.upto = batch.upto.next();
-            let record = self.unapplied(batch.upto);
             batch.bytes += u64::try_from(record.len_bytes()).expect("about 1 MiB");
             if record.header().kind == RecordKind::WriteZeroes {
                 // Small as it is, it changes an entry of the table for each block, in one go.
                 zeroed += record.header().range.count.0 * ZEROED_BLOCK;
             }
             batch.runs.insert(record);
+            if resizes {
+                batch.resize = Some(record.clone());
+                batch.note_edge(record);
+                break;
+            }
             batch.note_leaves(record);
         }
         let of = |kind| batch.leaves.range((kind, 0)..=(kind, u64::MAX)).count();
         let (blocks, regions) = (of(TableKind::Blocks), of(TableKind::Regions));
-        let pages = pages_for(blocks, self.sb.size.blocks().0) + pages_for(regions, self.sb.size.regions());
+        let size = self.image_size();
+        let pages = pages_for(blocks, size.blocks().0) + pages_for(regions, size.regions());
         // They will be held until a checkpoint has written them.
         batch.reserved = 2 * pages;
         batch
@@ -172,7 +194,10 @@ impl Replica {
 
     fn batch_written(&mut self, cx: &mut Cx<'_>) {
         let batch = self.batch.take().expect("the batch that was written");
-        for (start, end, record) in batch.runs.iter() {
+        if let Some(record) = &batch.resize {
+            self.resize_tables(record);
+        }
+        for (start, end, record) in batch.runs.iter().filter(|_| batch.resize.is_none()) {
             self.tables.touch_regions(start, end, record.lsn());
             let header = record.header();
             if header.kind == RecordKind::Write {
@@ -212,6 +237,16 @@ impl Replica {
 }
 
 impl Batch {
+    /// The last leaves that stay: the ways to them are all that a cut changes.
+    fn note_edge(&mut self, record: &Record) {
+        let range = record.header().range;
+        if !range.is_empty() {
+            let last = range.start.0 - 1;
+            self.leaves.insert((TableKind::Blocks, TablePage::leaf_of(last).index), true);
+            self.leaves.insert((TableKind::Regions, TablePage::leaf_of(last / REGION_BLOCKS).index), true);
+        }
+    }
+
     /// The leaves that a record changes.
     fn note_leaves(&mut self, record: &Record) {
         let header = record.header();
