@@ -68,8 +68,13 @@ async fn acknowledges(cluster: &TestCluster, workload: &Workload, more: u64) {
     done.await.unwrap_or_else(|e| panic!("{e}"));
 }
 
-async fn in_sync(cluster: &TestCluster) {
+/// Every copy is there and follows, also under load.
+async fn healthy(cluster: &TestCluster) {
     cluster.wait_healthy(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+}
+
+async fn in_sync(cluster: &TestCluster) {
+    healthy(cluster).await;
     cluster.wait_in_sync(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
 }
 
@@ -93,7 +98,7 @@ async fn a_volume_changes_its_size_while_nodes_come_and_go() {
     assert_eq!(size(&uri), 128 * MIB);
     qemu_io(&uri, &["read -P 0 64M 64M", "write -P 0x5a 100M 28M", "flush"]);
     cluster.launch(away).unwrap();
-    in_sync(&cluster).await;
+    healthy(&cluster).await;
 
     // Another primary has the same size, and what was written behind the old end.
     cluster.kill(primary);
@@ -124,14 +129,15 @@ async fn a_volume_changes_its_size_while_nodes_come_and_go() {
     let said = String::from_utf8_lossy(&beyond.stdout).into_owned() + &String::from_utf8_lossy(&beyond.stderr);
     assert!(!said.contains("read 2097152/2097152"), "{said}");
     cluster.launch(primary).unwrap();
-    in_sync(&cluster).await;
+    healthy(&cluster).await;
 
     // As large as it was: zeros where it was cut, under every primary.
     resize(&cluster, primary, "128MiB", &[]).await;
     acknowledges(&cluster, &workload, 100).await;
     let to = cluster.nodes()[primary].name().to_owned();
-    cluster.failover(VOLUME, &to, false).await.unwrap_or_else(|e| panic!("{e}"));
-    let uri = served_at(&cluster).await;
+    let moved = run(&cluster, ask, &["failover", VOLUME, "--to", &to]).await;
+    assert!(moved.status.success(), "{moved:?}");
+    let uri = cluster.uri(primary, VOLUME);
     qemu_io(&uri, &["read -P 0 48M 80M", "write -P 0x66 127M 1M", "flush"]);
     let progress = workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     assert!(progress.violations.is_empty() && progress.failure.is_none(), "{progress:#?}");

@@ -364,8 +364,7 @@ impl Shard {
     /// Whether guests of `volume` may hand over more.
     #[must_use]
     pub fn accepts(&self, volume: VolumeId) -> bool {
-        self.store.backlog_bytes() < self.config.limits.admitted_bytes as u64 * 2
-            && self.copies.get(&volume).and_then(|c| c.replica.as_ref()).is_some_and(Replica::accepts)
+        self.store.admits() && self.copies.get(&volume).and_then(|c| c.replica.as_ref()).is_some_and(Replica::accepts)
     }
 
     /// Whether guests of `volume` are served here.

@@ -299,7 +299,7 @@ impl Replica {
             promised: self.log.promised,
             size: self.log.sizes.at(self.log.positions.committed),
             positions: self.log.positions,
-            scrub: self.scrub.status.clone(),
+            scrub: self.scrub.status_of(self.log.size().blocks().0),
             verify: self.verify_status(),
             lost: match &self.role {
                 Role::Reign(r) => r.lost(),

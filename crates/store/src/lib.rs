@@ -12,6 +12,7 @@
 //! | `journal`, `ring` | group commit; segments and their reuse |
 //! | `replica`, `superblock` | one copy: positions, commands, what it must remember |
 //! | `apply`, `checkpoint`, `resize`, `tables`, `pages`, `runs` | image, tables, digest |
+//! | `pace`, `stats` | how fast images keep up, and what that slows; bytes written |
 //! | `read` | verified reads; records for lagging copies |
 //! | `start`, `recover`, `load` | from a directory to open copies |
 //! | `findings` | what was found there, for inspectors |
@@ -29,6 +30,7 @@ pub mod io;
 mod journal;
 mod load;
 mod ops;
+mod pace;
 mod pages;
 mod read;
 mod recover;
@@ -38,6 +40,7 @@ mod resize;
 mod ring;
 mod runs;
 mod start;
+mod stats;
 mod store;
 mod superblock;
 mod tables;
@@ -47,4 +50,5 @@ mod tests;
 pub use api::{Input, LogGone, Output, Space};
 pub use config::StoreConfig;
 pub use findings::{Findings, JournalFound, LostFrames, SegmentFound};
+pub use stats::Written;
 pub use store::Store;

@@ -12,7 +12,7 @@ use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
 use crate::replica::Replica;
 use crate::tables::table_file;
-use holdfast_format::{Record, TableKind};
+use holdfast_format::{Record, RecordKind, TableKind};
 use holdfast_types::{BlockIndex, Lsn, Mutant, mutated};
 
 impl Replica {
@@ -24,6 +24,12 @@ impl Replica {
     /// No checkpoint holds the last cut yet, or the tables are being shortened after it.
     pub(crate) fn cut_is_fresh(&self) -> bool {
         self.cut_off.0 > self.checkpoint || self.shortening > 0
+    }
+
+    /// The next batch can't start before a checkpoint ends: one that holds a cut, or, if it is to be a cut, the one under way.
+    pub(crate) fn waits_for_checkpoint(&self) -> bool {
+        let next = || self.unapplied(self.applied.next()).header().kind == RecordKind::Resize;
+        self.cut_is_fresh() || (self.checkpointing.is_some() && self.applied < self.committed && next())
     }
 
     /// What gives the files their new lengths. Those of the tables shrink only behind a checkpoint.
