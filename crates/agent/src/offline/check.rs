@@ -136,6 +136,8 @@ impl Looker<'_, '_> {
             leftover(report, self.raw, volume, self.known);
         } else if let Some(copy) = self.engine.opened.get(&volume).cloned() {
             opened(report, &copy);
+            // The superblock says what it was at the checkpoint.
+            report.size = Some(copy.size().bytes());
             self.blocks(report, volume)?;
         } else {
             report.problems.push(self.engine.reason(volume));
