@@ -40,6 +40,8 @@ pub enum FaultClass {
     Punch,
     /// Zeros that keep their space.
     Zero,
+    /// Other lengths.
+    SetLen,
     /// The list of files.
     List,
 }
@@ -120,7 +122,7 @@ pub struct SimDisk {
 
 impl FaultClass {
     /// All of them.
-    pub const ALL: [FaultClass; 9] = [
+    pub const ALL: [FaultClass; 10] = [
         FaultClass::Read,
         FaultClass::Late,
         FaultClass::Durable,
@@ -129,6 +131,7 @@ impl FaultClass {
         FaultClass::Delete,
         FaultClass::Punch,
         FaultClass::Zero,
+        FaultClass::SetLen,
         FaultClass::List,
     ];
 
@@ -142,6 +145,7 @@ impl FaultClass {
             DiskOpKind::Delete => FaultClass::Delete,
             DiskOpKind::Punch { .. } => FaultClass::Punch,
             DiskOpKind::Zero { .. } => FaultClass::Zero,
+            DiskOpKind::SetLen { .. } => FaultClass::SetLen,
             DiskOpKind::List => FaultClass::List,
         }
     }
@@ -246,7 +250,7 @@ impl SimDisk {
             DiskOpKind::Write { durable, .. } => {
                 return self.write(op, Effect::of(&op.kind).expect("a change"), *durable);
             }
-            DiskOpKind::Punch { .. } | DiskOpKind::Zero { .. } => {
+            DiskOpKind::Punch { .. } | DiskOpKind::Zero { .. } | DiskOpKind::SetLen { .. } => {
                 return self.write(op, Effect::of(&op.kind).expect("a change"), false);
             }
         }
@@ -257,6 +261,8 @@ impl SimDisk {
         let range = |op: &DiskOp| match Effect::of(&op.kind) {
             Some(Effect::Write(offset, data)) => Some((offset, offset + to_u64(data.len()))),
             Some(Effect::Zero(offset, len)) => Some((offset, offset + len)),
+            // Whatever lies behind the new end, also what is written there.
+            Some(Effect::SetLen(len)) => Some((len, u64::MAX)),
             _ => None,
         };
         let Some((start, end)) = range(op) else { return };

@@ -19,7 +19,7 @@ const AHEAD: usize = 16;
 impl Replica {
     /// Answers with runs of blocks that are holes (true) or have their space (false), from the start of `range` on.
     pub(crate) fn extents(&mut self, cx: &mut Cx<'_>, tag: u64, range: BlockRange) {
-        let end = range.end().0.min(self.sb.size.blocks().0).min(range.start.0.saturating_add(MAX_BLOCKS));
+        let end = range.end().0.min(self.size().blocks().0).min(range.start.0.saturating_add(MAX_BLOCKS));
         let mut runs: Vec<(BlockRange, bool)> = Vec::new();
         if range.start.0 >= end {
             return cx.out.push(Output::Extents { volume: self.volume, tag, extents: Vec::new() });

@@ -11,7 +11,7 @@
 //! | `store` | takes inputs, runs the parts, fails copies |
 //! | `journal`, `ring` | group commit; segments and their reuse |
 //! | `replica`, `superblock` | one copy: positions, commands, what it must remember |
-//! | `apply`, `checkpoint`, `tables`, `pages`, `runs` | image, tables, digest |
+//! | `apply`, `checkpoint`, `resize`, `tables`, `pages`, `runs` | image, tables, digest |
 //! | `pace`, `stats` | how fast images keep up, and what that slows; bytes written |
 //! | `read` | verified reads; records for lagging copies |
 //! | `start`, `recover`, `load` | from a directory to open copies |
@@ -36,6 +36,7 @@ mod read;
 mod recover;
 mod repair;
 mod replica;
+mod resize;
 mod ring;
 mod runs;
 mod start;

@@ -26,6 +26,7 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         space: SpaceLeft::Enough,
         integrity: Integrity::default(),
         clients: 0,
+        size: None,
         hung: None,
     }
 }

@@ -279,6 +279,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         space: SpaceLeft::Enough,
         integrity: Integrity::default(),
         clients: 0,
+        size: None,
         hung: None,
     }
 }

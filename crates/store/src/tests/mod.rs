@@ -9,5 +9,6 @@ mod journal;
 mod large;
 mod pace;
 mod random;
+mod resize;
 mod rot;
 mod rounds;
