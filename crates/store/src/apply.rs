@@ -73,8 +73,8 @@ impl Replica {
                 return;
             }
             let since = *self.debt_since.get_or_insert(cx.now);
-            // Somebody waits for a digest.
-            let awaited = self.hold.is_some() || !self.digests_at.is_empty();
+            // Somebody waits for a digest; or it was due before, and has room now, which wakes it once only.
+            let awaited = self.hold.is_some() || !self.digests_at.is_empty() || wanted > 0;
             if !(hurry || awaited || cx.now >= since + cx.config.apply_delay) {
                 return;
             }

@@ -245,6 +245,20 @@ impl Bench {
         assert!(self.disk.held.is_some(), "the store comes to rest");
     }
 
+    /// Images that can't keep up hold the journal up for a while.
+    fn until_durable(&mut self, v: VolumeId, lsn: Lsn) {
+        for _ in 0..1000 {
+            self.drain();
+            if self.store.positions(v).is_none_or(|p| p.durable >= lsn) {
+                return;
+            }
+            let at = self.store.next_timeout().expect("what holds the journal up ends");
+            self.now = self.now.max(at);
+            self.input(Input::Tick);
+        }
+        panic!("record {lsn} of {v} was never durable: {}", self.store.journal_state());
+    }
+
     fn adopt(&mut self, v: VolumeId) {
         let volume = self.volumes.get_mut(&v).expect("known");
         let cut_after = Lsn(volume.last);
@@ -274,7 +288,7 @@ impl Bench {
         volume.digests.push(volume.digest());
         self.input(Input::Append { volume: v, records: vec![record] });
         // Some of the work goes on meanwhile.
-        self.drain();
+        self.until_durable(v, Lsn(lsn));
         self.input(Input::Commit { volume: v, upto: Lsn(lsn) });
     }
 
@@ -299,7 +313,7 @@ impl Bench {
         (volume.last, volume.hash, volume.blocks) = (lsn, record.hash(), Some(to));
         volume.digests.push(volume.digest());
         self.input(Input::Append { volume: v, records: vec![record] });
-        self.drain();
+        self.until_durable(v, Lsn(lsn));
         self.input(Input::Commit { volume: v, upto: Lsn(lsn) });
     }
 

@@ -112,7 +112,12 @@ fn run(seed: u64, steps: usize, config: StoreConfig) -> Harness {
     for v in volumes {
         let last = Lsn(h.models[&v].last());
         let p = h.store.positions(v).expect("open");
-        assert_eq!((p.applied, p.received), (last, last), "{v}: in the end all is applied");
+        assert_eq!(
+            (p.applied, p.received),
+            (last, last),
+            "{v}: in the end all is applied; {}",
+            h.store.journal_state()
+        );
         assert_eq!(h.store.digest(v), Some(h.models[&v].digest(last.0)));
         h.read_all(v);
         h.scrub(v);
