@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 const SIZE: u64 = 8 << 20;
+const SECTOR: u64 = 512;
 /// Rounds on running nodes for one on a stopped node.
 const RUNNING: u64 = 20;
 
@@ -56,16 +57,19 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 #[repr(align(4096))]
 struct Aligned([u8; 4096]);
 
-/// Changes one byte. Past the page cache: a page that is written there while an agent writes the file directly is an error of the
-/// kernel, for whoever syncs the file next.
+/// Changes one byte. Past the page cache where a file's length allows it: a page that is written there while an agent writes the file
+/// directly is an error of the kernel, for whoever syncs the file next.
 fn rot(file: &Path, rng: &mut Rng) {
-    let open = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(file).unwrap();
-    let at = rng.below(open.metadata().unwrap().len());
-    let (start, within) = (at / 512 * 512, usize::try_from(at % 512).unwrap());
-    let mut sector = Aligned([0; 4096]);
-    open.read_exact_at(&mut sector.0[..512], start).unwrap();
-    sector.0[within] ^= u8::try_from(rng.range(1, 255)).unwrap();
-    open.write_all_at(&sector.0[..512], start).unwrap();
+    let len = fs::metadata(file).unwrap().len();
+    let flags = if len.is_multiple_of(SECTOR) { libc::O_DIRECT } else { 0 };
+    let open = OpenOptions::new().read(true).write(true).custom_flags(flags).open(file).unwrap();
+    let at = rng.below(len);
+    let start = at / SECTOR * SECTOR;
+    let mut memory = Aligned([0; 4096]);
+    let sector = &mut memory.0[..usize::try_from(SECTOR.min(len - start)).unwrap()];
+    open.read_exact_at(sector, start).unwrap();
+    sector[usize::try_from(at - start).unwrap()] ^= u8::try_from(rng.range(1, 255)).unwrap();
+    open.write_all_at(sector, start).unwrap();
 }
 
 fn scrub(cluster: &TestCluster, node: usize) -> Output {

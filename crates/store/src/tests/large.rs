@@ -337,7 +337,12 @@ impl Bench {
             self.quiesce();
         }
         assert!(self.opened == self.volumes.len(), "{:?}", self.failed);
-        self.volumes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|v| self.adopt(v));
+        for v in self.volumes.keys().copied().collect::<Vec<_>>() {
+            self.adopt(v);
+            // That it was committed may be forgotten; who follows commits it again.
+            let upto = Lsn(self.volumes[&v].last);
+            self.input(Input::Commit { volume: v, upto });
+        }
     }
 
     fn ask_sums(&mut self, v: VolumeId, node: SumNode) -> Vec<u64> {
