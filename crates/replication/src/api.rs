@@ -311,7 +311,7 @@ pub struct CopyStatus {
     pub reign: Option<Epoch>,
     /// Follows the active epoch's log (a secondary that adopted it, or its primary).
     pub in_epoch: bool,
-    /// A secondary that holds everything it knows to be committed.
+    /// A secondary that holds everything that was committed a second ago, as far as it knows.
     pub caught_up: bool,
     /// A switchover is under way: nothing new is admitted.
     pub draining: bool,

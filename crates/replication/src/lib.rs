@@ -21,6 +21,7 @@
 mod api;
 mod claim;
 mod guest;
+mod lag;
 mod lease;
 mod log;
 mod member;

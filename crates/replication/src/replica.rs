@@ -2,6 +2,7 @@
 
 use crate::api::{CopyStatus, Input, Limits, Output, RoleName, Timers};
 use crate::claim::{Candidate, Claimant};
+use crate::lag::Lag;
 use crate::lease::Granted;
 use crate::log::Log;
 use crate::member::{Fence, FenceStage, Fetch};
@@ -56,6 +57,7 @@ pub struct Replica {
     pub(crate) proofs: Proofs,
     /// The highest position heard to be committed; may be above what this copy holds.
     pub(crate) commit_known: Lsn,
+    lag: Lag,
     /// What the copy waits for, for status.
     pub(crate) waiting: Option<String>,
     /// A primary wants to know the digest here.
@@ -105,6 +107,7 @@ impl Replica {
             verify: Verify::default(),
             proofs: Proofs::new(opened.applied, opened.digest),
             commit_known: opened.committed,
+            lag: Lag::default(),
             waiting: None,
             digest_for: None,
             next_tag: 0,
@@ -162,6 +165,7 @@ impl Replica {
         if self.failed {
             return;
         }
+        self.lag.note(self.log.positions.durable, self.commit_known, now);
         self.maintain_reign(now, out);
         if self.verify_outlived() {
             self.give_up_verify(now, out);
@@ -294,7 +298,7 @@ impl Replica {
                 _ => None,
             },
             in_epoch: self.log.adopted == self.view.active.epoch,
-            caught_up: self.log.positions.durable >= self.commit_known,
+            caught_up: self.lag.keeps_up(),
             draining: matches!(&self.role, Role::Reign(r) if r.draining),
             promised: self.log.promised,
             size: self.log.sizes.at(self.log.positions.committed),
