@@ -4,7 +4,9 @@
 //! opens with the highest sequence of which two equal ones are found: one alone may be a write that never ended.
 
 use bytes::{Bytes, BytesMut};
-use holdfast_types::{BlockIndex, Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, VolumeId, VolumeSize};
+use holdfast_types::{
+    BlockIndex, Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, RegionIndex, VolumeId, VolumeSize,
+};
 
 /// Sums over the tables of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -51,6 +53,9 @@ pub struct Superblock {
     pub roots: TableRoots,
     /// Where the scrub of the image goes on.
     pub scrubbed: BlockIndex,
+    /// The side area is part of this copy: what the image does not hold of the blocks from this region on is there. Regions before
+    /// it have been moved to the image.
+    pub merging: Option<RegionIndex>,
     /// Known to be committed.
     pub committed: Lsn,
     /// The journal that holds the log.
@@ -105,6 +110,7 @@ impl Superblock {
         put(120, self.sums.regions);
         put(128, self.roots.blocks);
         put(136, self.roots.regions);
+        put(144, self.merging.map_or(0, |next| next.0 + 1));
         put(152, self.scrubbed.0);
         for (i, (epoch, start)) in entries.iter().enumerate() {
             put(Self::LIST + i * 16, epoch.0);
@@ -128,7 +134,7 @@ impl Superblock {
         if crc != crc32fast::hash(&b[..Self::LEN - 4]) || count > MAX_EPOCH_TABLE {
             return None;
         }
-        if u64_at(144) != 0 || b[Self::LIST + count * 16..Self::LEN - 4].iter().any(|&x| x != 0) {
+        if b[Self::LIST + count * 16..Self::LEN - 4].iter().any(|&x| x != 0) {
             return None;
         }
         let entry = |i: usize| (Epoch(u64_at(Self::LIST + i * 16)), Lsn(u64_at(Self::LIST + i * 16 + 8)));
@@ -145,6 +151,7 @@ impl Superblock {
             sums: TableSums { blocks: u64_at(112), regions: u64_at(120) },
             roots: TableRoots { blocks: u64_at(128), regions: u64_at(136) },
             scrubbed: BlockIndex(u64_at(152)),
+            merging: u64_at(144).checked_sub(1).map(RegionIndex),
             committed: Lsn(u64_at(72)),
             journal: u64_at(80),
             born: (u64_at(88), u64_at(96)),
@@ -207,6 +214,7 @@ mod tests {
             sums: TableSums { blocks: 0xB10C, regions: 0x4E67 },
             roots: TableRoots { blocks: 0xB007, regions: 0x4E07 },
             scrubbed: BlockIndex(4096),
+            merging: Some(RegionIndex(41)),
             committed: Lsn(1010),
             journal: 0x1122_3344_5566_7788,
             born: (2, 77),

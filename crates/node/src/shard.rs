@@ -21,10 +21,11 @@ use holdfast_types::{
     BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, Mutant, NodeId, OpenedCopy, Rng, SessionId, Time,
     VolumeId, VolumeSize, VolumeView, mutated,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 mod device;
+mod resyncs;
 mod space;
 
 /// How a shard behaves.
@@ -40,6 +41,8 @@ pub struct ShardConfig {
     pub beat: Duration,
     /// Bounds on memory.
     pub limits: Limits,
+    /// Copies of this node that are resynced by regions at a time.
+    pub resyncs: usize,
     /// The store.
     pub store: StoreConfig,
     /// Source of incarnations; random in production.
@@ -266,6 +269,9 @@ pub struct Shard {
     /// When the loop was to come back at the latest.
     awaited: Time,
     replica_out: Vec<replication::Output>,
+    /// What the store said and nobody has heard yet; while it is carried on, more may come.
+    store_out: VecDeque<store::Output>,
+    carrying: bool,
 }
 
 /// Heartbeats to one peer that are remembered until they are answered.
@@ -296,6 +302,8 @@ impl Shard {
             hung: false,
             awaited: now,
             replica_out: Vec::new(),
+            store_out: VecDeque::new(),
+            carrying: false,
         }
     }
 
@@ -348,6 +356,7 @@ impl Shard {
         if now >= self.beat_at {
             self.send_beats(now, out);
         }
+        self.allow_resyncs(now, out);
         self.tell_of_space(out);
         self.tell_of_device(now, out);
         self.awaited = self.next_timeout().unwrap_or(now);
@@ -659,6 +668,7 @@ impl Shard {
                 R::BeatNow => self.beat_at = now,
                 R::Event(text) => out.push(Output::Event { volume: Some(volume), text }),
                 R::Fail(why) => self.copy_failed(volume, &why, out),
+                other => self.resync_asks(volume, other, now, out),
             }
         }
     }
@@ -674,9 +684,15 @@ impl Shard {
     fn store(&mut self, input: store::Input, now: Time, out: &mut Vec<Output>) {
         let mut buffer = Vec::new();
         self.store.handle(input, now, &mut buffer);
-        for output in buffer {
+        self.store_out.extend(buffer);
+        // What the store says in answer to what follows from its outputs comes after them, and not on top of them on the stack.
+        if std::mem::replace(&mut self.carrying, true) {
+            return;
+        }
+        while let Some(output) = self.store_out.pop_front() {
             self.on_store(output, now, out);
         }
+        self.carrying = false;
     }
 
     fn on_store(&mut self, output: store::Output, now: Time, out: &mut Vec<Output>) {
@@ -728,6 +744,7 @@ impl Shard {
                 self.copy_failed(volume, &reason, out);
             }
             S::Failed { volume: None, reason } => self.all_failed(&self.placed(&reason), now, out),
+            other => self.resync_says(other, now, out),
         }
     }
 

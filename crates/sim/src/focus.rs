@@ -140,9 +140,9 @@ fn disks(options: &mut Options, rng: &mut Rng) {
         (FaultKind::StalledDisk, 1),
     ];
     options.fault_interval = rng.range(100, 700) * MS;
-    options.may_lag = rng.chance(500_000);
-    options.store.max_segments = if options.may_lag { 6 } else { 60 };
-    if options.may_lag {
+    let small = rng.chance(500_000);
+    options.store.max_segments = if small { 6 } else { 60 };
+    if small {
         options.faults.push((FaultKind::NoSpace, 2));
     }
     options.store.frames_in_flight = 3;

@@ -47,6 +47,9 @@ const ZEROED_BLOCK: u64 = 64;
 impl Replica {
     /// Starts the next batch if none is under way. Batches without blocks end at once, hence the loop.
     pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>) {
+        if self.is_switching() || self.is_moving() || self.region_reads.holds() {
+            return;
+        }
         // A block is never in flight twice: what is being repaired must not be overtaken by its next change.
         while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() {
             let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };
@@ -57,6 +60,10 @@ impl Replica {
                 if std::mem::take(&mut self.pages_wanted) > 0 {
                     cx.ops.pages.gives_up(self.volume);
                 }
+                return;
+            }
+            // What was made of the tables belongs to the image as it is.
+            if self.disturb_weaving() {
                 return;
             }
             self.digests_at.retain(|at| *at > self.applied);
@@ -174,6 +181,7 @@ impl Replica {
         let batch = self.batch.take().expect("the batch that was written");
         for (start, end, record) in batch.runs.iter() {
             self.tables.touch_regions(start, end, record.lsn());
+            self.region_reads.note_changed(start, end, record.lsn());
             let header = record.header();
             if header.kind == RecordKind::Write {
                 self.set_sums(record, start, end);

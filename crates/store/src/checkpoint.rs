@@ -12,12 +12,13 @@
 
 use crate::api::Output;
 use crate::io::{DiskOpKind, FileId};
+use crate::merge::Merge;
 use crate::ops::{CopyTag, Cx};
 use crate::replica::{Replica, Stage};
 use crate::superblock::Waiter;
 use crate::tables::FrozenPage;
 use holdfast_format::{TableRoots, TableSums};
-use holdfast_types::{Epoch, Lsn, Mutant, Time, mutated};
+use holdfast_types::{Epoch, Lsn, Mutant, RegionIndex, Time, mutated};
 
 /// Pages of tables being written at a time.
 const PAGE_WRITES: usize = 64;
@@ -31,6 +32,8 @@ pub(crate) struct Checkpoint {
     roots: TableRoots,
     /// Pages of the tables as they were at `lsn`, that are still to be written.
     pages: Vec<(FileId, FrozenPage)>,
+    /// How far regions are moved, if there are any to be.
+    merging: Option<Option<RegionIndex>>,
     step: Step,
     missing: usize,
 }
@@ -50,7 +53,8 @@ impl Replica {
     }
 
     pub(crate) fn pump_checkpoint(&mut self, cx: &mut Cx<'_>) {
-        if self.checkpointing.is_some() || self.applied == self.checkpoint {
+        let nothing_new = self.applied == self.checkpoint && !self.has_moved(cx.config.checkpoint_bytes);
+        if self.checkpointing.is_some() || nothing_new || self.switches_now() || self.is_weaving() {
             return;
         }
         // During replay nobody is told, and it is done only to make room.
@@ -58,7 +62,8 @@ impl Replica {
             return;
         }
         let late = self.checkpoint_due(cx.config.checkpoint_interval).is_some_and(|at| at <= cx.now);
-        if !(late || self.checkpoint_now || self.applied_bytes >= cx.config.checkpoint_bytes) {
+        let moved = self.has_moved(cx.config.checkpoint_bytes);
+        if !(late || moved || self.checkpoint_now || self.applied_bytes >= cx.config.checkpoint_bytes) {
             return;
         }
         self.checkpoint_now = false;
@@ -75,7 +80,9 @@ impl Replica {
         let region_pages = region_pages.into_iter().map(|page| (FileId::RegionTable(v), page));
         let pages = block_pages.chain(region_pages).collect();
         let (lsn, sums, roots) = (self.applied, self.tables.sums(), TableRoots { blocks, regions });
-        self.checkpointing = Some(Checkpoint { lsn, epoch, hash, sums, roots, pages, step: Step::Pages, missing: 0 });
+        let merging = self.merge.as_mut().map(Merge::noted);
+        let step = Step::Pages;
+        self.checkpointing = Some(Checkpoint { lsn, epoch, hash, sums, roots, pages, merging, step, missing: 0 });
         self.write_pages(cx);
     }
 
@@ -112,6 +119,9 @@ impl Replica {
                 self.sb.checkpoint_epoch = epoch;
                 self.sb.checkpoint_hash = hash;
                 (self.sb.sums, self.sb.roots) = (sums, roots);
+                if let Some(merging) = checkpoint.merging {
+                    self.sb.merging = merging;
+                }
                 self.write_superblock(cx, Waiter::Checkpoint(lsn));
             }
             Step::Superblock => unreachable!("the superblock answers by its waiter"),
@@ -142,6 +152,7 @@ impl Replica {
         self.checkpoint = upto;
         self.tables.blocks.thaw();
         self.tables.regions.thaw();
+        self.end_merge();
         if self.stage == Stage::Open {
             cx.out.push(Output::Checkpointed { volume: self.volume, upto });
         }

@@ -55,6 +55,20 @@ pub(crate) enum CopyTag {
     Repair(u64, bool),
     /// Reads records for this job; index of the part.
     Log(u64, usize),
+    /// Reads a part of a region for another copy; first block, and how often it was read before.
+    Region(u64, u32),
+    /// A step of the side area.
+    Side,
+    /// Reads something of it; where it begins.
+    SideRead(u64),
+    /// Reads some of its checksums; where they begin.
+    SideSums(u64),
+    /// Writes a part of the tables that image and side area have together.
+    Weave,
+    /// Reads what is to be moved to the image; where it begins.
+    MergeRead(u64),
+    /// Writes a part of a region that is moved to the image.
+    Merge,
     /// Removes one of its files.
     Delete,
 }

@@ -6,6 +6,7 @@
 
 use crate::api::Output;
 use crate::io::{DiskOpKind, FileId};
+use crate::merge::Deferred;
 use crate::ops::{CopyTag, Cx};
 use crate::pages::Wait;
 use crate::read::matches_entry;
@@ -17,6 +18,9 @@ use holdfast_types::{BLOCK_SIZE, BlockIndex};
 impl Replica {
     pub(crate) fn repair(&mut self, cx: &mut Cx<'_>, block: BlockIndex, data: Bytes) {
         assert!(block.0 < self.sb.size.blocks().0, "{}: {block:?} lies in the volume", self.volume);
+        if self.is_switching() || self.is_moving() {
+            return self.deferred.push(Deferred::Repair { block, data });
+        }
         if self.overlay.get(block.0).is_some() || self.is_being_applied(block.0) {
             // Its next content is committed and read from memory until it is in the image.
             self.repaired(cx, block, true);

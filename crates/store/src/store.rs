@@ -19,6 +19,8 @@ use holdfast_types::{
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+mod resync;
+
 /// A device that failed stays failed in this life (P8); what the next life can read and prove, counts again.
 const WHAT_TO_DO: &str =
     "check the device (dmesg), then restart this node's agent if it is sound, or replace the device and the copy";
@@ -193,6 +195,12 @@ impl Store {
         self.replicas.values().map(|r| r.tables.len()).sum::<usize>() * PAGE_BYTES
     }
 
+    /// Whether a copy still moves regions of its side area to its image.
+    #[must_use]
+    pub fn is_merging(&self, volume: VolumeId) -> bool {
+        self.replicas.get(&volume).is_some_and(Replica::is_merging)
+    }
+
     /// For tests that find the journal stuck.
     #[cfg(test)]
     pub(crate) fn journal_state(&self) -> String {
@@ -332,6 +340,9 @@ impl Store {
         // A copy that left does not care any more.
         let Some(replica) = replicas.get_mut(&volume) else { return };
         let cx = &mut Cx { ops, out, now, config };
+        if matches!((tag, file), (CopyTag::Read(..) | CopyTag::Region(..), FileId::SideImage(_))) {
+            replica.side_reads -= 1;
+        }
         match (tag, reply) {
             (CopyTag::Create, _) => replica.file_created(cx),
             (CopyTag::Page(kind, page, attempt), DiskReply::Data(data)) => {
@@ -349,7 +360,7 @@ impl Store {
             }
             (CopyTag::Repair(block, synced), _) => replica.repair_done(cx, block, synced),
             (CopyTag::Log(job, part), DiskReply::Data(data)) => replica.log_done(cx, job, part, &data),
-            (tag, reply) => unreachable!("{tag:?} is not answered by {reply:?}"),
+            (tag, reply) => Store::resync_done(replica, cx, tag, reply),
         }
     }
 
@@ -361,7 +372,16 @@ impl Store {
         error: DiskError,
         out: &mut Vec<Output>,
     ) {
-        let reads = matches!(tag, CopyTag::Log(..) | CopyTag::Read(..) | CopyTag::Page(..));
+        let reads = matches!(
+            tag,
+            CopyTag::Log(..)
+                | CopyTag::Read(..)
+                | CopyTag::Page(..)
+                | CopyTag::Region(..)
+                | CopyTag::SideRead(_)
+                | CopyTag::SideSums(_)
+                | CopyTag::MergeRead(_)
+        );
         let what = if reads { "read" } else { "written" };
         let reason = format!("{file} can't be {what}: {error}; {WHAT_TO_DO}");
         if matches!(tag, CopyTag::Log(..)) {
@@ -405,6 +425,11 @@ impl Store {
                     Some(replica) => replica.read_log(&mut Cx { ops, out, now, config }, journal, tag, from, max_bytes),
                     None => out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: from.next() }) }),
                 }
+            }
+            Input::Switch { volume, switch } => {
+                let last = switch.table.entries().last().map(|e| e.0);
+                assert_eq!(last, Some(switch.epoch), "the adopted epoch ends the table");
+                self.queue(volume, Command::Switch(switch));
             }
             other => self.upkeep(other, now, out),
         }
@@ -453,7 +478,7 @@ impl Store {
                     replica.repair(&mut Cx { ops, out, now, config }, block, data);
                 }
             }
-            _ => unreachable!("handled before"),
+            other => self.resync(other, now, out),
         }
     }
 
@@ -507,6 +532,7 @@ impl Store {
             sums: TableSums::default(),
             roots: TableRoots::default(),
             scrubbed: BlockIndex(0),
+            merging: None,
             committed: Lsn::ZERO,
             journal: self.journal.id,
             born: (self.journal.life, self.journal.next_seq),
@@ -541,6 +567,9 @@ impl Store {
         }
         for tag in logs {
             out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: replica.received.next() }) });
+        }
+        for tag in replica.region_reads.take_tags() {
+            out.push(Output::RegionsRead { volume, tag, result: Err(ReadFault::CopyFailed) });
         }
         replica.answer_waiting(out);
         self.ops.pages.leaves(volume, replica.pages_counted);
@@ -580,6 +609,7 @@ impl Store {
             let mut files = vec![FileId::Superblock(v)];
             if leaving.superblock_gone {
                 files = vec![FileId::Image(v), FileId::BlockTable(v), FileId::RegionTable(v)];
+                files.extend([FileId::SideImage(v), FileId::SideBlocks(v), FileId::SideRegions(v)]);
                 files.extend(leaving.orphans.iter().map(|epoch| FileId::Orphan(v, *epoch)));
             }
             leaving.missing = Some(u32::try_from(files.len()).expect("a few files"));

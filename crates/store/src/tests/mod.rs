@@ -7,5 +7,6 @@ mod harness;
 mod hold;
 mod large;
 mod random;
+mod resync;
 mod rot;
 mod rounds;
