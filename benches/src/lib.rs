@@ -1,1 +1,14 @@
-//! Holdfast benches.
+//! Measures parts of Holdfast against what the machine gives by itself, in one run and in turns: a machine's mood changes
+//! from minute to minute, a ratio within a run much less.
+//!
+//! | module | role |
+//! | --- | --- |
+//! | `raw` | durable writes with nothing between them and the kernel |
+//! | `shard` | the real store on the real disk driver |
+//! | `journal` | the journal's micro-benchmark |
+//!
+//! Deliberately absent: latency of whole clusters, which is `holdfast bench`.
+
+pub mod journal;
+pub mod raw;
+pub mod shard;

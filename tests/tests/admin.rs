@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
-use holdfast_agent::admin::pb;
-use holdfast_tests::{PATIENCE, TestCluster, binary};
-use std::process::Command;
+use holdfast_tests::TestCluster;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};

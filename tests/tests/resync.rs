@@ -13,6 +13,8 @@ const SIZE: u64 = 64 << 20;
 /// The smallest journal that the configuration takes, 16 MiB; and so slow that a resync can be met on its way.
 const SMALL_JOURNAL: &str =
     "[limits]\njournal_segment = \"4MiB\"\njournal_max = \"16MiB\"\nresync_bandwidth = \"8MiB\"\n";
+/// What clients write while a resync goes on: regions must not change faster than they are sent.
+const HOT: u64 = 2 << 20;
 /// A resync of all of it takes some seconds, and the machine may be busy.
 const LONG: Duration = Duration::from_secs(240);
 
@@ -29,6 +31,18 @@ async fn writes(cluster: &TestCluster, workload: &Workload, mib: u64) {
         p => Err(format!("{} bytes, {:?}", p.bytes_written, p.failure)),
     });
     written.await.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Fills journals several times over, and ends.
+async fn age(cluster: &TestCluster, mib: u64) {
+    let workload = Workload::start(Plan::new(cluster.sockets(VOLUME), VOLUME, HOT..SIZE, 1)).unwrap();
+    writes(cluster, &workload, mib).await;
+    let progress = workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    assert!(progress.violations.is_empty() && progress.failure.is_none(), "{progress:#?}");
+}
+
+fn load(cluster: &TestCluster) -> Workload {
+    Workload::start(Plan::new(cluster.sockets(VOLUME), VOLUME, 0..HOT, 2)).unwrap()
 }
 
 /// The copy on this node, once it is as it should be.
@@ -70,9 +84,8 @@ async fn a_copy_that_was_away_for_too_long_comes_back_by_regions_though_it_is_ki
     let left = (primary + 1) % 3;
     let name = cluster.nodes()[left].name().to_owned();
     cluster.kill(left);
-    // Until the ring of segments has been written several times over.
-    let workload = Workload::start(Plan::new(cluster.sockets(VOLUME), VOLUME, 0..SIZE, 1)).unwrap();
-    writes(&cluster, &workload, 80).await;
+    age(&cluster, 80).await;
+    let workload = load(&cluster);
     cluster.launch(left).unwrap();
 
     let begun = |c: &pb::Copy| c.state == "resyncing" && c.resync.as_ref().is_some_and(|r| r.done_bytes > 4 << 20);
@@ -111,8 +124,8 @@ async fn a_new_copy_of_an_old_volume_is_filled_by_regions() {
         ..Default::default()
     };
     cluster.create_volume(request, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
-    let workload = Workload::start(Plan::new(cluster.sockets(VOLUME), VOLUME, 0..SIZE, 2)).unwrap();
-    writes(&cluster, &workload, 60).await;
+    age(&cluster, 60).await;
+    let workload = load(&cluster);
 
     let asked = holdfast(&cluster, 0, &["copy", "add", VOLUME, "n4", "--no-wait"]).await;
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));

@@ -65,6 +65,8 @@ struct Runner {
     unix_ms_at_zero: u64,
     questions: BTreeMap<u64, Question>,
     next_question: u64,
+    /// Whether the shard takes more from guests, as all connections were told. `None`: some were told nothing yet.
+    admitted: Option<bool>,
 }
 
 /// Runs until the control plane says stop or is gone. `ready` is told once the shard has everything that it needs to start.
@@ -108,6 +110,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         unix_ms_at_zero: random::unix_ms().saturating_sub(now.0 / 1_000_000),
         questions: BTreeMap::new(),
         next_question: 0,
+        admitted: None,
     };
     r.shard.handle(Input::Start, now, &mut r.out);
     r.finish(now);
@@ -171,18 +174,26 @@ impl Runner {
         self.shard.maintain(now, &mut self.out);
         self.stirred |= hung != self.shard.is_hung();
         self.deliver(now);
-        // A name of its own: the loop's head would hold the registry borrowed through the whole loop.
-        let volumes = self.guests.borrow().volumes();
-        for volume in volumes {
-            let (accepts, mute) = (self.shard.accepts(volume), self.shard.is_in_doubt(volume));
-            let mut guests = self.guests.borrow_mut();
-            guests.set_accepts(volume, accepts);
-            guests.set_mute(volume, mute);
-        }
-        self.guests.borrow_mut().loop_runs_until(self.shard.awaited() + self.gap);
+        self.tell_guests();
         if now >= self.report_at {
             self.report(now);
         }
+    }
+
+    /// Connections learn whether they may take and say more.
+    fn tell_guests(&mut self) {
+        let mut guests = self.guests.borrow_mut();
+        let (shard, admits) = (&self.shard, self.shard.admits());
+        let mut tell = |volume: VolumeId| {
+            guests.set_accepts(volume, shard.accepts(volume));
+            guests.set_mute(volume, shard.is_in_doubt(volume));
+        };
+        if self.admitted.replace(admits) != Some(admits) {
+            self.local.views.iter().for_each(|view| tell(view.volume));
+        } else {
+            shard.maintained().iter().copied().for_each(tell);
+        }
+        guests.loop_runs_until(shard.awaited() + self.gap);
     }
 
     fn deliver(&mut self, now: Time) {
@@ -358,6 +369,7 @@ impl Runner {
 
     /// Every volume with a copy here has a socket; who may not attach is told who is primary.
     fn follow_views(&mut self) {
+        self.admitted = None;
         for view in &self.local.views {
             let Some(name) = self.names.get(&view.volume) else { continue };
             if let Err(error) = guests::export(&self.guests, view.volume, name, view.size.bytes()) {

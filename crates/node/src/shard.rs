@@ -10,6 +10,7 @@
 
 use crate::local::LocalView;
 use crate::upkeep::{Task, Upkeep};
+use agenda::Agenda;
 use bytes::Bytes;
 use holdfast_format::message::{BeatVolume, Message, ShardMessage};
 use holdfast_replication as replication;
@@ -24,7 +25,9 @@ use holdfast_types::{
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+mod agenda;
 mod device;
+mod queue;
 mod resyncs;
 mod space;
 
@@ -272,6 +275,9 @@ pub struct Shard {
     /// What the store said and nobody has heard yet; while it is carried on, more may come.
     store_out: VecDeque<store::Output>,
     carrying: bool,
+    agenda: Agenda,
+    /// Copies that the last `maintain` looked at.
+    maintained: BTreeSet<VolumeId>,
 }
 
 /// Heartbeats to one peer that are remembered until they are answered.
@@ -304,6 +310,8 @@ impl Shard {
             replica_out: Vec::new(),
             store_out: VecDeque::new(),
             carrying: false,
+            agenda: Agenda::default(),
+            maintained: BTreeSet::new(),
         }
     }
 
@@ -344,8 +352,8 @@ impl Shard {
 
     /// The block of work after every batch of inputs.
     pub fn maintain(&mut self, now: Time, out: &mut Vec<Output>) {
-        let volumes: Vec<VolumeId> = self.copies.keys().copied().collect();
-        for volume in volumes {
+        self.maintained = self.agenda.take();
+        for volume in self.maintained.clone() {
             let mut buffer = std::mem::take(&mut self.replica_out);
             if let Some(replica) = self.copies.get_mut(&volume).and_then(|c| c.replica.as_mut()) {
                 replica.maintain(now, &mut buffer);
@@ -359,6 +367,10 @@ impl Shard {
         self.allow_resyncs(now, out);
         self.tell_of_space(out);
         self.tell_of_device(now, out);
+        for volume in &self.maintained {
+            let replica = self.copies.get(volume).and_then(|c| c.replica.as_ref());
+            self.agenda.set(*volume, replica.and_then(Replica::next_timeout));
+        }
         self.awaited = self.next_timeout().unwrap_or(now);
     }
 
@@ -366,15 +378,27 @@ impl Shard {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
         let leads = self.replicas().any(|(_, r)| r.is_serving());
-        let replicas = self.replicas().filter_map(|(_, r)| r.next_timeout()).min();
+        let touched = self.agenda.touched().iter().filter_map(|v| self.copies.get(v)?.replica.as_ref()?.next_timeout());
+        let replicas = touched.chain(self.agenda.next()).min();
         [self.store.next_timeout(), replicas, leads.then_some(self.beat_at)].into_iter().flatten().min()
+    }
+
+    /// Copies that the last [`Shard::maintain`] looked at: what is said of any other one holds as before.
+    #[must_use]
+    pub const fn maintained(&self) -> &BTreeSet<VolumeId> {
+        &self.maintained
+    }
+
+    /// Whether guests may hand over more at all.
+    #[must_use]
+    pub fn admits(&self) -> bool {
+        self.store.admits()
     }
 
     /// Whether guests of `volume` may hand over more.
     #[must_use]
     pub fn accepts(&self, volume: VolumeId) -> bool {
-        self.store.backlog_bytes() < self.config.limits.admitted_bytes as u64 * 2
-            && self.copies.get(&volume).and_then(|c| c.replica.as_ref()).is_some_and(Replica::accepts)
+        self.store.admits() && self.copies.get(&volume).and_then(|c| c.replica.as_ref()).is_some_and(Replica::accepts)
     }
 
     /// Whether guests of `volume` are served here.
@@ -454,8 +478,7 @@ impl Shard {
     fn notice_gap(&mut self, now: Time, out: &mut Vec<Output>) {
         let gap = now.since(self.awaited());
         self.last_seen = now;
-        let leads = self.replicas().any(|(_, r)| r.is_serving());
-        if leads && gap > self.config.timers.lease / 4 {
+        if gap > self.config.timers.lease / 4 && self.replicas().any(|(_, r)| r.is_serving()) {
             let text = format!(
                 "the event loop stood still for {} ms: guests are answered again when a quorum has confirmed this primary",
                 gap.as_millis()
@@ -530,6 +553,7 @@ impl Shard {
         }
         if let Some(copy) = self.copies.get_mut(&volume) {
             let serving = copy.replica.take().is_some_and(|r| r.is_serving());
+            self.agenda.forget(volume);
             for peer in std::mem::take(&mut copy.lanes) {
                 out.push(Output::CloseLane { peer, volume });
             }
@@ -559,6 +583,7 @@ impl Shard {
         let (timers, limits) = (self.config.timers, self.config.limits);
         copy.replica =
             Some(Replica::new(self.config.me, self.config.life, view.clone(), &copy.opened, timers, limits, now));
+        self.agenda.touch(volume);
         self.follow_lanes(volume, out);
         let up: Vec<NodeId> = self.up.iter().filter(|(v, _)| *v == volume).map(|(_, p)| *p).collect();
         for peer in up {
@@ -568,8 +593,7 @@ impl Shard {
 
     fn on_tick(&mut self, now: Time, out: &mut Vec<Output>) {
         self.store(store::Input::Tick, now, out);
-        let volumes: Vec<VolumeId> = self.copies.keys().copied().collect();
-        for volume in volumes {
+        for volume in self.agenda.due(now) {
             self.replica(volume, replication::Input::Tick, now, out);
         }
     }
@@ -633,6 +657,7 @@ impl Shard {
         act: impl FnOnce(&mut Replica, &mut Vec<replication::Output>),
     ) {
         let Some(replica) = self.copies.get_mut(&volume).and_then(|c| c.replica.as_mut()) else { return };
+        self.agenda.touch(volume);
         let mut buffer = Vec::new();
         act(replica, &mut buffer);
         self.carry(volume, &mut buffer, now, out);
@@ -681,20 +706,6 @@ impl Shard {
         out.push(Output::Event { volume: Some(volume), text: format!("the copy here takes no part any more: {why}") });
     }
 
-    fn store(&mut self, input: store::Input, now: Time, out: &mut Vec<Output>) {
-        let mut buffer = Vec::new();
-        self.store.handle(input, now, &mut buffer);
-        self.store_out.extend(buffer);
-        // What the store says in answer to what follows from its outputs comes after them, and not on top of them on the stack.
-        if std::mem::replace(&mut self.carrying, true) {
-            return;
-        }
-        while let Some(output) = self.store_out.pop_front() {
-            self.on_store(output, now, out);
-        }
-        self.carrying = false;
-    }
-
     fn on_store(&mut self, output: store::Output, now: Time, out: &mut Vec<Output>) {
         use replication::Input as R;
         use store::Output as S;
@@ -707,6 +718,7 @@ impl Shard {
             S::Opened { volume, copy } => self.on_opened(volume, copy, now, out),
             S::Deleted { volume } => {
                 self.copies.remove(&volume);
+                self.agenda.forget(volume);
                 self.broken.remove(&volume);
                 self.creating.remove(&volume);
                 self.deleting.remove(&volume);

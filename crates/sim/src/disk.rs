@@ -14,7 +14,7 @@ use crate::faults::FaultKind;
 use crate::log::{MS, Nanos};
 use crate::options::{DiskPlan, index};
 use bytes::Bytes;
-use holdfast_format::RecordHeader;
+use holdfast_format::{FrameHeader, FrameSlot, Record, RecordHeader, padded};
 use holdfast_store::io::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskReply, FileId, OpId};
 use holdfast_types::{Rng, SECTOR_SIZE};
 use rot::{Armed, Astray, Damage};
@@ -334,6 +334,7 @@ impl Disk {
                 return self.settle(op, fate);
             }
             DiskOpKind::Sync => {
+                self.damage.sync_failed(op.file);
                 if let Some(file) = self.files.get_mut(&op.file) {
                     for u in file.undo() {
                         let fate = if u.durable { Fate::Kept } else { Fate::draw(&mut self.rng) };
@@ -476,6 +477,22 @@ fn joined(data: &[Bytes]) -> Bytes {
 
 /// Record headers in journal bytes, found by their magic and CRC, wherever they lie: nothing of the journal's own layout
 /// is believed.
+/// The records of a frame that is about to be written, whole.
+pub(crate) fn records_of(op: &DiskOp) -> Vec<Record> {
+    let (FileId::Segment(_), DiskOpKind::Write { data, .. }) = (op.file, &op.kind) else { return Vec::new() };
+    let frame = joined(data);
+    let Some(header) = frame.get(..FrameHeader::LEN).and_then(FrameHeader::decode) else { return Vec::new() };
+    let mut at = index(u64::from(FrameHeader::head_len(header.slots)));
+    let mut records = Vec::new();
+    for slot in header.slots_of(&frame).1.into_iter().flatten() {
+        let FrameSlot::Record(header) = slot else { continue };
+        let body = frame.slice(at..at + index(u64::from(header.body_len)));
+        at += index(u64::from(padded(header.body_len)));
+        records.extend(Record::verify(header, body));
+    }
+    records
+}
+
 fn records_in(file: FileId, data: &[u8]) -> Vec<RecordHeader> {
     if !matches!(file, FileId::Segment(_)) {
         return Vec::new();

@@ -58,6 +58,14 @@ pub(crate) fn of_members(seed: u64) -> Options {
 
 fn everything(_: &mut Options, _: &mut Rng) {}
 
+/// The world of a seed for mistakes that only a resync by regions shows.
+pub(crate) fn of_resync(seed: u64) -> Options {
+    let profile = Profile::find("resync").expect("there is one");
+    let mut options = Setup { profile, ..Setup::default() }.options(seed);
+    options.declared = Declared::Nothing;
+    options
+}
+
 /// Primaries end while guests write all the time and messages overtake each other between members; claimants end while they
 /// claim. Only what the last messages brought tells the logs apart: whatever is older, commit positions protect.
 fn takeovers(options: &mut Options, rng: &mut Rng) {

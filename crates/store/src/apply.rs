@@ -1,5 +1,8 @@
 //! Bringing committed records into the image, in batches.
 //!
+//! Records wait in memory for others to be applied with, for a moment or until there are enough of them: a block that is
+//! written over and over is then written to the image once (docs/decisions/2026-11-29-write-amplification.md).
+//!
 //! A batch takes the records from `applied + 1` on, keeps for each block the last write only, joins neighbours, and
 //! writes. One batch at a time per copy, so no block is ever in flight twice. Meanwhile the leaves of the tables that it changes
 //! are brought into memory, and stay. Tables, digest and `applied` change together when the whole batch is written, hence
@@ -20,7 +23,7 @@ use crate::runs::{RunMap, pieces};
 use crate::tables::{Seek, leaves, pages_for};
 use bytes::Bytes;
 use holdfast_format::{Record, RecordKind, TableKind, TablePage};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, PROOF_RECORDS, REGION_BLOCKS, mutated};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, PROOF_RECORDS, REGION_BLOCKS, Time, mutated};
 use std::collections::BTreeMap;
 
 /// Records being applied.
@@ -38,6 +41,8 @@ pub(crate) struct Batch {
     /// Writes and leaves.
     missing: usize,
     bytes: u64,
+    /// Writes that are not under way yet.
+    todo: std::vec::IntoIter<DiskOpKind>,
 }
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -46,15 +51,13 @@ const ZEROED_BLOCK: u64 = 64;
 
 impl Replica {
     /// Starts the next batch if none is under way. Batches without blocks end at once, hence the loop.
-    pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>) {
-        if self.is_switching() || self.is_moving() || self.region_reads.holds() {
+    pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>, hurry: bool) {
+        if self.is_held_up() {
             return;
         }
         // A block is never in flight twice: what is being repaired must not be overtaken by its next change.
         while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() {
-            let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };
-            let bound = if mutated(Mutant::AppliesUncommitted) { self.durable } else { self.committed.min(known) };
-            let bound = self.hold.as_ref().map_or(Lsn(u64::MAX), Hold::at).min(bound);
+            let bound = self.appliable();
             if self.applied >= bound {
                 // A hold came while it waited for room: who waits behind it must not wait for the hold.
                 if std::mem::take(&mut self.pages_wanted) > 0 {
@@ -73,23 +76,32 @@ impl Replica {
             if wanted > 0 && !cx.ops.pages.has_room(self.volume, wanted, cx.config.table_pages()) {
                 return;
             }
+            let since = *self.debt_since.get_or_insert(cx.now);
+            // Somebody waits for a digest.
+            let awaited = self.hold.is_some() || !self.digests_at.is_empty();
+            if !(hurry || awaited || cx.now >= since + cx.config.apply_delay) {
+                return;
+            }
             let mut batch = self.collect(bound, cx.config);
             if !self.finds_room(cx, batch.reserved) {
                 return;
             }
+            // What it leaves has waited as long.
+            self.debt_since = (batch.upto < bound).then_some(since);
             let leaves = std::mem::take(&mut batch.leaves);
             let kinds = image_ops(&batch.runs, cx.config.apply_write_bytes);
             if mutated(Mutant::OverlayClearedEarly) {
                 batch.runs.iter().for_each(|(start, end, _)| self.overlay.remove_upto(start, end, batch.upto));
             }
             // One more than there is, so that it does not end before everything was asked for.
-            self.batch = Some(Batch { missing: kinds.len() + leaves.len() + 1, ..batch });
+            let missing = kinds.len() + leaves.len() + 1;
+            self.batch = Some(Batch { missing, todo: kinds.into_iter(), ..batch });
             self.count_pages(cx);
             for ((kind, leaf), create) in leaves {
                 self.leaf_for_batch(cx, kind, leaf, create);
             }
-            for kind in kinds {
-                cx.copy_op(self.volume, CopyTag::Apply, FileId::Image(self.volume), kind);
+            for _ in 0..cx.config.apply_in_flight {
+                self.write_next(cx);
             }
             self.apply_done(cx);
         }
@@ -124,6 +136,32 @@ impl Replica {
         self.apply_done(cx);
     }
 
+    /// Whether nothing may be applied until an operation has ended that stands for something else.
+    fn is_held_up(&self) -> bool {
+        self.is_switching() || self.is_moving() || self.region_reads.holds()
+    }
+
+    /// Up to where the image may be brought now.
+    fn appliable(&self) -> Lsn {
+        let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };
+        let bound = if mutated(Mutant::AppliesUncommitted) { self.durable } else { self.committed.min(known) };
+        self.hold.as_ref().map_or(Lsn(u64::MAX), Hold::at).min(bound)
+    }
+
+    /// When the next batch is due though nothing else happens.
+    pub(crate) fn apply_due(&self, delay: std::time::Duration) -> Option<Time> {
+        // Room for pages is no matter of time: who gives it pumps everybody.
+        let waits =
+            self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() && self.pages_wanted == 0;
+        let waits = waits && !self.is_held_up() && !self.is_weaving();
+        self.debt_since.filter(|_| waits && self.applied < self.appliable()).map(|since| since + delay)
+    }
+
+    fn write_next(&mut self, cx: &mut Cx<'_>) {
+        let Some(kind) = self.batch.as_mut().and_then(|batch| batch.todo.next()) else { return };
+        cx.copy_op(self.volume, CopyTag::Apply, FileId::Image(self.volume), kind);
+    }
+
     /// The batch under way writes this block.
     pub(crate) fn is_being_applied(&self, block: u64) -> bool {
         self.batch.as_ref().is_some_and(|b| b.runs.get(block).is_some())
@@ -138,6 +176,7 @@ impl Replica {
             reserved: 0,
             missing: 0,
             bytes: 0,
+            todo: Vec::new().into_iter(),
         };
         let mut zeroed = 0;
         while batch.upto < bound
@@ -168,8 +207,14 @@ impl Replica {
         entry.record.as_ref().expect("records above applied are in memory")
     }
 
+    /// One write of the batch ended.
+    pub(crate) fn write_done(&mut self, cx: &mut Cx<'_>) {
+        self.write_next(cx);
+        self.apply_done(cx);
+    }
+
     /// One write of the batch ended, or one leaf is here.
-    pub(crate) fn apply_done(&mut self, cx: &mut Cx<'_>) {
+    fn apply_done(&mut self, cx: &mut Cx<'_>) {
         let batch = self.batch.as_mut().expect("what a batch waits for belongs to one");
         batch.missing -= 1;
         if batch.missing == 0 {
@@ -205,6 +250,8 @@ impl Replica {
         }
         self.applied = batch.upto;
         self.backlog -= batch.bytes;
+        self.debt -= batch.bytes;
+        cx.ops.pace.applied(batch.bytes);
         self.applied_bytes += batch.bytes;
         self.first_applied.get_or_insert(cx.now);
         self.count_pages(cx);

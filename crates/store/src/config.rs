@@ -13,6 +13,8 @@ pub struct StoreConfig {
     pub min_segments: u32,
     /// Segments that the journal may grow to.
     pub max_segments: u32,
+    /// What was spare for as long is given back, down to `min_segments`.
+    pub shrink_interval: Duration,
     /// Frames being written at the same time.
     pub frames_in_flight: usize,
     /// A frame takes no further record when it has reached this many bytes.
@@ -26,8 +28,22 @@ pub struct StoreConfig {
     pub checkpoint_bytes: u64,
     /// Time after which a checkpoint is due if anything was applied.
     pub checkpoint_interval: Duration,
+    /// What a start replays is kept below this, as far as the measured speed of the images tells.
+    pub replay_target: Duration,
     /// Bytes of records applied to an image as one batch.
     pub apply_batch_bytes: u64,
+    /// Committed records wait in memory for so many bytes of them, so that a block that is written often is written to the
+    /// image once; over all volumes.
+    pub apply_start_bytes: u64,
+    /// They wait no longer than this.
+    pub apply_delay: Duration,
+    /// Writes to an image in flight, of each copy: reads and the journal share the device with them.
+    pub apply_in_flight: usize,
+    /// Bytes of committed records that are in no image yet, over all volumes, at which writes stop; from half of it on
+    /// they are slowed.
+    pub debt_bytes: u64,
+    /// Bytes that wait for the journal, over all volumes, above which guests hand over nothing more.
+    pub queue_bytes: u64,
     /// Largest write to an image or a table.
     pub apply_write_bytes: usize,
     /// Memory for pages of block and region tables, in bytes over all volumes.
@@ -52,13 +68,20 @@ impl Default for StoreConfig {
             segment_bytes: 16 << 20,
             min_segments: 4,
             max_segments: 64,
+            shrink_interval: Duration::from_secs(60),
             frames_in_flight: 2,
             frame_bytes: 1 << 20,
             max_body_bytes: MAX_BODY_BYTES,
             seal_delay: Duration::from_millis(20),
             checkpoint_bytes: 64 << 20,
             checkpoint_interval: Duration::from_secs(5),
-            apply_batch_bytes: 8 << 20,
+            replay_target: Duration::from_secs(5),
+            apply_batch_bytes: 32 << 20,
+            apply_start_bytes: 32 << 20,
+            apply_delay: Duration::from_millis(500),
+            apply_in_flight: 16,
+            debt_bytes: 128 << 20,
+            queue_bytes: 64 << 20,
             apply_write_bytes: 1 << 20,
             table_bytes: 128 << 20,
             apply_batch_pages: 512,
@@ -89,10 +112,13 @@ impl StoreConfig {
         );
         assert!(self.segment_bytes <= 1 << 30, "a segment is read whole at start: at most 1 GiB");
         assert!(self.segment_bytes.is_multiple_of(SECTOR_SIZE as u64), "segments are written with direct I/O");
-        // Some room for the starts of lives with a full journal, which add a segment each.
+        // Some room for the starts of lives with a full journal, and for what must not wait for room in it.
         let most = u32::try_from(SegmentHeader::MAX_CLOSED).expect("120") - 20;
-        assert!(self.min_segments >= 3 && self.min_segments <= self.max_segments && self.max_segments <= most);
+        assert!(self.min_segments >= 3 && self.min_segments <= self.max_segments);
+        // One is written, three are spare.
+        assert!(self.max_segments >= 4 && self.max_segments <= most);
         assert!(self.hung_after <= self.background_hung_after, "what somebody waits for is the more urgent");
+        assert!(self.apply_in_flight >= 1 && self.debt_bytes >= 4 && self.queue_bytes >= 1);
         assert!(self.frames_in_flight >= 1 && self.max_body_bytes <= MAX_BODY_BYTES);
         assert!(self.frame_bytes + padded(body) <= FrameHeader::MAX_BYTES, "a frame's length fits its format");
     }

@@ -14,8 +14,8 @@
 
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{Cx, Tag};
-use crate::replica::{Location, Replica};
-use crate::ring::{Active, Opening, Segment};
+use crate::replica::{Location, Replica, len_of};
+use crate::ring::{Active, Failed, Opening, Purpose, Segment, Switch};
 use bytes::Bytes;
 use holdfast_format::{CommitMark, FrameHeader, FrameSlot, Record, padded};
 use holdfast_types::{Lsn, MAX_FRAME_RECORDS, Mutant, SECTOR_SIZE, Time, VolumeId, mutated};
@@ -40,8 +40,23 @@ pub(crate) struct Journal {
     pub(crate) slots: BTreeSet<u32>,
     pub(crate) creating: Option<u32>,
     pub(crate) head: HeadFile,
+    /// Records wait for room that only a release gives.
     pub(crate) starved: bool,
+    /// What is due waits for a file that is being made, and for no time.
+    awaits_spare: bool,
+    /// Something may have become superfluous since the journal was last looked over.
+    pub(crate) unrest: bool,
+    /// When what was spare all the time is given back.
+    pub(crate) shrink_at: Option<Time>,
+    /// Fewest spares since then.
+    pub(crate) least_spares: usize,
+    /// Files to give back, and the one that is being removed.
+    pub(crate) surplus: usize,
+    /// Files above the bound.
+    pub(crate) beyond: usize,
+    pub(crate) removing: Option<u32>,
     queue: VecDeque<Record>,
+    queue_bytes: u64,
     /// Commit positions that no record carries yet, and since when.
     marks: BTreeMap<VolumeId, (Lsn, Time)>,
     flights: BTreeMap<u64, Flight>,
@@ -58,6 +73,20 @@ pub(crate) enum HeadFile {
     Missing,
     Creating,
     Present,
+}
+
+/// What a frame may take.
+#[derive(Debug)]
+struct Pick {
+    marks: bool,
+    /// Records up to here of each volume; `None`: all.
+    upto: Option<BTreeMap<VolumeId, Lsn>>,
+}
+
+impl Pick {
+    const fn all() -> Pick {
+        Pick { marks: true, upto: None }
+    }
 }
 
 #[derive(Debug)]
@@ -83,7 +112,15 @@ impl Journal {
             creating: None,
             head: HeadFile::Missing,
             starved: false,
+            awaits_spare: false,
+            unrest: true,
+            shrink_at: None,
+            least_spares: 0,
+            surplus: 0,
+            beyond: 0,
+            removing: None,
             queue: VecDeque::new(),
+            queue_bytes: 0,
             marks: BTreeMap::new(),
             flights: BTreeMap::new(),
             content_seq: 0,
@@ -97,6 +134,7 @@ impl Journal {
         if self.marks.get(&header.volume).is_some_and(|(committed, _)| *committed <= header.committed) {
             self.marks.remove(&header.volume);
         }
+        self.queue_bytes += len_of(&record);
         self.queue.push_back(record);
     }
 
@@ -105,6 +143,11 @@ impl Journal {
         if !mutated(Mutant::NoCommitMarks) {
             self.marks.entry(volume).or_insert((committed, now)).0 = committed;
         }
+    }
+
+    /// Bytes of records that were not issued yet.
+    pub(crate) const fn queue_bytes(&self) -> u64 {
+        self.queue_bytes
     }
 
     /// No segment can be had: copies should do what frees one.
@@ -128,11 +171,13 @@ impl Journal {
     /// Drops records of this volume beyond `last` that have not been issued.
     pub(crate) fn drop_queued_after(&mut self, volume: VolumeId, last: Lsn) {
         self.queue.retain(|record| record.header().volume != volume || record.lsn() <= last);
+        self.queue_bytes = self.queue.iter().map(len_of).sum();
     }
 
     /// Drops what waits for this volume.
     pub(crate) fn drop_queued(&mut self, volume: VolumeId) {
         self.queue.retain(|record| record.header().volume != volume);
+        self.queue_bytes = self.queue.iter().map(len_of).sum();
         self.marks.remove(&volume);
     }
 
@@ -145,6 +190,7 @@ impl Journal {
                 *highest = (*highest).min(last);
             }
         }
+        self.unrest = true;
     }
 
     /// No longer keeps segments for this volume.
@@ -153,57 +199,115 @@ impl Journal {
             segment.records.remove(&volume);
             segment.marks.remove(&volume);
         }
+        self.unrest = true;
     }
 
     /// When the journal wants to be called though nothing happens.
     pub(crate) fn next_timeout(&self, cx_seal: std::time::Duration) -> Option<Time> {
-        if self.active.is_none() || self.opening.is_some() || self.starved || !self.flights.is_empty() {
+        let blocked = self.starved || self.awaits_spare;
+        if self.active.is_none() || self.opening.is_some() || blocked || !self.flights.is_empty() {
             return None;
         }
         let marks = self.marks.values().map(|(_, since)| *since + cx_seal).min();
-        self.seal_at.into_iter().chain(marks).min()
+        self.seal_at.into_iter().chain(marks).chain(self.shrink_at).min()
     }
 
     /// Issues frames as long as there is something to write and room in flight.
-    pub(crate) fn pump(
-        &mut self,
-        cx: &mut Cx<'_>,
-        replicas: &mut BTreeMap<VolumeId, Replica>,
-        failed: &BTreeSet<VolumeId>,
-    ) {
+    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>, failed: &Failed) {
         self.keep_spares(cx);
+        self.shrink(cx, replicas, failed);
+        self.end_reserve(cx, replicas, failed);
+        self.awaits_spare = false;
         while self.flights.values().filter(|f| !f.done).count() < cx.config.frames_in_flight {
-            if !self.wants_frame(cx.now, cx.config.seal_delay) {
-                self.starved = false;
+            let held = cx.ops.pace.holds(cx.config);
+            let pick = if held { Pick { marks: true, upto: Some(self.urgent(replicas)) } } else { Pick::all() };
+            if !self.wants_frame(&pick, cx.now, cx.config.seal_delay) {
+                self.starved &= held && !self.queue.is_empty();
                 break;
             }
             if self.opening.is_some() {
                 break;
             }
-            let fits = self.active.as_ref().is_some_and(|a| a.room >= self.least_frame(cx));
-            if !fits {
-                self.switch_segment(cx, replicas, failed);
+            if self.has_room(&pick, cx) {
+                self.starved = false;
+                self.issue(&pick, cx, replicas);
+                continue;
+            }
+            let switch = if self.is_reserved() {
+                Switch::Full
+            } else {
+                self.switch_segment(cx, replicas, failed, Purpose::Records)
+            };
+            self.starved = switch == Switch::Full;
+            self.awaits_spare = switch == Switch::Later;
+            if !self.starved || !self.use_reserve(cx, replicas, failed) {
                 break;
             }
-            self.starved = false;
-            self.issue(cx, replicas);
         }
     }
 
-    fn wants_frame(&self, now: Time, delay: std::time::Duration) -> bool {
+    /// A full journal: writes what must not wait. True if a frame was issued.
+    fn use_reserve(&mut self, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>, failed: &Failed) -> bool {
+        let pick = Pick { marks: true, upto: Some(self.urgent(replicas)) };
+        if !self.wants_frame(&pick, cx.now, cx.config.seal_delay) {
+            return false;
+        }
+        if self.has_room(&pick, cx) {
+            self.issue(&pick, cx, replicas);
+            return true;
+        }
+        // Marks are no reason: a superblock does the same (`Replica::pump`).
+        if self.first(&pick).is_some() {
+            self.switch_segment(cx, replicas, failed, Purpose::Reserve);
+        }
+        false
+    }
+
+    fn is_reserved(&self) -> bool {
+        self.active.as_ref().is_some_and(|a| a.reserved)
+    }
+
+    /// Queued records that end the state which fills a journal, and those before them: starts of epochs, and what a fence or
+    /// a cut has to drain.
+    fn urgent(&self, replicas: &BTreeMap<VolumeId, Replica>) -> BTreeMap<VolumeId, Lsn> {
+        let mut upto = BTreeMap::new();
+        for record in &self.queue {
+            let h = record.header();
+            let starts = |r: &Replica| r.sb.table.entries().last() == Some(&(h.epoch, h.lsn));
+            if replicas.get(&h.volume).is_some_and(|r| starts(r) || r.waits_to_drain()) {
+                upto.insert(h.volume, h.lsn);
+            }
+        }
+        upto
+    }
+
+    fn has_room(&self, pick: &Pick, cx: &Cx<'_>) -> bool {
+        let open = |a: &&Active| !a.reserved || pick.upto.is_some();
+        self.active.as_ref().filter(open).is_some_and(|a| a.room >= self.least_frame(pick, cx))
+    }
+
+    /// The first queued record that `pick` takes.
+    fn first(&self, pick: &Pick) -> Option<usize> {
+        match &pick.upto {
+            None => (!self.queue.is_empty()).then_some(0),
+            Some(upto) => self.queue.iter().position(|r| upto.get(&r.header().volume).is_some_and(|l| r.lsn() <= *l)),
+        }
+    }
+
+    fn wants_frame(&self, pick: &Pick, now: Time, delay: std::time::Duration) -> bool {
         let due = |at: Time| at <= now;
-        let idle = self.flights.is_empty();
-        !self.queue.is_empty()
+        let idle = pick.marks && self.flights.is_empty();
+        self.first(pick).is_some()
             || (idle && self.seal_at.is_some_and(due))
             || (idle && self.marks.values().any(|(_, since)| due(*since + delay)))
     }
 
     /// Bytes of the smallest frame that can be next.
-    fn least_frame(&self, cx: &Cx<'_>) -> u64 {
-        let marks = self.due_marks(cx.now, cx.config.seal_delay).len().min(MAX_FRAME_RECORDS - 1);
-        let records = usize::from(!self.queue.is_empty());
-        let slots = u16::try_from(marks + records).expect("at most 256");
-        let body = self.queue.front().map_or(0, |record| padded(record.header().body_len));
+    fn least_frame(&self, pick: &Pick, cx: &Cx<'_>) -> u64 {
+        let due = if pick.marks { self.due_marks(cx.now, cx.config.seal_delay).len() } else { 0 };
+        let first = self.first(pick);
+        let slots = u16::try_from(due.min(MAX_FRAME_RECORDS - 1) + usize::from(first.is_some())).expect("at most 256");
+        let body = first.map_or(0, |index| padded(self.queue[index].header().body_len));
         u64::from(FrameHeader::head_len(slots)) + u64::from(body)
     }
 
@@ -212,10 +316,11 @@ impl Journal {
     }
 
     /// Writes one frame: due marks, and as many queued records as fit.
-    fn issue(&mut self, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>) {
-        let marks = self.take_marks(cx, replicas);
+    fn issue(&mut self, pick: &Pick, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>) {
+        let marks = if pick.marks { self.take_marks(cx, replicas) } else { Vec::new() };
         let room = self.active.as_ref().expect("a segment is open").room;
-        let records = self.take_records(marks.len(), room.min(u64::from(cx.config.frame_bytes)), room);
+        let target = u64::from(cx.ops.pace.frame_bytes(cx.config));
+        let records = self.take_records(pick, marks.len(), room.min(target), room);
         let slots: Vec<FrameSlot> = records.iter().map(|r| FrameSlot::Record(*r.header())).chain(marks).collect();
         let count = u16::try_from(slots.len()).expect("at most 256");
         let total: u32 = FrameHeader::head_len(count) + slots.iter().map(|s| padded(s.body_len())).sum::<u32>();
@@ -229,6 +334,7 @@ impl Journal {
             total_len: total,
             slots_sum: 0,
         };
+        cx.ops.pace.issued(u64::from(total), cx.config);
         let mut data = vec![header.encode_head(&slots)];
         let offset = self.place(&records, &slots, total, replicas);
         for record in records {
@@ -260,10 +366,11 @@ impl Journal {
         slots
     }
 
-    fn take_records(&mut self, marks: usize, target: u64, room: u64) -> Vec<Record> {
+    fn take_records(&mut self, pick: &Pick, marks: usize, target: u64, room: u64) -> Vec<Record> {
         let mut records: Vec<Record> = Vec::new();
         let mut bodies = 0;
-        while let Some(record) = self.queue.front() {
+        while let Some(index) = self.first(pick) {
+            let record = &self.queue[index];
             let slots = marks + records.len() + 1;
             if slots > MAX_FRAME_RECORDS {
                 break;
@@ -275,7 +382,9 @@ impl Journal {
                 break;
             }
             bodies += u64::from(padded(record.header().body_len));
-            records.push(self.queue.pop_front().expect("there is one in front"));
+            let record = self.queue.remove(index).expect("found just now");
+            self.queue_bytes -= len_of(&record);
+            records.push(record);
         }
         records
     }

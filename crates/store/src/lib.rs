@@ -13,6 +13,7 @@
 //! | `replica`, `superblock` | one copy: positions, commands, what it must remember |
 //! | `apply`, `checkpoint`, `tables`, `pages`, `runs` | image, tables, digest |
 //! | `regions`, `side`, `weave`, `merge` | regions for a copy that no log reaches; what came of them; its proof; the switch to it |
+//! | `pace`, `stats` | how fast images keep up, and what that slows; bytes written |
 //! | `read` | verified reads; records for lagging copies |
 //! | `start`, `recover`, `load` | from a directory to open copies |
 //! | `findings` | what was found there, for inspectors |
@@ -31,6 +32,7 @@ mod journal;
 mod load;
 mod merge;
 mod ops;
+mod pace;
 mod pages;
 mod read;
 mod recover;
@@ -42,6 +44,7 @@ mod runs;
 mod sectors;
 mod side;
 mod start;
+mod stats;
 mod store;
 mod superblock;
 mod tables;
@@ -52,4 +55,5 @@ mod weave;
 pub use api::{Input, LogGone, NotProven, Output, Space, Switch};
 pub use config::StoreConfig;
 pub use findings::{Findings, JournalFound, LostFrames, SegmentFound};
+pub use stats::Written;
 pub use store::Store;

@@ -190,6 +190,7 @@ impl Replica {
         self.log.clear();
         self.overlay = RunMap::default();
         (self.backlog, self.applied_bytes, self.first_applied) = (0, 0, None);
+        (self.debt, self.debt_since) = (0, None);
         self.unknown_to = None;
         self.merge = Some(Merge::default());
         if let Some(hold) = self.hold.take() {

@@ -11,7 +11,9 @@
 use crate::api::Output;
 use crate::config::StoreConfig;
 use crate::io::{DiskOp, DiskOpKind, FileId, OpId};
+use crate::pace::Pace;
 use crate::pages::PagesHeld;
+use crate::stats::Written;
 use holdfast_format::{TableKind, TablePage};
 use holdfast_types::{Time, VolumeId};
 use std::collections::BTreeMap;
@@ -24,6 +26,8 @@ pub(crate) enum Tag {
     Start(u32),
     /// A zeroed segment file for this slot.
     Slot(u32),
+    /// The file of this slot goes away.
+    Removal(u32),
     /// Header of the segment that is being opened.
     SegmentHeader,
     /// The head's file is made (false) or names the segment that is being opened (true).
@@ -83,7 +87,7 @@ impl Tag {
                 _,
                 CopyTag::Superblock | CopyTag::Page(..) | CopyTag::Read(..) | CopyTag::Repair(..) | CopyTag::Log(..),
             ) => Some(config.hung_after),
-            Tag::Copy(_, CopyTag::Delete) => None,
+            Tag::Removal(_) | Tag::Copy(_, CopyTag::Delete) => None,
             Tag::Start(_) | Tag::Slot(_) | Tag::Copy(..) => Some(config.background_hung_after),
         }
     }
@@ -127,6 +131,8 @@ pub(crate) struct Ops {
     retry_at: Option<Time>,
     /// What the copies hold of another thing that is short: memory for tables.
     pub(crate) pages: PagesHeld,
+    pub(crate) written: Written,
+    pub(crate) pace: Pace,
 }
 
 impl Ops {
@@ -216,6 +222,9 @@ impl Cx<'_> {
     }
 
     fn give_out(&mut self, tag: Tag, file: FileId, kind: DiskOpKind, short: bool) {
+        if !short {
+            self.ops.written.count(file, &kind);
+        }
         let again =
             (!matches!(kind, DiskOpKind::Read { .. } | DiskOpKind::List | DiskOpKind::Sync)).then(|| kind.clone());
         let id = OpId(self.ops.next);

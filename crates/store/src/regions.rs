@@ -112,7 +112,11 @@ impl RegionReads {
             self.changed = None;
             return;
         }
-        changed.regions.extend((first..behind).map(|region| (region, lsn)));
+        // A batch goes from block to block, not from record to record.
+        for region in first..behind {
+            let noted = changed.regions.entry(region).or_default();
+            *noted = lsn.max(*noted);
+        }
     }
 
     /// A pass begins at this record: what changes from here on is noted. True if it is known what changed since `after`.

@@ -106,6 +106,8 @@ pub(crate) struct Replica {
     /// Durable in the superblock, unlike `sb.checkpoint`, which may be on its way.
     pub(crate) checkpoint: Lsn,
     pub(crate) trim: Lsn,
+    /// The lesser of the last two, as the journal knows it.
+    free: Lsn,
     pub(crate) log: BTreeMap<Lsn, Entry>,
     pub(crate) commands: VecDeque<Command>,
     /// A promise or adoption is being made durable.
@@ -147,6 +149,10 @@ pub(crate) struct Replica {
     pub(crate) backlog: u64,
     /// Where batches end, because somebody wants to know the digest there.
     pub(crate) digests_at: BTreeSet<Lsn>,
+    /// Those that are committed.
+    pub(crate) debt: u64,
+    /// Since when the oldest one of them could be applied.
+    pub(crate) debt_since: Option<Time>,
     /// The log was cut after this: the journal need not keep what was cut.
     pub(crate) cut: Option<Lsn>,
     /// The copy must not go on: why.
@@ -157,7 +163,8 @@ pub(crate) struct Replica {
     pub(crate) cached_upto: Lsn,
 }
 
-fn len_of(record: &Record) -> u64 {
+/// Bytes of a record with its header.
+pub(crate) fn len_of(record: &Record) -> u64 {
     u64::try_from(record.len_bytes()).expect("a record is about 1 MiB")
 }
 
@@ -180,6 +187,7 @@ impl Replica {
             applied: checkpoint,
             checkpoint,
             trim: Lsn::ZERO,
+            free: Lsn::ZERO,
             log: BTreeMap::new(),
             commands: VecDeque::new(),
             barrier: false,
@@ -209,6 +217,8 @@ impl Replica {
             orphans: BTreeSet::new(),
             backlog: 0,
             digests_at: BTreeSet::new(),
+            debt: 0,
+            debt_since: None,
             cut: None,
             loading: 0,
             cached_upto: checkpoint,
@@ -238,10 +248,14 @@ impl Replica {
     }
 
     /// Does what can be done now: commands, then applying, then a checkpoint.
-    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>, journal: &mut Journal) {
+    ///
+    /// `hurry`: committed records wait for no others to be applied with.
+    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>, journal: &mut Journal, hurry: bool) {
         if let Some(last) = self.cut.take() {
             journal.clip(self.volume, last);
         }
+        let free = self.checkpoint.min(self.trim);
+        journal.unrest |= std::mem::replace(&mut self.free, free) != free;
         // What a checkpoint that has just ended gives back is room for the next batch.
         self.count_pages(cx);
         if self.stage == Stage::Open {
@@ -259,13 +273,14 @@ impl Replica {
         self.pump_side(cx);
         self.pump_regions(cx);
         if matches!(self.stage, Stage::Replaying | Stage::Open) {
+            let hurry = hurry || self.stage == Stage::Replaying;
             if !self.yields_to_batch() {
                 self.pump_merge(cx);
             }
-            self.pump_apply(cx);
+            self.pump_apply(cx, hurry);
             self.pump_merge(cx);
             if self.pump_hold(cx, journal) {
-                self.pump_apply(cx);
+                self.pump_apply(cx, hurry);
             }
             self.finish_replay(cx);
             let presses = cx.ops.pages.presses(self.tables.changed(), cx.config.table_pages());
@@ -298,6 +313,7 @@ impl Replica {
             match self.commands.pop_front().expect("there is one in front") {
                 Command::Append(records) => {
                     for record in records {
+                        cx.ops.written.guest += u64::from(record.header().body_len);
                         self.append(record, journal);
                     }
                 }
@@ -311,6 +327,11 @@ impl Replica {
                 Command::Switch(switch) => self.switch(cx, switch, journal),
             }
         }
+    }
+
+    /// A promise or an adoption can't go on before what was appended is durable.
+    pub(crate) fn waits_to_drain(&self) -> bool {
+        !self.barrier && self.commands.front().is_some_and(|c| !matches!(c, Command::Append(_)))
     }
 
     pub(crate) fn drained_for_cut(&self, cut_after: Lsn, journal: &mut Journal) -> bool {
@@ -378,8 +399,10 @@ impl Replica {
         while self.committed < upto {
             self.committed = self.committed.next();
             let entry = self.log.get(&self.committed).expect("records above the checkpoint are in the log");
+            let record = entry.record.as_ref().expect("records above applied are in memory");
+            self.debt += len_of(record);
             if !mutated(Mutant::ReadsSkipOverlay) {
-                self.overlay.insert(entry.record.as_ref().expect("records above applied are in memory"));
+                self.overlay.insert(record);
             }
         }
     }

@@ -1,16 +1,27 @@
 //! The journal's segments: opening the next one, giving old ones free, keeping spare files ready.
 //!
-//! A segment goes through: file created (zero-written) → *spare* → header durable → named by the journal's head: *open* →
-//! *closed* → released → spare.
+//! ```text
+//! file created (zero-written) ─► spare ─► header durable ─► named by the head: open ─► closed ─► released ─► spare
+//!                                  └─► removed, when the journal has shrunk
+//! ```
 //! The header of a new segment lists all segments that stay part of the journal. So a segment is released by the very
 //! write that opens another one, and only a slot that the newest durable header does not list is ever overwritten:
 //! whatever a crash leaves in such a slot, recovery does not look at it.
 //!
 //! Therefore the last spare is used only together with a release, else the next header would have no place to go to.
 //!
+//! The journal grows to `max_segments` files and no further. What happens there, in this order: what only lagging copies
+//! would still fetch is given up, oldest first (they need a resync then); next, writes wait. What must never wait for writes
+//! has room of its own, one spare segment that ordinary records do not take: the start of an epoch, and what a fence or a
+//! cut has to drain before it can be answered. Both end the state that fills a journal. Should even that room be used
+//! up, and at the start of a life, which always takes a segment, files are added up to the format's limit.
+//!
+//! It shrinks by what was spare throughout a whole `shrink_interval`.
+//!
 //! Segments are released in any order, not only the oldest: a volume that is stalled pins what it needs and no more. What may
-//! be released: see `Level`. A copy that failed or is being deleted pins its records until its superblock is gone: safety
-//! before its neighbours' room.
+//! be released: see `Level`. A copy that failed or is being deleted pins what lies above its checkpoint until its superblock
+//! is gone: safety before its neighbours' room. Below its checkpoint it pins no more than a copy that serves: what a
+//! checkpoint covers was durable in the image before the superblock said so, and the next start reads nothing below it.
 
 use crate::io::{DiskOpKind, FileId};
 use crate::journal::{HeadFile, Journal};
@@ -18,11 +29,41 @@ use crate::ops::{Cx, Tag};
 use crate::replica::Replica;
 use holdfast_format::{ClosedSegment, FrameSlot, JournalHead, SegmentHeader};
 use holdfast_types::{Lsn, Mutant, VolumeId, mutated};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 const HEADER: u64 = SegmentHeader::LEN as u64;
-/// Spare segments kept ready.
-const SPARES: usize = 2;
+/// Spare segments kept ready: the next one, the reserve, and one that a release can be written to.
+const SPARES: usize = 3;
+/// What records may leave of them.
+const RESERVED: usize = 2;
+/// Files there may be at all: a header lists no more.
+const LIMIT: usize = SegmentHeader::MAX_CLOSED;
+
+/// Copies out of service that the next start would open, and what the journal keeps for them.
+pub(crate) type Failed = BTreeMap<VolumeId, Held>;
+
+/// What the journal keeps for a copy. The default is everything.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Held {
+    /// The next start replays what lies above. Durable in the superblock.
+    checkpoint: Lsn,
+    /// Others may still ask for what lies above.
+    trim: Lsn,
+}
+
+impl Held {
+    pub(crate) fn by(replica: &Replica) -> Held {
+        if mutated(Mutant::ReusesUncheckpointed) {
+            return Held { checkpoint: replica.applied, trim: replica.applied };
+        }
+        Held { checkpoint: replica.checkpoint, trim: replica.trim }
+    }
+
+    fn needs(self, lsn: Lsn, level: Level) -> bool {
+        let retained = level == Level::CatchUp && !mutated(Mutant::ReusesUntrimmed) && lsn > self.trim;
+        lsn > self.checkpoint || retained
+    }
+}
 
 /// A segment that is part of the journal.
 #[derive(Debug, Default)]
@@ -48,6 +89,8 @@ pub(crate) struct Active {
     pub(crate) tail: u64,
     /// Bytes from there to the end.
     pub(crate) room: u64,
+    /// It belongs to the reserve: records that may wait don't go here.
+    pub(crate) reserved: bool,
 }
 
 /// A segment whose header is being written.
@@ -55,8 +98,28 @@ pub(crate) struct Active {
 pub(crate) struct Opening {
     generation: u64,
     bytes: u64,
+    reserved: bool,
     /// Slots that are free when the header is durable, with the bytes of their files.
     released: Vec<(u32, u64)>,
+}
+
+/// Who needs the next segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Anything that is to be written.
+    Records,
+    /// What must not wait for room.
+    Reserve,
+}
+
+/// What came of the wish for the next segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Switch {
+    Opening,
+    /// A spare file is being made.
+    Later,
+    /// Only a release would help.
+    Full,
 }
 
 /// What segments are kept for. Each level gives up more than the one before.
@@ -64,8 +127,8 @@ pub(crate) struct Opening {
 enum Level {
     /// Records above a checkpoint, and those that other copies may still ask for.
     CatchUp,
-    /// Records above a checkpoint: retention is a preference. What a failed copy may still hold alone is never given up:
-    /// without it the copy would open as whole after a restart and count in a fence quorum (S19, S20).
+    /// Records above a checkpoint, of failed copies, too, which may hold them alone: without them a copy would open as whole
+    /// after a restart and count in a fence quorum (S19, S20).
     Replay,
 }
 
@@ -82,32 +145,39 @@ impl Segment {
         }
     }
 
-    fn needed(&self, level: Level, replicas: &BTreeMap<VolumeId, Replica>, failed: &BTreeSet<VolumeId>) -> bool {
-        let needed = |(volume, lsn): (&VolumeId, &Lsn)| match replicas.get(volume) {
-            Some(r) if mutated(Mutant::ReusesUncheckpointed) => *lsn > r.applied,
-            Some(r) => {
-                let retained = level == Level::CatchUp && !mutated(Mutant::ReusesUntrimmed) && *lsn > r.trim;
-                *lsn > r.checkpoint || retained
-            }
-            None => failed.contains(volume) && !mutated(Mutant::ReusesFailedCopy),
+    fn needed(&self, level: Level, replicas: &BTreeMap<VolumeId, Replica>, failed: &Failed) -> bool {
+        let held = |volume: &VolumeId| match replicas.get(volume) {
+            Some(replica) => Some(Held::by(replica)),
+            None if mutated(Mutant::ReusesFailedCopy) => None,
+            None => failed.get(volume).copied(),
         };
-        let evidence = self.damaged && replicas.values().any(|r| r.unknown_to.is_some());
+        let evidence = self.damaged && (!failed.is_empty() || replicas.values().any(|r| r.unknown_to.is_some()));
         evidence
-            || self.records.iter().any(needed)
-            || self.marks.iter().any(|(v, l)| replicas.get(v).is_some_and(|r| *l > r.checkpoint))
+            || self.records.iter().any(|(v, lsn)| held(v).is_some_and(|h| h.needs(*lsn, level)))
+            || self.marks.iter().any(|(v, lsn)| held(v).is_some_and(|h| h.needs(*lsn, Level::Replay)))
     }
 }
 
 impl Journal {
     /// Creates spare files ahead of need, one at a time.
     pub(crate) fn keep_spares(&mut self, cx: &mut Cx<'_>) {
-        let count = self.slots.len() + usize::from(self.creating.is_some());
+        let count = self.files();
         let few = self.spares.len() < SPARES && count < as_count(cx.config.max_segments);
-        // The start of a life may take the last spare of a full journal; one more file then, or no segment could ever be
-        // released again. Each life adds one at most, and only if the journal is full at its start.
-        if few || self.spares.is_empty() || count < as_count(cx.config.min_segments) {
+        // The start of a life and the reserve may take the last spare of a full journal; one more file then, or no segment
+        // could ever be released again. While a segment is being opened, what it releases is as good as spare.
+        let none = self.spares.is_empty() && self.opening.is_none() && count < LIMIT;
+        if few || none || count < as_count(cx.config.min_segments) {
             self.create_spare(cx);
         }
+    }
+
+    /// Whether the format takes one more file.
+    pub(crate) fn may_add(&self) -> bool {
+        self.files() < LIMIT || self.creating.is_some()
+    }
+
+    fn files(&self) -> usize {
+        self.slots.len() + usize::from(self.creating.is_some())
     }
 
     /// Makes the file of the head, unless it is there or being made.
@@ -136,42 +206,103 @@ impl Journal {
         self.spares.insert(slot);
     }
 
-    /// Opens the next segment, if there is a spare one and another stays spare.
+    /// Gives back files that were spare all through an interval, one at a time. A journal that nobody writes to releases
+    /// nothing by itself, so that a segment is opened for it.
+    pub(crate) fn shrink(&mut self, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>, failed: &Failed) {
+        let (least, most) = (as_count(cx.config.min_segments), as_count(cx.config.max_segments));
+        self.beyond = self.slots.len().saturating_sub(most);
+        self.least_spares = self.least_spares.min(self.spares.len());
+        if self.unrest && self.shrink_at.is_none() && self.slots.len() > least {
+            self.unrest = false;
+            self.least_spares = self.spares.len();
+            self.shrink_at = Some(cx.now + cx.config.shrink_interval);
+        }
+        if self.shrink_at.is_some_and(|at| at <= cx.now) {
+            self.shrink_at = None;
+            self.surplus = self.least_spares.saturating_sub(SPARES).min(self.slots.len().saturating_sub(least));
+            let idle = self.opening.is_none() && self.active.is_some() && !self.starved;
+            // The segment that is closed by it is the next one to be released; alone it is not worth another.
+            let level = if self.beyond > 0 { Level::Replay } else { Level::CatchUp };
+            if idle && self.releasable(level, replicas, failed, 2).len() == 2 {
+                self.switch_segment(cx, replicas, failed, Purpose::Records);
+            }
+        }
+        if self.surplus.max(self.beyond) > 0 && self.removing.is_none() && self.spares.len() > SPARES {
+            let slot = self.spares.pop_last().expect("more than a few");
+            self.surplus = self.surplus.saturating_sub(1);
+            self.removing = Some(slot);
+            cx.submit(Tag::Removal(slot), FileId::Segment(slot), DiskOpKind::Delete);
+        }
+    }
+
+    pub(crate) fn slot_removed(&mut self, slot: u32) {
+        assert_eq!(self.removing.take(), Some(slot), "one segment is removed at a time");
+        self.slots.remove(&slot);
+        self.unrest = true;
+    }
+
+    /// Opens the next segment for `purpose`, if enough stays spare.
     pub(crate) fn switch_segment(
         &mut self,
         cx: &mut Cx<'_>,
         replicas: &mut BTreeMap<VolumeId, Replica>,
-        failed: &BTreeSet<VolumeId>,
-    ) {
-        let full = self.slots.len() >= as_count(cx.config.max_segments) || cx.ops.slot_is_short();
+        failed: &Failed,
+        purpose: Purpose,
+    ) -> Switch {
+        let full = self.is_full(cx);
         let released = self.to_release(full, replicas, failed);
-        let reserve = if mutated(Mutant::LastSpareFilled) { 1 } else { 2 };
-        if self.spares.is_empty() || self.spares.len() + released.len() < reserve {
-            self.starved = full;
-            return;
+        let left = self.spares.len() + released.len();
+        let enough = match purpose {
+            Purpose::Records => left > if mutated(Mutant::LastSpareFilled) { 0 } else { RESERVED },
+            Purpose::Reserve => left > 1 || (self.files() < LIMIT && !cx.ops.slot_is_short()),
+        };
+        if self.spares.is_empty() || !enough {
+            return if full { Switch::Full } else { Switch::Later };
         }
-        self.starved = false;
-        self.open_segment(cx, replicas, &released);
+        self.open_segment(cx, replicas, &released, purpose == Purpose::Reserve);
+        Switch::Opening
     }
 
-    /// First segment of a life: takes the last spare, too, for without it nothing could ever be written.
+    /// What was opened as reserve is for everything again, once as much as that would be left.
+    pub(crate) fn end_reserve(&mut self, cx: &Cx<'_>, replicas: &BTreeMap<VolumeId, Replica>, failed: &Failed) {
+        let Some(active) = self.active.as_ref().filter(|a| a.reserved) else { return };
+        assert!(self.segments.contains_key(&active.generation), "the open segment is in the ring");
+        let left = self.spares.len() + self.to_release(self.is_full(cx), replicas, failed).len();
+        let reserved = left < RESERVED && self.is_full(cx);
+        self.active.as_mut().expect("looked at just now").reserved = reserved;
+    }
+
+    /// No file may be added for records.
+    fn is_full(&self, cx: &Cx<'_>) -> bool {
+        self.slots.len() >= as_count(cx.config.max_segments) || cx.ops.slot_is_short()
+    }
+
+    /// First segment of a life: takes the last spare, too, for without it nothing could ever be written. False if no segment
+    /// could be released after it any more: the format's limit is reached, and everything is needed.
     pub(crate) fn open_first_segment(
         &mut self,
         cx: &mut Cx<'_>,
         replicas: &mut BTreeMap<VolumeId, Replica>,
-        failed: &BTreeSet<VolumeId>,
-    ) {
-        let full = self.slots.len() >= as_count(cx.config.max_segments);
-        let released = self.to_release(full, replicas, failed);
-        self.open_segment(cx, replicas, &released);
+        failed: &Failed,
+    ) -> bool {
+        let released = self.to_release(self.is_full(cx), replicas, failed);
+        if self.spares.len() + released.len() < 2 && self.files() >= LIMIT {
+            return false;
+        }
+        let reserved = self.is_full(cx) && self.spares.len() + released.len() <= RESERVED;
+        self.open_segment(cx, replicas, &released, reserved);
+        true
     }
 
     /// Segments that the next one lets go. A journal that is full gives up what lagging copies would still fetch, rather
     /// than the room for the next segment.
-    fn to_release(&self, full: bool, replicas: &BTreeMap<VolumeId, Replica>, failed: &BTreeSet<VolumeId>) -> Vec<u64> {
+    fn to_release(&self, full: bool, replicas: &BTreeMap<VolumeId, Replica>, failed: &Failed) -> Vec<u64> {
         let released = self.releasable(Level::CatchUp, replicas, failed, usize::MAX);
-        if full && self.spares.len() + released.len() < 2 {
-            return self.releasable(Level::Replay, replicas, failed, SPARES);
+        // Above the bound: as many as can be removed then, next to the spares and the one that is opened.
+        let spares = if self.beyond > 0 { SPARES + self.beyond } else { RESERVED };
+        let wanted = (spares + 1).saturating_sub(self.spares.len());
+        if full && released.len() < wanted {
+            return self.releasable(Level::Replay, replicas, failed, wanted);
         }
         released
     }
@@ -180,7 +311,7 @@ impl Journal {
         &self,
         level: Level,
         replicas: &BTreeMap<VolumeId, Replica>,
-        failed: &BTreeSet<VolumeId>,
+        failed: &Failed,
         most: usize,
     ) -> Vec<u64> {
         let free = |s: &Segment| s.end.is_some_and(|end| end <= self.durable_seq) && !s.needed(level, replicas, failed);
@@ -192,7 +323,13 @@ impl Journal {
             .collect()
     }
 
-    fn open_segment(&mut self, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>, released: &[u64]) {
+    fn open_segment(
+        &mut self,
+        cx: &mut Cx<'_>,
+        replicas: &mut BTreeMap<VolumeId, Replica>,
+        released: &[u64],
+        reserved: bool,
+    ) {
         assert!(self.opening.is_none(), "one segment is opened at a time");
         if let Some(active) = self.active.take() {
             let segment = self.segments.get_mut(&active.generation).expect("the open segment is in the ring");
@@ -216,7 +353,7 @@ impl Journal {
         self.next_generation += 1;
         let (generation, bytes) = (header.generation, cx.config.segment_bytes);
         self.segments.insert(generation, Segment { slot, bytes, ..Segment::default() });
-        self.opening = Some(Opening { generation, bytes, released: freed });
+        self.opening = Some(Opening { generation, bytes, reserved, released: freed });
         let kind = DiskOpKind::Write { offset: 0, data: vec![header.encode()], durable: true };
         cx.submit(Tag::SegmentHeader, FileId::Segment(slot), kind);
     }
@@ -252,7 +389,9 @@ impl Journal {
                 self.slots.remove(&slot);
             }
         }
-        self.active = Some(Active { generation: opening.generation, tail: HEADER, room: opening.bytes - HEADER });
+        self.unrest = true;
+        let Opening { generation, bytes, reserved, .. } = opening;
+        self.active = Some(Active { generation, tail: HEADER, room: bytes - HEADER, reserved });
     }
 }
 

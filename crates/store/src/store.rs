@@ -3,23 +3,24 @@
 //! Invariants: each operation given out is answered once; a copy that failed gives no more promises in this life (P8); the
 //! journal's failure is the failure of every copy.
 
-use crate::api::{Input, LogGone, Output, Space};
+mod resync;
+mod shown;
+
+use crate::api::{Input, LogGone, Output};
 use crate::config::StoreConfig;
 use crate::findings::Findings;
 use crate::io::{DiskDone, DiskError, DiskOpKind, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
 use crate::ops::{CopyTag, Cx, Hung, Ops, Tag};
 use crate::replica::{Command, Replica, Stage};
+use crate::ring::{Failed, Held};
 use crate::start::{Found, Progress, Start};
 use crate::superblock::Waiter;
-use holdfast_format::{PAGE_BYTES, Superblock, TableRoots, TableSums};
+use holdfast_format::{Superblock, TableRoots, TableSums};
 use holdfast_types::{
-    BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Mutant, Positions, ReadFault, Time, VolumeId,
-    VolumeSize, mutated,
+    BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Mutant, ReadFault, Time, VolumeId, VolumeSize, mutated,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-mod resync;
 
 /// A device that failed stays failed in this life (P8); what the next life can read and prove, counts again.
 const WHAT_TO_DO: &str =
@@ -45,6 +46,7 @@ pub struct Store {
     hung_at: Option<Time>,
     cache: VecDeque<(VolumeId, Lsn, u64)>,
     cache_bytes: u64,
+    now: Time,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,8 @@ enum Phase {
 #[derive(Debug, Default)]
 struct Leaving {
     orphans: BTreeSet<Epoch>,
+    /// What the journal keeps for it; everything, if it could not even be opened.
+    held: Held,
     /// To be removed; false for a copy that only failed.
     delete: bool,
     /// Leftover of an interrupted creation or deletion: nobody asked.
@@ -95,11 +99,13 @@ impl Store {
             hung_at: None,
             cache: VecDeque::new(),
             cache_bytes: 0,
+            now: Time::default(),
         }
     }
 
     /// Takes one input; pushes everything that follows from it.
     pub fn handle(&mut self, input: Input, now: Time, out: &mut Vec<Output>) {
+        self.now = now;
         match input {
             Input::Start => self.start(now, out),
             Input::Done(done) => self.done(done, now, out),
@@ -121,106 +127,11 @@ impl Store {
         }
         let open = self.replicas.values().filter(|r| r.stage == Stage::Open);
         let checkpoints = open.filter_map(|r| r.checkpoint_due(self.config.checkpoint_interval));
+        let applies = self.replicas.values().filter(|r| r.stage == Stage::Open);
+        let applies = applies.filter_map(|r| r.apply_due(self.config.apply_delay));
+        let paced = self.ops.pace.ready_at(&self.config).filter(|at| *at > self.now);
         let journal = self.journal.next_timeout(self.config.seal_delay);
-        checkpoints.chain(self.ops.retry_at()).chain(journal).chain(self.hung_at).min()
-    }
-
-    /// Bytes of records that the images do not hold yet. Grows without bound unless the caller slows down.
-    #[must_use]
-    pub fn backlog_bytes(&self) -> u64 {
-        self.replicas.values().map(|r| r.backlog).sum()
-    }
-
-    /// Whether appends wait for a journal segment.
-    #[must_use]
-    pub fn is_journal_full(&self) -> bool {
-        self.journal.pressure()
-    }
-
-    /// Whether any operation found no space and has not ended since.
-    #[must_use]
-    pub const fn is_short_of_space(&self) -> bool {
-        self.ops.is_short()
-    }
-
-    /// Whether a copy has the space that it needs. A journal without room is every copy's.
-    #[must_use]
-    pub fn space(&self, volume: VolumeId) -> Space {
-        if !self.ops.is_short() {
-            return Space::Enough;
-        }
-        let opening = matches!(self.phase, Phase::Opening);
-        let holds_up = |tag| match tag {
-            Tag::Slot(_) => opening,
-            Tag::Start(_) | Tag::SegmentHeader | Tag::Head(_) | Tag::Frame(_) => true,
-            Tag::Copy(..) => false,
-        };
-        if self.journal.pressure() || self.ops.short().any(holds_up) {
-            Space::Out
-        } else if self.ops.short().any(|tag| tag.volume().is_none_or(|v| v == volume)) {
-            Space::Short
-        } else {
-            Space::Enough
-        }
-    }
-
-    /// The file of a copy, or of the journal, that the device has not answered for too long (trap 31). It may still do so.
-    #[must_use]
-    pub fn hung(&self, volume: VolumeId) -> Option<FileId> {
-        self.hung.iter().find(|h| h.volume.is_none_or(|v| v == volume)).map(|h| h.file)
-    }
-
-    /// Whether the device has not answered something for too long.
-    #[must_use]
-    pub fn is_hung(&self) -> bool {
-        !self.hung.is_empty()
-    }
-
-    /// Where a copy stands.
-    #[must_use]
-    pub fn positions(&self, volume: VolumeId) -> Option<Positions> {
-        let r = self.replicas.get(&volume)?;
-        Some(Positions { applied: r.applied, committed: r.committed, durable: r.durable, received: r.received })
-    }
-
-    /// Digest of a copy at its `applied`.
-    #[must_use]
-    pub fn digest(&self, volume: VolumeId) -> Option<u64> {
-        self.replicas.get(&volume).map(|r| r.tables.digest)
-    }
-
-    /// Bytes of memory that pages of tables take: `StoreConfig::table_bytes` at most, and what one batch adds for a moment.
-    #[must_use]
-    pub fn table_memory(&self) -> usize {
-        self.replicas.values().map(|r| r.tables.len()).sum::<usize>() * PAGE_BYTES
-    }
-
-    /// Whether a copy still moves regions of its side area to its image.
-    #[must_use]
-    pub fn is_merging(&self, volume: VolumeId) -> bool {
-        self.replicas.get(&volume).is_some_and(Replica::is_merging)
-    }
-
-    /// For tests that find the journal stuck.
-    #[cfg(test)]
-    pub(crate) fn journal_state(&self) -> String {
-        let copies: Vec<_> = self
-            .replicas
-            .values()
-            .map(|r| (r.volume, r.checkpoint, r.applied, r.committed, r.known_committed, r.durable, r.received, r.trim))
-            .collect();
-        format!("{:?}\n{copies:?}", self.journal)
-    }
-
-    /// What the start found besides the copies. Empty before it, and if the journal can't be used.
-    #[must_use]
-    pub const fn findings(&self) -> &Findings {
-        &self.findings
-    }
-
-    /// The volumes that are open.
-    pub fn volumes(&self) -> impl Iterator<Item = VolumeId> {
-        self.replicas.values().filter(|r| r.stage == Stage::Open).map(|r| r.volume)
+        checkpoints.chain(applies).chain(paced).chain(self.ops.retry_at()).chain(journal).chain(self.hung_at).min()
     }
 
     const fn cx<'a>(&'a mut self, now: Time, out: &'a mut Vec<Output>) -> Cx<'a> {
@@ -254,8 +165,10 @@ impl Store {
         match (tag, result) {
             (Tag::Start(number), result) => self.start_done(number, result, now, out),
             (Tag::Copy(volume, tag), result) => self.copy_done(volume, (tag, file), result, now, out),
+            (Tag::Removal(slot), Err(DiskError::NotFound)) => self.journal.slot_removed(slot),
             (_, Err(error)) => self.fail_journal(&format!("{file} can't be written: {error}; {WHAT_TO_DO}"), out),
             (Tag::Slot(slot), Ok(_)) => self.journal.slot_created(slot),
+            (Tag::Removal(slot), Ok(_)) => self.journal.slot_removed(slot),
             (Tag::SegmentHeader, Ok(_)) => {
                 let Store { ops, config, journal, .. } = self;
                 journal.write_head(&mut Cx { ops, out, now, config });
@@ -353,7 +266,7 @@ impl Store {
                 replica.maybe_replay();
             }
             (CopyTag::Orphan(written), _) => replica.orphan_done(cx, written),
-            (CopyTag::Apply, _) => replica.apply_done(cx),
+            (CopyTag::Apply, _) => replica.write_done(cx),
             (CopyTag::Checkpoint, _) => replica.checkpoint_done(cx),
             (CopyTag::Read(job, first, attempt), DiskReply::Data(data)) => {
                 replica.read_done(cx, job, first, attempt, &data)
@@ -575,7 +488,8 @@ impl Store {
         self.ops.pages.leaves(volume, replica.pages_counted);
         self.ops.drop_parked(volume);
         self.journal.drop_queued(volume);
-        self.leaving.insert(volume, Leaving { orphans: replica.orphans, ..Leaving::default() });
+        let held = Held::by(&replica);
+        self.leaving.insert(volume, Leaving { orphans: replica.orphans, held, ..Leaving::default() });
     }
 
     fn fail_copy(&mut self, volume: VolumeId, reason: &str, out: &mut Vec<Output>) {
@@ -669,14 +583,21 @@ impl Store {
         let Store { ops, config, journal, replicas, .. } = self;
         let cx = &mut Cx { ops, out, now, config };
         journal.create_head(cx);
-        if journal.spares.is_empty() {
+        if journal.spares.is_empty() && journal.may_add() {
             journal.create_spare(cx);
-        } else if journal.head == HeadFile::Present {
-            journal.open_first_segment(cx, replicas, &failed);
+        } else if journal.spares.is_empty()
+            || (journal.head == HeadFile::Present && !journal.open_first_segment(cx, replicas, &failed))
+        {
+            self.fail_journal(
+                "expected room for one more segment, found as many as the format allows, all of them needed by copies that failed or \
+                 wait for a quorum: replace or delete the copies that failed, elsewhere, and then this node's data directory",
+                out,
+            );
         }
     }
 
     fn pump(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.keep_pace(now);
         // Whoever waits for a segment gets its turn whenever anything happens.
         if self.journal.pressure() {
             self.touched.extend(self.replicas.keys());
@@ -692,6 +613,27 @@ impl Store {
         if relaxed && self.journal.pressure() {
             self.touched.extend(self.replicas.keys());
             self.pump_copies(now, out);
+        }
+    }
+
+    /// Looks at all copies together: what of them the images lack, and what a start would replay.
+    fn keep_pace(&mut self, now: Time) {
+        let Store { ops, config, replicas, touched, .. } = self;
+        let (mut debt, mut running, mut applied, mut copies) = (0, false, 0, 0);
+        for r in replicas.values().filter(|r| r.debt > 0 || r.applied_bytes > 0 || r.batch.is_some()) {
+            (debt, running) = (debt + r.debt, running || r.batch.is_some());
+            (applied, copies) = (applied + r.applied_bytes, copies + 1);
+        }
+        ops.pace.note(now, debt, running);
+        if ops.pace.hurries(config) {
+            touched.extend(replicas.values().filter(|r| r.debt > 0 && r.batch.is_none()).map(|r| r.volume));
+        }
+        if applied >= ops.pace.replayable(config) {
+            // Those with more than their share, so that few checkpoints do.
+            for r in replicas.values_mut().filter(|r| r.applied_bytes > 0 && r.applied_bytes >= applied / copies) {
+                r.checkpoint_now |= r.checkpointing.is_none();
+                touched.insert(r.volume);
+            }
         }
     }
 
@@ -711,10 +653,11 @@ impl Store {
 
     fn pump_touched(&mut self, now: Time, out: &mut Vec<Output>) {
         let mut broken = Vec::new();
+        let hurry = self.journal.pressure() || self.ops.pace.hurries(&self.config);
         let Store { ops, config, journal, replicas, touched, .. } = self;
         for volume in std::mem::take(touched) {
             if let Some(replica) = replicas.get_mut(&volume) {
-                replica.pump(&mut Cx { ops, out, now, config }, journal);
+                replica.pump(&mut Cx { ops, out, now, config }, journal, hurry);
                 broken.extend(replica.broken.take().map(|why| (volume, why)));
             }
         }
@@ -724,8 +667,8 @@ impl Store {
     }
 
     /// Copies that are out of service and whose superblock is there: the next start would open them.
-    fn failed(&self) -> BTreeSet<VolumeId> {
-        self.leaving.iter().filter(|(_, l)| !l.superblock_gone).map(|(volume, _)| *volume).collect()
+    fn failed(&self) -> Failed {
+        self.leaving.iter().filter(|(_, l)| !l.superblock_gone).map(|(volume, l)| (*volume, l.held)).collect()
     }
 
     /// Forgets pages of tables above the bound, of the copy that has most of them.

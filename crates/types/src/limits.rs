@@ -23,8 +23,9 @@ pub const MAX_BODY_BYTES: usize = 257 * BLOCK_SIZE;
 pub const MAX_FRAME_RECORDS: usize = 256;
 /// Copies of a volume.
 pub const MAX_MEMBERS: usize = 7;
-/// At each multiple of this LSN every copy knows the digest of its image.
-pub const PROOF_RECORDS: u64 = 1024;
+/// At each multiple of this LSN every copy knows the digest of its image. Batches end there, so that a hot block is written to the
+/// image once for as many records at most.
+pub const PROOF_RECORDS: u64 = 8192;
 /// Entries of an epoch table; older ones are dropped once the checkpoint has passed them.
 pub const MAX_EPOCH_TABLE: usize = 128;
 /// Longest name of a node or a volume, in bytes.

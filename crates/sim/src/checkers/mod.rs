@@ -20,9 +20,9 @@ use crate::options::VolumePlan;
 use epochs::Epochs;
 use flush::Flushes;
 use freshness::Freshness;
-use holdfast_format::RecordHeader;
 use holdfast_format::message::{BeatVolume, Message};
-use holdfast_types::{Durability, Epoch, Life, Lsn, NodeId, VolumeId};
+use holdfast_format::{Record, RecordHeader};
+use holdfast_types::{Configuration, Durability, Epoch, Life, Lsn, NodeId, VolumeId};
 use identity::Identity;
 use memory::{Fate, Memories};
 use quorum::Quorums;
@@ -163,6 +163,29 @@ impl Checkers {
             Message::LogPart { records, .. } => v.committed.observe(records),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a node is alone in an epoch of any volume: what it appends there is never sent.
+    pub(crate) fn is_alone(&self, node: NodeId) -> bool {
+        self.volumes.keys().any(|v| self.alone_in(*v, node).next().is_some())
+    }
+
+    fn alone_in(&self, volume: VolumeId, node: NodeId) -> impl Iterator<Item = Epoch> {
+        let view = self.control.view(volume);
+        let pending = view.and_then(|v| v.pending.as_ref()).map(|p| &p.configuration);
+        let alone = move |c: &&Configuration| !c.members.is_empty() && c.members.iter().all(|m| m.node == node);
+        view.map(|v| &v.active).into_iter().chain(pending).filter(alone).map(|c| c.epoch)
+    }
+
+    /// A node that is alone writes records to its journal: they are seen nowhere else.
+    pub(crate) fn journals(&mut self, node: NodeId, records: &[Record]) -> Result<(), Violation> {
+        for record in records {
+            let volume = record.header().volume;
+            if self.alone_in(volume, node).any(|epoch| epoch == record.epoch()) {
+                self.volume(volume).committed.observe(std::slice::from_ref(record))?;
+            }
+        }
+        Ok(())
     }
 
     /// A primary says how far it has committed.

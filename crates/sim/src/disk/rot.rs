@@ -98,6 +98,11 @@ impl Damage {
         self.blocks.append(&mut self.healed);
     }
 
+    /// What was written to the file since its last sync may be undone: a failed sync is a power cut of one file.
+    pub(super) fn sync_failed(&mut self, file: FileId) {
+        self.blocks.extend(self.healed.extract_if(.., |(v, _)| FileId::Image(*v) == file));
+    }
+
     pub(super) fn lost(&mut self, file: FileId, u: &Unsynced) {
         self.damage_blocks(file, u.offset, u.new.len());
     }
@@ -429,6 +434,11 @@ mod tests {
         assert_eq!(damaged(&disk), [0; 0]);
         disk.crash(&mut Vec::new());
         assert_eq!(damaged(&disk), [0], "a power cut may have undone the repair");
+        write(&mut disk, 0, 8);
+        disk.fail_next = Some(FaultKind::SyncError);
+        let (ticket, _) = disk.submit(DiskOp { id: OpId(1), file: IMAGE, kind: DiskOpKind::Sync }, 0);
+        assert!(disk.complete(ticket).unwrap().done.result.is_err());
+        assert_eq!(damaged(&disk), [0], "so may a failed sync");
         write(&mut disk, 0, 9);
         act(&mut disk, IMAGE, DiskOpKind::Sync);
         disk.crash(&mut Vec::new());

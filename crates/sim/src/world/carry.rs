@@ -2,7 +2,7 @@
 
 use super::{Event, World};
 use crate::checkers::Violation;
-use crate::disk::Disk;
+use crate::disk::{Disk, records_of};
 use crate::faults::FaultKind;
 use crate::log::{MS, US};
 use crate::net::{Lane, LaneNotice, Packet, Plane};
@@ -94,6 +94,7 @@ impl World {
                 Output::SendBeat { message: ShardMessage::Beat { volumes, .. }, .. } => {
                     volumes.iter().try_for_each(|beat| self.checkers.beat(beat))?;
                 }
+                Output::Disk(op) if self.checkers.is_alone(id) => self.checkers.journals(id, &records_of(op))?,
                 _ => {}
             }
         }
@@ -367,6 +368,10 @@ fn brief(message: &Message) -> String {
             format!("Append {epoch} committed {committed}: {}", span(records))
         }
         Message::LogPart { epoch, from, records } => format!("LogPart {epoch} from {from}: {}", span(records)),
+        Message::Block { block, data } => match data {
+            Some(data) => format!("Block {block:?}: {} bytes", data.len()),
+            None => format!("Block {block:?}: refused"),
+        },
         other => format!("{other:?}"),
     }
 }

@@ -24,6 +24,8 @@ impl World {
             FaultKind::MisdirectedRead => self.node(node).disk.arm_image(kind),
             FaultKind::ReadFlip if self.rngs.faults.chance(500_000) => self.node(node).disk.arm_image(kind),
             _ if !self.atlas.may_hurt(node) => {}
+            // A volume is formed of all its copies; with one hurt before, an operator makes it again. Nothing was promised yet.
+            _ if self.atlas.asks_liveness() && volumes.iter().any(|v| self.checkers.control.view(*v).is_none()) => {}
             // A copy does not start on tables that its superblock does not vouch for.
             FaultKind::RotJournal | FaultKind::RotSuperblock | FaultKind::RotBlockTable | FaultKind::RotRegionTable => {
                 self.rot(kind, node, volume)

@@ -19,12 +19,16 @@ pub(crate) fn small() -> StoreConfig {
     StoreConfig {
         segment_bytes: 96 << 10,
         min_segments: 3,
-        max_segments: 6,
+        max_segments: 7,
+        shrink_interval: Duration::from_secs(2),
         frame_bytes: 40 << 10,
         max_body_bytes: 8 * BLOCK_SIZE,
         checkpoint_bytes: 150 << 10,
         checkpoint_interval: Duration::from_millis(500),
         apply_batch_bytes: 48 << 10,
+        apply_start_bytes: 96 << 10,
+        apply_delay: Duration::from_millis(100),
+        apply_in_flight: 4,
         apply_write_bytes: 16 << 10,
         cache_bytes: 40 << 10,
         ..StoreConfig::default()
@@ -491,7 +495,11 @@ impl Harness {
     pub(crate) fn append_range(&mut self, v: VolumeId, kind: RecordKind, range: BlockRange) {
         let m = self.models.get_mut(&v).expect("known");
         let lsn = m.last() + 1;
-        let blocks = if kind == RecordKind::Write { usize::try_from(range.count.0).expect("small") } else { 0 };
+        let body = match kind {
+            RecordKind::Write => usize::try_from(range.count.0).expect("small") * BLOCK_SIZE,
+            RecordKind::EpochStart => 60,
+            _ => 0,
+        };
         let record = Record::seal(Draft {
             volume: v,
             epoch: m.epoch,
@@ -502,7 +510,7 @@ impl Harness {
             head: false,
             tail: false,
             range,
-            body: Bytes::from(vec![u8::try_from(lsn).expect("small"); blocks * BLOCK_SIZE]),
+            body: Bytes::from(vec![u8::try_from(lsn % 251).expect("small"); body]),
         });
         m.push(record.clone());
         self.input(Input::Append { volume: v, records: vec![record] });

@@ -453,7 +453,7 @@ fn a_table_that_cannot_be_read_fails_its_copy_alone() {
 /// Each node's sums, of both levels, are what a slow sum says, and asking for them needs no more memory than all else.
 #[test]
 fn sums_of_the_largest_volume_are_read_page_by_page() {
-    let config = StoreConfig { table_bytes: 96 * 4096, apply_batch_pages: 8, ..small() };
+    let config = StoreConfig { table_bytes: 96 * 4096, apply_batch_pages: 4, ..small() };
     let mut b = Bench::new(5, config.clone(), 1);
     for round in 0..200u64 {
         let block = b.rng.below(BLOCKS - 8);

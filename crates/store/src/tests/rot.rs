@@ -4,7 +4,7 @@ use super::harness::{BLOCKS, Harness, Model, small};
 use crate::api::Input;
 use crate::io::FileId;
 use bytes::Bytes;
-use holdfast_format::{Record, SegmentHeader};
+use holdfast_format::{ALLOCATED_ZEROS, Record, SegmentHeader};
 use holdfast_types::{BlockIndex, BlockRange, Lsn, Rng, VolumeId};
 use std::collections::BTreeMap;
 
@@ -131,7 +131,7 @@ fn rotten_record() -> (Harness, Model, Record) {
     h.strict = false;
     // The body of a record above the checkpoint: found by its bytes.
     let victim: Record =
-        (*full.log[full.log.len() - 2..].iter().find(|r| r.body().len() >= 4096).expect("a write")).clone();
+        full.log.iter().rev().find(|r| r.body().len() >= 4096 && r.lsn().0 > full.committed).expect("a write").clone();
     let needle = &victim.body()[..64];
     let found: Vec<(FileId, usize)> = segments(&h)
         .into_iter()
@@ -204,7 +204,7 @@ fn rotten_block() -> (Harness, usize, Bytes) {
     h.commit(V1, durable);
     h.quiesce();
     let image = h.models[&V1].image(durable).to_vec();
-    let used = image.iter().rposition(|sum| *sum != 0).expect("something was written");
+    let used = image.iter().rposition(|sum| *sum > ALLOCATED_ZEROS).expect("something was written");
     let good = Bytes::copy_from_slice(&h.disk.files[&FileId::Image(V1)].medium[used * 4096..][..4096]);
     h.disk.rot(FileId::Image(V1), used * 4096 + 17, 1);
     (h, used, good)
@@ -256,6 +256,10 @@ fn with_tables(seed: u64, midway: bool) -> Harness {
         let durable = h.models[&V1].durable;
         h.commit(V1, durable);
         if midway {
+            // Nothing is applied at once.
+            while h.store.debt_bytes() > 0 && !h.disk.in_flight.iter().any(|(_, op)| op.file == FileId::Image(V1)) {
+                assert!(h.complete_one() || h.tick(), "what is committed is applied");
+            }
             let done = h.rng.below(25);
             (0..done).for_each(|_| {
                 let _ = h.complete_one() || h.tick();

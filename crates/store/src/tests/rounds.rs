@@ -145,7 +145,7 @@ fn repair(h: &mut Harness, base: &Harness, v: VolumeId, seed: u64, tally: &mut T
         }
         if h.models[&v].durable < lsn && !h.failures.is_empty() {
             // A neighbour that failed keeps its records until it is replaced, and these journals are tiny.
-            assert!(h.store.is_journal_full(), "{seed}: {v}");
+            assert!(h.store.is_journal_full(), "{seed}: {v}; {:?}", h.failures);
             tally.waiting += 1;
             return;
         }

@@ -1,0 +1,129 @@
+//! How fast the images take what is committed, and what follows from it: when writes are slowed, when a checkpoint is due.
+//!
+//! ```text
+//! debt (committed, not in an image)    0 ──────── soft ───────────────────── mark ────── limit
+//! records go to the journal            at once     rate × (mark − debt) / (debt − soft)   rate / 4    not at all
+//! ```
+//!
+//! At the soft mark the bound is infinite; half way from there to the mark it is the rate at which images take records. So
+//! guests that write faster than that slow down little by little until both rates are equal. Above the mark, which falls
+//! when images become slower, the debt shrinks while guests go on. The limit, `debt_bytes`, bounds memory and nothing else.
+//! What is not committed is no debt: no image could take it, and its volume alone waits for it.
+//!
+//! The mark, and the bytes after which a checkpoint is due, are what could be replayed within half of `replay_target` at the
+//! measured rate: together they are what a start replays.
+
+use crate::config::StoreConfig;
+use holdfast_types::Time;
+use std::time::Duration;
+
+/// Bytes per second, until something was measured.
+const UNMEASURED: u64 = 64 << 20;
+/// Busy time after which older measurements count half.
+const MEMORY: u64 = 10_000_000;
+/// A bound that follows from a rate is never below: a device that answers late once is not a slow one.
+const LEAST: u64 = 256 << 10;
+/// Time that one frame of a slowed journal stands for.
+const GRAIN: u64 = 20;
+
+/// The pace of a shard.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// Bytes applied, and the microseconds in which anything was being applied.
+    bytes: u64,
+    busy: u64,
+    running: bool,
+    seen: Time,
+    debt: u64,
+    /// The journal takes no records before this, while the debt is above the soft mark.
+    ready_at: Time,
+}
+
+impl Pace {
+    /// A batch of this many bytes of records is in an image.
+    pub(crate) fn applied(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    /// What the copies say after each input: their debt, and whether any batch is under way.
+    pub(crate) fn note(&mut self, now: Time, debt: u64, running: bool) {
+        if self.running {
+            self.busy += micros(now.since(self.seen));
+        }
+        if self.busy > MEMORY {
+            (self.bytes, self.busy) = (self.bytes / 2, self.busy / 2);
+        }
+        (self.seen, self.debt, self.running) = (now, debt, running);
+    }
+
+    /// Bytes of records that images take in a second.
+    pub(crate) fn rate(&self) -> u64 {
+        // A few milliseconds say little.
+        if self.busy < 20_000 { UNMEASURED } else { (self.bytes.saturating_mul(1_000_000) / self.busy).max(1) }
+    }
+
+    fn within(&self, time: Duration) -> u64 {
+        (u128::from(self.rate()) * time.as_micros() / 1_000_000).try_into().unwrap_or(u64::MAX)
+    }
+
+    /// Debt is brought below it.
+    pub(crate) fn mark(&self, config: &StoreConfig) -> u64 {
+        self.within(config.replay_target / 2).max(LEAST).min(config.debt_bytes)
+    }
+
+    fn soft(&self, config: &StoreConfig) -> u64 {
+        self.mark(config) / 2
+    }
+
+    /// Images don't wait for more to be written with.
+    pub(crate) fn hurries(&self, config: &StoreConfig) -> bool {
+        self.debt >= config.apply_start_bytes.min(self.soft(config) / 2)
+    }
+
+    /// Bytes that may be in images and above their checkpoints.
+    pub(crate) fn replayable(&self, config: &StoreConfig) -> u64 {
+        self.within(config.replay_target / 2).max(LEAST)
+    }
+
+    /// Records wait.
+    pub(crate) fn holds(&self, config: &StoreConfig) -> bool {
+        self.stands(config) || (self.debt > self.soft(config) && self.seen < self.ready_at)
+    }
+
+    /// Records wait until the images have taken more, and for nothing else.
+    pub(crate) fn stands(&self, config: &StoreConfig) -> bool {
+        self.debt >= config.debt_bytes
+    }
+
+    /// When records go on though nothing else happens.
+    pub(crate) fn ready_at(&self, config: &StoreConfig) -> Option<Time> {
+        (self.holds(config) && !self.stands(config)).then_some(self.ready_at)
+    }
+
+    /// Bytes per second that the journal may take; `None`: as many as come.
+    fn allowed(&self, config: &StoreConfig) -> Option<u64> {
+        let (soft, mark) = (self.soft(config), self.mark(config));
+        let over = self.debt.checked_sub(soft).filter(|over| *over > 0)?;
+        let left = u128::from(mark.saturating_sub(self.debt));
+        let allowed = u128::from(self.rate()) * left / u128::from(over);
+        Some(u64::try_from(allowed).unwrap_or(u64::MAX).max(self.rate() / 4).max(1))
+    }
+
+    /// The most that a frame takes now.
+    pub(crate) fn frame_bytes(&self, config: &StoreConfig) -> u32 {
+        let grain = |rate: u64| u32::try_from(rate / (1000 / GRAIN)).unwrap_or(u32::MAX).max(16 << 10);
+        self.allowed(config).map_or(config.frame_bytes, |rate| config.frame_bytes.min(grain(rate)))
+    }
+
+    /// So many bytes of records were issued.
+    pub(crate) fn issued(&mut self, bytes: u64, config: &StoreConfig) {
+        let Some(rate) = self.allowed(config) else { return };
+        // Never for long: the debt may be gone by then.
+        let wait = Duration::from_micros(bytes.saturating_mul(1_000_000) / rate).min(Duration::from_secs(1));
+        self.ready_at = self.ready_at.max(self.seen) + wait;
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
