@@ -272,3 +272,41 @@ fn what_is_noted_of_a_pass_is_what_the_tables_say() {
         assert_eq!(prove(&mut b, found.cut), Ok(()), "seed {seed}");
     }
 }
+
+/// What only looks at a copy finds all of it, though regions are still to be moved to its image, and moves none.
+#[test]
+fn a_copy_is_read_whole_while_its_regions_are_beside_the_image() {
+    for seed in 0..20 {
+        let mut a = source(seed, 8);
+        let mut b = target(seed ^ 0xD, &a);
+        let after = b.models[&V].last();
+        write(&mut a, 20);
+        open_side(&mut b);
+        let found = ask(&mut a, query(after, Vec::new()), 1 << 20);
+        b.input(Input::WriteSide { volume: V, regions: found.regions });
+        b.drain_disk();
+        b.resync.clear();
+        assert_eq!(prove(&mut b, found.cut), Ok(()));
+        let old = b.models[&V].clone();
+        switch(&mut b, old.epoch, found.cut);
+        b.strict = false;
+        b.models.insert(V, Model { incarnation: old.incarnation, ..a.models[&V].clone() });
+        while !b.resync.iter().any(|o| matches!(o, Output::Switched { .. })) {
+            assert!(b.complete_one() || b.tick(), "seed {seed}: the switch ends");
+        }
+        b.config.moves_regions = false;
+        b.crash(false);
+        b.start();
+        b.strict = true;
+        b.quiesce();
+        assert!(b.store.is_merging(V), "seed {seed}: nothing is moved");
+        b.read_all(V);
+        assert_eq!(b.store.digest(V), Some(b.models[&V].digest(found.cut.at.0)));
+        b.config.moves_regions = true;
+        b.crash(true);
+        b.start();
+        b.quiesce();
+        assert!(!b.store.is_merging(V), "seed {seed}: all is moved");
+        b.read_all(V);
+    }
+}
