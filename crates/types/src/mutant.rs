@@ -80,9 +80,9 @@ mutants! {
     // Resync by regions.
 
     /// A target switches although the source has more regions for it.
-    SwitchesBeforeComplete: "open R6",
+    SwitchesBeforeComplete: "R6",
     /// A source does not note which regions change while a pass goes on.
-    ChangeNotNoted: "open R4",
+    ChangeNotNoted: "R4",
     /// A region takes the place of a newer one.
     OlderRegionWins: "open R5",
     /// The side area becomes part of the copy without a comparison of the sums.
