@@ -11,6 +11,8 @@ use holdfast_cluster::{Command, Outcome, RefusalKind, placement};
 use holdfast_node::control::Failure;
 use holdfast_transport::pki;
 use holdfast_types::{Durability, NodeId, VolumeId, VolumeSize};
+use std::fs::File;
+use std::path::Path;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::BroadcastStream;
@@ -135,6 +137,21 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
     let write_quorum =
         u8::try_from(quorum).map_err(|_| invalid(format!("expected a quorum of at most 7, found {quorum}")))?;
     Ok(Command::CreateVolume { name: r.name.clone(), size: r.size_bytes, durability, write_quorum, nodes, primary })
+}
+
+/// Refuses a size that no file can have here: every copy would fail when its image is to become that long. The file systems of
+/// the other nodes are taken to be of the same kind.
+fn fits(data_dir: &Path, size: u64) -> Result<(), Status> {
+    let path = data_dir.join("length-probe");
+    let made = File::create(&path).and_then(|file| file.set_len(size));
+    // A leftover is empty space, and the next probe replaces it.
+    let _ = std::fs::remove_file(&path);
+    made.map_err(|e| {
+        Status::failed_precondition(format!(
+            "expected the file system of {} to take a file of {size} bytes, found: {e}; xfs does, ext4 ends at 16 TiB",
+            data_dir.display()
+        ))
+    })
 }
 
 /// What deletes a volume, and the nodes that will not hear of it yet.
@@ -282,6 +299,23 @@ impl Admin for Service {
         let name = request.into_inner().name;
         let volume = one_volume(self.look(|view| view.status()).await?, &name)?;
         Ok(Response::new(pb::VolumeShowResponse { volume: Some(volume) }))
+    }
+
+    async fn volume_resize(&self, request: Request<pb::VolumeResizeRequest>) -> Answer<pb::VolumeResizeResponse> {
+        let pb::VolumeResizeRequest { name, size_bytes: size, shrink } = request.into_inner();
+        let named = name.clone();
+        let look = move |view: &View<'_>| {
+            let volume = volume_named(view, &named)?;
+            let known = view.control.state().and_then(|s| s.volumes.get(&volume));
+            if known.is_some_and(|v| size > v.size.bytes()) {
+                fits(view.data_dir, size)?;
+            }
+            Ok((volume, known.and_then(|v| v.resizes.last()).map_or(0, |r| r.0)))
+        };
+        let (volume, after) = self.look(look).await?;
+        self.propose(Command::ResizeVolume { volume, after, size, shrink }).await?;
+        let volume = one_volume(self.look(|view| view.status()).await?, &name)?;
+        Ok(Response::new(pb::VolumeResizeResponse { volume: Some(volume) }))
     }
 
     async fn volume_delete(&self, request: Request<pb::VolumeDeleteRequest>) -> Answer<pb::VolumeDeleteResponse> {

@@ -55,6 +55,7 @@ pub(crate) struct View<'a> {
     pub(crate) me: NodeId,
     pub(crate) now: Time,
     pub(crate) nbd_dir: &'a std::path::Path,
+    pub(crate) data_dir: &'a std::path::Path,
     pub(crate) ca_pem: &'a str,
     pub(crate) address: SocketAddr,
 }
@@ -99,6 +100,7 @@ pub(crate) struct Parts {
     pub(crate) writes: mpsc::Sender<Write>,
     pub(crate) shard: ShardHandle,
     pub(crate) nbd_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     pub(crate) ca: Option<pki::CaMaterial>,
     pub(crate) ca_pem: String,
     pub(crate) address: SocketAddr,
@@ -292,6 +294,7 @@ impl ControlLoop {
                 me: self.parts.me,
                 now: random::now(),
                 nbd_dir: &self.parts.nbd_dir,
+                data_dir: &self.parts.data_dir,
                 ca_pem: &self.parts.ca_pem,
                 address: self.parts.address,
             }),

@@ -86,6 +86,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         writes,
         shard: handle,
         nbd_dir: config.listen.nbd_dir.clone(),
+        data_dir: config.node.data_dir.clone(),
         ca: authority(&paths)?,
         ca_pem: credentials.ca_pem.clone(),
         address: config.advertised(),

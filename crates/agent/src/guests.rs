@@ -232,6 +232,13 @@ impl Registry {
         }
     }
 
+    /// Bytes that connections from now on are told; the protocol has no way to tell those that are there.
+    pub(crate) fn set_size(&mut self, volume: VolumeId, size: u64) {
+        if let Some(export) = self.exports.get_mut(&volume) {
+            export.size = size;
+        }
+    }
+
     /// Whether connections of `volume` may read more from their sockets.
     pub(crate) fn set_accepts(&mut self, volume: VolumeId, accepts: bool) {
         let Some(export) = self.exports.get_mut(&volume) else { return };
@@ -593,6 +600,13 @@ impl Guest {
                 let completion = match result {
                     Ok(data) if data.is_empty() => nbd::Completion::Done,
                     Ok(data) => nbd::Completion::Data(data),
+                    Err(GuestError::BeyondEnd(op)) => nbd::Completion::Error(nbd::NbdError::new(
+                        match op {
+                            GuestOp::Write | GuestOp::WriteZeroes => nbd::ErrorCode::NoSpace,
+                            GuestOp::Read | GuestOp::Discard | GuestOp::Flush => nbd::ErrorCode::Invalid,
+                        },
+                        "the volume ends before that: it has become smaller",
+                    )),
                     Err(GuestError::Corrupt) => nbd::Completion::Error(nbd::NbdError::new(
                         nbd::ErrorCode::Io,
                         "a block of the volume does not match its checksum; see `holdfast events`",

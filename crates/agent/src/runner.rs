@@ -187,6 +187,9 @@ impl Runner {
         let mut tell = |volume: VolumeId| {
             guests.set_accepts(volume, shard.accepts(volume));
             guests.set_mute(volume, shard.is_in_doubt(volume));
+            if let Some(size) = shard.size(volume) {
+                guests.set_size(volume, size.bytes());
+            }
         };
         if self.admitted.replace(admits) != Some(admits) {
             self.local.views.iter().for_each(|view| tell(view.volume));
@@ -372,7 +375,8 @@ impl Runner {
         self.admitted = None;
         for view in &self.local.views {
             let Some(name) = self.names.get(&view.volume) else { continue };
-            if let Err(error) = guests::export(&self.guests, view.volume, name, view.size.bytes()) {
+            let size = self.shard.size(view.volume).unwrap_or(view.size);
+            if let Err(error) = guests::export(&self.guests, view.volume, name, size.bytes()) {
                 tracing::error!(volume = name, %error, "the volume's socket could not be opened");
             }
             if !self.shard.is_serving(view.volume) {

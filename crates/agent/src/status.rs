@@ -73,6 +73,7 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
     pb::Volume {
         id: v.id,
         size: v.size,
+        size_wanted: v.size_wanted,
         epoch: v.epoch,
         primary: v.primary.unwrap_or_default(),
         state: state.to_owned(),

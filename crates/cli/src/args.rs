@@ -17,8 +17,8 @@ pub(crate) struct Cli {
     /// Tables for people, JSON for programs (alone on stdout)
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
-    /// How long to wait for the agent's answer, and for what `volume create`, `failover` and `copy` wait for [default: 15s, and 60s
-    /// for those two, 1h for `copy`]
+    /// How long to wait for the agent's answer, and for what `volume create`, `volume resize`, `failover` and `copy` wait for [default: 15s, and 60s
+    /// for those three, 1h for `copy`]
     #[arg(long, global = true, value_name = "DURATION")]
     pub(crate) timeout: Option<String>,
     #[command(subcommand)]
@@ -159,6 +159,24 @@ pub(crate) enum VolumeCommand {
     Show {
         /// Its name
         name: String,
+    },
+    /// Give a volume another size, while it is in use
+    #[command(long_about = "Give a volume another size, while it is in use.\n\n\
+        Every copy changes its size at the same place of the log, also one that is down now. A client that is attached goes on with the \
+        size that it was told; one that attaches later sees the new one. A smaller size is refused (exit status 3) without --shrink: \
+        what lies behind it is gone for good, on every copy, also if the volume grows again.")]
+    Resize {
+        /// Its name
+        name: String,
+        /// Size that the VM is to see, such as 64GiB: a multiple of 4KiB, at most 64TiB
+        #[arg(long, value_name = "SIZE")]
+        size: String,
+        /// A smaller size is meant: discard what lies behind it
+        #[arg(long)]
+        shrink: bool,
+        /// Return once the cluster has agreed to it, not only when it is done
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Delete a volume and all its copies, for ever
     Delete {
@@ -548,6 +566,8 @@ mod tests {
             "holdfast volume create vm1 --size 10GiB --copies 3 --quorum 2 --durability sync --on n1,n2,n3 --primary n1",
             "holdfast volume list",
             "holdfast volume show vm1",
+            "holdfast volume resize vm1 --size 64GiB",
+            "holdfast volume resize vm1 --size 1GiB --shrink --no-wait",
             "holdfast volume delete vm1 --force",
             "holdfast volume create vm1 --size 1GiB --no-wait --timeout 5s",
             "holdfast failover vm1 --no-wait",

@@ -10,7 +10,7 @@ use crate::error::CliError;
 use crate::output;
 use holdfast_agent::admin::{AdminClient, connect, pb};
 use holdfast_agent::config::{parse_duration, parse_size};
-use holdfast_types::VolumeSize;
+use holdfast_types::{BLOCK_SIZE, VolumeSize};
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -87,6 +87,7 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, CliError> {
 fn check(command: Command) -> Result<Command, CliError> {
     match &command {
         Command::Volume(VolumeCommand::Create(args)) => check_create(args)?,
+        Command::Volume(VolumeCommand::Resize { size, .. }) => drop(new_size(size)?),
         Command::Scrub(args) => drop(upkeep::parse_rate(&args.rate)?),
         Command::Token(TokenCommand::Create { valid }) => drop(parse_duration(valid).map_err(CliError::Usage)?),
         _ => {}
@@ -113,6 +114,21 @@ fn check_create(args: &CreateArgs) -> Result<(), CliError> {
 fn size_of(args: &CreateArgs) -> Result<u64, CliError> {
     let bytes = parse_size(&args.size).map_err(|e| CliError::Usage(format!("--size: {e}")))?;
     VolumeSize::new(bytes).map_err(|e| CliError::Usage(format!("--size: {e}")))?;
+    Ok(bytes)
+}
+
+/// A size to be had by a resize: whole blocks.
+fn new_size(text: &str) -> Result<u64, CliError> {
+    let usage = |e: String| CliError::Usage(format!("--size: {e}"));
+    let bytes = parse_size(text).map_err(usage)?;
+    let block = u64::try_from(BLOCK_SIZE).expect("4096");
+    if !bytes.is_multiple_of(block) {
+        return Err(usage(format!(
+            "expected a multiple of 4KiB, found {bytes}; round it to {}",
+            bytes.div_ceil(block) * block
+        )));
+    }
+    VolumeSize::new(bytes).map_err(|e| usage(e.to_string()))?;
     Ok(bytes)
 }
 
@@ -210,6 +226,10 @@ async fn volume(agent: &mut Agent<'_>, output: Output, command: VolumeCommand) -
             let volume = agent.volume(&name).await?;
             output::print(output, || output::volume_json(&volume), || output::volume_text(&volume));
         }
+        VolumeCommand::Resize { name, size, shrink, no_wait } => {
+            let volume = resize(agent, name, new_size(&size)?, shrink, !no_wait).await?;
+            output::print(output, || output::volume_json(&volume), || output::volume_text(&volume));
+        }
         VolumeCommand::Delete { name, force } => {
             let request = pb::VolumeDeleteRequest { name: name.clone(), force };
             let silent = agent.ask(async |c| c.volume_delete(request).await).await?.silent;
@@ -235,6 +255,31 @@ async fn create(agent: &mut Agent<'_>, args: CreateArgs) -> Result<pb::Volume, C
         return Ok(created);
     }
     agent.wait_open(&name, 0, SETTLING, &format!("volume {name} is created, expected it to open")).await
+}
+
+/// Asks for another size, and looks at the volume until its primary has it.
+async fn resize(
+    agent: &mut Agent<'_>,
+    name: String,
+    size_bytes: u64,
+    shrink: bool,
+    waits: bool,
+) -> Result<pb::Volume, CliError> {
+    let request = pb::VolumeResizeRequest { name: name.clone(), size_bytes, shrink };
+    let mut volume = agent.ask(async |c| c.volume_resize(request).await).await?.volume.unwrap_or_default();
+    let (limit, start) = (agent.limit.unwrap_or(OPENING), Instant::now());
+    // Until the primary has told of it, the agent may still show what it heard before.
+    while waits && (volume.size != size_bytes || volume.size_wanted.is_some()) {
+        if start.elapsed() >= limit {
+            let what =
+                format!("volume {name} is to have {size_bytes} bytes, expected its primary to give it that size");
+            let found = format!("{} bytes, {}: {}", volume.size, volume.state, volume.r#unsafe.join("; "));
+            return Err(CliError::Unfinished { what, limit, found, volume: name });
+        }
+        sleep(LOOK).await;
+        volume = agent.volume(&name).await?;
+    }
+    Ok(volume)
 }
 
 async fn failover(agent: &mut Agent<'_>, output: Output, args: FailoverArgs) -> Result<(), CliError> {

@@ -5,8 +5,8 @@ use crate::members::Copies;
 use crate::state::{Node, Phase, State, Token, Volume};
 use RefusalKind::{Exists, Invalid, NotFound, Stale, Unsafe};
 use holdfast_types::{
-    Configuration, Durability, Epoch, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member, NodeId, Nominee, Pending,
-    QuorumRule, VolumeId, VolumeSize,
+    BLOCK_SIZE, Configuration, Durability, Epoch, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member, NodeId,
+    Nominee, Pending, QuorumRule, VolumeId, VolumeSize,
 };
 use std::collections::BTreeMap;
 
@@ -16,6 +16,8 @@ const MAX_TOKENS: usize = 256;
 const MAX_NODES: usize = 1000;
 /// Volumes.
 const MAX_VOLUMES: usize = 10_000;
+/// Decisions about a volume's size that are kept for a primary that has not carried them out.
+const MAX_RESIZES: usize = 8;
 /// Longest address, failure domain, fingerprint or hash.
 const MAX_TEXT_BYTES: usize = 256;
 
@@ -68,6 +70,9 @@ impl State {
             Command::AddToken { id, hash, expires } => self.add_token(*id, hash, *expires),
             Command::CreateVolume { name, size, durability, write_quorum, nodes, primary } => {
                 self.create_volume(name, *size, *durability, *write_quorum, nodes, *primary)
+            }
+            Command::ResizeVolume { volume, after, size, shrink } => {
+                self.resize_volume(*volume, *after, *size, *shrink)
             }
             Command::RegisterCopy { volume, node, incarnation } => self.register_copy(*volume, *node, *incarnation),
             Command::DeleteVolume { volume } => self.delete_volume(*volume),
@@ -170,10 +175,52 @@ impl State {
         self.next_volume = VolumeId(id.0 + 1);
         let phase = Phase::Creating { primary, copies };
         let rule = QuorumRule::of_order(durability, write_quorum, nodes.len());
-        let volume =
-            Volume { id, name: name.to_owned(), size, durability, write_quorum, rule, max_epoch: Epoch::ZERO, phase };
+        let volume = Volume {
+            id,
+            name: name.to_owned(),
+            size,
+            first_size: size,
+            resizes: Vec::new(),
+            durability,
+            write_quorum,
+            rule,
+            max_epoch: Epoch::ZERO,
+            phase,
+        };
         self.volumes.insert(id, volume);
         Ok(Outcome::Volume(id))
+    }
+
+    /// Decides; the primary carries it out in the volume's log.
+    fn resize_volume(&mut self, id: VolumeId, after: u64, size: u64, shrink: bool) -> Applied {
+        let volume = self.present(id)?;
+        let (name, now) = (volume.name.clone(), volume.size.bytes());
+        require(!volume.is_deleting(), Stale, || format!("volume {name} is being deleted"))?;
+        require(size.is_multiple_of(BLOCK_SIZE as u64), Invalid, || {
+            let up = size.saturating_add(BLOCK_SIZE as u64 - 1) / BLOCK_SIZE as u64 * BLOCK_SIZE as u64;
+            format!("a volume is resized to a multiple of {BLOCK_SIZE} bytes, found {size}; round it to {up}")
+        })?;
+        let size = VolumeSize::new(size).map_err(|e| Refusal::new(Invalid, e.to_string()))?;
+        if size == volume.size {
+            return Ok(Outcome::Done);
+        }
+        let last = volume.resizes.last().map_or(0, |r| r.0);
+        require(after == last, Stale, || {
+            format!("volume {name} was resized meanwhile and is to have {now} bytes; look at it and ask again")
+        })?;
+        require(size > volume.size || shrink, Unsafe, || {
+            let (to, gone) = (size.bytes(), now - size.bytes());
+            format!(
+                "volume {name} has {now} bytes: with {to} the last {gone} bytes, from byte {to} on, would be gone for good on every \
+                 copy; make the file system in it smaller first, and then ask with --shrink"
+            )
+        })?;
+        volume.size = size;
+        volume.resizes.push((last + 1, size));
+        if volume.resizes.len() > MAX_RESIZES {
+            volume.resizes.remove(0);
+        }
+        Ok(Outcome::Done)
     }
 
     fn check_copies(&self, nodes: &[NodeId]) -> Result<BTreeMap<NodeId, Option<Incarnation>>, Refusal> {

@@ -62,6 +62,19 @@ pub enum Command {
         #[serde(with = "wire::opt")]
         primary: Option<NodeId>,
     },
+    /// The volume is to have another size.
+    ResizeVolume {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// Number of the last decision about its size that the asker knows of; 0: none. A wish that comes late must not undo what
+        /// was decided meanwhile.
+        after: u64,
+        /// In bytes, whole blocks.
+        size: u64,
+        /// A smaller one is meant: what lies behind it is discarded.
+        shrink: bool,
+    },
     /// A chosen node has created its copy.
     RegisterCopy {
         /// The volume.

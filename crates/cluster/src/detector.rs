@@ -72,6 +72,9 @@ pub struct CopyReport {
     /// Whether it holds what it should.
     #[serde(default)]
     pub integrity: Integrity,
+    /// Bytes of the volume, as far as that is committed here, and the decision that made it so.
+    #[serde(default)]
+    pub size: Option<(u64, u64)>,
     /// What its device has not answered for too long, in the copy's words.
     #[serde(default)]
     pub hung: Option<String>,

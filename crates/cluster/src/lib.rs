@@ -20,7 +20,7 @@
 //! Commands and snapshots are JSON in a versioned envelope: a few per hour, and an operator can read them. Unknown
 //! fields are errors: a node that does not understand a command must not skip a part of it.
 //!
-//! Deliberately absent: changes of a volume's W or size, draining of nodes, guest data, wall-clock time
+//! Deliberately absent: changes of a volume's W, draining of nodes, guest data, wall-clock time
 //! (the leader checks a token's expiry before it proposes), and who of the members hears whom: a primary that only
 //! the leader can't hear is replaced, too.
 

@@ -84,9 +84,15 @@ pub struct Volume {
     pub id: VolumeId,
     /// Unique among the volumes that are not being deleted.
     pub name: String,
-    /// Bytes the guest sees.
+    /// Bytes that the guest is to see.
     #[serde(with = "wire::size")]
     pub size: VolumeSize,
+    /// The size that its log begins with.
+    #[serde(with = "wire::size")]
+    pub first_size: VolumeSize,
+    /// The last decisions about its size, numbered, oldest first.
+    #[serde(with = "wire::resizes")]
+    pub resizes: Vec<(u64, VolumeSize)>,
     /// When a write is acknowledged.
     #[serde(with = "wire::DurabilityDef")]
     pub durability: Durability,
@@ -232,8 +238,8 @@ impl State {
         let Phase::Open { active, pending, nominee, copies } = &v.phase else { return None };
         let (learners, leaving) = (copies.registered(), copies.leaving(active));
         let (active, pending, nominee) = (active.clone(), pending.clone(), *nominee);
-        let (size, durability, rule) = (v.size, v.durability, v.rule);
-        Some(VolumeView { volume, size, durability, active, pending, nominee, learners, leaving, rule })
+        let (size, resizes, durability, rule) = (v.size, v.resizes.clone(), v.durability, v.rule);
+        Some(VolumeView { volume, size, resizes, durability, active, pending, nominee, learners, leaving, rule })
     }
 
     /// The open volumes of which `node` holds a copy that counts or learns.
@@ -243,7 +249,7 @@ impl State {
         views.filter(|v| v.holder(node).is_some()).collect()
     }
 
-    /// Copies that `node` must create and register.
+    /// Copies that `node` must create and register, with the size that their log begins with.
     #[must_use]
     pub fn copies_wanted(&self, node: NodeId) -> Vec<(VolumeId, VolumeSize)> {
         let wanted = |v: &Volume| match &v.phase {
@@ -251,7 +257,7 @@ impl State {
             Phase::Open { copies, .. } => copies.learners.get(&node) == Some(&None) && !copies.dropped.contains(&node),
             Phase::Deleting { .. } => false,
         };
-        self.volumes.iter().filter(|(_, v)| wanted(v)).map(|(id, v)| (*id, v.size)).collect()
+        self.volumes.iter().filter(|(_, v)| wanted(v)).map(|(id, v)| (*id, v.first_size)).collect()
     }
 
     /// Copies that `node` must delete and report.
@@ -315,6 +321,9 @@ impl State {
             let holders = volume.holders();
             ensure(!holders.is_empty(), format!("{id} has no copy"))?;
             ensure(holders.iter().all(|n| self.node(*n).is_some()), format!("{id} has a copy on no node"))?;
+            let counted = volume.resizes.windows(2).all(|w| w[1].0 == w[0].0 + 1);
+            let wanted = volume.resizes.last().map_or(volume.first_size, |r| r.1);
+            ensure(counted && wanted == volume.size, format!("{id} has a size that was not decided"))?;
             check_phase(volume).map_err(|what| format!("{id}: {what}"))?;
         }
         Ok(())

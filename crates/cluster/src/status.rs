@@ -43,8 +43,10 @@ pub struct VolumeStatus {
     pub name: String,
     /// Its id.
     pub id: u64,
-    /// Bytes.
+    /// Bytes that guests see.
     pub size: u64,
+    /// Bytes that they are to see, while that is another number.
+    pub size_wanted: Option<u64>,
     /// The active epoch.
     pub epoch: u64,
     /// The primary's name.
@@ -163,7 +165,8 @@ impl Look<'_> {
         VolumeStatus {
             name: v.name.clone(),
             id: v.id.0,
-            size: v.size.bytes(),
+            size: self.size(v),
+            size_wanted: Some(v.size.bytes()).filter(|wanted| *wanted != self.size(v)),
             epoch,
             primary: primary.map(|p| self.name(p)),
             state,
@@ -184,6 +187,13 @@ impl Look<'_> {
             exposure: None,
             reasons,
         }
+    }
+
+    /// What the primary serves, as last heard: what is decided is carried out in the volume's log.
+    fn size(&self, v: &Volume) -> u64 {
+        let Phase::Open { active, .. } = &v.phase else { return v.size.bytes() };
+        let said = active.primary.and_then(|p| self.detector.report(p, v.id)).and_then(|r| r.size);
+        said.map_or(v.size.bytes(), |(bytes, _)| bytes)
     }
 
     /// The copy's report, if its node lives.

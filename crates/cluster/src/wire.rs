@@ -126,6 +126,22 @@ pub(crate) mod size {
     }
 }
 
+/// For `#[serde(with)]`: numbered sizes in bytes, checked.
+pub(crate) mod resizes {
+    use holdfast_types::VolumeSize;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(value: &[(u64, VolumeSize)], s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(value.iter().map(|(decision, size)| (*decision, size.bytes())))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<(u64, VolumeSize)>, D::Error> {
+        let sizes = Vec::<(u64, u64)>::deserialize(d)?;
+        let checked = |(decision, bytes)| VolumeSize::new(bytes).map(|size| (decision, size));
+        sizes.into_iter().map(checked).collect::<Result<_, _>>().map_err(D::Error::custom)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Durability", rename_all = "lowercase")]
 pub(crate) enum DurabilityDef {

@@ -71,6 +71,7 @@ pub fn check(device: &mut dyn Device) {
     new_files_are_zeros(&mut bench);
     what_is_written_is_read(&mut bench);
     zeros(&mut bench);
+    lengths(&mut bench);
     replaced_and_removed(&mut bench);
     for seed in 1..=3 {
         random_operations_agree_with_a_model(&mut bench, seed);
@@ -122,6 +123,23 @@ fn zeros(bench: &mut Bench<'_>) {
         assert!(found[4096..12288].iter().all(|b| *b == 0));
         assert!(found[..4096] == data[..4096] && found[12288..] == data[12288..], "its neighbours stay");
     }
+}
+
+/// A file that was shorter for a while holds zeros where it was cut.
+fn lengths(bench: &mut Bench<'_>) {
+    let image = FileId::Image(V);
+    let data = noise(&mut Rng::new(3), 64 << 10);
+    let len = |bench: &mut Bench<'_>| bench.list().into_iter().find(|(file, _)| *file == image).map(|(_, len)| len);
+    bench.change(image, write(0, &data, false));
+    bench.change(image, DiskOpKind::SetLen { len: 12288 });
+    assert_eq!(len(bench), Some(12288));
+    let found = bench.read(image, 0, 20 << 10);
+    assert!(found[..12288] == data[..12288] && found[12288..].iter().all(|b| *b == 0), "nothing lies behind its end");
+    bench.change(image, DiskOpKind::SetLen { len: 64 << 10 });
+    bench.change(image, DiskOpKind::Sync);
+    assert_eq!(len(bench), Some(64 << 10));
+    let found = bench.read(image, 0, 64 << 10);
+    assert!(found[..12288] == data[..12288] && found[12288..].iter().all(|b| *b == 0), "and nothing comes back");
 }
 
 fn replaced_and_removed(bench: &mut Bench<'_>) {

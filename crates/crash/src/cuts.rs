@@ -4,12 +4,13 @@
 //! A workload is cut within its last operation only: what comes before is the end of a shorter one.
 
 use crate::disk::SimDisk;
-use crate::medium::{Cut, Medium};
+use crate::medium::{Cut, Medium, to_u64};
 use crate::oracle::{Judgement, Volume};
 use crate::rig::{Device, Rig};
 use crate::workload::{V1, V2, Workload, small};
 use holdfast_store::Input;
-use holdfast_types::{OpenedCopy, Rng, VolumeId};
+use holdfast_store::io::FileId;
+use holdfast_types::{BLOCK_SIZE, Lsn, OpenedCopy, Resized, Rng, Sizes, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -173,7 +174,9 @@ impl Explorer<'_> {
 
 /// What may not change from one start to the next: where the journal begins may.
 fn as_found(copy: &OpenedCopy) -> OpenedCopy {
-    OpenedCopy { first: copy.last, checkpoint: copy.applied, ..copy.clone() }
+    // And from where on the sizes are known.
+    let sizes = Sizes::new(Resized { lsn: Lsn::ZERO, ..copy.sizes.last() });
+    OpenedCopy { first: copy.last, checkpoint: copy.applied, sizes, ..copy.clone() }
 }
 
 fn over(medium: &Medium, volumes: &Volumes) -> Rig<SimDisk> {
@@ -201,6 +204,11 @@ fn go_on(rig: &mut Rig<SimDisk>) {
         }
         let medium = rig.device.cut().medium;
         rig.check_image(&medium, v);
+        let len = medium.0.get(&FileId::Image(v)).map_or(0, |content| to_u64(content.len()));
+        let blocks = rig.volume(v).blocks(last + 1);
+        if len != blocks * to_u64(BLOCK_SIZE) {
+            rig.wrong.push(format!("{v} has {blocks} blocks, and its image {len} bytes"));
+        }
     }
 }
 

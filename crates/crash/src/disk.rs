@@ -40,6 +40,8 @@ pub enum FaultClass {
     Punch,
     /// Zeros that keep their space.
     Zero,
+    /// Other lengths.
+    SetLen,
     /// The list of files.
     List,
 }
@@ -123,7 +125,7 @@ pub struct SimDisk {
 
 impl FaultClass {
     /// All of them.
-    pub const ALL: [FaultClass; 9] = [
+    pub const ALL: [FaultClass; 10] = [
         FaultClass::Read,
         FaultClass::Late,
         FaultClass::Durable,
@@ -132,6 +134,7 @@ impl FaultClass {
         FaultClass::Delete,
         FaultClass::Punch,
         FaultClass::Zero,
+        FaultClass::SetLen,
         FaultClass::List,
     ];
 
@@ -145,6 +148,7 @@ impl FaultClass {
             DiskOpKind::Delete => FaultClass::Delete,
             DiskOpKind::Punch { .. } => FaultClass::Punch,
             DiskOpKind::Zero { .. } => FaultClass::Zero,
+            DiskOpKind::SetLen { .. } => FaultClass::SetLen,
             DiskOpKind::List => FaultClass::List,
         }
     }
@@ -249,7 +253,7 @@ impl SimDisk {
             DiskOpKind::Write { durable, .. } => {
                 return self.write(op, Effect::of(&op.kind).expect("a change"), *durable);
             }
-            DiskOpKind::Punch { .. } | DiskOpKind::Zero { .. } => {
+            DiskOpKind::Punch { .. } | DiskOpKind::Zero { .. } | DiskOpKind::SetLen { .. } => {
                 return self.write(op, Effect::of(&op.kind).expect("a change"), false);
             }
         }
@@ -260,6 +264,8 @@ impl SimDisk {
         let range = |op: &DiskOp| match Effect::of(&op.kind) {
             Some(Effect::Write(offset, data)) => Some((offset, offset + to_u64(data.len()))),
             Some(Effect::Zero(offset, len)) => Some((offset, offset + len)),
+            // Whatever lies behind the new end, also what is written there.
+            Some(Effect::SetLen(len)) => Some((len, u64::MAX)),
             _ => None,
         };
         let Some((start, end)) = range(op) else { return };

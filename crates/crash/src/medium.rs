@@ -21,6 +21,8 @@ pub enum Effect {
     Create(u64),
     /// A file that goes.
     Delete,
+    /// A file ends here, or is zeros up to here.
+    SetLen(u64),
 }
 
 /// Changes of one file in the order in which they were made; true for one that will be there.
@@ -53,6 +55,7 @@ impl Effect {
             DiskOpKind::Punch { offset, len } | DiskOpKind::Zero { offset, len } => Some(Effect::Zero(*offset, *len)),
             DiskOpKind::Create { len, .. } => Some(Effect::Create(*len)),
             DiskOpKind::Delete => Some(Effect::Delete),
+            DiskOpKind::SetLen { len } => Some(Effect::SetLen(*len)),
             DiskOpKind::List | DiskOpKind::Read { .. } | DiskOpKind::Sync => None,
         }
     }
@@ -63,7 +66,7 @@ impl Effect {
         match self {
             Effect::Write(_, data) => data.len().div_ceil(SECTOR_SIZE),
             Effect::Zero(_, len) => to_usize(*len).div_ceil(SECTOR_SIZE),
-            Effect::Create(_) | Effect::Delete => 1,
+            Effect::Create(_) | Effect::Delete | Effect::SetLen(_) => 1,
         }
     }
 
@@ -71,7 +74,7 @@ impl Effect {
         match self {
             Effect::Write(offset, data) => Some((to_usize(*offset), data.clone())),
             Effect::Zero(offset, len) => Some((to_usize(*offset), Bytes::from(vec![0; to_usize(*len)]))),
-            Effect::Create(_) | Effect::Delete => None,
+            Effect::Create(_) | Effect::Delete | Effect::SetLen(_) => None,
         }
     }
 }
@@ -82,6 +85,11 @@ impl Medium {
         match effect {
             Effect::Create(len) => drop(self.0.insert(file, Arc::new(vec![0; to_usize(*len)]))),
             Effect::Delete => drop(self.0.remove(&file)),
+            Effect::SetLen(len) => {
+                if let Some(content) = self.0.get_mut(&file) {
+                    Arc::make_mut(content).resize(to_usize(*len), 0);
+                }
+            }
             Effect::Write(..) | Effect::Zero(..) => {
                 let Some(content) = self.0.get_mut(&file) else { return };
                 let (offset, data) = effect.bytes().expect("it has bytes");

@@ -129,6 +129,13 @@ impl Volume {
         }
     }
 
+    /// Blocks of the volume after `lsn`.
+    #[must_use]
+    pub fn blocks(&self, lsn: u64) -> u64 {
+        let resized = self.log[..to_usize(lsn)].iter().rev().find_map(Record::resized);
+        resized.map_or(to_u64(self.images[0].len()), |resized| resized.size.blocks().0)
+    }
+
     /// Appends a record.
     pub fn push(&mut self, record: Record) {
         let mut image = self.images.last().expect("never empty").as_ref().clone();
@@ -225,6 +232,11 @@ impl Volume {
         }
         if last > self.last() {
             return Some(format!("{} records were appended", self.last()));
+        }
+        let blocks = (found.size().blocks().0, found.sizes.last().size.blocks().0);
+        let want = (self.blocks(found.committed.0.min(last)), self.blocks(last));
+        if blocks != want {
+            return Some(format!("{want:?} blocks as far as committed, and in all"));
         }
         let epoch = last.checked_sub(1).map_or(Epoch::ZERO, |i| self.log[to_usize(i)].epoch());
         if (found.last_hash, found.last_epoch) != (self.hash(last), epoch) {

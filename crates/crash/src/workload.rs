@@ -15,6 +15,8 @@ pub const V2: VolumeId = VolumeId(2);
 /// Blocks of each.
 pub const BLOCKS: u64 = 8;
 
+const LETTERS: u64 = Op::ALL.len() as u64;
+
 /// The alphabet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -42,6 +44,8 @@ pub enum Op {
     Repair,
     /// The process ends and another one starts.
     Restart,
+    /// The volume becomes smaller, or as large again as it was.
+    Resize,
 }
 
 /// A sequence of operations from a base, in an order of completion.
@@ -77,7 +81,7 @@ pub fn small() -> StoreConfig {
 
 impl Op {
     /// All of them.
-    pub const ALL: [Op; 12] = [
+    pub const ALL: [Op; 13] = [
         Op::Write,
         Op::Batch,
         Op::Zeroes,
@@ -90,6 +94,7 @@ impl Op {
         Op::Delete,
         Op::Repair,
         Op::Restart,
+        Op::Resize,
     ];
 
     /// Asks the store for it.
@@ -124,6 +129,7 @@ impl Op {
                 let data = rig.volume(V1).content(applied, block);
                 rig.input(Input::Repair { volume: V1, block: BlockIndex(block), data });
             }
+            Op::Resize => resize(rig),
             Op::Restart => {
                 rig.device.orphaned();
                 rig.forget();
@@ -154,7 +160,7 @@ fn draft<D: Device>(rig: &Rig<D>, v: VolumeId, kind: RecordKind, head: bool, tai
     let volume = rig.volume(v);
     let lsn = volume.last() + 1;
     let mut rng = Rng::new(lsn << 8 ^ volume.epoch.0);
-    let range = BlockRange::new(lsn * 3 % (BLOCKS + 1 - count), count);
+    let range = BlockRange::new(lsn * 3 % (volume.blocks(volume.last()) + 1 - count), count);
     let edges = u64::from(head) + u64::from(tail);
     let blocks = if kind == RecordKind::Write { count } else { edges };
     let mut body = vec![0; usize::try_from(blocks).expect("small") * BLOCK_SIZE];
@@ -171,6 +177,30 @@ fn draft<D: Device>(rig: &Rig<D>, v: VolumeId, kind: RecordKind, head: bool, tai
         range,
         body: Bytes::from(body),
     })
+}
+
+/// Half as large and a little more, or as large as it was: in whole blocks, for none of them is left in part.
+fn resize<D: Device>(rig: &mut Rig<D>) {
+    if !rig.volume(V1).may_append {
+        adopt(rig, V1, false);
+    }
+    let volume = rig.volume(V1);
+    let (lsn, old) = (volume.last() + 1, volume.blocks(volume.last()));
+    let new = if old == BLOCKS { BLOCKS / 2 + 1 } else { BLOCKS };
+    let record = Record::seal(Draft {
+        volume: V1,
+        epoch: volume.epoch,
+        lsn: Lsn(lsn),
+        prev_hash: volume.hash(lsn - 1),
+        committed: Lsn(volume.committed.min(lsn - 1)),
+        kind: RecordKind::Resize,
+        head: false,
+        tail: false,
+        range: BlockRange::new(new, old.saturating_sub(new)),
+        body: Record::resize_body(lsn),
+    });
+    rig.volume_mut(V1).push(record.clone());
+    rig.input(Input::Append { volume: V1, records: vec![record] });
 }
 
 fn adopt<D: Device>(rig: &mut Rig<D>, v: VolumeId, cut: bool) {
@@ -226,7 +256,7 @@ impl Workload {
     /// How many there are with up to `ops` operations.
     #[must_use]
     pub fn count(ops: u32) -> u64 {
-        8 * (1..=ops).map(|n| 12u64.pow(n)).sum::<u64>()
+        8 * (1..=ops).map(|n| LETTERS.pow(n)).sum::<u64>()
     }
 
     /// The `n`-th one: short ones first.
@@ -234,11 +264,11 @@ impl Workload {
     pub fn nth(n: u64) -> Workload {
         let (way, mut rest) = (n % 8, n / 8);
         let mut len = 1;
-        while rest >= 12u64.pow(len) {
-            rest -= 12u64.pow(len);
+        while rest >= LETTERS.pow(len) {
+            rest -= LETTERS.pow(len);
             len += 1;
         }
-        let letter = |i: u32| Op::ALL[usize::try_from(rest / 12u64.pow(i) % 12).expect("below 12")];
+        let letter = |i: u32| Op::ALL[usize::try_from(rest / LETTERS.pow(i) % LETTERS).expect("below 13")];
         Workload {
             old: way & 1 != 0,
             lazy: way & 2 != 0,

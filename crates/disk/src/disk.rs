@@ -209,7 +209,7 @@ impl Disk {
         let taken = match &data {
             Data::Write { data, .. } => data.iter().map(|piece| piece.len() as u64).sum(),
             Data::Zero { len, .. } => *len,
-            Data::Read { .. } | Data::Sync | Data::Punch { .. } => 0,
+            Data::Read { .. } | Data::Sync | Data::Punch { .. } | Data::SetLen { .. } => 0,
         };
         if taken > 0 && Reserve::concerns(tag.file) && !self.reserve.grants(taken) {
             self.gate.ended(tag);
@@ -220,13 +220,17 @@ impl Disk {
             Data::Read { len, .. } => *len == 0,
             Data::Write { data, .. } => data.iter().all(bytes::Bytes::is_empty),
             Data::Punch { len, .. } | Data::Zero { len, .. } => *len == 0,
-            Data::Sync => false,
+            Data::Sync | Data::SetLen { .. } => false,
         };
         match data {
             // The kernel has no ring operation that also falls back where a file system can't.
             Data::Zero { offset, len } if !empty => {
                 self.watch.issued(tag, Call::Zero { offset, len });
                 return self.lifecycle.run(move || Outcome::Zeroed(tag, zero::zero(&handle.file, offset, len)));
+            }
+            Data::SetLen { len } => {
+                self.watch.issued(tag, Call::SetLen { len });
+                return self.lifecycle.run(move || Outcome::Zeroed(tag, zero::set_len(&handle.file, len)));
             }
             data if !empty => return self.engine.start(tag, handle, data),
             _ => {}

@@ -21,6 +21,7 @@ pub(crate) enum Data {
     Sync,
     Punch { offset: u64, len: u64 },
     Zero { offset: u64, len: u64 },
+    SetLen { len: u64 },
 }
 
 /// Goes through the engine with the operation and brings its answer home.
@@ -223,6 +224,10 @@ impl<H: Clone> Entry<H> {
             DiskOpKind::Zero { offset, len } => {
                 write = Some(self.number_write());
                 Data::Zero { offset, len }
+            }
+            DiskOpKind::SetLen { len } => {
+                write = Some(self.number_write());
+                Data::SetLen { len }
             }
             DiskOpKind::Sync => {
                 self.syncs.push_back((self.next_write, id));

@@ -29,6 +29,11 @@ pub enum Call<'a> {
         /// How much.
         len: u64,
     },
+    /// ftruncate.
+    SetLen {
+        /// How long from now on.
+        len: u64,
+    },
     /// A file of zeros, whole or not at all.
     Create {
         /// How long.

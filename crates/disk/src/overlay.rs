@@ -203,6 +203,13 @@ impl Overlay {
                 layered.len = layered.len.max(offset + len);
                 Ok(DiskReply::Done)
             }
+            DiskOpKind::SetLen { len } => {
+                let layered = self.files.get_mut(&file).ok_or(DiskError::NotFound)?;
+                // What lies behind reads as zeros, also once the file is longer again.
+                layered.patches.put(*len, u64::MAX, Source::Zeros);
+                layered.len = *len;
+                Ok(DiskReply::Done)
+            }
             DiskOpKind::Sync => self.files.get(&file).map(|_| DiskReply::Done).ok_or(DiskError::NotFound),
         }
     }

@@ -149,7 +149,7 @@ impl Ring {
                 (way, Work::Write { offset, data, durable, total, done: 0, chunk: 0, written: 0, slot: None })
             }
             Data::Sync => (file.any(), Work::Sync),
-            Data::Zero { .. } => unreachable!("zeroing goes to the threads for files"),
+            Data::Zero { .. } | Data::SetLen { .. } => unreachable!("this goes to the threads for files"),
             Data::Punch { offset, len } => (file.any(), Work::Punch { offset, len }),
         };
         let urgent = matches!(work, Work::Write { durable: true, .. });

@@ -58,7 +58,7 @@ fn execute(handle: &Handle, data: Data, slot_bytes: usize) -> io::Result<DiskRep
             check(isize::try_from(unsafe { libc::fdatasync(fd) }).expect("an int fits in isize"))?;
             Ok(DiskReply::Done)
         }
-        Data::Zero { .. } => unreachable!("zeroing goes to the threads for files"),
+        Data::Zero { .. } | Data::SetLen { .. } => unreachable!("this goes to the threads for files"),
         Data::Punch { offset, len } => {
             allocate(file, libc::FALLOC_FL_PUNCH_HOLE, offset, len)?;
             Ok(DiskReply::Done)
@@ -119,11 +119,11 @@ fn write(fd: RawFd, offset: u64, data: &[Bytes], len: usize, durable: bool, slot
 }
 
 /// Offsets are signed in the kernel's interface.
-fn signed(value: u64) -> io::Result<i64> {
+pub(crate) fn signed(value: u64) -> io::Result<i64> {
     i64::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
-fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+pub(crate) fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         match check(call()) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

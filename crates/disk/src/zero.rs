@@ -1,8 +1,8 @@
-//! Zeroing a range that keeps its space.
+//! What the ring has no operation for, or none that falls back: zeroing a range that keeps its space, and another length.
 
 use crate::error::from_io;
 use crate::file::OpenFile;
-use crate::threads::allocate;
+use crate::threads::{allocate, retry, signed};
 use holdfast_store::io::DiskError;
 use std::io;
 
@@ -21,4 +21,17 @@ pub(crate) fn zero(file: &OpenFile, offset: u64, len: u64) -> Result<(), DiskErr
         Ok(())
     });
     zeroed.map_err(|e| from_io(&e))
+}
+
+/// Gives the file another length: what lies behind it is gone, what was not there is a hole.
+pub(crate) fn set_len(file: &OpenFile, len: u64) -> Result<(), DiskError> {
+    let fd = file.fd(file.any());
+    let set = signed(len).and_then(|len| {
+        retry(|| {
+            // SAFETY: `file` keeps the descriptor open for the whole call.
+            let result = unsafe { libc::ftruncate(fd, len) };
+            isize::try_from(result).expect("an int fits in isize")
+        })
+    });
+    set.map(|_| ()).map_err(|e| from_io(&e))
 }

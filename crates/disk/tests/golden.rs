@@ -45,7 +45,7 @@ fn found(dir: &Path, backend: Backend) -> String {
     assert!(rig.started && rig.failed.is_empty(), "{:?}", rig.failed);
     for (v, c) in rig.opened.clone() {
         let unknown = c.unknown_to.map_or(0, |to| to.0);
-        writeln!(text, "copy {v} incarnation {} size {} promised {}", c.incarnation, c.size.bytes(), c.promised)
+        writeln!(text, "copy {v} incarnation {} size {} promised {}", c.incarnation, c.size().bytes(), c.promised)
             .unwrap();
         writeln!(text, "  table {:?}", c.table.entries().iter().map(|(e, l)| (e.0, l.0)).collect::<Vec<_>>()).unwrap();
         writeln!(text, "  last {} of {} with {:016x}, unknown {unknown}", c.last, c.last_epoch, c.last_hash).unwrap();

@@ -28,6 +28,7 @@ impl Observer for Calls {
             Call::Zero { offset, len } => Issued::Change(Effect::Zero(offset, len), false),
             Call::Create { len } => Issued::Change(Effect::Create(len), true),
             Call::Delete => Issued::Change(Effect::Delete, true),
+            Call::SetLen { len } => Issued::Change(Effect::SetLen(len), false),
             Call::Sync => Issued::Sync,
         };
         self.0.issued(ticket, file, call);

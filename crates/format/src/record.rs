@@ -4,9 +4,12 @@ use crate::checksum::{ALLOCATED_ZEROS, block_checksum, body_checksum, chain_hash
 use bytes::Bytes;
 use holdfast_types::{
     BLOCK_SIZE, BlockCount, BlockIndex, BlockRange, Epoch, Lsn, MAX_BODY_BYTES, MAX_RANGE_BLOCKS, MAX_VOLUME_BYTES,
-    Mutant, VolumeId, mutated,
+    Mutant, Resized, VolumeId, VolumeSize, mutated,
 };
 use std::sync::Arc;
+
+/// Bytes of the body of a resize: the number of the decision.
+const RESIZE_BODY: usize = 8;
 
 /// What a record does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +24,9 @@ pub enum RecordKind {
     Discard = 3,
     /// The first record of an epoch. The body is the encoded configuration.
     EpochStart = 4,
+    /// The volume has another size. `range` starts at its new end and covers what is cut off, which is discarded; it has no
+    /// blocks if nothing is. The body is the number of the decision.
+    Resize = 5,
 }
 
 /// Header of a record, 128 bytes in journal and wire.
@@ -42,9 +48,9 @@ pub struct RecordHeader {
     pub head: bool,
     /// The body holds the last block of `range` (`WriteZeroes`, `Discard` only).
     pub tail: bool,
-    /// The blocks it changes; empty for `EpochStart`.
+    /// The blocks it changes; empty for `EpochStart`. Of any length for `Resize`.
     pub range: BlockRange,
-    /// Bytes of the body. A multiple of 4096, but for `EpochStart`.
+    /// Bytes of the body. A multiple of 4096, but for `EpochStart` and `Resize`.
     pub body_len: u32,
     /// Checksum of the body, bound to volume, address and LSN.
     pub body_checksum: u64,
@@ -56,7 +62,7 @@ pub struct Record {
     header: RecordHeader,
     hash: u64,
     body: Bytes,
-    /// Checksum of each 4 KiB block of the body, in order; empty for `EpochStart`.
+    /// Checksum of each 4 KiB block of the body, in order; empty for `EpochStart` and `Resize`.
     block_sums: Arc<[u64]>,
 }
 
@@ -180,6 +186,23 @@ impl Record {
         Some((self.body.slice(slot * BLOCK_SIZE..(slot + 1) * BLOCK_SIZE), self.block_sums[slot]))
     }
 
+    /// The size that the volume has from this record on, if it changes it.
+    #[must_use]
+    pub fn resized(&self) -> Option<Resized> {
+        if self.header.kind != RecordKind::Resize {
+            return None;
+        }
+        let size = VolumeSize::new(BlockCount(self.header.range.start.0).bytes()).expect("a record's range is checked");
+        let decision = u64::from_le_bytes(self.body[..].try_into().expect("a body of eight bytes is checked"));
+        Some(Resized { lsn: self.header.lsn, size, decision })
+    }
+
+    /// The body of a resize by this decision.
+    #[must_use]
+    pub fn resize_body(decision: u64) -> Bytes {
+        Bytes::copy_from_slice(&decision.to_le_bytes())
+    }
+
     /// What the block table says of `block` after this record.
     ///
     /// Panics if the record does not change `block`.
@@ -237,6 +260,7 @@ impl RecordHeader {
             2 => RecordKind::WriteZeroes,
             3 => RecordKind::Discard,
             4 => RecordKind::EpochStart,
+            5 => RecordKind::Resize,
             _ => return None,
         };
         let (start, count) = (u64_at(48), u64_at(56));
@@ -264,7 +288,7 @@ impl RecordHeader {
     pub fn is_consistent(&self) -> bool {
         let len = self.body_len as usize;
         let blocks = self.range.count.0;
-        if blocks > MAX_RANGE_BLOCKS
+        if (blocks > MAX_RANGE_BLOCKS && self.kind != RecordKind::Resize)
             || len > MAX_BODY_BYTES
             || self.lsn == Lsn::ZERO
             || self.epoch == Epoch::ZERO
@@ -279,6 +303,19 @@ impl RecordHeader {
                 blocks > 0 && blocks >= edges && len as u64 == BlockCount(edges).bytes()
             }
             RecordKind::EpochStart => self.range == BlockRange::default() && edges == 0 && len > 0,
+            RecordKind::Resize => self.range.start.0 > 0 && edges == 0 && len == RESIZE_BODY,
+        }
+    }
+
+    /// Whether the record may follow one that leaves the volume with `size`: it lies within it, or cuts off what lies behind
+    /// the new end, no more and no less.
+    #[must_use]
+    pub fn fits(&self, size: VolumeSize) -> bool {
+        let (start, end, blocks) = (self.range.start.0, self.range.end().0, size.blocks().0);
+        match self.kind {
+            RecordKind::Resize if self.range.is_empty() => start >= blocks,
+            RecordKind::Resize => end == blocks,
+            _ => end <= blocks,
         }
     }
 
@@ -291,7 +328,7 @@ impl RecordHeader {
     }
 
     fn block_sums(&self, body: &[u8]) -> Arc<[u64]> {
-        if self.kind == RecordKind::EpochStart {
+        if matches!(self.kind, RecordKind::EpochStart | RecordKind::Resize) {
             return Arc::default();
         }
         (0u64..).zip(body.chunks_exact(BLOCK_SIZE)).map(|(i, b)| block_checksum(self.block_of_slot(i), b)).collect()
@@ -299,7 +336,7 @@ impl RecordHeader {
 
     fn checksum_of(&self, body: &[u8], block_sums: &[u64]) -> u64 {
         match self.kind {
-            RecordKind::EpochStart => opaque_checksum(self.volume, self.lsn, body),
+            RecordKind::EpochStart | RecordKind::Resize => opaque_checksum(self.volume, self.lsn, body),
             _ => body_checksum(self.volume, self.lsn, self.range.start, block_sums),
         }
     }

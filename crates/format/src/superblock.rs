@@ -35,8 +35,13 @@ pub struct Superblock {
     pub volume: VolumeId,
     /// Which on-disk state this is (S20).
     pub incarnation: Incarnation,
-    /// The volume's size.
+    /// The volume's size at `checkpoint`.
     pub size: VolumeSize,
+    /// The decision of the control plane that made it so; 0: it was created so.
+    pub resized: u64,
+    /// The last record up to `checkpoint` that made the volume smaller, and the first block that this one or an earlier one
+    /// cut off: there the region table knows of no change before that record. 0, 0 if there was none.
+    pub cut: (Lsn, BlockIndex),
     /// Highest promised epoch (S14).
     pub promised: Epoch,
     /// Which epoch wrote which part of the log (trap 13).
@@ -84,6 +89,8 @@ impl Superblock {
     pub const VERSION: u16 = 1;
 
     const LIST: usize = 160;
+    const MERGING: usize = 4064;
+    const CUT: usize = 4072;
     const MAGIC: u32 = u32::from_le_bytes(*b"HFSB");
 
     /// The bytes of one copy; the last four are CRC-32 of the others.
@@ -110,8 +117,11 @@ impl Superblock {
         put(120, self.sums.regions);
         put(128, self.roots.blocks);
         put(136, self.roots.regions);
-        put(144, self.merging.map_or(0, |next| next.0 + 1));
+        put(144, self.resized);
         put(152, self.scrubbed.0);
+        put(Self::MERGING, self.merging.map_or(0, |next| next.0 + 1));
+        put(Self::CUT, self.cut.0.0);
+        put(Self::CUT + 8, self.cut.1.0);
         for (i, (epoch, start)) in entries.iter().enumerate() {
             put(Self::LIST + i * 16, epoch.0);
             put(Self::LIST + i * 16 + 8, start.0);
@@ -134,7 +144,7 @@ impl Superblock {
         if crc != crc32fast::hash(&b[..Self::LEN - 4]) || count > MAX_EPOCH_TABLE {
             return None;
         }
-        if b[Self::LIST + count * 16..Self::LEN - 4].iter().any(|&x| x != 0) {
+        if b[Self::LIST + count * 16..Self::MERGING].iter().chain(&b[Self::CUT + 16..Self::LEN - 4]).any(|&x| x != 0) {
             return None;
         }
         let entry = |i: usize| (Epoch(u64_at(Self::LIST + i * 16)), Lsn(u64_at(Self::LIST + i * 16 + 8)));
@@ -143,6 +153,8 @@ impl Superblock {
             volume: VolumeId(u64_at(16)),
             incarnation: Incarnation(u64_at(24)),
             size: VolumeSize::new(u64_at(32)).ok()?,
+            resized: u64_at(144),
+            cut: (Lsn(u64_at(Self::CUT)), BlockIndex(u64_at(Self::CUT + 8))),
             promised: Epoch(u64_at(40)),
             table: EpochTable::new((0..count).map(entry).collect()).ok()?,
             checkpoint: Lsn(u64_at(48)),
@@ -151,7 +163,7 @@ impl Superblock {
             sums: TableSums { blocks: u64_at(112), regions: u64_at(120) },
             roots: TableRoots { blocks: u64_at(128), regions: u64_at(136) },
             scrubbed: BlockIndex(u64_at(152)),
-            merging: u64_at(144).checked_sub(1).map(RegionIndex),
+            merging: u64_at(Self::MERGING).checked_sub(1).map(RegionIndex),
             committed: Lsn(u64_at(72)),
             journal: u64_at(80),
             born: (u64_at(88), u64_at(96)),
@@ -193,7 +205,7 @@ impl Superblock {
     }
 }
 
-const _: () = assert!(Superblock::LIST + MAX_EPOCH_TABLE * 16 <= Superblock::LEN - 4);
+const _: () = assert!(Superblock::LIST + MAX_EPOCH_TABLE * 16 <= Superblock::CUT);
 
 #[cfg(test)]
 mod tests {
@@ -206,6 +218,8 @@ mod tests {
             volume: VolumeId(7),
             incarnation: Incarnation(0xAA55),
             size: VolumeSize::new(10 << 30).expect("10 GiB"),
+            resized: 3,
+            cut: (Lsn(640), BlockIndex(1 << 18)),
             promised: Epoch(6),
             table: EpochTable::new(vec![(Epoch(1), Lsn(1)), (Epoch(5), Lsn(900))]).expect("a table"),
             checkpoint: Lsn(1000),

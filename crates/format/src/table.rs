@@ -92,6 +92,26 @@ impl TablePage {
         Some((TablePage { level: self.level + 1, index: self.index / fanout }, child))
     }
 
+    /// How many children it has. Of a leaf: entries.
+    #[must_use]
+    pub fn children(self) -> usize {
+        let fanout = match self.level {
+            0 => PAGE_ENTRIES as u64,
+            1 => LEAF_PARENT_FANOUT,
+            _ => NODE_FANOUT,
+        };
+        usize::try_from(fanout).expect("a fanout is at most 512")
+    }
+
+    /// One of its children. Panics for a leaf.
+    #[must_use]
+    pub fn child(self, child: usize) -> TablePage {
+        assert!(self.level > 0 && child < self.children(), "{self:?} has a child {child}");
+        let (fanout, child) = (self.children(), u64::try_from(child).expect("below 512"));
+        let fanout = u64::try_from(fanout).expect("at most 512");
+        TablePage { level: self.level - 1, index: self.index * fanout + child }
+    }
+
     /// Where its two places start in the file. A page lies before everything below it, whatever the size of the table.
     #[must_use]
     pub const fn offset(self) -> u64 {

@@ -49,14 +49,15 @@ fn configurations() -> impl Strategy<Value = Configuration> {
 }
 
 fn records() -> impl Strategy<Value = Vec<Record>> {
-    let kinds = [RecordKind::Write, RecordKind::WriteZeroes, RecordKind::Discard, RecordKind::EpochStart];
+    use RecordKind::{Discard, EpochStart, Resize, Write, WriteZeroes};
+    let kinds = [Write, WriteZeroes, Discard, EpochStart, Resize];
     let one = (prop::sample::select(kinds.to_vec()), 1u64.., 1..3usize, any::<u64>());
     let record = one.prop_map(|(kind, lsn, blocks, seed)| {
         let body = match kind {
             RecordKind::Write => body(blocks, seed),
             RecordKind::WriteZeroes => Bytes::new(),
             RecordKind::Discard => body(blocks - 1, seed),
-            RecordKind::EpochStart => Bytes::copy_from_slice(&seed.to_le_bytes()),
+            RecordKind::EpochStart | RecordKind::Resize => Bytes::copy_from_slice(&seed.to_le_bytes()),
         };
         let draft = draft(kind, lsn.min(1 << 50), body);
         Record::seal(draft)

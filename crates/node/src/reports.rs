@@ -37,6 +37,7 @@ fn copy_report(row: &CopyRow) -> CopyReport {
         clients: 0,
         space: space_left(row.space),
         integrity: row.status.as_ref().map(integrity).unwrap_or_default(),
+        size: row.status.as_ref().map(|s| (s.size.size.bytes(), s.size.decision)),
         hung: row.hung.clone(),
         resync: row.status.as_ref().and_then(|s| s.resync.as_ref()).map(progress),
     }

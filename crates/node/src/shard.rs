@@ -407,6 +407,12 @@ impl Shard {
         self.copies.get(&volume).and_then(|c| c.replica.as_ref()).is_some_and(Replica::is_serving)
     }
 
+    /// Bytes of `volume` that guests may use, as far as the copy here knows.
+    #[must_use]
+    pub fn size(&self, volume: VolumeId) -> Option<VolumeSize> {
+        self.copies.get(&volume).and_then(|c| c.replica.as_ref()).map(Replica::size)
+    }
+
     /// Whether guests of `volume` must not be told anything, not even what was decided before.
     #[must_use]
     pub fn is_in_doubt(&self, volume: VolumeId) -> bool {

@@ -8,7 +8,7 @@ use holdfast_format::Record;
 use holdfast_format::message::{Message, NotHeld, Region, RegionCut, RegionQuery, RegionsFound, SumNode};
 use holdfast_types::{
     BlockIndex, BlockRange, ByteOffset, ControlRequest, Durable, Epoch, EpochTable, Lsn, NodeId, ReadFault,
-    RegionIndex, RequestId, SessionId, VolumeView,
+    RegionIndex, RequestId, Resized, SessionId, VolumeSize, VolumeView,
 };
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ pub enum GuestOp {
     Discard,
 }
 
-/// A guest's request, checked by the shell: inside the volume, and at most 1 MiB long if it carries or wants data.
+/// A guest's request, checked by the shell: at most 1 MiB long if it carries or wants data.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Its name, for the reply.
@@ -111,11 +111,13 @@ pub struct Request {
     pub data: Bytes,
 }
 
-/// Why a request failed; the guest sees EIO.
+/// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestError {
     /// A block does not match its checksum and could not be repaired.
     Corrupt,
+    /// The volume ends before the range does: it became smaller, or is not larger yet.
+    BeyondEnd(GuestOp),
 }
 
 /// Into a replica.
@@ -329,8 +331,8 @@ pub enum Output {
         /// Bound on their content.
         max_bytes: usize,
     },
-    /// To the store: make the side area ready.
-    OpenSide,
+    /// To the store: make the side area ready for a volume of this size.
+    OpenSide(VolumeSize),
     /// To the store: say what the side area holds.
     HeldInSide {
         /// From this region on.
@@ -404,6 +406,8 @@ pub struct CopyStatus {
     pub draining: bool,
     /// The epoch it promised.
     pub promised: Epoch,
+    /// The volume's size, as far as it is committed here.
+    pub size: Resized,
     /// Where it stands.
     pub positions: holdfast_types::Positions,
     /// What its scrub has reached.

@@ -7,6 +7,7 @@
 //! (trap 5).
 
 use crate::api::{GuestError, GuestOp, Output, Request, RequestKey};
+use crate::log::Log;
 use crate::replica::{Replica, Role};
 use bytes::{Bytes, BytesMut};
 use holdfast_format::{Draft, Record, RecordKind};
@@ -223,6 +224,10 @@ impl Replica {
             return;
         }
         assert!(request.len > 0, "the shell checks requests: {request:?}");
+        if is_beyond(&self.log, request.offset, request.len) {
+            r.guests.reply(request.key, Err(GuestError::BeyondEnd(request.op)), out);
+            return;
+        }
         if request.op == GuestOp::Read {
             let range = covering(&request);
             let read = Reading {
@@ -310,6 +315,14 @@ impl Replica {
     /// N2: seals and appends.
     fn write(&mut self, request: &Request, edges: &[(BlockIndex, Bytes)], out: &mut Vec<Output>) {
         let range = covering(request);
+        // The volume may have become smaller since it was asked: what comes behind that in the log is behind it here.
+        if let Role::Reign(r) = &mut self.role
+            && is_beyond(&self.log, request.offset, request.len)
+        {
+            r.guests.admitted_bytes -= cost(request);
+            r.guests.reply(request.key, Err(GuestError::BeyondEnd(request.op)), out);
+            return self.step_drain(out);
+        }
         let (kind, head, tail, body) = match request.op {
             GuestOp::Write => (RecordKind::Write, false, false, merged_write(request, range, edges)),
             GuestOp::WriteZeroes | GuestOp::Discard => {
@@ -397,6 +410,7 @@ impl Replica {
         }
         r.guests.admitted_bytes -= read_cost(&read);
         let result = match data {
+            _ if is_beyond(&self.log, read.offset, read.len) => Err(GuestError::BeyondEnd(GuestOp::Read)),
             Some(pieces) => Ok(trim_pieces(pieces, read.offset, read.len)),
             None => Err(GuestError::Corrupt),
         };
@@ -481,6 +495,12 @@ impl Replica {
             self.guests_committed(now, out);
         }
     }
+}
+
+/// Whether a range reaches behind the volume: behind its end at the log's end, or behind one that could still be cut.
+fn is_beyond(log: &Log, offset: ByteOffset, len: u64) -> bool {
+    let bytes = log.size().bytes().min(log.sizes.last().size.bytes());
+    offset.0.checked_add(len).is_none_or(|end| end > bytes)
 }
 
 /// The new content of every block that a write touches.

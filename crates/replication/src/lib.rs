@@ -9,8 +9,8 @@
 //! members to the log, count the quorum, activate, commit), serving guests (`guest.rs`: admission, sub-block writes,
 //! reads under a lease). Beside all that a copy repairs single blocks (`repair.rs`), reads itself through (`scrub.rs`), and is compared
 //! with the others, in passing (`proof.rs`) and on demand (`verify.rs`). With the same primary, members come and go one at a
-//! time (`reconfigure.rs`).
-//! reads under a lease). A member that no log reaches fetches regions (`resync.rs`) from another one (`source.rs`).
+//! time (`reconfigure.rs`). Another size is a record like a write (`resize.rs`).
+//! A member that no log reaches fetches regions (`resync.rs`) from another one (`source.rs`).
 //!
 //! Invariants, asserted where they could break: positions are ordered; promised epochs never fall (S14); a record follows
 //! its predecessor's hash (S15); nothing at or below the committed position is ever cut (S16); a guest's write is answered
@@ -30,6 +30,7 @@ mod reconfigure;
 mod reign;
 mod repair;
 mod replica;
+mod resize;
 mod resync;
 mod scrub;
 mod source;

@@ -2,7 +2,7 @@
 
 use holdfast_format::Record;
 use holdfast_format::message::TailReport;
-use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, Mutant, OpenedCopy, Positions, mutated};
+use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, Mutant, OpenedCopy, Positions, Resized, Sizes, VolumeSize, mutated};
 use std::collections::VecDeque;
 
 /// A copy's log: positions, promise, table, and enough hashes to continue the chain.
@@ -16,6 +16,8 @@ pub(crate) struct Log {
     pub(crate) positions: Positions,
     /// Of the image at `positions.applied`.
     pub(crate) digest: u64,
+    /// From what is committed on, at least.
+    pub(crate) sizes: Sizes,
     pub(crate) checkpoint: Lsn,
     pub(crate) first: Lsn,
     pub(crate) unknown_to: Option<Lsn>,
@@ -51,6 +53,7 @@ impl Log {
             table: opened.table.clone(),
             positions,
             digest: opened.digest,
+            sizes: opened.sizes.clone(),
             checkpoint: opened.checkpoint,
             first: opened.first,
             // What this copy itself once knew to be committed and no longer holds is lost as surely as what has rotted.
@@ -71,6 +74,11 @@ impl Log {
         self.positions.received
     }
 
+    /// The volume's size as far as it is committed.
+    pub(crate) fn size(&self) -> VolumeSize {
+        self.sizes.at(self.positions.committed).size
+    }
+
     pub(crate) fn last_hash(&self) -> u64 {
         self.last_hash
     }
@@ -89,6 +97,19 @@ impl Log {
                 self.last_hash,
                 self.table
             ));
+        }
+        if !h.fits(self.sizes.last().size) {
+            return Err(format!(
+                "record {} of {} does not lie in the volume, which has {} bytes there: {:?}; keep this copy's directory for analysis and \
+                 replace the copy",
+                h.lsn,
+                h.epoch,
+                self.sizes.last().size.bytes(),
+                h.range
+            ));
+        }
+        if let Some(resized) = record.resized() {
+            self.sizes.push(resized);
         }
         self.positions.received = h.lsn;
         (self.last_epoch, self.last_hash) = (h.epoch, record.hash());
@@ -134,6 +155,7 @@ impl Log {
             return None;
         }
         self.positions.committed = committed;
+        self.sizes.settle(committed);
         self.positions.validate();
         Some(committed)
     }
@@ -168,6 +190,7 @@ impl Log {
         self.promised = self.promised.max(epoch);
         self.adopted = epoch;
         self.table = table;
+        self.sizes.cut_after(last);
         self.positions.received = last;
         self.positions.durable = last;
         (self.last_epoch, self.last_hash) = (last_epoch, last_hash);
@@ -183,8 +206,8 @@ impl Log {
     }
 
     /// The store made another state the copy's: everything up to `last`, which is committed, and no record.
-    pub(crate) fn note_switched(&mut self, epoch: Epoch, table: EpochTable, last: Lsn, end: (Epoch, u64)) {
-        let p = self.positions;
+    pub(crate) fn note_switched(&mut self, epoch: Epoch, table: EpochTable, size: Resized, end: (Epoch, u64)) {
+        let (p, last) = (self.positions, size.lsn);
         assert!(
             last >= p.committed || mutated(Mutant::SwitchesBackwards),
             "a switch never takes back what is committed (S16): {last} below {p:?}"
@@ -192,6 +215,7 @@ impl Log {
         assert!(self.volatile.is_empty(), "a copy is switched after older appends drained: {p:?}");
         self.promised = self.promised.max(epoch);
         (self.adopted, self.table) = (epoch, table);
+        self.sizes = Sizes::new(size);
         self.positions = Positions::at(last);
         (self.checkpoint, self.first) = (last, last.next());
         (self.last_epoch, self.last_hash) = end;
@@ -229,7 +253,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use holdfast_format::{Draft, RecordKind};
-    use holdfast_types::{BlockRange, VolumeId, VolumeSize};
+    use holdfast_types::{BlockRange, Resized, VolumeId};
 
     /// A copy that ends at record 4, with damage above, after it adopted epoch 2 and has its first record.
     fn adopted(promised: Epoch) -> Log {
@@ -238,7 +262,7 @@ mod tests {
         let (last, last_epoch, last_hash, zero) = (Lsn(4), Epoch(1), 44, Lsn::ZERO);
         let mut log = Log::new(&OpenedCopy {
             incarnation: Incarnation(1),
-            size: VolumeSize::new(1 << 20).expect("a size"),
+            sizes: Sizes::new(Resized { lsn: zero, size: VolumeSize::new(1 << 20).expect("a size"), decision: 0 }),
             promised,
             table: before,
             last,

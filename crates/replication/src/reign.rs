@@ -231,6 +231,7 @@ impl Replica {
     /// The small block of work after every batch of inputs: what was appended goes to the store and to the members in one
     /// piece each.
     pub(crate) fn maintain_reign(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.step_resize(out);
         self.hand_out(now, out);
         self.step_activation(now, out);
         self.step_overtaken(now, out);

@@ -151,7 +151,7 @@ impl Replica {
 
     /// Another copy asks for a block.
     pub(crate) fn on_fetch_block(&mut self, from: NodeId, block: BlockIndex, out: &mut Vec<Output>) {
-        let inside = block.0 < self.view.size.blocks().0;
+        let inside = block.0 < self.log.size().blocks().0;
         if !inside || self.repairs.served.len() >= MAX_SERVED {
             self.send(from, Message::Block { block, data: None }, out);
             return;

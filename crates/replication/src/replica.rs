@@ -12,9 +12,9 @@ use crate::resync::Resync;
 use crate::scrub::Scrub;
 use crate::source::Serving;
 use crate::verify::Verify;
+use holdfast_format::Record;
 use holdfast_format::message::{BeatVolume, Message};
-use holdfast_format::{Record, RecordHeader};
-use holdfast_types::{Epoch, EpochTable, Life, Lsn, Mutant, NodeId, OpenedCopy, Time, VolumeView, mutated};
+use holdfast_types::{Epoch, EpochTable, Life, Lsn, Mutant, NodeId, OpenedCopy, Time, VolumeSize, VolumeView, mutated};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a copy is doing beyond being a member.
@@ -90,14 +90,15 @@ impl Replica {
         let own = view.active.primary == Some(me) && view.active.epoch == opened.promised;
         let granted = (opened.promised > Epoch::ZERO && !own && !mutated(Mutant::GrantForgotten))
             .then(|| Granted::new(None, opened.promised, &timers, now));
-        let scrub = Scrub::new(opened.scrubbed, view.size.blocks().0, timers.scrub_period, now);
+        let log = Log::new(opened);
+        let scrub = Scrub::new(opened.scrubbed, log.size().blocks().0, timers.scrub_period, now);
         Replica {
             me,
             life,
             timers,
             limits,
             view,
-            log: Log::new(opened),
+            log,
             up: BTreeSet::new(),
             role: Role::Follower,
             leader: None,
@@ -320,8 +321,9 @@ impl Replica {
             caught_up: self.log.positions.durable >= self.commit_known,
             draining: matches!(&self.role, Role::Reign(r) if r.draining),
             promised: self.log.promised,
+            size: self.log.sizes.at(self.log.positions.committed),
             positions: self.log.positions,
-            scrub: self.scrub.status.clone(),
+            scrub: self.scrub.status_of(self.log.size().blocks().0),
             verify: self.verify_status(),
             resync: self.resync.as_ref().map(|r| r.status(self.seen)),
             lost: match &self.role {
@@ -335,6 +337,12 @@ impl Replica {
             learners: self.learners_status(),
             waiting: self.waiting.clone(),
         }
+    }
+
+    /// The volume's size, as far as it is committed here.
+    #[must_use]
+    pub fn size(&self) -> VolumeSize {
+        self.log.size()
     }
 
     /// The view this copy acts on.
@@ -520,19 +528,36 @@ impl Replica {
     /// Why a message is none of this volume's. The checksums of a record hold for the volume and place that it names, and the
     /// store stops the process at one that is not its own.
     fn unfit(&self, from: NodeId, message: &Message) -> Option<String> {
-        let VolumeView { volume, size, .. } = &self.view;
+        let volume = self.view.volume;
         let led = matches!(&self.role, Role::Reign(r) if r.peers.contains_key(&from));
         if self.view.holder(from).is_none() && !led {
             return Some(format!("it is no member of {volume}"));
         }
         let (Message::Append { records, .. } | Message::LogPart { records, .. }) = message else { return None };
-        let fits = |h: &RecordHeader| h.volume == *volume && h.range.end().0 <= size.blocks().0;
-        let found = records.iter().map(Record::header).find(|h| !fits(h))?;
-        let (lsn, of, end) = (found.lsn, found.volume, found.range.end().0);
-        Some(format!(
-            "expected records of {volume} with {} blocks, found {lsn} of {of} up to block {end}",
-            size.blocks().0
-        ))
+        if let Some(found) = records.iter().map(Record::header).find(|h| h.volume != volume) {
+            return Some(format!("expected records of {volume}, found {} of {}", found.lsn, found.volume));
+        }
+        let (Message::Append { epoch, .. } | Message::LogPart { epoch, .. }) = message else { return None };
+        if *epoch != self.log.adopted {
+            return None;
+        }
+        // Those that continue the log, which has its size at each record; the others are not taken.
+        let mut next = (self.log.last().next(), self.log.sizes.last().size);
+        for record in records.iter().filter(|r| r.lsn() > self.log.last()) {
+            let header = record.header();
+            if header.lsn != next.0 {
+                return None;
+            }
+            if !header.fits(next.1) {
+                let (lsn, end, blocks) = (header.lsn, header.range.end().0, next.1.blocks().0);
+                return Some(format!(
+                    "expected records of a volume with {blocks} blocks, found {lsn} from block {} to block {end}",
+                    header.range.start.0
+                ));
+            }
+            next = (next.0.next(), record.resized().map_or(next.1, |resized| resized.size));
+        }
+        None
     }
 
     fn on_message(&mut self, from: NodeId, message: Message, now: Time, out: &mut Vec<Output>) {

@@ -18,7 +18,7 @@ use crate::api::Output;
 use crate::replica::Replica;
 use bytes::Bytes;
 use holdfast_format::message::{Message, NoRegions, Region, RegionCut, RegionQuery};
-use holdfast_types::{Epoch, EpochTable, Lsn, Mutant, NodeId, REGION_SIZE, RegionIndex, Time, VolumeSize, mutated};
+use holdfast_types::{Epoch, EpochTable, Lsn, Mutant, NodeId, REGION_SIZE, RegionIndex, Resized, Time, VolumeSize, mutated};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -100,6 +100,9 @@ pub(crate) struct Resync {
     table: EpochTable,
     /// The primary's log reaches a copy that is at least here.
     base: Lsn,
+    /// The volume's size where the regions come from, and the decision that made it so. What the side area holds is of that.
+    size: VolumeSize,
+    decision: u64,
     stage: Stage,
     /// Sources that did not answer since the last answer.
     tried: BTreeSet<NodeId>,
@@ -133,7 +136,7 @@ struct Answer {
 }
 
 impl Resync {
-    fn new(primary: NodeId, epoch: Epoch, table: EpochTable, base: Lsn, after: Lsn, size: VolumeSize) -> Resync {
+    fn new(primary: NodeId, (epoch, table): (Epoch, EpochTable), base: Lsn, after: Lsn, own: Resized) -> Resync {
         let status = ResyncStatus {
             source: None,
             passes: 1,
@@ -147,10 +150,12 @@ impl Resync {
             epoch,
             table,
             base,
+            size: own.size,
+            decision: own.decision,
             stage: Stage::Waiting,
             tried: BTreeSet::new(),
             request: 0,
-            query: window(after, size),
+            query: window(after, own.size),
             names_held: true,
             answers: 0,
             least: None,
@@ -190,8 +195,8 @@ impl Resync {
         self.status.paused = why;
     }
 
-    fn begin_pass(&mut self, after: Lsn, size: VolumeSize) {
-        self.query = window(after, size);
+    fn begin_pass(&mut self, after: Lsn) {
+        self.query = window(after, self.size);
         (self.answers, self.least, self.spoiled) = (0, None, false);
         (self.before_bytes, self.pass_bytes) = (self.status.done_bytes, 0);
         self.status.passes += 1;
@@ -231,7 +236,7 @@ impl Replica {
         let Some(r) = self.resync.as_mut().filter(|r| r.stage == Stage::Waiting) else { return };
         r.stage = Stage::Opening;
         r.status.paused = None;
-        out.push(Output::OpenSide);
+        out.push(Output::OpenSide(r.size));
     }
 
     /// R1 arrives.
@@ -255,7 +260,8 @@ impl Replica {
         if self.log.adopted != epoch && reaches && !self.adopt(epoch, table.clone(), out) {
             return;
         }
-        let (applied, size) = (self.log.positions.applied, self.view.size);
+        let applied = self.log.positions.applied;
+        let own = self.log.sizes.at(applied);
         match &mut self.resync {
             Some(r) => {
                 (r.primary, r.epoch, r.table, r.base) = (from, epoch, table, base);
@@ -265,7 +271,7 @@ impl Replica {
                 }
             }
             None => {
-                self.resync = Some(Resync::new(from, epoch, table, base, applied, size));
+                self.resync = Some(Resync::new(from, (epoch, table), base, applied, own));
                 out.push(Output::Event(format!(
                     "the log no longer reaches this copy, which is at record {applied}: it is resynced by regions"
                 )));
@@ -373,6 +379,56 @@ impl Replica {
         self.ask_for_regions(now, out);
     }
 
+    /// The first part of an answer says what the volume is where it comes from. True if that is not what was asked for.
+    fn is_of_another_size(
+        &mut self,
+        from: NodeId,
+        (epoch, request): (Epoch, u64),
+        cut: &RegionCut,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let applied = self.log.positions.applied;
+        let Some(r) = self.is_asked(from, epoch, request) else { return true };
+        if cut.cut.0 > applied && applied > Lsn::ZERO {
+            self.missed_a_cut(cut.cut.0, out);
+            return true;
+        }
+        if cut.resized < r.decision {
+            r.tried.insert(from);
+            r.status.paused = Some(format!("{from} has not come to the volume's present size yet"));
+            self.ask_for_regions(now, out);
+            return true;
+        }
+        if (cut.size, cut.resized) == (r.size, r.decision) {
+            return false;
+        }
+        // What is held is of another volume, so to speak: all of it is asked for again.
+        (r.size, r.decision) = (cut.size, cut.resized);
+        (r.top, r.answer, r.status.done_bytes) = (Lsn::ZERO, None, 0);
+        r.begin_pass(applied);
+        r.stage = Stage::Opening;
+        out.push(Output::DropSide);
+        out.push(Output::OpenSide(cut.size));
+        out.push(Output::Event(format!(
+            "the volume has {} bytes at {from}: the resync of this copy begins again with that size",
+            cut.size.bytes()
+        )));
+        true
+    }
+
+    /// What this image holds behind the cut is of the past, and the region table doesn't say what has come there since.
+    fn missed_a_cut(&mut self, at: Lsn, out: &mut Vec<Output>) {
+        let Some(r) = &mut self.resync else { return };
+        let why = format!(
+            "this copy missed a change of the volume's size (record {at}) and the log no longer reaches it: replace the copy"
+        );
+        out.push(Output::Event(why.clone()));
+        out.push(Output::DropSide);
+        r.stage = Stage::Stopped;
+        r.status.paused = Some(why);
+    }
+
     /// R5: a part of an answer.
     pub(crate) fn on_regions(
         &mut self,
@@ -383,13 +439,15 @@ impl Replica {
         now: Time,
         out: &mut Vec<Output>,
     ) {
-        let size = self.view.size;
+        if self.is_of_another_size(from, (epoch, request), &part.0, now, out) {
+            return;
+        }
         let max_bytes = self.limits.resync_bytes.saturating_add(usize::try_from(REGION_SIZE).expect("64 KiB"));
         let Some(r) = self.is_asked(from, epoch, request) else { return };
         let (cut, next, total, last) = part;
         let query = &r.query;
         let inside = regions.iter().all(|region| {
-            (query.from..query.end).contains(&region.index) && region.lsn <= cut.at && fits(region, size)
+            (query.from..query.end).contains(&region.index) && region.lsn <= cut.at && fits(region, cut.size)
         });
         let onward = next.is_none_or(|next| query.from < next && next < query.end);
         let answer = r.answer.get_or_insert_with(|| Answer { cut, next, total, regions: Vec::new() });
@@ -414,14 +472,15 @@ impl Replica {
 
     /// The store took an answer in; `bad` regions did not reach the medium.
     pub(crate) fn on_side_written(&mut self, bad: u64, now: Time, out: &mut Vec<Output>) {
-        let (bandwidth, size) = (self.limits.resync_bandwidth.max(1), self.view.size);
+        let bandwidth = self.limits.resync_bandwidth.max(1);
         let Some(r) = self.resync.as_mut().filter(|r| r.stage == Stage::Writing) else { return };
         let answer = r.answer.take().expect("an answer was written");
+        let size = r.size;
         r.tried.clear();
         r.spoiled |= bad > 0;
         r.least = Some(r.least.map_or(answer.cut.at, |least| least.min(answer.cut.at)));
         r.top = answer.regions.iter().map(|region| region.lsn).fold(r.top, Lsn::max);
-        r.note_progress(&answer, size);
+        r.note_progress(&answer);
         let bytes: usize = answer.regions.iter().map(Region::len_bytes).sum();
         let nanos = u128::try_from(bytes).expect("a size") * 1_000_000_000 / u128::from(bandwidth);
         let due = now + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
@@ -439,7 +498,7 @@ impl Replica {
 
     /// R6 if this pass was the last one; or the next one begins.
     fn end_pass_of_regions(&mut self, cut: RegionCut, due: Time, now: Time, out: &mut Vec<Output>) {
-        let (size, applied) = (self.view.size, self.log.positions.applied);
+        let applied = self.log.positions.applied;
         let hindrance = self.hindrance(cut);
         let Some(r) = &mut self.resync else { return };
         let complete = (r.answers == 0 && !r.spoiled) || mutated(Mutant::SwitchesBeforeComplete);
@@ -452,7 +511,7 @@ impl Replica {
         // Every region whose last LSN is at most that is held now, as of then or newer.
         let after = r.least.unwrap_or_default().max(r.query.after);
         let spoiled = r.spoiled;
-        r.begin_pass(if spoiled { applied } else { after }, size);
+        r.begin_pass(if spoiled { applied } else { after });
         r.names_held = spoiled;
         let until = if complete || spoiled { due.max(now + CATCH_UP) } else { due };
         r.pause(until, hindrance.filter(|_| complete));
@@ -481,9 +540,8 @@ impl Replica {
 
     /// All that was is here as of `cut`; the switch has to wait for a later state.
     fn go_on_from(&mut self, cut: RegionCut, why: Option<String>, now: Time) {
-        let size = self.view.size;
         let Some(r) = &mut self.resync else { return };
-        r.begin_pass(cut.at.max(r.query.after), size);
+        r.begin_pass(cut.at.max(r.query.after));
         r.names_held = false;
         r.pause(now + CATCH_UP, why);
     }
@@ -517,7 +575,8 @@ impl Replica {
     ) {
         let r = self.resync.take().expect("the store switches only when it was told to");
         assert!(r.stage == Stage::Switching && r.epoch == epoch, "the store switches in order: {r:?}");
-        self.log.note_switched(epoch, r.table, last, (last_epoch, last_hash));
+        let size = Resized { lsn: last, size: r.size, decision: r.decision };
+        self.log.note_switched(epoch, r.table, size, (last_epoch, last_hash));
         self.commit_known = self.commit_known.max(last);
         self.waiting = None;
         self.on_applied(last, digest, now, out);
@@ -537,14 +596,14 @@ impl Replica {
     pub(crate) fn on_switch_refused(&mut self, now: Time, out: &mut Vec<Output>) {
         let Some(r) = self.resync.as_mut().filter(|r| r.stage == Stage::Switching) else { return };
         let after = r.query.after;
-        r.begin_pass(after, self.view.size);
+        r.begin_pass(after);
         r.pause(now + CATCH_UP, None);
         self.step_fence(now, out);
     }
 
     /// The sums are not those of the source: what the side area or the image holds is not what it should be.
     fn begin_again(&mut self, why: &str, out: &mut Vec<Output>) {
-        let (applied, size) = (self.log.positions.applied, self.view.size);
+        let applied = self.log.positions.applied;
         let Some(r) = &mut self.resync else { return };
         r.refused += 1;
         let begins = r.refused < MAX_REFUSED;
@@ -552,11 +611,11 @@ impl Replica {
         out.push(Output::Event(format!("the resync of this copy failed: {why}; {then}")));
         out.push(Output::DropSide);
         r.status.done_bytes = 0;
-        r.begin_pass(applied, size);
+        r.begin_pass(applied);
         r.top = Lsn::ZERO;
         if begins {
             r.stage = Stage::Opening;
-            out.push(Output::OpenSide);
+            out.push(Output::OpenSide(r.size));
         } else {
             r.stage = Stage::Stopped;
             r.status.paused = Some(format!("{why}; replace this copy"));
@@ -566,13 +625,13 @@ impl Replica {
 
 impl Resync {
     /// How much there is to come is known, or guessed by how much the part of the volume brought that was looked at.
-    fn note_progress(&mut self, answer: &Answer, size: VolumeSize) {
+    fn note_progress(&mut self, answer: &Answer) {
         let received = content_bytes(u64::try_from(answer.regions.len()).expect("a count of regions"));
         self.received_bytes += received;
         self.pass_bytes += received;
         self.status.done_bytes += received;
         let looked = u128::from(answer.next.map_or(self.query.end.0, |next| next.0).max(1));
-        let guess = u128::from(self.pass_bytes) * u128::from(size.regions()) / looked;
+        let guess = u128::from(self.pass_bytes) * u128::from(self.size.regions()) / looked;
         let total = match answer.total {
             0 => u64::try_from(guess).unwrap_or(u64::MAX),
             known => content_bytes(known),

@@ -81,6 +81,11 @@ impl Scrub {
         self.pause.filter(|_| self.reading.is_none()).map(|_| self.due)
     }
 
+    /// The status of a copy that has so many blocks by now.
+    pub(crate) fn status_of(&self, blocks: u64) -> ScrubStatus {
+        ScrubStatus { next: BlockIndex(self.status.next.0.min(blocks)), blocks, ..self.status.clone() }
+    }
+
     pub(crate) fn count(&mut self, change: impl Fn(&mut Found)) {
         change(&mut self.status.total);
         if self.status.requested {
@@ -153,10 +158,15 @@ impl Replica {
         if self.scrub.next_timeout().is_none_or(|due| now < due) {
             return;
         }
-        let blocks = self.view.size.blocks().0;
+        let blocks = self.log.size().blocks().0;
+        let before = std::mem::replace(&mut self.scrub.status.blocks, blocks);
+        if blocks < before {
+            // Nobody misses what was cut off.
+            self.scrub.forget_lost(BlockRange::new(blocks, before - blocks));
+        }
         let start = self.scrub.status.next.0;
         let tag = self.next_tag();
-        let range = BlockRange::new(start, CHUNK.min(blocks - start));
+        let range = BlockRange::new(start, CHUNK.min(blocks.saturating_sub(start)));
         if range.is_empty() {
             self.end_pass(blocks, now, out);
             return;

@@ -35,7 +35,7 @@ impl Replica {
         out: &mut Vec<Output>,
     ) {
         let follows = self.log.adopted == epoch && self.log.promised == epoch && self.resync.is_none();
-        if !follows || query.end.0 > self.view.size.regions() {
+        if !follows {
             return self.send(from, Message::NoRegions { epoch, request, why: NoRegions::Behind }, out);
         }
         if self.serving_regions.as_ref().is_some_and(|s| s.to != from) {

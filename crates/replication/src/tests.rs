@@ -5,6 +5,7 @@ mod cluster;
 mod durability;
 mod members;
 mod repair;
+mod resize;
 mod verify;
 
 use crate::api::{GuestOp, RoleName};

@@ -18,7 +18,7 @@ use crate::api::Output;
 use crate::reign::PeerState;
 use crate::replica::{Replica, Role};
 use holdfast_format::message::{Message, NotHeld, SumNode};
-use holdfast_types::{BlockRange, Epoch, Lsn, NodeId, REGION_BLOCKS, Time};
+use holdfast_types::{BlockRange, Epoch, Lsn, NodeId, REGION_BLOCKS, Time, VolumeSize};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -98,6 +98,8 @@ struct Run {
     id: u64,
     epoch: Epoch,
     at: Lsn,
+    /// The volume's there.
+    size: VolumeSize,
     until: Time,
     copies: BTreeMap<NodeId, CopyVerdict>,
     /// Once the digests are known.
@@ -179,7 +181,8 @@ impl Replica {
             }
             copies.insert(node, copy);
         }
-        self.verify.run = Some(Run { id, epoch, at, until: now + REACH, copies, walk: None });
+        let size = self.log.sizes.at(at).size;
+        self.verify.run = Some(Run { id, epoch, at, size, until: now + REACH, copies, walk: None });
         self.start_holding(Holding { run: id, at, leader: (self.me, epoch), until: now + MAX_HOLD }, out);
     }
 
@@ -235,7 +238,7 @@ impl Replica {
         }
         let own = run.copies[&me].digest;
         let differ = own.is_some() && run.copies.values().any(|c| c.digest.is_some() && c.digest != own);
-        let tops = if differ { 0..SumNode::tops(self.view.size.blocks()) } else { 0..0 };
+        let tops = if differ { 0..SumNode::tops(run.size.blocks()) } else { 0..0 };
         run.until = now + WALK;
         run.walk = Some(Walk { tops, below: VecDeque::new(), asked: None, answers: BTreeMap::new() });
         self.walk(now, out);
@@ -277,8 +280,8 @@ impl Replica {
         now: Time,
         out: &mut Vec<Output>,
     ) {
-        let expected = node.blocks(self.view.size.blocks()).count.0.div_ceil(node.child_blocks());
         let Some(r) = self.verify.run.as_mut().filter(|r| r.id == run) else { return };
+        let expected = node.blocks(r.size.blocks()).count.0.div_ceil(node.child_blocks());
         let Some(walk) = r.walk.as_mut().filter(|w| w.asked == Some(node)) else { return };
         let Some(copy) = r.copies.get_mut(&from) else { return };
         if sums.len() as u64 == expected {
@@ -291,8 +294,9 @@ impl Replica {
 
     /// Looks at the answers, if all are there.
     fn sums_complete(&mut self, now: Time, out: &mut Vec<Output>) {
-        let (me, blocks) = (self.me, self.view.size.blocks());
+        let me = self.me;
         let Some(run) = self.verify.run.as_mut() else { return };
+        let blocks = run.size.blocks();
         let walk = run.walk.as_mut().expect("a question is part of a walk");
         let node = walk.asked.expect("a question is under way");
         let digest = run.copies[&me].digest;

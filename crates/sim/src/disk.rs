@@ -367,6 +367,12 @@ impl Disk {
                     file.redo(index(*offset), &zeros[..room], fate, &mut self.rng);
                 }
             }
+            DiskOpKind::SetLen { len } if fate != Fate::Lost => {
+                if let Some(file) = self.files.get_mut(&op.file) {
+                    file.grow(index(*len));
+                    file.content[index(*len)..].fill(0);
+                }
+            }
             DiskOpKind::Create { len, written } if fate != Fate::Lost => {
                 self.files
                     .insert(op.file, File { content: vec![0; index(*len)], unsynced: Vec::new(), written: *written });
@@ -419,6 +425,15 @@ impl Disk {
                 let room = file.content.len().saturating_sub(index(*offset)).min(index(*len));
                 file.apply(self.seq, index(*offset), vec![0; room].into(), false);
                 self.damage.rewritten(op.file, index(*offset), room);
+                (Ok(DiskReply::Done), none)
+            }
+            // What lies behind the end of a file reads as zeros, so that a file that only pretends to be shorter is none the wiser.
+            DiskOpKind::SetLen { len } => {
+                self.seq += 1;
+                file.grow(index(*len));
+                let room = file.content.len() - index(*len);
+                file.apply(self.seq, index(*len), vec![0; room].into(), false);
+                self.damage.rewritten(op.file, index(*len), room);
                 (Ok(DiskReply::Done), none)
             }
             DiskOpKind::Sync => {

@@ -169,6 +169,8 @@ fault_kinds! {
     Scrub,
     /// An operator has the copies compared.
     Verify,
+    /// An operator wants a volume of another size.
+    Resize,
 }
 
 impl FaultKind {
@@ -280,6 +282,9 @@ pub(crate) const OUTAGES: &[FaultKind] = &[FaultKind::LongOutage];
 pub(crate) const MEMBERS: &[FaultKind] =
     &[FaultKind::CopyAdd, FaultKind::CopyRemove, FaultKind::CopyReplace, FaultKind::DiskReplaced];
 
+/// Volumes become larger and smaller. Drawn apart from all else.
+pub(crate) const SIZES: &[FaultKind] = &[FaultKind::Resize];
+
 /// Beyond what the read lease is made for.
 const CLOCKS: &[FaultKind] = &[FaultKind::ClockJump, FaultKind::ClockStop];
 
@@ -311,7 +316,7 @@ impl Declared {
 /// Every kind that a fault event may start in a run that is declared as nothing.
 #[cfg(test)]
 pub(crate) fn started() -> impl Iterator<Item = FaultKind> {
-    STARTED.iter().chain(WIDE).chain(&[DAMAGE, UPKEEP, OUTAGES]).copied().flatten().copied()
+    STARTED.iter().chain(WIDE).chain(&[DAMAGE, UPKEEP, OUTAGES, SIZES]).copied().flatten().copied()
 }
 
 impl FaultKind {
@@ -353,6 +358,11 @@ pub(crate) fn draw_wide_mix(declared: Declared, rng: &mut Rng) -> Vec<(FaultKind
 /// One in three seeds has operators that look after their copies.
 pub(crate) fn draw_upkeep(rng: &mut Rng) -> Vec<(FaultKind, u64)> {
     if rng.chance(330_000) { draw([UPKEEP, OUTAGES].iter(), 700_000, 6, rng) } else { Vec::new() }
+}
+
+/// One in three seeds has volumes whose size changes.
+pub(crate) fn draw_sizes(rng: &mut Rng) -> Vec<(FaultKind, u64)> {
+    if rng.chance(330_000) { draw([SIZES].iter(), 1_000_000, 8, rng) } else { Vec::new() }
 }
 
 /// A seed's own mix: some kinds, each with a weight (swarm testing: a mix of everything hides what a mix of few finds).

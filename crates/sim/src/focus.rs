@@ -66,6 +66,18 @@ pub(crate) fn of_resync(seed: u64) -> Options {
     options
 }
 
+/// The world of a seed for mistakes about sizes: takeovers, crashes and late news while a volume becomes larger and smaller.
+pub(crate) fn of_sizes(seed: u64) -> Options {
+    let mut options = Setup::default().options(seed);
+    options.declared = Declared::Nothing;
+    options.volumes.iter_mut().for_each(|v| v.durability = Durability::Sync);
+    let mut rng = Rng::new(seed ^ 0x7369_7a65);
+    takeovers(&mut options, &mut rng);
+    options.faults.extend([(FaultKind::Resize, 20), (FaultKind::StaleView, 4), (FaultKind::CrashAll, 1)]);
+    (options.think, options.requests) = (4 * MS, 3_000);
+    options
+}
+
 /// Primaries end while guests write all the time and messages overtake each other between members; claimants end while they
 /// claim. Only what the last messages brought tells the logs apart: whatever is older, commit positions protect.
 fn takeovers(options: &mut Options, rng: &mut Rng) {

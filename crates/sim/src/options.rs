@@ -1,6 +1,6 @@
 //! What a seed decides before anything happens.
 
-use crate::faults::{Declared, FaultKind, declare, draw_mix, draw_upkeep, draw_wide_mix};
+use crate::faults::{Declared, FaultKind, declare, draw_mix, draw_sizes, draw_upkeep, draw_wide_mix};
 use crate::log::{MS, Nanos, SECOND, US};
 use crate::setup::{Episode, Setup, VolumeShape};
 use holdfast_cluster::{Command, State};
@@ -199,6 +199,7 @@ impl Options {
         let declared = declare(&mut wide);
         faults.extend(draw_wide_mix(declared, &mut wide));
         faults.extend(draw_upkeep(&mut Rng::new(seed ^ 0x7570_6b65_6570)));
+        faults.extend(draw_sizes(&mut Rng::new(seed ^ 0x0073_697a_6573)));
         let faults = setup.profile.of(seed).keep(faults, seed);
         // Members that never answer again keep a volume closed whose memories are in doubt, until there is replacement.
         // A chosen cluster keeps the durability that it was chosen for.

@@ -3,8 +3,8 @@
 //! A profile is a row of [`PROFILES`]. Within its kinds each seed still draws its own few.
 
 use crate::faults::{
-    CONTROL, DAMAGE, DISKS, FaultKind, Group, LINKS, MEMBERS, OPERATORS, PROCESSES, UPKEEP, WIDE_DISKS, WIDE_LINKS,
-    WIDE_PROCESSES,
+    CONTROL, DAMAGE, DISKS, FaultKind, Group, LINKS, MEMBERS, OPERATORS, PROCESSES, SIZES, UPKEEP, WIDE_DISKS,
+    WIDE_LINKS, WIDE_PROCESSES,
 };
 use crate::log::MS;
 use crate::options::{Options, index};
@@ -39,7 +39,7 @@ pub static PROFILES: &[Profile] = &[
     Profile {
         name: "disks",
         about: "disks fail, fill up, stall, and forget at a crash",
-        groups: Some(&[DISKS, WIDE_DISKS, LOSING]),
+        groups: Some(&[DISKS, WIDE_DISKS, LOSING, SIZES]),
         tune: as_drawn,
     },
     Profile {
@@ -62,8 +62,8 @@ pub static PROFILES: &[Profile] = &[
     },
     Profile {
         name: "operators",
-        about: "switchovers, forced and cancelled ones, guests that leave, copies that are read and compared",
-        groups: Some(&[OPERATORS, UPKEEP]),
+        about: "switchovers, forced and cancelled ones, guests that leave, copies that are read and compared, volumes resized",
+        groups: Some(&[OPERATORS, UPKEEP, SIZES]),
         tune: as_drawn,
     },
     Profile {
@@ -187,7 +187,8 @@ pub(crate) fn membership(options: &mut Options) {
     options.faults.extend(MEMBERS.iter().map(|kind| (*kind, 1 + most / 6)));
     options.volumes.truncate(2);
     options.volumes.iter_mut().for_each(|v| v.durability = holdfast_types::Durability::Sync);
-    // A learner is filled from the log, which reaches back to the first record as long as nothing is trimmed.
+    // A learner is filled from the log, which reaches back to the first record as long as nothing is trimmed. A volume that becomes
+    // smaller asks for a checkpoint, so sizes change in other profiles.
     options.requests = options.requests.min(700);
     (options.store.segment_bytes, options.store.max_segments) = (2 << 20, 100);
     options.store.checkpoint_bytes = 1 << 40;

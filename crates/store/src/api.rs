@@ -168,6 +168,8 @@ pub enum Input {
     OpenSide {
         /// The volume.
         volume: VolumeId,
+        /// Its size where the regions come from. What is held of a volume of another size goes.
+        size: VolumeSize,
     },
     /// What the open side area holds. Answered with `SideHeld`.
     HeldInSide {

@@ -36,13 +36,15 @@ pub(crate) struct Batch {
     leaves: BTreeMap<(TableKind, u64), bool>,
     /// The ones that are here to stay until it is written.
     pinned: Vec<(TableKind, u64)>,
+    /// It is this record alone, which gives the volume another size.
+    pub(crate) resize: Option<Record>,
     /// Pages of the tables that it may need, with those above the leaves.
     pub(crate) reserved: usize,
     /// Writes and leaves.
     missing: usize,
     bytes: u64,
     /// Writes that are not under way yet.
-    todo: std::vec::IntoIter<DiskOpKind>,
+    todo: std::vec::IntoIter<(FileId, DiskOpKind)>,
 }
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -56,7 +58,8 @@ impl Replica {
             return;
         }
         // A block is never in flight twice: what is being repaired must not be overtaken by its next change.
-        while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() {
+        while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() && !self.cut_is_fresh()
+        {
             let bound = self.appliable();
             if self.applied >= bound {
                 // A hold came while it waited for room: who waits behind it must not wait for the hold.
@@ -77,9 +80,12 @@ impl Replica {
                 return;
             }
             let since = *self.debt_since.get_or_insert(cx.now);
-            // Somebody waits for a digest.
-            let awaited = self.hold.is_some() || !self.digests_at.is_empty();
+            // Somebody waits for a digest; or it was due before, and has room now, which wakes it once only.
+            let awaited = self.hold.is_some() || !self.digests_at.is_empty() || wanted > 0;
             if !(hurry || awaited || cx.now >= since + cx.config.apply_delay) {
+                return;
+            }
+            if self.waits_for_checkpoint() {
                 return;
             }
             let mut batch = self.collect(bound, cx.config);
@@ -89,13 +95,14 @@ impl Replica {
             // What it leaves has waited as long.
             self.debt_since = (batch.upto < bound).then_some(since);
             let leaves = std::mem::take(&mut batch.leaves);
-            let kinds = image_ops(&batch.runs, cx.config.apply_write_bytes);
+            let resize = batch.resize.as_ref().map(|record| self.length_ops(record));
+            let ops = resize.unwrap_or_else(|| self.image_ops(&batch.runs, cx.config.apply_write_bytes));
             if mutated(Mutant::OverlayClearedEarly) {
                 batch.runs.iter().for_each(|(start, end, _)| self.overlay.remove_upto(start, end, batch.upto));
             }
             // One more than there is, so that it does not end before everything was asked for.
-            let missing = kinds.len() + leaves.len() + 1;
-            self.batch = Some(Batch { missing, todo: kinds.into_iter(), ..batch });
+            let missing = ops.len() + leaves.len() + 1;
+            self.batch = Some(Batch { missing, todo: ops.into_iter(), ..batch });
             self.count_pages(cx);
             for ((kind, leaf), create) in leaves {
                 self.leaf_for_batch(cx, kind, leaf, create);
@@ -150,21 +157,26 @@ impl Replica {
 
     /// When the next batch is due though nothing else happens.
     pub(crate) fn apply_due(&self, delay: std::time::Duration) -> Option<Time> {
-        // Room for pages is no matter of time: who gives it pumps everybody.
+        // Room for pages is no matter of time: who gives it pumps everybody. Nor is the end of a checkpoint.
         let waits =
             self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() && self.pages_wanted == 0;
         let waits = waits && !self.is_held_up() && !self.is_weaving();
-        self.debt_since.filter(|_| waits && self.applied < self.appliable()).map(|since| since + delay)
+        let due = waits && self.applied < self.appliable() && !self.waits_for_checkpoint();
+        self.debt_since.filter(|_| due).map(|since| since + delay)
     }
 
     fn write_next(&mut self, cx: &mut Cx<'_>) {
-        let Some(kind) = self.batch.as_mut().and_then(|batch| batch.todo.next()) else { return };
-        cx.copy_op(self.volume, CopyTag::Apply, FileId::Image(self.volume), kind);
+        let Some((file, kind)) = self.batch.as_mut().and_then(|batch| batch.todo.next()) else { return };
+        cx.copy_op(self.volume, CopyTag::Apply, file, kind);
     }
 
     /// The batch under way writes this block.
     pub(crate) fn is_being_applied(&self, block: u64) -> bool {
         self.batch.as_ref().is_some_and(|b| b.runs.get(block).is_some())
+    }
+
+    fn image_ops(&self, runs: &RunMap, max_write: usize) -> Vec<(FileId, DiskOpKind)> {
+        image_ops(runs, max_write).into_iter().map(|kind| (FileId::Image(self.volume), kind)).collect()
     }
 
     fn collect(&self, bound: Lsn, config: &StoreConfig) -> Batch {
@@ -173,6 +185,7 @@ impl Replica {
             runs: RunMap::default(),
             leaves: BTreeMap::new(),
             pinned: Vec::new(),
+            resize: None,
             reserved: 0,
             missing: 0,
             bytes: 0,
@@ -184,25 +197,35 @@ impl Replica {
             && batch.leaves.len() < config.apply_batch_pages
             && !ends_at(&batch)
         {
+            let record = self.unapplied(batch.upto.next());
+            let resizes = record.header().kind == RecordKind::Resize;
+            if resizes && batch.upto > self.applied {
+                break;
+            }
             batch.upto = batch.upto.next();
-            let record = self.unapplied(batch.upto);
             batch.bytes += u64::try_from(record.len_bytes()).expect("about 1 MiB");
             if record.header().kind == RecordKind::WriteZeroes {
                 // Small as it is, it changes an entry of the table for each block, in one go.
                 zeroed += record.header().range.count.0 * ZEROED_BLOCK;
             }
             batch.runs.insert(record);
+            if resizes {
+                batch.resize = Some(record.clone());
+                batch.note_edge(record);
+                break;
+            }
             batch.note_leaves(record);
         }
         let of = |kind| batch.leaves.range((kind, 0)..=(kind, u64::MAX)).count();
         let (blocks, regions) = (of(TableKind::Blocks), of(TableKind::Regions));
-        let pages = pages_for(blocks, self.sb.size.blocks().0) + pages_for(regions, self.sb.size.regions());
+        let size = self.image_size();
+        let pages = pages_for(blocks, size.blocks().0) + pages_for(regions, size.regions());
         // They will be held until a checkpoint has written them.
         batch.reserved = 2 * pages;
         batch
     }
 
-    fn unapplied(&self, lsn: Lsn) -> &Record {
+    pub(crate) fn unapplied(&self, lsn: Lsn) -> &Record {
         let entry = self.log.get(&lsn).expect("records above the checkpoint are in the log");
         entry.record.as_ref().expect("records above applied are in memory")
     }
@@ -224,7 +247,11 @@ impl Replica {
 
     fn batch_written(&mut self, cx: &mut Cx<'_>) {
         let batch = self.batch.take().expect("the batch that was written");
-        for (start, end, record) in batch.runs.iter() {
+        if let Some(record) = &batch.resize {
+            self.resize_tables(record);
+            self.region_reads.note_cut();
+        }
+        for (start, end, record) in batch.runs.iter().filter(|_| batch.resize.is_none()) {
             self.tables.touch_regions(start, end, record.lsn());
             self.region_reads.note_changed(start, end, record.lsn());
             let header = record.header();
@@ -267,6 +294,16 @@ impl Replica {
 }
 
 impl Batch {
+    /// The last leaves that stay: the ways to them are all that a cut changes.
+    fn note_edge(&mut self, record: &Record) {
+        let range = record.header().range;
+        if !range.is_empty() {
+            let last = range.start.0 - 1;
+            self.leaves.insert((TableKind::Blocks, TablePage::leaf_of(last).index), true);
+            self.leaves.insert((TableKind::Regions, TablePage::leaf_of(last / REGION_BLOCKS).index), true);
+        }
+    }
+
     /// The leaves that a record changes.
     fn note_leaves(&mut self, record: &Record) {
         let header = record.header();

@@ -18,7 +18,7 @@ use crate::replica::{Replica, Stage};
 use crate::superblock::Waiter;
 use crate::tables::FrozenPage;
 use holdfast_format::{TableRoots, TableSums};
-use holdfast_types::{Epoch, Lsn, Mutant, RegionIndex, Time, mutated};
+use holdfast_types::{BlockIndex, Epoch, Lsn, Mutant, RegionIndex, Resized, Time, mutated};
 
 /// Pages of tables being written at a time.
 const PAGE_WRITES: usize = 64;
@@ -30,6 +30,8 @@ pub(crate) struct Checkpoint {
     hash: u64,
     sums: TableSums,
     roots: TableRoots,
+    size: Resized,
+    cut: (Lsn, BlockIndex),
     /// Pages of the tables as they were at `lsn`, that are still to be written.
     pages: Vec<(FileId, FrozenPage)>,
     /// How far regions are moved, if there are any to be.
@@ -48,13 +50,16 @@ enum Step {
 impl Replica {
     /// When a checkpoint is due though nothing else happens.
     pub(crate) fn checkpoint_due(&self, cx_interval: std::time::Duration) -> Option<Time> {
-        let waiting = self.checkpointing.is_none() && self.applied > self.checkpoint;
+        // One that has to wait for a resize comes with its end: a time that has passed would be asked for again and again.
+        let waiting = self.checkpointing.is_none() && self.applied > self.checkpoint && !self.is_resizing();
         self.first_applied.filter(|_| waiting).map(|since| since + cx_interval)
     }
 
     pub(crate) fn pump_checkpoint(&mut self, cx: &mut Cx<'_>) {
         let nothing_new = self.applied == self.checkpoint && !self.has_moved(cx.config.checkpoint_bytes);
-        if self.checkpointing.is_some() || nothing_new || self.switches_now() || self.is_weaving() {
+        // Pages that a checkpoint is about to write must not be cut off under it.
+        let busy = self.switches_now() || self.is_weaving() || self.is_resizing();
+        if self.checkpointing.is_some() || nothing_new || busy {
             return;
         }
         // During replay nobody is told, and it is done only to make room.
@@ -81,8 +86,9 @@ impl Replica {
         let pages = block_pages.chain(region_pages).collect();
         let (lsn, sums, roots) = (self.applied, self.tables.sums(), TableRoots { blocks, regions });
         let merging = self.merge.as_mut().map(Merge::noted);
-        let step = Step::Pages;
-        self.checkpointing = Some(Checkpoint { lsn, epoch, hash, sums, roots, pages, merging, step, missing: 0 });
+        let (size, cut, step) = (self.sizes.at(lsn), self.cut_off, Step::Pages);
+        self.checkpointing =
+            Some(Checkpoint { lsn, epoch, hash, sums, roots, size, cut, pages, merging, step, missing: 0 });
         self.write_pages(cx);
     }
 
@@ -114,6 +120,7 @@ impl Replica {
                 checkpoint.step = Step::Superblock;
                 let (lsn, epoch, hash) = (checkpoint.lsn, checkpoint.epoch, checkpoint.hash);
                 let (sums, roots) = (checkpoint.sums, checkpoint.roots);
+                let (size, cut) = (checkpoint.size, checkpoint.cut);
                 assert!(lsn >= self.sb.checkpoint && lsn <= self.applied, "checkpoints go forward");
                 self.sb.checkpoint = lsn;
                 self.sb.checkpoint_epoch = epoch;
@@ -122,6 +129,7 @@ impl Replica {
                 if let Some(merging) = checkpoint.merging {
                     self.sb.merging = merging;
                 }
+                (self.sb.size, self.sb.resized, self.sb.cut) = (size.size, size.decision, cut);
                 self.write_superblock(cx, Waiter::Checkpoint(lsn));
             }
             Step::Superblock => unreachable!("the superblock answers by its waiter"),
@@ -149,10 +157,15 @@ impl Replica {
     pub(crate) fn checkpointed(&mut self, cx: &mut Cx<'_>, upto: Lsn) {
         let checkpoint = self.checkpointing.take().expect("a checkpoint is under way");
         assert_eq!(checkpoint.lsn, upto, "one checkpoint at a time");
+        let cut_now = self.cut_off.0 > self.checkpoint && self.cut_off.0 <= upto;
         self.checkpoint = upto;
+        self.sizes.settle(upto);
         self.tables.blocks.thaw();
         self.tables.regions.thaw();
         self.end_merge();
+        if cut_now {
+            self.shorten_tables(cx);
+        }
         if self.stage == Stage::Open {
             cx.out.push(Output::Checkpointed { volume: self.volume, upto });
         }

@@ -23,7 +23,7 @@ impl Replica {
         if self.is_switching() {
             return self.deferred.push(Deferred::Extents { tag, range });
         }
-        let end = range.end().0.min(self.sb.size.blocks().0).min(range.start.0.saturating_add(MAX_BLOCKS));
+        let end = range.end().0.min(self.size().blocks().0).min(range.start.0.saturating_add(MAX_BLOCKS));
         let mut runs: Vec<(BlockRange, bool)> = Vec::new();
         if range.start.0 >= end {
             return cx.out.push(Output::Extents { volume: self.volume, tag, extents: Vec::new() });

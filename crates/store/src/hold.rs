@@ -81,7 +81,7 @@ impl Replica {
             // What was summed belongs to no record: the image has moved on since.
             return cx.out.push(Output::Sums { volume: self.volume, node, sums: Vec::new() });
         }
-        let (blocks, step) = (node.blocks(self.sb.size.blocks()), node.child_blocks());
+        let (blocks, step) = (node.blocks(self.image_size().blocks()), node.child_blocks());
         loop {
             let start = blocks.start.0 + step * u64::try_from(summing.sums.len()).expect("256 at most");
             let end = (start + step).min(blocks.end().0);

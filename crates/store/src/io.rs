@@ -100,6 +100,11 @@ pub enum DiskOpKind {
         /// How much.
         len: u64,
     },
+    /// The file ends here: what lies behind is gone, and what was not there reads as zeros. Certain after a `Sync`.
+    SetLen {
+        /// Length in bytes.
+        len: u64,
+    },
     /// Removes the file, durably. Removing what does not exist succeeds.
     Delete,
 }

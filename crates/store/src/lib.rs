@@ -11,7 +11,7 @@
 //! | `store` | takes inputs, runs the parts, fails copies |
 //! | `journal`, `ring` | group commit; segments and their reuse |
 //! | `replica`, `superblock` | one copy: positions, commands, what it must remember |
-//! | `apply`, `checkpoint`, `tables`, `pages`, `runs` | image, tables, digest |
+//! | `apply`, `checkpoint`, `resize`, `tables`, `pages`, `runs` | image, tables, digest |
 //! | `regions`, `side`, `weave`, `merge` | regions for a copy that no log reaches; what came of them; its proof; the switch to it |
 //! | `pace`, `stats` | how fast images keep up, and what that slows; bytes written |
 //! | `read` | verified reads; records for lagging copies |
@@ -39,6 +39,7 @@ mod recover;
 mod regions;
 mod repair;
 mod replica;
+mod resize;
 mod ring;
 mod runs;
 mod sectors;

@@ -18,12 +18,12 @@ use crate::pages::Wait;
 use crate::replica::{Command, Replica, Stage};
 use crate::runs::RunMap;
 use crate::side::{CHUNK, State, entries, runs};
-use crate::tables::entry_slot;
+use crate::tables::{entry_slot, table_file};
 use crate::weave::Proven;
 use bytes::Bytes;
 use holdfast_format::message::{NotHeld, RegionCut};
 use holdfast_format::{ALLOCATED_ZEROS, PAGE_ENTRIES, TableKind, block_checksum};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, Epoch, REGION_BLOCKS, RegionIndex};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, Epoch, REGION_BLOCKS, RegionIndex, Resized, Sizes};
 use std::collections::{BTreeMap, VecDeque};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -56,6 +56,8 @@ pub(crate) struct Merge {
     /// Bytes moved since a checkpoint noted how far it is.
     unnoted: u64,
     pub(crate) done: bool,
+    /// Files that are still getting the lengths that the size takes; `None` before that.
+    sizing: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -92,7 +94,12 @@ impl Merge {
 impl Replica {
     /// A switch waits for its turn or is being made durable: nothing is read or applied.
     pub(crate) fn is_switching(&self) -> bool {
-        matches!(self.commands.front(), Some(Command::Switch(_))) || self.switches_now()
+        matches!(self.commands.front(), Some(Command::Switch(_))) || self.switches_now() || self.is_sized_first()
+    }
+
+    /// The files are not as long yet as the size takes that came with a switch.
+    fn is_sized_first(&self) -> bool {
+        self.merge.as_ref().is_some_and(|m| m.sizing != Some(0))
     }
 
     /// Its superblock is being written, and `sb` is that of the state to come.
@@ -137,6 +144,7 @@ impl Replica {
         let proven = matches!(&self.side.state, State::Proven(p) if p.cut == switch.cut);
         let idle = self.batch.is_none()
             && self.checkpointing.is_none()
+            && !self.cut_is_fresh()
             && !self.region_reads.holds()
             && self.repairing_blocks.is_empty()
             && self.reads.no_images()
@@ -166,10 +174,11 @@ impl Replica {
     /// What the superblock says from now on.
     pub(crate) fn switch_in_superblock(&mut self) {
         let to = self.adoption.as_ref().and_then(|a| a.switch.as_ref()).expect("a switch is under way");
-        let RegionCut { at, epoch, hash, .. } = to.proven.cut;
+        let RegionCut { at, epoch, hash, size, resized, cut, .. } = to.proven.cut;
         let sb = &mut self.sb;
         (sb.checkpoint, sb.checkpoint_epoch, sb.checkpoint_hash) = (at, epoch, hash);
         (sb.sums, sb.roots) = (to.proven.sums, to.proven.roots);
+        (sb.size, sb.resized, sb.cut) = (size, resized, cut);
         sb.committed = at;
         sb.born = to.born;
         sb.merging = Some(RegionIndex(0));
@@ -180,6 +189,8 @@ impl Replica {
         let Proven { cut, sums, blocks, regions, .. } = *to.proven;
         let RegionCut { at, epoch: last_epoch, hash: last_hash, .. } = cut;
         self.tables.replace(blocks, regions, sums);
+        self.sizes = Sizes::new(Resized { lsn: at, size: cut.size, decision: cut.resized });
+        self.cut_off = cut.cut;
         (self.received, self.received_epoch, self.received_hash) = (at, last_epoch, last_hash);
         (self.durable, self.committed, self.applied, self.checkpoint) = (at, at, at, at);
         self.known_committed = self.known_committed.max(at);
@@ -200,12 +211,39 @@ impl Replica {
         cx.out.push(Output::Switched { volume, epoch, last: at, last_epoch, last_hash, digest });
     }
 
+    // ---- sizes
+
+    /// Gives the files the lengths that the size takes, before anything is read, applied or moved. After a start again: which lengths
+    /// a crash left nobody knows, and what lies behind the checkpoint's size is replayed.
+    pub(crate) fn pump_merge_size(&mut self, cx: &mut Cx<'_>) {
+        if self.switches_now() || self.merge.as_ref().is_none_or(|m| m.sizing.is_some()) {
+            return;
+        }
+        let (v, size) = (self.volume, self.sb.size);
+        // Its checksums are of no use any more.
+        let needed = |file: &FileId| !matches!(file, FileId::SideBlocks(_));
+        let mut files: Vec<(FileId, u64)> = self.side_lengths().filter(|(file, _)| needed(file)).collect();
+        files.push((FileId::Image(v), size.blocks().bytes()));
+        files.extend([TableKind::Blocks, TableKind::Regions].map(|kind| table_file(v, size, kind)));
+        self.merge.as_mut().expect("regions are to be moved").sizing = Some(files.len());
+        for (file, len) in files {
+            cx.copy_op(v, CopyTag::MergeSize, file, DiskOpKind::SetLen { len });
+        }
+    }
+
+    /// One of them has its length.
+    pub(crate) fn merge_sized(&mut self) {
+        let merge = self.merge.as_mut().expect("nothing is moved before all files have their lengths");
+        merge.sizing = merge.sizing.map(|missing| missing - 1);
+    }
+
     // ---- moving
 
     /// Moves the next regions, if nothing else writes the image.
     pub(crate) fn pump_merge(&mut self, cx: &mut Cx<'_>) {
-        let quiet = self.batch.is_none() && self.repairing_blocks.is_empty() && !self.switches_now();
-        let end = self.sb.size.regions();
+        let still = self.batch.is_none() && self.repairing_blocks.is_empty();
+        let quiet = still && !self.switches_now() && !self.is_sized_first();
+        let end = self.side_size().regions();
         let Some(merge) = self.merge.as_mut() else { return };
         if self.stage != Stage::Open || !quiet || !cx.config.moves_regions || merge.busy() {
             return;
@@ -249,7 +287,8 @@ impl Replica {
         if !self.leaf(cx, TableKind::Blocks, leaf, Wait::Move) {
             return;
         }
-        let (entries, end) = (self.tables.blocks.entries(leaf), self.sb.size.blocks().0);
+        // The volume may have become smaller since the switch.
+        let (entries, end) = (self.tables.blocks.entries(leaf), self.image_size().blocks().0);
         let merge = self.merge.as_mut().expect("regions are being moved");
         let moving = merge.moving.as_mut().expect("regions are being moved");
         let blocks = moving.regions.iter().flat_map(|r| r * REGION_BLOCKS..((r + 1) * REGION_BLOCKS).min(end));

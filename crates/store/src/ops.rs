@@ -53,6 +53,10 @@ pub(crate) enum CopyTag {
     Apply,
     /// A step of a checkpoint.
     Checkpoint,
+    /// Gives a file the length that the size takes which came with a switch.
+    MergeSize,
+    /// Shortens a table behind a checkpoint that cut it.
+    Shorten,
     /// Reads a part of the image for this job; first block, and how often it was read before.
     Read(u64, u64, u32),
     /// Writes a repaired block (false), then brings it to stable storage (true).

@@ -119,6 +119,11 @@ impl RegionReads {
         }
     }
 
+    /// The volume became smaller: what lay behind its end is not named region by region.
+    pub(crate) fn note_cut(&mut self) {
+        self.changed = None;
+    }
+
     /// A pass begins at this record: what changes from here on is noted. True if it is known what changed since `after`.
     fn begin_pass(&mut self, after: Lsn, applied: Lsn) {
         match self.changed.as_mut().filter(|changed| changed.since <= after) {
@@ -149,14 +154,25 @@ impl Replica {
         if self.stage != Stage::Open || self.region_reads.job.is_some() || !still {
             return;
         }
-        let Some(question) = self.region_reads.waiting.pop_front() else { return };
+        let Some(mut question) = self.region_reads.waiting.pop_front() else { return };
+        let size = self.sizes.at(self.applied);
+        // Who asks may not know yet that the volume is smaller.
+        question.query.end.0 = question.query.end.0.min(size.size.regions());
         let query = &question.query;
         if query.from.0 == 0 {
             self.region_reads.begin_pass(query.after, self.applied);
         }
         let (epoch, hash) = self.identity(self.applied);
         self.region_reads.job = Some(Job {
-            cut: RegionCut { at: self.applied, epoch, hash, sums: self.tables.sums() },
+            cut: RegionCut {
+                at: self.applied,
+                epoch,
+                hash,
+                sums: self.tables.sums(),
+                size: size.size,
+                resized: size.decision,
+                cut: self.cut_off,
+            },
             at: query.from.0,
             noted: self.region_reads.knows_since(query.after),
             question,
@@ -295,7 +311,13 @@ impl Job {
 
     fn take(&mut self, regions: impl Iterator<Item = (u64, Lsn)>) {
         let query = &self.question.query;
-        self.newer.extend(regions.filter(|(region, lsn)| *lsn > Job::held(query, *region)));
+        // Behind a cut the region table knows of no change before it: what is held of there was cut off, whatever its LSN.
+        let (cut, behind) = (self.cut.cut.0, self.cut.cut.1.0.div_ceil(REGION_BLOCKS));
+        let cut_since = |region: u64| region >= behind && cut > query.after;
+        self.newer.extend(regions.filter(|(region, lsn)| {
+            let held = Job::held(query, *region);
+            *lsn > held || (cut_since(*region) && *lsn > Lsn::ZERO && *lsn != held)
+        }));
     }
 
     /// The regions noted, all at once.

@@ -17,11 +17,12 @@ use holdfast_types::{BLOCK_SIZE, BlockIndex};
 
 impl Replica {
     pub(crate) fn repair(&mut self, cx: &mut Cx<'_>, block: BlockIndex, data: Bytes) {
-        assert!(block.0 < self.sb.size.blocks().0, "{}: {block:?} lies in the volume", self.volume);
         if self.is_switching() || self.is_moving() {
             return self.deferred.push(Deferred::Repair { block, data });
         }
-        if self.overlay.get(block.0).is_some() || self.is_being_applied(block.0) {
+        // One that was cut off meanwhile holds nothing that could be wrong.
+        let gone = block.0 >= self.image_size().blocks().0;
+        if gone || self.overlay.get(block.0).is_some() || self.is_being_applied(block.0) {
             // Its next content is committed and read from memory until it is in the image.
             self.repaired(cx, block, true);
             return;

@@ -31,7 +31,10 @@ use crate::superblock::{Waiter, Writer};
 use crate::tables::{Tables, Tree};
 use bytes::{Bytes, BytesMut};
 use holdfast_format::{Record, Superblock, TableKind, TablePage};
-use holdfast_types::{Durable, Epoch, EpochTable, Lsn, Mutant, OpenedCopy, Time, VolumeId, mutated};
+use holdfast_types::{
+    BlockIndex, Durable, Epoch, EpochTable, Lsn, Mutant, OpenedCopy, Resized, Sizes, Time, VolumeId, VolumeSize,
+    mutated,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Where a record lies in the journal.
@@ -108,6 +111,12 @@ pub(crate) struct Replica {
     pub(crate) trim: Lsn,
     /// The lesser of the last two, as the journal knows it.
     free: Lsn,
+    /// From the checkpoint on.
+    pub(crate) sizes: Sizes,
+    /// The last record in the image that cut the volume, and the first block that was ever cut (`Superblock::cut`).
+    pub(crate) cut_off: (Lsn, BlockIndex),
+    /// Tables being shortened.
+    pub(crate) shortening: u32,
     pub(crate) log: BTreeMap<Lsn, Entry>,
     pub(crate) commands: VecDeque<Command>,
     /// A promise or adoption is being made durable.
@@ -173,6 +182,7 @@ impl Replica {
     pub(crate) fn new(sb: Superblock, stage: Stage) -> Replica {
         let tables = Tables::opened(Tree::new(TableKind::Blocks), Tree::new(TableKind::Regions), sb.sums);
         let (checkpoint, epoch, hash) = (sb.checkpoint, sb.checkpoint_epoch, sb.checkpoint_hash);
+        let sizes = Sizes::new(Resized { lsn: checkpoint, size: sb.size, decision: sb.resized });
         Replica {
             volume: sb.volume,
             stage,
@@ -188,6 +198,9 @@ impl Replica {
             checkpoint,
             trim: Lsn::ZERO,
             free: Lsn::ZERO,
+            sizes,
+            cut_off: sb.cut,
+            shortening: 0,
             log: BTreeMap::new(),
             commands: VecDeque::new(),
             barrier: false,
@@ -269,6 +282,7 @@ impl Replica {
             }
             self.checkpoint_now |= journal.pressure() && self.applied > self.checkpoint;
         }
+        self.pump_merge_size(cx);
         self.pump_deferred(cx);
         self.pump_side(cx);
         self.pump_regions(cx);
@@ -346,7 +360,7 @@ impl Replica {
         assert!(h.volume == v && h.lsn == self.received.next(), "{v}: record {} after {}", h.lsn, self.received);
         assert_eq!(h.prev_hash, self.received_hash, "{v}: record {} continues the log (S15)", h.lsn);
         assert_eq!(self.sb.table.epoch_at(h.lsn), Some(h.epoch), "{v}: the epoch table gives {} its epoch", h.lsn);
-        assert!(h.range.end().0 <= self.sb.size.blocks().0, "{v}: record {} lies in the volume", h.lsn);
+        assert!(h.fits(self.sizes.last().size), "{v}: record {} lies in the volume: {:?}", h.lsn, self.sizes);
         // The log reaches this copy after all.
         self.side.is_of_no_use();
         self.received = h.lsn;
@@ -366,6 +380,9 @@ impl Replica {
         let entry =
             Entry { epoch: h.epoch, hash: record.hash(), body_len: h.body_len, at, record: Some(record.clone()) };
         self.log.insert(h.lsn, entry);
+        if let Some(resized) = record.resized() {
+            self.sizes.push(resized);
+        }
     }
 
     /// A frame that holds `lsn`, and every frame before it, is on stable storage.
@@ -419,6 +436,16 @@ impl Replica {
         (entry.epoch, entry.hash)
     }
 
+    /// The volume's size as the image has it.
+    pub(crate) fn image_size(&self) -> VolumeSize {
+        self.sizes.at(self.applied).size
+    }
+
+    /// The volume's size as reads see it.
+    pub(crate) fn size(&self) -> VolumeSize {
+        self.sizes.at(self.committed).size
+    }
+
     /// The oldest record that the journal still holds; `received + 1` if none.
     pub(crate) fn first(&self) -> Lsn {
         self.log.first_key_value().map_or(self.received.next(), |(lsn, _)| *lsn)
@@ -445,6 +472,7 @@ impl Replica {
         // A record that was dropped before it left carries no commit position any more.
         self.carried = self.known_committed;
         let cut = self.log.split_off(&cut_after.next());
+        self.sizes.cut_after(cut_after);
         let mut orphan = Vec::new();
         for entry in cut.into_values() {
             let record = entry.record.expect("uncommitted records are in memory");
@@ -531,7 +559,7 @@ impl Replica {
     pub(crate) fn opened(&self) -> OpenedCopy {
         OpenedCopy {
             incarnation: self.sb.incarnation,
-            size: self.sb.size,
+            sizes: self.sizes.clone(),
             promised: self.sb.promised,
             table: self.sb.table.clone(),
             last: self.received,

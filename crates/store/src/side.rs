@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Absent ──open──► Creating ──► Open ◄──► Writing, Looking, Weaving (`weave.rs`) ──► Proven ──switch──► Merging (`merge.rs`)
-//!    ▲          Leftover ──open──► Scanning ──► Open                                                        │
+//!    ▲          Leftover ──open──► Sizing ──► Scanning ──► Open                                                        │
 //!    └────────── Dropping ◄── drop, records appended, or all is in the image ◄──────────────────────────────┘
 //! ```
 //!
@@ -26,7 +26,7 @@ use crate::weave::{Proven, Weaving};
 use bytes::Bytes;
 use holdfast_format::message::Region;
 use holdfast_format::{ALLOCATED_ZEROS, block_checksum};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, REGION_BLOCKS, RegionIndex, SECTOR_SIZE, mutated};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, REGION_BLOCKS, RegionIndex, SECTOR_SIZE, VolumeSize, mutated};
 use std::collections::BTreeSet;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -44,6 +44,10 @@ pub(crate) struct Side {
     /// Regions that it holds, and the highest LSN among them, once it is open.
     count: u64,
     top: Lsn,
+    /// Its files are as long as a volume of this size takes.
+    size: Option<VolumeSize>,
+    /// The size for which it is to be opened.
+    wanted: Option<VolumeSize>,
     /// Somebody waits for it to be open.
     open_asked: bool,
     /// It is to be removed as soon as nothing of it is being read or written.
@@ -60,6 +64,9 @@ pub(crate) enum State {
     },
     /// So many files are missing; the first one alone.
     Creating(u32),
+    /// Files get the lengths that are wanted now, then they are synced: what an earlier process was told is durable is, but not what it was
+    /// still being told.
+    Sizing(u32),
     /// Entries from this region on are to be counted.
     Scanning(u64),
     Open,
@@ -135,15 +142,22 @@ impl Replica {
     pub(crate) fn found_side(&mut self, found: usize, all: usize) {
         if let Some(next) = self.sb.merging {
             self.side.state = State::Merging;
+            self.side.size = Some(self.sb.size);
             self.merge = Some(Merge::at(next));
         } else if found > 0 {
             self.side.state = State::Leftover { whole: found == all };
         }
     }
 
-    /// Makes the side area ready, with what an earlier life left in it.
-    pub(crate) fn open_side(&mut self, cx: &mut Cx<'_>) {
+    /// The size of the volume that the side area is for.
+    pub(crate) fn side_size(&self) -> VolumeSize {
+        self.side.size.unwrap_or(self.sb.size)
+    }
+
+    /// Makes the side area ready for a volume of this size, with what an earlier life left in it.
+    pub(crate) fn open_side(&mut self, cx: &mut Cx<'_>, size: VolumeSize) {
         self.side.open_asked = true;
+        self.side.wanted = Some(size);
         self.pump_side(cx);
     }
 
@@ -168,13 +182,19 @@ impl Replica {
         }
         match self.side.state {
             State::Absent => {
+                self.side.size = self.side.wanted;
                 self.side.state = State::Creating(3);
                 self.create_side(cx, self.side_files()[0]);
             }
             State::Leftover { whole: false } => self.remove_side(cx),
-            State::Leftover { whole: true } => self.scan_side(cx, 0),
+            State::Leftover { whole: true } => {
+                self.side.size = self.side.wanted;
+                self.size_side(cx);
+            }
             // First all of it has to be in the image.
             State::Merging => {}
+            // What it holds is of a volume of another size.
+            _ if self.side.size != self.side.wanted => self.remove_side(cx),
             _ => {
                 self.side.open_asked = false;
                 self.side.state = State::Open;
@@ -184,19 +204,37 @@ impl Replica {
         }
     }
 
-    fn create_side(&self, cx: &mut Cx<'_>, file: FileId) {
+    /// How long a file of the side area is.
+    fn side_len(&self, file: FileId) -> u64 {
+        let size = self.side_size();
         let len = match file {
-            FileId::SideImage(_) => self.sb.size.blocks().bytes(),
-            FileId::SideBlocks(_) => self.sb.size.regions() * REGION_BLOCKS * ENTRY,
-            _ => self.sb.size.regions() * ENTRY,
+            FileId::SideImage(_) => size.blocks().bytes(),
+            FileId::SideBlocks(_) => size.regions() * REGION_BLOCKS * ENTRY,
+            _ => size.regions() * ENTRY,
         };
-        let len = len.next_multiple_of(SECTOR_SIZE as u64);
+        len.next_multiple_of(SECTOR_SIZE as u64)
+    }
+
+    /// The lengths of all its files.
+    pub(crate) fn side_lengths(&self) -> impl Iterator<Item = (FileId, u64)> {
+        self.side_files().map(|file| (file, self.side_len(file))).into_iter()
+    }
+
+    fn size_side(&mut self, cx: &mut Cx<'_>) {
+        self.side.state = State::Sizing(6);
+        for (file, len) in self.side_lengths() {
+            cx.copy_op(self.volume, CopyTag::Side, file, DiskOpKind::SetLen { len });
+        }
+    }
+
+    fn create_side(&self, cx: &mut Cx<'_>, file: FileId) {
+        let len = self.side_len(file);
         cx.copy_op(self.volume, CopyTag::Side, file, DiskOpKind::Create { len, written: false });
     }
 
     /// Reads the next entries of regions, from `at` on. Gives how many.
     pub(crate) fn read_side_regions(&self, cx: &mut Cx<'_>, at: u64, tag: CopyTag) -> u64 {
-        let count = CHUNK.min(self.sb.size.regions() - at);
+        let count = CHUNK.min(self.side_size().regions() - at);
         let len = u32::try_from(count * ENTRY).expect("256 KiB at most");
         cx.copy_op(self.volume, tag, FileId::SideRegions(self.volume), DiskOpKind::Read { offset: at * ENTRY, len });
         count
@@ -330,7 +368,7 @@ impl Replica {
                     self.side.count += 1;
                     self.side.top = self.side.top.max(Lsn(lsn));
                 }
-                if at < self.sb.size.regions() && !self.side.drop_asked {
+                if at < self.side_size().regions() && !self.side.drop_asked {
                     return self.scan_side(cx, at);
                 }
                 self.side.state = State::Open;
@@ -350,6 +388,7 @@ impl Replica {
     }
 
     fn looked(&mut self, cx: &mut Cx<'_>, first: u64, data: &Bytes) {
+        let regions = self.side_size().regions();
         let State::Looking(looking) = &mut self.side.state else { unreachable!("somebody asked") };
         let mut end = None;
         for (region, lsn) in (first..).zip(entries(data)).filter(|(_, lsn)| *lsn > 0) {
@@ -359,10 +398,10 @@ impl Replica {
             }
             looking.held.push((RegionIndex(region), Lsn(lsn)));
         }
-        let all = looking.at >= self.sb.size.regions();
+        let all = looking.at >= regions;
         if end.is_none() && !all && looking.at < looking.end && !self.side.drop_asked {
             let at = looking.at;
-            looking.at += CHUNK.min(self.sb.size.regions() - at);
+            looking.at += CHUNK.min(regions - at);
             let _ = self.read_side_regions(cx, at, CopyTag::SideRead(at));
             return;
         }
@@ -392,11 +431,21 @@ impl Replica {
                     _ => {}
                 }
             }
+            State::Sizing(missing) => {
+                *missing -= 1;
+                match *missing {
+                    0 => self.scan_side(cx, 0),
+                    3 => self.side_files().into_iter().for_each(|file| {
+                        cx.copy_op(self.volume, CopyTag::Side, file, DiskOpKind::Sync);
+                    }),
+                    _ => {}
+                }
+            }
             State::Dropping(missing) => {
                 *missing -= 1;
                 match *missing {
                     0 => {
-                        self.side = Side { open_asked: self.side.open_asked, ..Side::default() };
+                        self.side = Side { open_asked: self.side.open_asked, wanted: self.side.wanted, ..Side::default() };
                         self.pump_side(cx);
                     }
                     2 => self.side_files()[1..].iter().for_each(|file| self.delete_side(cx, *file)),

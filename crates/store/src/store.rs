@@ -268,6 +268,7 @@ impl Store {
             (CopyTag::Orphan(written), _) => replica.orphan_done(cx, written),
             (CopyTag::Apply, _) => replica.write_done(cx),
             (CopyTag::Checkpoint, _) => replica.checkpoint_done(cx),
+            (CopyTag::Shorten, _) => replica.shortening -= 1,
             (CopyTag::Read(job, first, attempt), DiskReply::Data(data)) => {
                 replica.read_done(cx, job, first, attempt, &data)
             }
@@ -437,6 +438,8 @@ impl Store {
             volume,
             incarnation,
             size,
+            resized: 0,
+            cut: (Lsn::ZERO, BlockIndex(0)),
             promised: Epoch::ZERO,
             table: EpochTable::default(),
             checkpoint: Lsn::ZERO,

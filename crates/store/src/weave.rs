@@ -16,11 +16,11 @@ use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
 use crate::replica::Replica;
 use crate::side::{CHUNK, ENTRY, State, entries, runs};
-use crate::tables::{Tree, Weaver, Woven};
+use crate::tables::{Tree, Weaver, Woven, table_file};
 use bytes::Bytes;
 use holdfast_format::message::RegionCut;
 use holdfast_format::{PAGE_PLACES_BYTES, TableKind, TablePage, TableRoots, TableSums};
-use holdfast_types::{Mutant, REGION_BLOCKS, mutated};
+use holdfast_types::{Lsn, Mutant, REGION_BLOCKS, VolumeSize, mutated};
 use std::collections::VecDeque;
 
 /// Regions whose checksums are read at once.
@@ -46,6 +46,8 @@ pub(crate) struct Weaving {
     reading: Option<Reading>,
     /// Pages and syncs.
     writing: usize,
+    /// These are the new lengths of the tables' files.
+    lengthening: bool,
     done: Vec<(TableKind, Woven)>,
     made: Option<Box<Proven>>,
     synced: bool,
@@ -78,9 +80,14 @@ impl Replica {
             return;
         }
         // The pages on disk have to be those of the image as it is.
-        if self.applied > self.checkpoint || self.batch.is_some() || self.checkpointing.is_some() {
+        let still = self.batch.is_none() && self.checkpointing.is_none() && !self.cut_is_fresh();
+        if self.applied > self.checkpoint || !still {
             self.checkpoint_now |= self.applied > self.checkpoint;
             return self.not_proven(cx, NotProven::Disturbed);
+        }
+        if cut.cut.0 > self.applied && self.applied > Lsn::ZERO {
+            let why = format!("the volume was cut at record {}, which this image lacks", cut.cut.0);
+            return self.not_proven(cx, NotProven::Different(why));
         }
         assert_eq!(self.tables.changed(), 0, "{}: a checkpoint leaves no changed page", self.volume);
         let roots = self.sb.roots;
@@ -93,12 +100,28 @@ impl Replica {
             sums: VecDeque::new(),
             reading: None,
             writing: 0,
+            lengthening: cut.size > self.sb.size,
             done: Vec::new(),
             made: None,
             synced: false,
             disturbed: false,
         }));
-        self.weave_on(cx);
+        if cut.size > self.sb.size {
+            self.lengthen_tables(cx, cut.size);
+        } else {
+            self.weave_on(cx);
+        }
+    }
+
+    /// Pages behind the ends of the tables' files get their places. Files that are longer than the tables need harm nobody.
+    fn lengthen_tables(&mut self, cx: &mut Cx<'_>, size: VolumeSize) {
+        let v = self.volume;
+        let State::Weaving(weaving) = &mut self.side.state else { unreachable!("something is woven") };
+        for kind in [TableKind::Blocks, TableKind::Regions] {
+            let (file, len) = table_file(v, size, kind);
+            weaving.writing += 1;
+            cx.copy_op(v, CopyTag::Weave, file, DiskOpKind::SetLen { len });
+        }
     }
 
     /// Whether something is to be applied that has to wait until nothing is woven any more.
@@ -122,14 +145,15 @@ impl Replica {
 
     /// Goes on until something has to be read or written first.
     fn weave_on(&mut self, cx: &mut Cx<'_>) {
-        let (v, end) = (self.volume, self.sb.size.regions());
+        let (v, end) = (self.volume, self.side_size().regions());
         loop {
             let given_up = self.side_is_leaving();
             let State::Weaving(weaving) = &mut self.side.state else { return };
             weaving.write_pages(cx, v);
-            if weaving.reading.is_some() || weaving.writing >= WRITES {
+            if weaving.reading.is_some() || weaving.writing >= WRITES || (weaving.lengthening && weaving.writing > 0) {
                 return;
             }
+            weaving.lengthening = false;
             if weaving.disturbed || given_up {
                 if weaving.writing == 0 {
                     self.not_proven(cx, NotProven::Disturbed);
@@ -159,14 +183,14 @@ impl Replica {
     }
 
     fn weave_needs(&mut self, cx: &mut Cx<'_>, reading: Reading) {
-        let v = self.volume;
+        let (v, regions) = (self.volume, self.side_size().regions());
         let State::Weaving(weaving) = &mut self.side.state else { unreachable!("something is woven") };
         weaving.reading = Some(reading);
         let tag = CopyTag::SideRead(0);
         match reading {
             Reading::Regions => {
                 let at = weaving.read_to;
-                weaving.read_to += CHUNK.min(self.sb.size.regions() - at);
+                weaving.read_to += CHUNK.min(regions - at);
                 let _ = self.read_side_regions(cx, at, CopyTag::SideRead(at));
             }
             Reading::Sums => {

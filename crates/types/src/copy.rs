@@ -2,6 +2,7 @@
 
 use crate::config::EpochTable;
 use crate::ids::{Epoch, Incarnation, Lsn};
+use crate::sizes::Sizes;
 use crate::units::{BlockIndex, VolumeSize};
 
 /// What a copy holds when it is opened.
@@ -9,8 +10,8 @@ use crate::units::{BlockIndex, VolumeSize};
 pub struct OpenedCopy {
     /// Which on-disk state this is.
     pub incarnation: Incarnation,
-    /// The volume's size.
-    pub size: VolumeSize,
+    /// The volume's sizes, from the checkpoint to the log's end.
+    pub sizes: Sizes,
     /// Highest promised epoch.
     pub promised: Epoch,
     /// Which epoch wrote which part of the log.
@@ -38,6 +39,14 @@ pub struct OpenedCopy {
     pub unknown_to: Option<Lsn>,
     /// Where the scrub goes on.
     pub scrubbed: BlockIndex,
+}
+
+impl OpenedCopy {
+    /// The volume's size, as far as it is committed.
+    #[must_use]
+    pub fn size(&self) -> VolumeSize {
+        self.sizes.at(self.committed).size
+    }
 }
 
 /// Why a read of a copy failed. Only this read fails; the copy goes on.

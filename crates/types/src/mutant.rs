@@ -227,6 +227,12 @@ mutants! {
     DigestSkipsZeroes: "P11",
     /// Zeroed ranges keep their bytes in the image.
     ZeroesNotPunched: "S7",
+    /// A cut of the log leaves the size as the records that were cut had made it.
+    ResizeNotRolledBack: "resize",
+    /// What a smaller volume cuts off stays in image and tables.
+    ShrinkKeepsBytes: "resize",
+    /// A primary follows a wish for a size that is older than its log.
+    StaleResize: "open resize",
     /// The content of a record is not checked against its checksum.
     BodyNotVerified: "S18",
 }

@@ -12,8 +12,10 @@ pub struct Life(pub u64);
 pub struct VolumeView {
     /// The volume.
     pub volume: VolumeId,
-    /// Bytes the guest sees.
+    /// The size that it is to have; what it has is in its log.
     pub size: VolumeSize,
+    /// The decisions that made it so, numbered, oldest first: the last few of them. None if it was created so.
+    pub resizes: Vec<(u64, VolumeSize)>,
     /// When a write is acknowledged.
     pub durability: Durability,
     /// The configuration that decides now. Epoch 0: the volume was never open.
@@ -38,6 +40,7 @@ impl VolumeView {
         VolumeView {
             volume,
             size,
+            resizes: Vec::new(),
             durability,
             active,
             pending: None,

@@ -33,7 +33,7 @@ pub fn check(place: &Place, progress: Progress<'_>) -> Result<Report, OfflineErr
     let mut raw = disk.open_again()?;
     let mut engine = Engine::start(disk, place.shard.clone())?;
     report.journal = journal(&engine, &mut raw, newer, &mut report.repairs);
-    let mut meter = Meter { done: 0, total: engine.opened.values().map(|c| c.size.blocks().0).sum(), tell: progress };
+    let mut meter = Meter { done: 0, total: engine.opened.values().map(|c| c.size().blocks().0).sum(), tell: progress };
     for (volume, seen, orphans) in seen {
         let mut one = VolumeReport { id: volume.0, name: known.name(volume), orphans, ..VolumeReport::default() };
         let mut looker = Looker { engine: &mut engine, raw: &mut raw, known: &known, meter: &mut meter };
@@ -143,6 +143,8 @@ impl Looker<'_, '_> {
             leftover(report, self.raw, volume, self.known);
         } else if let Some(copy) = self.engine.opened.get(&volume).cloned() {
             opened(report, &copy);
+            // The superblock says what it was at the checkpoint.
+            report.size = Some(copy.size().bytes());
             self.blocks(report, volume)?;
         } else {
             report.problems.push(self.engine.reason(volume));

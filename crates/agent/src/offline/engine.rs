@@ -127,7 +127,7 @@ impl Engine {
         volume: VolumeId,
         each: &mut dyn FnMut(Piece) -> Result<(), OfflineError>,
     ) -> Result<(), OfflineError> {
-        let blocks = self.opened.get(&volume).map_or(0, |copy| copy.size.blocks().0);
+        let blocks = self.opened.get(&volume).map_or(0, |copy| copy.size().blocks().0);
         let mut at = 0;
         while at < blocks {
             self.runs.clear();

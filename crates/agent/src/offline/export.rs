@@ -95,13 +95,13 @@ pub fn export(place: &Place, options: &Options, progress: Progress<'_>) -> Resul
         engine.commit(volume, copy.last)?;
     }
     let mut exported = described(name, &copy, options);
-    let size = copy.size.bytes();
+    let size = copy.size().bytes();
     let file = target.create()?;
     let mut sink: Box<dyn Sink> =
         if options.qcow2 { Box::new(Qcow2::new(file, size)) } else { Box::new(Raw { file, size }) };
     let mut job =
         Job { sink: &mut *sink, exported: &mut exported, skip_bad: options.skip_bad, target: &target.partial };
-    let blocks = copy.size.blocks().0;
+    let blocks = copy.size().blocks().0;
     engine.walk(volume, &mut |piece| {
         let done = job.take(piece)?;
         progress(done, blocks);
@@ -122,7 +122,7 @@ fn described(volume: String, copy: &OpenedCopy, options: &Options) -> Exported {
     Exported {
         volume,
         file: options.to.clone(),
-        size: copy.size.bytes(),
+        size: copy.size().bytes(),
         upto: upto.0,
         last_epoch: copy.table.epoch_at(upto).map_or(0, |epoch| epoch.0),
         committed: copy.committed.0,

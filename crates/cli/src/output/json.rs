@@ -43,6 +43,7 @@ pub(crate) fn volume_json(volume: &pb::Volume) -> Value {
         "name": volume.name,
         "id": volume.id,
         "size": volume.size,
+        "size_wanted": volume.size_wanted,
         "epoch": volume.epoch,
         "primary": optional(&volume.primary),
         "state": volume.state,

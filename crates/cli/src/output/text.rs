@@ -50,7 +50,7 @@ pub(crate) fn volumes_table(volumes: &[pb::Volume]) -> String {
     for volume in volumes {
         let row = [
             volume.name.clone(),
-            units::bytes(volume.size),
+            size(volume),
             volume.state.clone(),
             known(&volume.primary),
             volume.epoch.to_string(),
@@ -62,12 +62,18 @@ pub(crate) fn volumes_table(volumes: &[pb::Volume]) -> String {
     table.to_string()
 }
 
+/// What guests see, and what they are to see.
+fn size(volume: &pb::Volume) -> String {
+    let now = units::bytes(volume.size);
+    volume.size_wanted.map_or_else(|| now.clone(), |wanted| format!("{now} (to be {})", units::bytes(wanted)))
+}
+
 pub(crate) fn volume_text(volume: &pb::Volume) -> String {
     let mut out = format!(
         "volume {}: {}, {}, {}, epoch {}, a write needs {} of {} copies\n",
         volume.name,
         volume.state,
-        units::bytes(volume.size),
+        size(volume),
         volume.durability,
         volume.epoch,
         volume.quorum,

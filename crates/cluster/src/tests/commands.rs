@@ -237,3 +237,42 @@ fn bytes_that_are_not_understood_are_errors() {
         assert!(State::decode(snapshot.replace(from, to).as_bytes()).is_err());
     }
 }
+
+#[test]
+fn a_volume_is_resized_by_whole_blocks_and_made_smaller_only_if_that_is_meant() {
+    let mut state = open();
+    let now = state.volumes[&VolumeId(1)].size.bytes();
+    let after = |after, size, shrink| Command::ResizeVolume { volume: VolumeId(1), after, size, shrink };
+    let resize = |size, shrink| after(0, size, shrink);
+    for (size, why) in [(0, "0"), (now + 512, "multiple of 4096"), (1 << 60, "64 TiB")] {
+        assert_eq!(refused(&state, &resize(size, true)), Invalid);
+        let said = state.clone().apply(&resize(size, true)).unwrap_err().message;
+        assert!(said.contains(why), "{said}");
+    }
+    let smaller = (now / 2).next_multiple_of(4096);
+    assert_eq!(refused(&state, &resize(smaller, false)), Unsafe);
+    let said = state.clone().apply(&resize(smaller, false)).unwrap_err().message;
+    assert!(said.contains(&format!("the last {} bytes", now - smaller)) && said.contains("--shrink"), "{said}");
+    let elsewhere = Command::ResizeVolume { volume: VolumeId(9), after: 0, size: 4096, shrink: false };
+    assert_eq!(refused(&state, &elsewhere), NotFound);
+
+    let larger = now.next_multiple_of(4096) * 2;
+    for (known, size, shrink) in [(0, larger, false), (0, larger, false), (1, smaller, true), (1, smaller, false)] {
+        state.apply(&after(known, size, shrink)).unwrap();
+    }
+    assert_eq!(refused(&state, &after(1, larger, false)), Stale, "it is asked for late");
+    let view = state.view(VolumeId(1)).unwrap();
+    let decisions: Vec<(u64, u64)> = view.resizes.iter().map(|(n, size)| (*n, size.bytes())).collect();
+    assert_eq!(decisions, [(1, larger), (2, smaller)], "asking for what is wanted already decides nothing");
+    assert_eq!(view.size.bytes(), smaller);
+    // A new copy begins where the log begins.
+    assert_eq!(state.volumes[&VolumeId(1)].first_size.bytes(), now);
+    for round in 0..20 {
+        state.apply(&after(2 + round, larger + round * 4096, true)).unwrap();
+    }
+    let view = state.view(VolumeId(1)).unwrap();
+    assert_eq!((view.resizes.len(), view.resizes.last().unwrap().0), (8, 22), "decisions are bounded, and counted on");
+    assert_eq!(State::decode(&state.encode()).unwrap(), state);
+    state.apply(&Command::DeleteVolume { volume: VolumeId(1) }).unwrap();
+    assert_eq!(refused(&state, &after(22, larger * 2, true)), Stale);
+}

@@ -27,6 +27,7 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         integrity: Integrity::default(),
         resync: None,
         clients: 0,
+        size: None,
         hung: None,
     }
 }

@@ -3,7 +3,7 @@
 use super::decider::report;
 use super::*;
 use crate::{CopyRole, CopyState, Detector, Heartbeat, LostCopy, SpaceLeft, VolumeState, VolumeStatus, status};
-use holdfast_types::{Member, Time};
+use holdfast_types::{Member, Time, VolumeId};
 use std::time::Duration;
 
 fn glance(state: &State, says: &[(u64, CopyRole, CopyState, u64)]) -> VolumeStatus {
@@ -191,4 +191,25 @@ fn a_copy_on_its_way_in_or_out_says_what_keeps_it() {
 /// As `open` registers them.
 fn member(node: u64) -> Member {
     Member { node: NodeId(node), incarnation: open().volumes[&VolumeId(1)].incarnation(NodeId(node)).unwrap() }
+}
+
+/// What is decided shows until the primary has carried it out.
+#[test]
+fn a_size_that_is_wanted_shows_beside_the_one_that_is() {
+    let mut state = open();
+    let (before, after) = (state.volumes[&VolumeId(1)].size.bytes(), 1 << 30);
+    let resize = Command::ResizeVolume { volume: VolumeId(1), after: 0, size: after, shrink: false };
+    state.apply(&resize).unwrap();
+    let look = |said: Option<(u64, u64)>| {
+        let mut detector = Detector::new(Duration::from_secs(1), Time::ZERO);
+        let now = Time::ZERO + Duration::from_secs(5);
+        let mut primary = report(CopyRole::Primary, CopyState::Serving, 1, 9);
+        primary.size = said;
+        detector.heard(Heartbeat { node: NodeId(1), life: 1, copies: vec![primary] }, now);
+        let volume = status(&state, &detector, now).volumes.remove(0);
+        (volume.size, volume.size_wanted)
+    };
+    assert_eq!(look(Some((before, 0))), (before, Some(after)));
+    assert_eq!(look(Some((after, 1))), (after, None));
+    assert_eq!(look(None), (after, None), "nobody says anything else");
 }

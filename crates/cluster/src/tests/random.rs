@@ -29,6 +29,9 @@ fn command() -> impl Strategy<Value = Command> {
             Command::RegisterCopy { volume, node, incarnation: Incarnation(node.0 * 10 + i / 2) }
         }),
         1 => any_volume().prop_map(|volume| Command::DeleteVolume { volume }),
+        2 => (volume(), 0_u64..3, 0_u64..9, any::<bool>()).prop_map(|(volume, after, halves, shrink)| {
+            Command::ResizeVolume { volume, after, size: halves * 2048, shrink }
+        }),
         1 => (volume(), node()).prop_map(|(volume, node)| Command::CopyDeleted { volume, node }),
         6 => (volume(), epoch(), node(), 0_u64..3).prop_map(|(volume, base, node, life)| {
             Command::Claim { volume, base, node, life: Life(life) }
@@ -50,6 +53,9 @@ fn aimed(state: &State, (mut command, aim): Shot) -> Command {
         Command::Claim { volume, base, .. }
         | Command::Nominate { volume, base, .. }
         | Command::ClearNominee { volume, base } => *base = view(volume).map_or(*base, |v| v.active.epoch),
+        Command::ResizeVolume { volume, after, .. } => {
+            *after = view(volume).and_then(|v| v.resizes.last().copied()).map_or(*after, |r| r.0);
+        }
         Command::Activate { volume, epoch } => {
             *epoch = view(volume).and_then(|v| v.pending).map_or(*epoch, |p| p.configuration.epoch);
         }

@@ -5,7 +5,7 @@ use super::codec::MESSAGE;
 use crate::reader::{Reader, put_count, put_crc, put_u64s, u64_of};
 use crate::{ALLOCATED_ZEROS, DecodeError, TableSums, block_checksum};
 use bytes::Bytes;
-use holdfast_types::{BLOCK_SIZE, BlockIndex, Epoch, Lsn, REGION_BLOCKS, RegionIndex};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, Epoch, Lsn, REGION_BLOCKS, RegionIndex, VolumeSize};
 
 /// Blocks of a region.
 const BLOCKS: usize = 16;
@@ -30,7 +30,7 @@ pub struct RegionQuery {
 }
 
 /// The state of a copy that an answer belongs to: everything in it is exactly as record `at` left it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionCut {
     /// In the image up to here.
     pub at: Lsn,
@@ -40,6 +40,13 @@ pub struct RegionCut {
     pub hash: u64,
     /// Sums over both tables there.
     pub sums: TableSums,
+    /// The volume's size there.
+    pub size: VolumeSize,
+    /// The decision that made it so; 0: the volume was created so.
+    pub resized: u64,
+    /// The last record up to there that made the volume smaller, and the first block that this one or an earlier one cut off
+    /// (`Superblock::cut`).
+    pub cut: (Lsn, BlockIndex),
 }
 
 /// A region's content.
@@ -154,8 +161,10 @@ pub(super) fn encode(message: &Message) -> Option<Vec<Bytes>> {
             let (is_next, at_next) = next.map_or((0, 0), |r| (1, r.0));
             let c = cut;
             let state = [c.at.0, c.epoch.0, c.hash, c.sums.blocks, c.sums.regions];
+            let sizes = [c.size.bytes(), c.resized, c.cut.0.0, c.cut.1.0];
             let rest = [is_next, at_next, *total, u64::from(*last)];
-            let mut head = begin(REGIONS, 0, regions.len(), &[&[epoch.0, *request][..], &state, &rest].concat());
+            let fields = [&[epoch.0, *request][..], &state, &sizes, &rest].concat();
+            let mut head = begin(REGIONS, 0, regions.len(), &fields);
             regions.iter().for_each(|r| r.encode_head(&mut head));
             (head, regions)
         }
@@ -235,7 +244,13 @@ fn read_regions(
         epoch: Epoch(r.u64()?),
         hash: r.u64()?,
         sums: TableSums { blocks: r.u64()?, regions: r.u64()? },
+        size: VolumeSize::new(r.u64()?).map_err(|_| r.field("the size"))?,
+        resized: r.u64()?,
+        cut: (Lsn(r.u64()?), BlockIndex(r.u64()?)),
     };
+    if cut.cut.0 > cut.at {
+        return Err(r.field("the last cut"));
+    }
     let next = match (r.flag("the presence of a next region")?, r.u64()?) {
         (true, region) => Some(RegionIndex(region)),
         (false, 0) => None,

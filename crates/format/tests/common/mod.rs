@@ -8,7 +8,7 @@ use holdfast_format::message::{
 use holdfast_format::{Draft, Record, RecordHeader, RecordKind, TableSums, block_checksum, encode_configuration};
 use holdfast_types::{
     BLOCK_SIZE, BlockIndex, BlockRange, Configuration, Epoch, EpochTable, Incarnation, Lsn, Member, NodeId,
-    REGION_BLOCKS, RegionIndex, VolumeId,
+    REGION_BLOCKS, RegionIndex, VolumeId, VolumeSize,
 };
 
 pub fn concat(pieces: &[Bytes]) -> Bytes {
@@ -33,14 +33,21 @@ pub fn body(blocks: usize, seed: u64) -> Bytes {
 
 pub fn draft(kind: RecordKind, lsn: u64, body: Bytes) -> Draft {
     let edges = u64::from(kind == RecordKind::Discard);
+    let tebibyte = (1 << 40) / BLOCK_SIZE as u64;
     let range = match kind {
         RecordKind::Write => BlockRange::new(10, (body.len() / BLOCK_SIZE) as u64),
         RecordKind::EpochStart => BlockRange::default(),
+        RecordKind::Resize => BlockRange::new(10 * tebibyte, 54 * tebibyte),
         _ => BlockRange::new(32, 8 + edges),
     };
     let (head, tail) = (!body.is_empty() && kind == RecordKind::Discard, false);
     let (volume, epoch, prev_hash) = (VolumeId(7), Epoch(4), lsn * 1000);
     Draft { volume, epoch, lsn: Lsn(lsn), prev_hash, committed: Lsn(lsn / 2), kind, head, tail, range, body }
+}
+
+/// A resize that cuts off more than any other record may change.
+pub fn resize() -> Record {
+    Record::seal(draft(RecordKind::Resize, 13, Record::resize_body(2)))
 }
 
 /// An epoch start, a write, zeroes without a body, a discard with one edge.
@@ -89,7 +96,9 @@ pub fn region(index: u64, lsn: u64, seed: u64) -> Region {
 
 pub fn cut() -> RegionCut {
     let sums = TableSums { blocks: 0xB10C, regions: 0x4E67 };
-    RegionCut { at: Lsn(90), epoch: Epoch(3), hash: 0x0123_4567_89AB_CDEF, sums }
+    let size = VolumeSize::new(1 << 40).expect("a size");
+    let (at, epoch, hash) = (Lsn(90), Epoch(3), 0x0123_4567_89AB_CDEF);
+    RegionCut { at, epoch, hash, sums, size, resized: 4, cut: (Lsn(77), BlockIndex(1 << 20)) }
 }
 
 /// One of each kind, with a name for its golden file.
@@ -180,6 +189,7 @@ pub fn shard_messages() -> Vec<(&'static str, ShardMessage)> {
 pub fn encodings() -> Vec<(&'static str, &'static str, Bytes)> {
     let mut all = vec![
         ("record_header", "write", Bytes::copy_from_slice(&header().encode())),
+        ("record_header", "resize", Bytes::copy_from_slice(&resize().header().encode())),
         ("configuration", "three-members", encode_configuration(&configuration())),
     ];
     all.extend(messages().iter().map(|(name, m)| ("message", *name, concat(&m.encode()))));

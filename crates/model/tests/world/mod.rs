@@ -468,7 +468,11 @@ impl Node {
         let last = log.last();
         OpenedCopy {
             incarnation: Incarnation(7),
-            size: VolumeSize::new(1 << 20).expect("a valid size"),
+            sizes: Sizes::new(Resized {
+                lsn: Lsn(0),
+                size: VolumeSize::new(1 << 20).expect("a valid size"),
+                decision: 0,
+            }),
             promised,
             table: table.clone(),
             last: last.map_or(Lsn::ZERO, Record::lsn),

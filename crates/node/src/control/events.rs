@@ -28,6 +28,8 @@ pub enum EventKind {
     Nominee,
     /// A volume exists.
     VolumeCreated,
+    /// A volume is to have another size.
+    VolumeResized,
     /// A volume no longer exists.
     VolumeDeleted,
     /// A copy counts from now on.
@@ -50,6 +52,7 @@ impl EventKind {
             EventKind::Claim => "claim",
             EventKind::Nominee => "nominee",
             EventKind::VolumeCreated => "volume_created",
+            EventKind::VolumeResized => "volume_resized",
             EventKind::VolumeDeleted => "volume_deleted",
             EventKind::CopyRegistered => "copy_registered",
             EventKind::CopyFailed => "copy_failed",
@@ -180,6 +183,10 @@ fn changes(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Ti
             let message = format!("the copy on {} counts as {incarnation}", name(*node));
             emit(out, now, EventKind::CopyRegistered, volume, message);
         }
+    }
+    if before.size != after.size {
+        let message = format!("volume {} is to have {} bytes instead of {}", after.name, after.size, before.size);
+        emit(out, now, EventKind::VolumeResized, volume, message);
     }
     let Some(now_view) = &after.view else { return };
     let then_view = before.view.as_ref();

@@ -280,6 +280,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         integrity: Integrity::default(),
         resync: None,
         clients: 0,
+        size: None,
         hung: None,
     }
 }

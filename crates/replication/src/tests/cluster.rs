@@ -13,6 +13,10 @@ use std::time::Duration;
 const VOLUME: VolumeId = VolumeId(7);
 const BEAT: Duration = Duration::from_millis(200);
 
+fn first_size() -> VolumeSize {
+    VolumeSize::new(1 << 20).expect("a valid size")
+}
+
 struct Node {
     replica: Option<Replica>,
     life: u64,
@@ -95,7 +99,7 @@ impl Cluster {
             members,
             write_quorum: if durability == Durability::Async { 1 } else { u8::try_from(n / 2 + 1).expect("small") },
         };
-        let size = VolumeSize::new(1 << 20).expect("a valid size");
+        let size = first_size();
         let view = VolumeView::settled(VOLUME, size, durability, active);
         let mut c = Cluster {
             nodes: ids.iter().map(|id| (*id, Node::blank(*id, Incarnation(id.0 * 100)))).collect(),
@@ -222,6 +226,31 @@ impl Cluster {
     pub(super) fn nominate(&mut self, node: NodeId, planned: bool) {
         self.view.nominee = Some(Nominee { node, base: self.view.active.epoch, planned });
         self.publish();
+        self.settle();
+    }
+
+    /// The control plane decides on another size.
+    pub(super) fn resize(&mut self, blocks: u64) {
+        let size = VolumeSize::new(blocks * 4096).expect("a size");
+        let decision = self.view.resizes.last().map_or(0, |r| r.0) + 1;
+        self.view.resizes.push((decision, size));
+        self.view.size = size;
+        self.publish();
+        self.settle();
+    }
+
+    /// A node that is cut off from the others hears of it all the same.
+    pub(super) fn hear(&mut self, node: NodeId) {
+        self.queue.push_back((node, Input::View(self.view.clone())));
+        self.settle();
+    }
+
+    /// A node hears what was decided before the last decision about the size, once more.
+    pub(super) fn recall_size(&mut self, node: NodeId) {
+        let mut view = self.view.clone();
+        view.resizes.pop();
+        view.size = view.resizes.last().map_or_else(first_size, |r| r.1);
+        self.queue.push_back((node, Input::View(view)));
         self.settle();
     }
 
@@ -355,9 +384,13 @@ impl Cluster {
         (n.hold, n.applied) = (None, n.committed);
         let digest = n.sum(n.applied, 0, view.size.blocks().0) ^ n.differs;
         let last = n.log.last();
+        // Settled sizes first: those from the committed one on are what a store tells.
+        let mut sizes = Sizes::new(Resized { lsn: Lsn::ZERO, size: first_size(), decision: 0 });
+        n.log.iter().filter_map(Record::resized).for_each(|resized| sizes.push(resized));
+        sizes.settle(n.committed);
         let opened = OpenedCopy {
             incarnation: n.incarnation,
-            size: view.size,
+            sizes,
             promised: n.promised,
             table: n.table.clone(),
             last: last.map_or(Lsn::ZERO, Record::lsn),

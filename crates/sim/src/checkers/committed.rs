@@ -5,7 +5,7 @@ use super::register::change_in;
 use crate::options::index;
 use bytes::Bytes;
 use holdfast_format::{Record, digest_term};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, Epoch, Lsn, NodeId, SECTOR_SIZE, VolumeId, VolumeSize};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, Epoch, Lsn, NodeId, Resized, SECTOR_SIZE, Sizes, VolumeId, VolumeSize};
 use std::collections::BTreeMap;
 
 /// A record that was seen on the wire.
@@ -33,6 +33,10 @@ pub(crate) struct Committed {
     deferred: Vec<(NodeId, Lsn, u64)>,
     /// In which record each change was first seen.
     changes: BTreeMap<u64, (Lsn, Epoch)>,
+    /// The sizes of the volume along the committed log.
+    sizes: Sizes,
+    /// Those that nobody has asked about.
+    told: Vec<Resized>,
 }
 
 impl Committed {
@@ -46,7 +50,26 @@ impl Committed {
             blocks: vec![(None, 0); index(size.blocks().0)],
             deferred: Vec::new(),
             changes: BTreeMap::new(),
+            sizes: Sizes::new(Resized { lsn: Lsn::ZERO, size, decision: 0 }),
+            told: Vec::new(),
         }
+    }
+
+    /// The size at the end of the committed log.
+    pub(crate) fn size(&self) -> Resized {
+        self.sizes.last()
+    }
+
+    /// The smallest size from the start of `epoch` on.
+    pub(crate) fn smallest_since(&self, epoch: Epoch) -> u64 {
+        let start = self.start_of(epoch).unwrap_or(Lsn::ZERO);
+        let ends = (start.0..=self.last().0).map(|lsn| self.sizes.at(Lsn(lsn)).size.bytes());
+        ends.min().unwrap_or_else(|| self.size().size.bytes())
+    }
+
+    /// What was committed since this was asked.
+    pub(crate) fn take_resized(&mut self) -> Vec<Resized> {
+        std::mem::take(&mut self.told)
     }
 
     /// End of the committed log.
@@ -171,6 +194,10 @@ impl Committed {
     }
 
     fn apply(&mut self, record: &Record) {
+        if let Some(resized) = record.resized() {
+            self.sizes.push(resized);
+            self.told.push(resized);
+        }
         let mut digest = *self.digests.last().expect("there is a digest of the empty image");
         for block in record.header().range.iter() {
             let slot = &mut self.blocks[index(block.0)];

@@ -10,6 +10,7 @@ mod image;
 mod memory;
 mod quorum;
 mod register;
+mod sizes;
 
 pub(crate) use committed::Committed;
 pub(crate) use control::Activation;
@@ -73,6 +74,7 @@ pub(crate) struct VolumeChecks {
     pub(crate) epochs: Epochs,
     pub(crate) freshness: Freshness,
     pub(crate) flushes: Flushes,
+    pub(crate) sizes: sizes::Wishes,
     /// Only where writes are answered from memories.
     memories: Option<Memories>,
 }
@@ -94,6 +96,7 @@ impl Checkers {
             epochs: Epochs::default(),
             freshness: Freshness::default(),
             flushes: Flushes::default(),
+            sizes: sizes::Wishes::default(),
             memories: (plan.durability == Durability::Flush).then(|| Memories::new(&plan.members, plan.write_quorum)),
         };
         Checkers {

@@ -72,7 +72,8 @@ impl Register {
             errored: false,
             observed: true,
         };
-        let sectors = index(size.bytes()) / SECTOR_SIZE;
+        // A volume may grow to whole blocks.
+        let sectors = index(size.blocks().bytes()) / SECTOR_SIZE;
         Register {
             changes: BTreeMap::from([(0, initial)]),
             sectors: vec![vec![Entry { change: 0, dead_since: None, killer: 0 }]; sectors],

@@ -24,6 +24,8 @@ pub(crate) enum Wish {
     Members(FaultKind),
     /// A copy is made anew, or that is taken back.
     Renew,
+    /// Another size.
+    Resize,
 }
 
 /// A proposal that waits for its outcome.
@@ -125,7 +127,8 @@ impl World {
                 self.at(at, Event::Propose(asked.wish, Box::new(asked.command)));
             }
             Wish::Members(kind) if result.is_ok() => self.fired(kind),
-            Wish::Nominate { .. } | Wish::Withdraw | Wish::Members(_) | Wish::Renew => {}
+            Wish::Resize if result.is_ok() => self.fired(FaultKind::Resize),
+            Wish::Nominate { .. } | Wish::Withdraw | Wish::Members(_) | Wish::Renew | Wish::Resize => {}
         }
     }
 }

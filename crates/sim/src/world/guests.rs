@@ -142,6 +142,8 @@ impl World {
             let text = format!("{node} answered {} of {} which does not wait for an answer", key.request, key.session);
             return Err(Violation::new("answers", text));
         };
+        let now = self.now;
+        self.checkers.volume(volume).sizes_settle(volume, now)?;
         if let Some(resumed) = self.nodes[&node].resumed {
             self.checkers.volume(volume).freshness.answered(node, epoch, resumed)?;
         }
@@ -154,7 +156,7 @@ impl World {
             (OpKind::Read, Err(error)) => {
                 let v = self.checkers.volume(volume);
                 v.register.read_dropped(pending.id, pending.invoked);
-                self.error_is_covered(node, volume, pending, error)
+                self.error_is_covered(node, (volume, epoch), pending, error)
             }
             (OpKind::Flush, _) => {
                 let v = self.checkers.volume(volume);
@@ -168,19 +170,25 @@ impl World {
             (_, Ok(_)) => self.change_answered(node, volume, epoch, pending),
             (_, Err(error)) => {
                 self.checkers.volume(volume).register.errored(pending.id, self.now);
-                self.error_is_covered(node, volume, pending, error)
+                self.error_is_covered(node, (volume, epoch), pending, error)
             }
         }
     }
 
-    /// A guest may see an error only if this node's disk gave one, or if one of the very blocks is damaged there.
+    /// A guest may see an error only if this node's disk gave one, or if one of the very blocks is damaged there; or if the volume
+    /// may be smaller than it thinks.
     fn error_is_covered(
-        &self,
+        &mut self,
         node: NodeId,
-        volume: VolumeId,
+        (volume, epoch): (VolumeId, Epoch),
         pending: Pending,
         error: GuestError,
     ) -> Result<(), Violation> {
+        if let GuestError::BeyondEnd(_) = error {
+            let view = self.checkers.control.view(volume).cloned();
+            let end = pending.first + pending.count;
+            return self.checkers.volume(volume).end_is_covered((node, volume), epoch, end, view.as_ref());
+        }
         let per_block = (BLOCK_SIZE / SECTOR_SIZE) as u64;
         let (first, end) = (pending.first / per_block, (pending.first + pending.count).div_ceil(per_block));
         if self.nodes[&node].disk_failed || self.nodes[&node].disk.damage().covers(volume, first, end) {

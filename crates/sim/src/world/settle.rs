@@ -77,8 +77,10 @@ impl World {
     fn verify(&mut self) -> Result<(), Violation> {
         let mut reading = false;
         for plan in self.options.volumes.clone() {
+            let size = self.checkers.volume(plan.id).committed.size().size;
             let client = self.clients.iter_mut().find(|c| c.volume == plan.id).expect("every volume has a client");
             if client.verifying.is_none() {
+                client.size = size;
                 client.verifying = Some(0);
                 reading = true;
             }
@@ -102,7 +104,9 @@ impl World {
     /// Why the cluster is not healthy, if it is not.
     fn sickness(&mut self) -> Option<String> {
         let volumes: Vec<VolumeId> = self.options.volumes.iter().map(|v| v.id).collect();
-        let sick = volumes.into_iter().find_map(|v| self.volume_sickness(v).or_else(|| self.members_sickness(v)));
+        let sick = volumes.into_iter().find_map(|v| {
+            self.volume_sickness(v).or_else(|| self.members_sickness(v)).or_else(|| self.size_sickness(v))
+        });
         sick.or_else(|| self.control_sickness())
     }
 

@@ -109,6 +109,7 @@ impl World {
                 self.start_disk_fault(kind, node);
                 Ok(())
             }
+            FaultKind::Resize => self.start_resize(),
             FaultKind::Detach => {
                 self.detach_somebody();
                 Ok(())

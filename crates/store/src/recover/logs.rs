@@ -88,7 +88,7 @@ fn grow_up(replica: &mut Replica, candidates: &Candidates<'_>) -> Place {
             let assigned = replica.sb.table.epoch_at(lsn) == Some(record.epoch());
             let valid = (assigned || mutated(Mutant::StaleRecordsCount))
                 && record.header().prev_hash == replica.received_hash
-                && record.header().range.end().0 <= replica.sb.size.blocks().0;
+                && record.header().fits(replica.sizes.last().size);
             valid.then_some((candidate, record))
         });
         let Some((candidate, record)) = next else { break };

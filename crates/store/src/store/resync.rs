@@ -21,7 +21,9 @@ impl Store {
                     None => out.push(Output::RegionsRead { volume, tag, result: Err(ReadFault::CopyFailed) }),
                 }
             }
-            Input::OpenSide { volume } => self.with_copy(volume, now, out, Replica::open_side),
+            Input::OpenSide { volume, size } => {
+                self.with_copy(volume, now, out, |replica, cx| replica.open_side(cx, size));
+            }
             Input::DropSide { volume } => self.with_copy(volume, now, out, Replica::drop_side),
             Input::HeldInSide { volume, from, max } => {
                 self.with_copy(volume, now, out, |replica, cx| replica.held_in_side(cx, from, max));
@@ -62,6 +64,7 @@ impl Store {
             (CopyTag::Weave, _) => replica.weave_written(cx),
             (CopyTag::MergeRead(first), DiskReply::Data(data)) => replica.merge_read(cx, first, &data),
             (CopyTag::Merge, _) => replica.merge_done(),
+            (CopyTag::MergeSize, _) => replica.merge_sized(),
             (tag, reply) => unreachable!("{tag:?} is not answered by {reply:?}"),
         }
     }

@@ -84,6 +84,17 @@ impl Tables {
         }
     }
 
+    /// Nothing is left behind `blocks` blocks, of which there is one at least; the region that was cut in two changed at `lsn`.
+    /// The last leaves that stay are here.
+    pub(crate) fn cut(&mut self, blocks: u64, lsn: Lsn) {
+        self.digest = self.digest.wrapping_sub(self.blocks.cut(blocks));
+        let regions = blocks.div_ceil(REGION_BLOCKS);
+        self.region_sum = self.region_sum.wrapping_sub(self.regions.cut(regions));
+        if !blocks.is_multiple_of(REGION_BLOCKS) {
+            self.touch_regions(blocks - 1, blocks, lsn);
+        }
+    }
+
     /// Both sums.
     pub(crate) const fn sums(&self) -> TableSums {
         TableSums { blocks: self.digest, regions: self.region_sum }

@@ -186,7 +186,8 @@ impl Tree {
 
     /// Its two places were read. False if neither holds what the parent says.
     pub(crate) fn loaded(&mut self, page: TablePage, places: &[u8]) -> bool {
-        let expected = *self.coming.get(&page).expect("what was read had been asked for");
+        // Cut off while it was on its way: nobody needs it any more.
+        let Some(expected) = self.coming.get(&page).copied() else { return true };
         let Some((entries, second)) = verified(self.kind, page, expected, places) else { return false };
         self.coming.remove(&page);
         self.insert(page, entries, second);
@@ -284,6 +285,72 @@ impl Tree {
                 None => return,
             }
         }
+    }
+
+    /// Sets all entries from `first` on to zero, and forgets the pages behind the one that holds `first - 1`, which is here. Costs
+    /// what is in memory, whatever the table's size: what a page adds to the sum stands above it. Gives the change of the sum.
+    ///
+    /// No checkpoint is under way, and the next one comes before anything is put there again: a page that comes to be there
+    /// anew would not know which of its places the last checkpoint needs.
+    pub(crate) fn cut(&mut self, first: u64) -> u64 {
+        assert!(self.frozen.is_empty() && first > 0, "a cut leaves an entry, and comes between checkpoints");
+        let mut edge = TablePage::leaf_of(first - 1);
+        let end = (edge.index + 1) * ENTRIES;
+        let mut gone = if first < end { self.fill(first, end, |_, _| 0).wrapping_neg() } else { 0 };
+        let mut kept = vec![edge];
+        while let Some((parent, child)) = edge.parent() {
+            let sums: Vec<u64> = (child + 1..parent.children()).map(|c| self.sum_of_child(parent, c)).collect();
+            if sums.iter().any(|sum| *sum != 0) || self.says_more(parent, child) {
+                self.mark_dirty(parent);
+                gone = sums.into_iter().fold(gone, u64::wrapping_add);
+                let width = if parent.level == 1 { 1 } else { 2 };
+                Arc::make_mut(&mut self.at_mut(parent).entries)[(child + 1) * width..].fill(0);
+            }
+            edge = parent;
+            kept.push(edge);
+        }
+        self.forget_behind(&kept);
+        gone
+    }
+
+    /// Whether a page says anything of its children behind this one.
+    fn says_more(&self, page: TablePage, child: usize) -> bool {
+        (child + 1..page.children()).any(|c| said_of_child(page, &self.at(page).entries, c) != 0)
+    }
+
+    /// What all entries below a child add to the sum. Above level 1 a page knows that of a changed child from a checkpoint on.
+    fn sum_of_child(&self, page: TablePage, child: usize) -> u64 {
+        let entries = &self.at(page).entries;
+        if page.level == 1 {
+            return entries[child];
+        }
+        let below = page.child(child);
+        match self.pages.get(&below) {
+            Some(held) if below.level == 1 => sum_of(below, &held.entries),
+            Some(_) => (0..below.children()).fold(0, |sum, c| sum.wrapping_add(self.sum_of_child(below, c))),
+            None => entries[2 * child + 1],
+        }
+    }
+
+    /// Forgets every page behind those of `kept`, one of each level.
+    fn forget_behind(&mut self, kept: &[TablePage]) {
+        let behind = |page: &TablePage| kept.iter().any(|k| k.level == page.level && k.index < page.index);
+        let coming: Vec<TablePage> = self.coming.keys().filter(|p| behind(p)).copied().collect();
+        let held: Vec<TablePage> = self.pages.keys().filter(|p| behind(p)).copied().collect();
+        for page in coming.iter().chain(&held) {
+            let pins = self.pages.get(page).map_or(0, |held| held.pins);
+            assert_eq!(pins, 0, "{page:?} is not needed any more");
+            let (parent, _) = page.parent().expect("the root stays");
+            self.at_mut(parent).children -= 1;
+        }
+        for page in &coming {
+            self.coming.remove(page);
+        }
+        for page in &held {
+            self.pages.remove(page);
+            self.dirty.remove(page);
+        }
+        self.clock.retain(|page| !behind(page));
     }
 
     // ---- checkpoints

@@ -78,7 +78,25 @@ fn sectors(kind: &DiskOpKind) -> Option<(usize, Vec<u8>, bool)> {
     }
 }
 
+impl File {
+    /// Another length: what lies behind a new end is zeros, once that is synced.
+    fn set_len(&mut self, len: u64, stamp: u64) {
+        let len = usize::try_from(len).expect("small").next_multiple_of(SECTOR);
+        self.grow(len);
+        for sector in len / SECTOR..self.medium.len() / SECTOR {
+            self.put(sector, [0; SECTOR], false, stamp);
+        }
+    }
+}
+
 impl Disk {
+    /// What a reader of the image finds from `from` on.
+    pub(crate) fn bytes_behind(&self, v: holdfast_types::VolumeId, from: u64) -> impl Iterator<Item = u8> {
+        let file = &self.files[&FileId::Image(v)];
+        let from = usize::try_from(from).expect("small");
+        file.read(from, file.medium.len().saturating_sub(from)).into_iter()
+    }
+
     pub(crate) fn submit(&mut self, op: DiskOp) {
         if let Some((offset, data, _)) = sectors(&op.kind) {
             assert!(offset.is_multiple_of(SECTOR));
@@ -137,6 +155,10 @@ impl Disk {
                     file.put(sector, bytes, durable, stamp);
                 }
             }
+            DiskOpKind::SetLen { len } => {
+                let stamp = self.stamp;
+                self.files.get_mut(&op.file).ok_or(DiskError::NotFound)?.set_len(*len, stamp);
+            }
             DiskOpKind::Write { .. } | DiskOpKind::Punch { .. } | DiskOpKind::Zero { .. } => {
                 let stamp = self.stamp;
                 let file = self.files.get_mut(&op.file).ok_or(DiskError::NotFound)?;
@@ -176,6 +198,11 @@ impl Disk {
                 self.files.insert(op.file, File::new(len));
             }
             DiskOpKind::Delete if rng.chance(chance) => drop(self.files.remove(&op.file)),
+            DiskOpKind::SetLen { len } if rng.chance(chance) => {
+                if let Some(file) = self.files.get_mut(&op.file) {
+                    file.set_len(*len, self.stamp);
+                }
+            }
             DiskOpKind::Write { .. } | DiskOpKind::Punch { .. } | DiskOpKind::Zero { .. } => {
                 let Some(file) = self.files.get_mut(&op.file) else { return };
                 let (offset, data, _) = sectors(&op.kind).expect("a write");

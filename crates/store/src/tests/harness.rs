@@ -102,6 +102,16 @@ impl Model {
         terms.fold(0, u64::wrapping_add)
     }
 
+    /// Blocks of the volume at the end of its log.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.blocks_at(self.last())
+    }
+
+    pub(crate) fn blocks_at(&self, lsn: u64) -> u64 {
+        let records = &self.log[..usize::try_from(lsn).expect("small")];
+        records.iter().rev().find_map(Record::resized).map_or(BLOCKS, |resized| resized.size.blocks().0)
+    }
+
     pub(crate) fn push(&mut self, record: Record) {
         let mut image = self.images.last().expect("never empty").clone();
         for block in record.header().range.iter() {
@@ -145,6 +155,8 @@ impl Model {
         assert!(c.commit_hint <= c.last && c.unknown_to.is_none(), "{v}: nothing was lost: {c:?}");
         assert!(c.checkpoint <= c.applied && c.applied == c.committed, "{v}: {c:?}");
         assert_eq!(c.digest, self.digest(c.applied.0), "{v} at {}", c.applied);
+        assert_eq!(c.size().blocks().0, self.blocks_at(c.committed.0), "{v}: {c:?}");
+        assert_eq!(c.sizes.last().size.blocks().0, self.blocks_at(c.last.0), "{v}: {c:?}");
         self.lost = self.log[usize::try_from(c.last.0).expect("small")..].to_vec();
         self.truncate(c.last.0);
         self.committed = c.committed.0;
@@ -186,6 +198,8 @@ pub(crate) struct Harness {
     pub(crate) faults: Vec<ReadFault>,
     /// Check what is opened against the models; off where damage was done on purpose.
     pub(crate) strict: bool,
+    /// Drafts give volumes other sizes, too.
+    pub(crate) resizes: bool,
     pub(crate) checkpoints: usize,
     pub(crate) deleted: Vec<VolumeId>,
     pub(crate) log_records: usize,
@@ -219,6 +233,7 @@ impl Harness {
             sums: Vec::new(),
             faults: Vec::new(),
             strict: true,
+            resizes: false,
             checkpoints: 0,
             deleted: Vec::new(),
             log_records: 0,
@@ -438,9 +453,13 @@ impl Harness {
 
     pub(crate) fn draft(&mut self, v: VolumeId) -> Record {
         let m = &self.models[&v];
-        let lsn = Lsn(m.last() + 1);
-        let start = self.rng.below(BLOCKS);
-        let mut count = 1 + self.rng.below(8.min(BLOCKS - start));
+        let (lsn, blocks) = (Lsn(m.last() + 1), m.blocks());
+        if self.resizes && self.rng.chance(60_000) {
+            let to = 1 + self.rng.below(BLOCKS);
+            return self.draft_resize(v, to);
+        }
+        let start = self.rng.below(blocks);
+        let mut count = 1 + self.rng.below(8.min(blocks - start));
         let pick = self.rng.below(10);
         let (kind, head, tail) = match pick {
             0 => (RecordKind::Discard, count > 1 && self.rng.chance(500_000), self.rng.chance(300_000)),
@@ -450,7 +469,7 @@ impl Harness {
         };
         let edges = u64::from(head) + u64::from(tail);
         if kind == RecordKind::Discard && edges == 0 {
-            count = BLOCKS - start;
+            count = blocks - start;
         }
         let range = if kind == RecordKind::EpochStart { BlockRange::default() } else { BlockRange::new(start, count) };
         let len = match kind {
@@ -479,6 +498,31 @@ impl Harness {
             range,
             body: Bytes::from(body),
         })
+    }
+
+    /// The volume is to have `to` blocks.
+    fn draft_resize(&self, v: VolumeId, to: u64) -> Record {
+        let m = &self.models[&v];
+        let (lsn, decision) =
+            (m.last() + 1, m.log.iter().rev().find_map(Record::resized).map_or(0, |r| r.decision) + 1);
+        Record::seal(Draft {
+            volume: v,
+            epoch: m.epoch,
+            lsn: Lsn(lsn),
+            prev_hash: m.hash(lsn - 1),
+            committed: Lsn(m.committed.min(lsn - 1)),
+            kind: RecordKind::Resize,
+            head: false,
+            tail: false,
+            range: BlockRange::new(to, m.blocks().saturating_sub(to)),
+            body: Record::resize_body(decision),
+        })
+    }
+
+    pub(crate) fn resize(&mut self, v: VolumeId, to: u64) {
+        let record = self.draft_resize(v, to);
+        self.models.get_mut(&v).expect("known").push(record.clone());
+        self.input(Input::Append { volume: v, records: vec![record] });
     }
 
     pub(crate) fn append(&mut self, v: VolumeId, count: u64) {

@@ -6,7 +6,7 @@ use crate::io::{DiskDone, DiskError, DiskOp, DiskOpKind, DiskReply, FileId};
 use crate::{Store, StoreConfig};
 use bytes::Bytes;
 use holdfast_format::message::SumNode;
-use holdfast_format::{ALLOCATED_ZEROS, Draft, Record, RecordKind, digest_term};
+use holdfast_format::{ALLOCATED_ZEROS, Draft, PAGE_BYTES, Record, RecordKind, digest_term};
 use holdfast_types::{
     BLOCK_SIZE, BlockCount, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, MAX_RANGE_BLOCKS,
     MAX_VOLUME_BYTES, REGION_BLOCKS, ReadFault, Rng, Time, VolumeId, VolumeSize,
@@ -23,6 +23,8 @@ struct Disk {
     files: BTreeMap<FileId, (u64, BTreeMap<u64, Vec<u8>>)>,
     unsynced: Vec<(FileId, u64, Option<Vec<u8>>)>,
     in_flight: Vec<DiskOp>,
+    /// Operations that have ended.
+    done: usize,
     /// Operations on this file don't end.
     held: Option<FileId>,
     /// Operations on this file fail.
@@ -59,6 +61,7 @@ impl Disk {
     }
 
     fn execute(&mut self, op: &DiskOp) -> Result<DiskReply, DiskError> {
+        self.done += 1;
         if self.broken == Some(op.file) {
             return Err(DiskError::Io(5));
         }
@@ -84,6 +87,12 @@ impl Disk {
                 self.write(op.file, *offset, &all, *durable)?;
             }
             DiskOpKind::Sync => self.unsynced.retain(|(file, ..)| *file != op.file),
+            DiskOpKind::SetLen { len } => {
+                let file = self.files.get_mut(&op.file).ok_or(DiskError::NotFound)?;
+                file.0 = *len;
+                let gone: Vec<u64> = file.1.range(len / BLOCK..).map(|(page, _)| *page).collect();
+                gone.into_iter().try_for_each(|page| self.put(op.file, page, None, false))?;
+            }
             DiskOpKind::Punch { offset, len } | DiskOpKind::Zero { offset, len } => {
                 let range = offset / BLOCK..(offset + len) / BLOCK;
                 let pages = &self.files.get(&op.file).ok_or(DiskError::NotFound)?.1;
@@ -123,6 +132,8 @@ struct Volume {
     hash: u64,
     epoch: Epoch,
     table: EpochTable,
+    /// How many it has, once that was changed.
+    blocks: Option<u64>,
 }
 
 impl Volume {
@@ -234,6 +245,20 @@ impl Bench {
         assert!(self.disk.held.is_some(), "the store comes to rest");
     }
 
+    /// Images that can't keep up hold the journal up for a while.
+    fn until_durable(&mut self, v: VolumeId, lsn: Lsn) {
+        for _ in 0..1000 {
+            self.drain();
+            if self.store.positions(v).is_none_or(|p| p.durable >= lsn) {
+                return;
+            }
+            let at = self.store.next_timeout().expect("what holds the journal up ends");
+            self.now = self.now.max(at);
+            self.input(Input::Tick);
+        }
+        panic!("record {lsn} of {v} was never durable: {}", self.store.journal_state());
+    }
+
     fn adopt(&mut self, v: VolumeId) {
         let volume = self.volumes.get_mut(&v).expect("known");
         let cut_after = Lsn(volume.last);
@@ -263,7 +288,32 @@ impl Bench {
         volume.digests.push(volume.digest());
         self.input(Input::Append { volume: v, records: vec![record] });
         // Some of the work goes on meanwhile.
-        self.drain();
+        self.until_durable(v, Lsn(lsn));
+        self.input(Input::Commit { volume: v, upto: Lsn(lsn) });
+    }
+
+    /// Appends and commits a record that gives the volume this many blocks.
+    fn resize(&mut self, v: VolumeId, to: u64, decision: u64) {
+        let volume = self.volumes.get_mut(&v).expect("known");
+        let lsn = volume.last + 1;
+        let old = volume.blocks.unwrap_or(MAX_VOLUME_BYTES / BLOCK);
+        let record = Record::seal(Draft {
+            volume: v,
+            epoch: volume.epoch,
+            lsn: Lsn(lsn),
+            prev_hash: volume.hash,
+            committed: Lsn(lsn - 1),
+            kind: RecordKind::Resize,
+            head: false,
+            tail: false,
+            range: BlockRange::new(to, old.saturating_sub(to)),
+            body: Record::resize_body(decision),
+        });
+        volume.image.extract_if(to.., |_, _| true).for_each(drop);
+        (volume.last, volume.hash, volume.blocks) = (lsn, record.hash(), Some(to));
+        volume.digests.push(volume.digest());
+        self.input(Input::Append { volume: v, records: vec![record] });
+        self.until_durable(v, Lsn(lsn));
         self.input(Input::Commit { volume: v, upto: Lsn(lsn) });
     }
 
@@ -287,7 +337,12 @@ impl Bench {
             self.quiesce();
         }
         assert!(self.opened == self.volumes.len(), "{:?}", self.failed);
-        self.volumes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|v| self.adopt(v));
+        for v in self.volumes.keys().copied().collect::<Vec<_>>() {
+            self.adopt(v);
+            // That it was committed may be forgotten; who follows commits it again.
+            let upto = Lsn(self.volumes[&v].last);
+            self.input(Input::Commit { volume: v, upto });
+        }
     }
 
     fn ask_sums(&mut self, v: VolumeId, node: SumNode) -> Vec<u64> {
@@ -548,4 +603,36 @@ fn a_replay_that_waits_for_room_goes_on_when_its_checkpoint_ends() {
     b.input(Input::Start);
     b.drain();
     assert_eq!(b.opened, 1, "{:?}", b.store.positions(V));
+}
+
+/// Cutting off and growing again costs what is in memory, not what the volume has: there are 2²⁵ leaves behind the cut.
+#[test]
+fn a_volume_of_64_tib_shrinks_and_grows_at_once() {
+    let config = StoreConfig { table_bytes: 1024 * PAGE_BYTES, ..StoreConfig::default() };
+    let mut b = Bench::new(31, config, 1);
+    let (v, most) = (VolumeId(1), MAX_VOLUME_BYTES / BLOCK);
+    let mut decision = 0;
+    for to in [(1 << 20) + 7, 512 * 512 * 256, 512 * 512 * 3, 512, 1] {
+        let places: Vec<u64> = (0..40).map(|i| if i < 20 { b.rng.below(to) } else { b.rng.below(most) }).collect();
+        let edges = [to - 1, to, to + 511, most - 1];
+        for at in places.iter().chain(edges.iter().filter(|at| **at < most)) {
+            b.change(v, RecordKind::Write, BlockRange::new(*at, 1));
+        }
+        b.settle(v);
+        let ops = b.disk.done;
+        decision += 1;
+        b.resize(v, to, decision);
+        b.settle(v);
+        assert!(b.disk.done - ops < 400, "{} operations", b.disk.done - ops);
+        b.check(v, to - 1);
+        b.restart();
+        b.settle(v);
+        decision += 1;
+        b.resize(v, most, decision);
+        b.settle(v);
+        for at in places.iter().chain(&edges).filter(|at| **at < most) {
+            b.check(v, *at);
+        }
+    }
+    assert!(b.most <= 1024 * PAGE_BYTES, "{} bytes", b.most);
 }

@@ -9,6 +9,7 @@ mod journal;
 mod large;
 mod pace;
 mod random;
+mod resize;
 mod resync;
 mod rot;
 mod rounds;

@@ -56,6 +56,7 @@ fn volume_step(h: &mut Harness, v: VolumeId) {
 
 fn run(seed: u64, steps: usize, config: StoreConfig) -> Harness {
     let mut h = Harness::new(seed, config);
+    h.resizes = seed.is_multiple_of(2);
     h.start();
     let volumes = [VolumeId(1), VolumeId(2), VolumeId(9)];
     volumes.iter().for_each(|v| h.create(*v));
@@ -111,9 +112,17 @@ fn run(seed: u64, steps: usize, config: StoreConfig) -> Harness {
     for v in volumes {
         let last = Lsn(h.models[&v].last());
         let p = h.store.positions(v).expect("open");
-        assert_eq!((p.applied, p.received), (last, last), "{v}: in the end all is applied");
+        assert_eq!(
+            (p.applied, p.received),
+            (last, last),
+            "{v}: in the end all is applied; {}",
+            h.store.journal_state()
+        );
         assert_eq!(h.store.digest(v), Some(h.models[&v].digest(last.0)));
         h.read_all(v);
+        h.scrub(v);
+        let blocks = h.models[&v].blocks();
+        assert!(h.disk.bytes_behind(v, blocks * 4096).all(|b| b == 0), "{v}: {blocks} blocks and nothing behind them");
     }
     assert_eq!(h.store.backlog_bytes(), 0);
     h

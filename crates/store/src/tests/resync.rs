@@ -3,7 +3,7 @@
 use super::harness::{BLOCKS, Harness, Model, small};
 use crate::api::{Input, NotProven, Output, Switch};
 use holdfast_format::message::{Region, RegionCut, RegionQuery, RegionsFound};
-use holdfast_types::{Epoch, Lsn, REGION_BLOCKS, RegionIndex, Rng, VolumeId};
+use holdfast_types::{BlockRange, Epoch, Lsn, REGION_BLOCKS, RegionIndex, Rng, VolumeId, VolumeSize};
 
 const V: VolumeId = VolumeId(1);
 const REGIONS: u64 = BLOCKS.div_ceil(REGION_BLOCKS);
@@ -38,13 +38,24 @@ fn commit(h: &mut Harness) {
 
 /// A copy that holds what `a` holds, up to now.
 fn target(seed: u64, a: &Harness) -> Harness {
+    let mut b = blank(seed);
+    follow(&mut b, a);
+    b
+}
+
+fn blank(seed: u64) -> Harness {
     let mut b = Harness::new(seed, small());
     b.start();
     b.create(V);
     b.adopt(V, 0);
     b.drain_disk();
-    follow(&mut b, a);
     b
+}
+
+fn resize(a: &mut Harness, to: u64) {
+    a.resize(V, to);
+    commit(a);
+    a.quiesce();
 }
 
 /// Appends and commits what `a` has more than `b`.
@@ -67,18 +78,27 @@ fn ask(a: &mut Harness, query: RegionQuery, max_bytes: usize) -> RegionsFound {
     }
 }
 
+/// As volumes are created here.
+fn first_size() -> VolumeSize {
+    VolumeSize::new(BLOCKS * 4096 - 512).expect("a size")
+}
+
 fn open_side(b: &mut Harness) {
-    b.input(Input::OpenSide { volume: V });
+    open_side_for(b, first_size());
+}
+
+fn open_side_for(b: &mut Harness, size: VolumeSize) {
+    b.input(Input::OpenSide { volume: V, size });
     b.drain_disk();
     assert!(matches!(b.resync.pop(), Some(Output::SideOpened { .. })));
 }
 
-fn held(b: &mut Harness) -> Vec<(RegionIndex, Lsn)> {
+fn held(b: &mut Harness, size: VolumeSize) -> Vec<(RegionIndex, Lsn)> {
     b.input(Input::HeldInSide { volume: V, from: RegionIndex(0), max: 100 });
     b.drain_disk();
     match b.resync.pop() {
         Some(Output::SideHeld { held, end, .. }) => {
-            assert_eq!(end, RegionIndex(REGIONS));
+            assert_eq!(end, RegionIndex(size.regions()));
             held
         }
         other => panic!("expected what is held, found {other:?}"),
@@ -123,10 +143,10 @@ fn may_crash(b: &mut Harness, rng: &mut Rng) -> bool {
 }
 
 /// Everything the side area lacks, region by region, through crashes.
-fn fetch(a: &mut Harness, b: &mut Harness, after: u64, rng: &mut Rng) -> RegionCut {
+fn fetch(a: &mut Harness, b: &mut Harness, after: u64, size: VolumeSize, rng: &mut Rng) -> RegionCut {
     let digest = b.models[&V].digest(after);
     loop {
-        let found = ask(a, query(after, held(b)), 1);
+        let found = ask(a, query(after, held(b, size)), 1);
         if found.regions.is_empty() {
             assert_eq!(found.next, None);
             return found.cut;
@@ -136,12 +156,40 @@ fn fetch(a: &mut Harness, b: &mut Harness, after: u64, rng: &mut Rng) -> RegionC
         if may_crash(b, rng) {
             assert_eq!(b.opened[&V].applied, Lsn(after), "the old state stays until the switch");
             assert_eq!(b.opened[&V].digest, digest);
-            open_side(b);
+            open_side_for(b, size);
         } else {
             b.drain_disk();
             assert!(matches!(b.resync.pop(), Some(Output::SideWritten { bad: 0, .. })));
         }
     }
+}
+
+/// Image and side area become the copy, or don't yet, whatever happens in between. Gives what it is then.
+fn switch_through_crashes(a: &Harness, b: &mut Harness, (after, cut): (u64, RegionCut), rng: &mut Rng, seed: u64) -> Model {
+    let old = b.models[&V].clone();
+    let new = Model { incarnation: old.incarnation, ..a.models[&V].clone() };
+    assert_eq!(cut.at, Lsn(new.last()));
+    loop {
+        assert_eq!(prove(b, cut), Ok(()), "seed {seed}");
+        switch(b, old.epoch, cut);
+        b.strict = false;
+        b.models.insert(V, new.clone());
+        if !may_crash(b, rng) {
+            while !b.resync.iter().any(|o| matches!(o, Output::Switched { .. })) {
+                assert!(b.complete_one() || b.tick(), "seed {seed}: the switch ends: {:?}", b.resync);
+            }
+            break;
+        }
+        let opened = b.opened[&V].clone();
+        if opened.last == cut.at {
+            assert_eq!(opened.digest, new.digest(cut.at.0), "seed {seed}");
+            break;
+        }
+        assert_eq!((opened.last, opened.digest), (Lsn(after), old.digest(after)), "seed {seed}: all or nothing");
+        b.models.insert(V, old.clone());
+        open_side_for(b, cut.size);
+    }
+    new
 }
 
 #[test]
@@ -154,35 +202,13 @@ fn a_copy_becomes_what_another_one_is_through_crashes_at_any_moment() {
         let after = b.models[&V].last();
         write(&mut a, 1 + rng.below(30));
         open_side(&mut b);
-        let mut cut = fetch(&mut a, &mut b, after, &mut rng);
+        let mut cut = fetch(&mut a, &mut b, after, first_size(), &mut rng);
         if rng.chance(500_000) {
             // Another pass: what was fetched is fetched anew where it changed.
             write(&mut a, 1 + rng.below(10));
-            cut = fetch(&mut a, &mut b, after, &mut rng);
+            cut = fetch(&mut a, &mut b, after, first_size(), &mut rng);
         }
-        let old = b.models[&V].clone();
-        let new = Model { incarnation: old.incarnation, ..a.models[&V].clone() };
-        assert_eq!(cut.at, Lsn(new.last()));
-        loop {
-            assert_eq!(prove(&mut b, cut), Ok(()), "seed {seed}");
-            switch(&mut b, old.epoch, cut);
-            b.strict = false;
-            b.models.insert(V, new.clone());
-            if !may_crash(&mut b, &mut rng) {
-                while !b.resync.iter().any(|o| matches!(o, Output::Switched { .. })) {
-                    assert!(b.complete_one() || b.tick(), "seed {seed}: the switch ends: {:?}", b.resync);
-                }
-                break;
-            }
-            let opened = b.opened[&V].clone();
-            if opened.last == cut.at {
-                assert_eq!(opened.digest, new.digest(cut.at.0), "seed {seed}");
-                break;
-            }
-            assert_eq!((opened.last, opened.digest), (Lsn(after), old.digest(after)), "seed {seed}: all or nothing");
-            b.models.insert(V, old.clone());
-            open_side(&mut b);
-        }
+        let new = switch_through_crashes(&a, &mut b, (after, cut), &mut rng, seed);
         b.strict = true;
         if rng.chance(500_000) {
             b.read_all(V);
@@ -246,7 +272,7 @@ fn the_newer_of_two_versions_of_a_region_stays() {
         b.resync.clear();
     }
     let versions: Vec<_> = newer.regions.iter().map(|r| (r.index, r.lsn)).collect();
-    assert_eq!(held(&mut b), versions);
+    assert_eq!(held(&mut b, first_size()), versions);
 }
 
 /// The second pass is told by what was noted in the first one; each region with the LSN that the region table has.
@@ -308,5 +334,87 @@ fn a_copy_is_read_whole_while_its_regions_are_beside_the_image() {
         b.quiesce();
         assert!(!b.store.is_merging(V), "seed {seed}: all is moved");
         b.read_all(V);
+    }
+}
+
+/// The size comes with the regions: to a new copy whatever happened to it, to an older one if the volume only grew since.
+#[test]
+fn a_copy_takes_the_size_that_the_volume_has_where_its_regions_come_from() {
+    for seed in 0..120 {
+        let mut rng = Rng::new(seed);
+        let mut a = source(seed, 6);
+        let mut b = if rng.chance(500_000) {
+            resize(&mut a, 1 + rng.below(BLOCKS));
+            write(&mut a, 5);
+            blank(seed ^ 0xE)
+        } else {
+            resize(&mut a, 1 + rng.below(BLOCKS - 1));
+            target(seed ^ 0xE, &a)
+        };
+        let after = b.models[&V].last();
+        let blocks = a.models[&V].blocks();
+        resize(&mut a, blocks + rng.below(BLOCKS - blocks + 1));
+        write(&mut a, 1 + rng.below(20));
+        if rng.chance(500_000) {
+            // It does not know yet how large the volume is.
+            open_side_for(&mut b, VolumeSize::new(3 * 4096).expect("a size"));
+        }
+        let size = ask(&mut a, query(after, Vec::new()), 1).cut.size;
+        assert_eq!(size.blocks().0, a.models[&V].blocks());
+        open_side_for(&mut b, size);
+        let cut = fetch(&mut a, &mut b, after, size, &mut rng);
+        let new = switch_through_crashes(&a, &mut b, (after, cut), &mut rng, seed);
+        b.strict = true;
+        may_crash(&mut b, &mut rng);
+        if rng.chance(500_000) {
+            // The next change of the size comes while regions are being moved.
+            a.resize(V, 1 + rng.below(BLOCKS));
+            commit(&mut a);
+            a.quiesce();
+            follow(&mut b, &a);
+        } else {
+            b.quiesce();
+            assert_eq!(b.store.digest(V), Some(new.digest(cut.at.0)));
+        }
+        write(&mut a, 5);
+        follow(&mut b, &a);
+        b.read_all(V);
+        b.scrub(V);
+        assert_eq!(b.store.digest(V), a.store.digest(V), "seed {seed}");
+        let blocks = b.models[&V].blocks();
+        let seen: u64 = b.ask_extents(V, BlockRange::new(0, 4 * BLOCKS)).iter().map(|(run, _)| run.count.0).sum();
+        assert_eq!(seen, blocks, "seed {seed}");
+        assert!(b.disk.bytes_behind(V, blocks * 4096).all(|byte| byte == 0), "seed {seed}: nothing lies behind the end");
+        b.crash(true);
+        b.start();
+        b.read_all(V);
+    }
+}
+
+/// Regions that were cut off and never written again are named by nobody: an image that still holds them is never proved.
+#[test]
+fn a_copy_that_missed_a_cut_is_refused_and_stays_what_it_was() {
+    for seed in 0..20 {
+        let mut a = source(seed, 10);
+        let mut b = target(seed ^ 0xF, &a);
+        let after = b.models[&V].last();
+        resize(&mut a, 1 + seed);
+        resize(&mut a, BLOCKS);
+        write(&mut a, 3);
+        let found = ask(&mut a, query(after, Vec::new()), 1 << 20);
+        assert_eq!((found.cut.resized, found.cut.cut.0), (2, Lsn(after + 1)));
+        open_side_for(&mut b, found.cut.size);
+        b.input(Input::WriteSide { volume: V, regions: found.regions });
+        b.drain_disk();
+        b.resync.clear();
+        assert!(matches!(prove(&mut b, found.cut), Err(NotProven::Different(_))), "seed {seed}");
+        let epoch = b.models[&V].epoch;
+        switch(&mut b, epoch, found.cut);
+        b.quiesce();
+        assert!(matches!(b.resync.pop(), Some(Output::SwitchRefused { .. })));
+        b.read_all(V);
+        assert_eq!(b.store.digest(V), Some(b.models[&V].digest(after)), "the copy is what it was");
+        follow(&mut b, &a);
+        assert_eq!(b.store.digest(V), a.store.digest(V), "and goes on by the log");
     }
 }

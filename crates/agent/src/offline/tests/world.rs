@@ -224,6 +224,7 @@ impl World {
                 let zeros = vec![0; usize::try_from(*len).expect("small")];
                 open().write_all_at(&zeros, *offset).expect("writable");
             }
+            DiskOpKind::SetLen { len } => open().set_len(*len).expect("writable"),
             DiskOpKind::Sync => {}
             DiskOpKind::Delete => fs::remove_file(&path).expect("it exists"),
         }
