@@ -205,7 +205,7 @@ impl Superblock {
     }
 }
 
-const _: () = assert!(Superblock::LIST + MAX_EPOCH_TABLE * 16 <= Superblock::CUT);
+const _: () = assert!(Superblock::LIST + MAX_EPOCH_TABLE * 16 <= Superblock::MERGING);
 
 #[cfg(test)]
 mod tests {

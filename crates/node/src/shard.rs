@@ -655,20 +655,6 @@ impl Shard {
         self.with_replica(volume, now, out, |r, buffer| r.handle(input, now, buffer));
     }
 
-    fn with_replica(
-        &mut self,
-        volume: VolumeId,
-        now: Time,
-        out: &mut Vec<Output>,
-        act: impl FnOnce(&mut Replica, &mut Vec<replication::Output>),
-    ) {
-        let Some(replica) = self.copies.get_mut(&volume).and_then(|c| c.replica.as_mut()) else { return };
-        self.agenda.touch(volume);
-        let mut buffer = Vec::new();
-        act(replica, &mut buffer);
-        self.carry(volume, &mut buffer, now, out);
-    }
-
     /// Carries a replica's outputs to where they belong, in order.
     fn carry(&mut self, volume: VolumeId, buffer: &mut Vec<replication::Output>, now: Time, out: &mut Vec<Output>) {
         use replication::Output as R;

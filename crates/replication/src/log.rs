@@ -2,7 +2,9 @@
 
 use holdfast_format::Record;
 use holdfast_format::message::TailReport;
-use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, Mutant, OpenedCopy, Positions, Resized, Sizes, VolumeSize, mutated};
+use holdfast_types::{
+    Epoch, EpochTable, Incarnation, Lsn, Mutant, OpenedCopy, Positions, Resized, Sizes, VolumeSize, mutated,
+};
 use std::collections::VecDeque;
 
 /// A copy's log: positions, promise, table, and enough hashes to continue the chain.

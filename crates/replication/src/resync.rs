@@ -18,7 +18,9 @@ use crate::api::Output;
 use crate::replica::Replica;
 use bytes::Bytes;
 use holdfast_format::message::{Message, NoRegions, Region, RegionCut, RegionQuery};
-use holdfast_types::{Epoch, EpochTable, Lsn, Mutant, NodeId, REGION_SIZE, RegionIndex, Resized, Time, VolumeSize, mutated};
+use holdfast_types::{
+    Epoch, EpochTable, Lsn, Mutant, NodeId, REGION_SIZE, RegionIndex, Resized, Time, VolumeSize, mutated,
+};
 use std::collections::BTreeSet;
 use std::time::Duration;
 

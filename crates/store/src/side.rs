@@ -26,7 +26,9 @@ use crate::weave::{Proven, Weaving};
 use bytes::Bytes;
 use holdfast_format::message::Region;
 use holdfast_format::{ALLOCATED_ZEROS, block_checksum};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, Lsn, Mutant, REGION_BLOCKS, RegionIndex, SECTOR_SIZE, VolumeSize, mutated};
+use holdfast_types::{
+    BLOCK_SIZE, BlockIndex, Lsn, Mutant, REGION_BLOCKS, RegionIndex, SECTOR_SIZE, VolumeSize, mutated,
+};
 use std::collections::BTreeSet;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -445,7 +447,8 @@ impl Replica {
                 *missing -= 1;
                 match *missing {
                     0 => {
-                        self.side = Side { open_asked: self.side.open_asked, wanted: self.side.wanted, ..Side::default() };
+                        self.side =
+                            Side { open_asked: self.side.open_asked, wanted: self.side.wanted, ..Side::default() };
                         self.pump_side(cx);
                     }
                     2 => self.side_files()[1..].iter().for_each(|file| self.delete_side(cx, *file)),

@@ -1,8 +1,10 @@
-//! What the store says is carried on in order, however much of it follows from what it said before.
+//! What replicas want is carried on, and what the store says in order, however much of it follows from what it said before.
 
 use super::{Output, Shard};
+use holdfast_replication as replication;
+use holdfast_replication::Replica;
 use holdfast_store as store;
-use holdfast_types::Time;
+use holdfast_types::{Time, VolumeId};
 
 impl Shard {
     pub(super) fn store(&mut self, input: store::Input, now: Time, out: &mut Vec<Output>) {
@@ -17,5 +19,19 @@ impl Shard {
             self.on_store(output, now, out);
         }
         self.carrying = false;
+    }
+
+    pub(super) fn with_replica(
+        &mut self,
+        volume: VolumeId,
+        now: Time,
+        out: &mut Vec<Output>,
+        act: impl FnOnce(&mut Replica, &mut Vec<replication::Output>),
+    ) {
+        let Some(replica) = self.copies.get_mut(&volume).and_then(|c| c.replica.as_mut()) else { return };
+        self.agenda.touch(volume);
+        let mut buffer = Vec::new();
+        act(replica, &mut buffer);
+        self.carry(volume, &mut buffer, now, out);
     }
 }

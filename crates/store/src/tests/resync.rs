@@ -165,7 +165,13 @@ fn fetch(a: &mut Harness, b: &mut Harness, after: u64, size: VolumeSize, rng: &m
 }
 
 /// Image and side area become the copy, or don't yet, whatever happens in between. Gives what it is then.
-fn switch_through_crashes(a: &Harness, b: &mut Harness, (after, cut): (u64, RegionCut), rng: &mut Rng, seed: u64) -> Model {
+fn switch_through_crashes(
+    a: &Harness,
+    b: &mut Harness,
+    (after, cut): (u64, RegionCut),
+    rng: &mut Rng,
+    seed: u64,
+) -> Model {
     let old = b.models[&V].clone();
     let new = Model { incarnation: old.incarnation, ..a.models[&V].clone() };
     assert_eq!(cut.at, Lsn(new.last()));
@@ -384,7 +390,10 @@ fn a_copy_takes_the_size_that_the_volume_has_where_its_regions_come_from() {
         let blocks = b.models[&V].blocks();
         let seen: u64 = b.ask_extents(V, BlockRange::new(0, 4 * BLOCKS)).iter().map(|(run, _)| run.count.0).sum();
         assert_eq!(seen, blocks, "seed {seed}");
-        assert!(b.disk.bytes_behind(V, blocks * 4096).all(|byte| byte == 0), "seed {seed}: nothing lies behind the end");
+        assert!(
+            b.disk.bytes_behind(V, blocks * 4096).all(|byte| byte == 0),
+            "seed {seed}: nothing lies behind the end"
+        );
         b.crash(true);
         b.start();
         b.read_all(V);
