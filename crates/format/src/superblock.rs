@@ -61,6 +61,8 @@ pub struct Superblock {
     /// The side area is part of this copy: what the image does not hold of the blocks from this region on is there. Regions before
     /// it have been moved to the image.
     pub merging: Option<RegionIndex>,
+    /// With `merging`: the image file still holds what lies behind `cut`, which is zeros now, and nothing has been moved.
+    pub stale_behind_cut: bool,
     /// Known to be committed.
     pub committed: Lsn,
     /// The journal that holds the log.
@@ -119,7 +121,7 @@ impl Superblock {
         put(136, self.roots.regions);
         put(144, self.resized);
         put(152, self.scrubbed.0);
-        put(Self::MERGING, self.merging.map_or(0, |next| next.0 + 1));
+        put(Self::MERGING, self.merging.map_or(0, |next| next.0 + 1) | u64::from(self.stale_behind_cut) << 63);
         put(Self::CUT, self.cut.0.0);
         put(Self::CUT + 8, self.cut.1.0);
         for (i, (epoch, start)) in entries.iter().enumerate() {
@@ -163,7 +165,8 @@ impl Superblock {
             sums: TableSums { blocks: u64_at(112), regions: u64_at(120) },
             roots: TableRoots { blocks: u64_at(128), regions: u64_at(136) },
             scrubbed: BlockIndex(u64_at(152)),
-            merging: u64_at(Self::MERGING).checked_sub(1).map(RegionIndex),
+            merging: (u64_at(Self::MERGING) & (u64::MAX >> 1)).checked_sub(1).map(RegionIndex),
+            stale_behind_cut: u64_at(Self::MERGING) >> 63 == 1,
             committed: Lsn(u64_at(72)),
             journal: u64_at(80),
             born: (u64_at(88), u64_at(96)),
@@ -229,6 +232,7 @@ mod tests {
             roots: TableRoots { blocks: 0xB007, regions: 0x4E07 },
             scrubbed: BlockIndex(4096),
             merging: Some(RegionIndex(41)),
+            stale_behind_cut: true,
             committed: Lsn(1010),
             journal: 0x1122_3344_5566_7788,
             born: (2, 77),

@@ -392,10 +392,6 @@ impl Replica {
     ) -> bool {
         let applied = self.log.positions.applied;
         let Some(r) = self.is_asked(from, epoch, request) else { return true };
-        if cut.cut.0 > applied && applied > Lsn::ZERO {
-            self.missed_a_cut(cut.cut.0, out);
-            return true;
-        }
         if cut.resized < r.decision {
             r.tried.insert(from);
             r.status.paused = Some(format!("{from} has not come to the volume's present size yet"));
@@ -417,18 +413,6 @@ impl Replica {
             cut.size.bytes()
         )));
         true
-    }
-
-    /// What this image holds behind the cut is of the past, and the region table doesn't say what has come there since.
-    fn missed_a_cut(&mut self, at: Lsn, out: &mut Vec<Output>) {
-        let Some(r) = &mut self.resync else { return };
-        let why = format!(
-            "this copy missed a change of the volume's size (record {at}) and the log no longer reaches it: replace the copy"
-        );
-        out.push(Output::Event(why.clone()));
-        out.push(Output::DropSide);
-        r.stage = Stage::Stopped;
-        r.status.paused = Some(why);
     }
 
     /// R5: a part of an answer.

@@ -130,6 +130,7 @@ const RESYNC: Group = &[
     FaultKind::RotImage,
     FaultKind::ReadFlip,
     FaultKind::CorruptFrame,
+    FaultKind::Resize,
 ];
 
 /// Primaries change while the control plane is out of reach.

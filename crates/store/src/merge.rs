@@ -18,6 +18,7 @@ use crate::pages::Wait;
 use crate::replica::{Command, Replica, Stage};
 use crate::runs::RunMap;
 use crate::side::{CHUNK, State, entries, runs};
+use crate::superblock::Waiter;
 use crate::tables::{entry_slot, table_file};
 use crate::weave::Proven;
 use bytes::Bytes;
@@ -56,8 +57,23 @@ pub(crate) struct Merge {
     /// Bytes moved since a checkpoint noted how far it is.
     unnoted: u64,
     pub(crate) done: bool,
-    /// Files that are still getting the lengths that the size takes; `None` before that.
-    sizing: Option<usize>,
+    sizing: Sizing,
+}
+
+/// The files' way to the lengths that the size takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sizing {
+    #[default]
+    Waiting,
+    /// The image ends at the cut for a moment: what lay behind it is zeros then.
+    Cutting,
+    /// So many files are missing.
+    Lengths(usize),
+    /// The image is synced, so that it is cut only once.
+    Syncing,
+    /// The superblock says so.
+    Noting,
+    Done,
 }
 
 #[derive(Debug)]
@@ -99,7 +115,7 @@ impl Replica {
 
     /// The files are not as long yet as the size takes that came with a switch.
     fn is_sized_first(&self) -> bool {
-        self.merge.as_ref().is_some_and(|m| m.sizing != Some(0))
+        self.merge.as_ref().is_some_and(|m| m.sizing != Sizing::Done)
     }
 
     /// Its superblock is being written, and `sb` is that of the state to come.
@@ -181,7 +197,7 @@ impl Replica {
         (sb.size, sb.resized, sb.cut) = (size, resized, cut);
         sb.committed = at;
         sb.born = to.born;
-        sb.merging = Some(RegionIndex(0));
+        (sb.merging, sb.stale_behind_cut) = (Some(RegionIndex(0)), to.proven.missed);
     }
 
     /// The superblock is written: the copy is what image and side area are together.
@@ -216,25 +232,51 @@ impl Replica {
     /// Gives the files the lengths that the size takes, before anything is read, applied or moved. After a start again: which lengths
     /// a crash left nobody knows, and what lies behind the checkpoint's size is replayed.
     pub(crate) fn pump_merge_size(&mut self, cx: &mut Cx<'_>) {
-        if self.switches_now() || self.merge.as_ref().is_none_or(|m| m.sizing.is_some()) {
+        if self.switches_now() || self.merge.as_ref().is_none_or(|m| m.sizing != Sizing::Waiting) {
             return;
         }
+        if self.sb.stale_behind_cut {
+            let len = self.sb.cut.1.0.next_multiple_of(REGION_BLOCKS) * BLOCK;
+            self.merge.as_mut().expect("regions are to be moved").sizing = Sizing::Cutting;
+            cx.copy_op(self.volume, CopyTag::MergeSize, FileId::Image(self.volume), DiskOpKind::SetLen { len });
+        } else {
+            self.set_lengths(cx);
+        }
+    }
+
+    fn set_lengths(&mut self, cx: &mut Cx<'_>) {
         let (v, size) = (self.volume, self.sb.size);
         // Its checksums are of no use any more.
         let needed = |file: &FileId| !matches!(file, FileId::SideBlocks(_));
         let mut files: Vec<(FileId, u64)> = self.side_lengths().filter(|(file, _)| needed(file)).collect();
         files.push((FileId::Image(v), size.blocks().bytes()));
         files.extend([TableKind::Blocks, TableKind::Regions].map(|kind| table_file(v, size, kind)));
-        self.merge.as_mut().expect("regions are to be moved").sizing = Some(files.len());
+        self.merge.as_mut().expect("regions are to be moved").sizing = Sizing::Lengths(files.len());
         for (file, len) in files {
             cx.copy_op(v, CopyTag::MergeSize, file, DiskOpKind::SetLen { len });
         }
     }
 
-    /// One of them has its length.
-    pub(crate) fn merge_sized(&mut self) {
+    /// A step of it ended.
+    pub(crate) fn merge_sized(&mut self, cx: &mut Cx<'_>) {
+        let cuts = self.sb.stale_behind_cut;
         let merge = self.merge.as_mut().expect("nothing is moved before all files have their lengths");
-        merge.sizing = merge.sizing.map(|missing| missing - 1);
+        match merge.sizing {
+            Sizing::Cutting => self.set_lengths(cx),
+            Sizing::Lengths(1) if cuts => {
+                merge.sizing = Sizing::Syncing;
+                cx.copy_op(self.volume, CopyTag::MergeSize, FileId::Image(self.volume), DiskOpKind::Sync);
+            }
+            Sizing::Lengths(1) => merge.sizing = Sizing::Done,
+            Sizing::Lengths(missing) => merge.sizing = Sizing::Lengths(missing - 1),
+            Sizing::Syncing => {
+                merge.sizing = Sizing::Noting;
+                self.sb.stale_behind_cut = false;
+                self.write_superblock(cx, Waiter::Sized);
+            }
+            Sizing::Noting => merge.sizing = Sizing::Done,
+            Sizing::Waiting | Sizing::Done => unreachable!("no file gets another length: {merge:?}"),
+        }
     }
 
     // ---- moving

@@ -449,6 +449,7 @@ impl Store {
             roots: TableRoots::default(),
             scrubbed: BlockIndex(0),
             merging: None,
+            stale_behind_cut: false,
             committed: Lsn::ZERO,
             journal: self.journal.id,
             born: (self.journal.life, self.journal.next_seq),

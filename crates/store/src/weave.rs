@@ -34,6 +34,8 @@ const REGION_SUMS: u64 = REGION_BLOCKS * ENTRY;
 #[derive(Debug)]
 pub(crate) struct Weaving {
     cut: RegionCut,
+    /// The image lacks the last cut.
+    missed: bool,
     blocks: Weaver,
     regions: Weaver,
     /// Entries of regions before this one were read.
@@ -67,6 +69,8 @@ enum Reading {
 #[derive(Debug)]
 pub(crate) struct Proven {
     pub(crate) cut: RegionCut,
+    /// What the image file holds behind the last cut is to go.
+    pub(crate) missed: bool,
     pub(crate) sums: TableSums,
     pub(crate) roots: TableRoots,
     /// Those that differ from the tables in use.
@@ -85,16 +89,16 @@ impl Replica {
             self.checkpoint_now |= self.applied > self.checkpoint;
             return self.not_proven(cx, NotProven::Disturbed);
         }
-        if cut.cut.0 > self.applied && self.applied > Lsn::ZERO {
-            let why = format!("the volume was cut at record {}, which this image lacks", cut.cut.0);
-            return self.not_proven(cx, NotProven::Different(why));
-        }
+        // What the image holds behind a cut that it lacks is gone; the source names everything that came there since.
+        let missed = cut.cut.0 > self.applied && self.applied > Lsn::ZERO;
+        let first = missed.then(|| cut.cut.1.0.div_ceil(REGION_BLOCKS).max(1));
         assert_eq!(self.tables.changed(), 0, "{}: a checkpoint leaves no changed page", self.volume);
         let roots = self.sb.roots;
         self.side.state = State::Weaving(Box::new(Weaving {
             cut,
-            blocks: Weaver::new(TableKind::Blocks, roots.blocks),
-            regions: Weaver::new(TableKind::Regions, roots.regions),
+            missed,
+            blocks: Weaver::new(TableKind::Blocks, roots.blocks, first.map(|region| region * REGION_BLOCKS)),
+            regions: Weaver::new(TableKind::Regions, roots.regions, first),
             read_to: 0,
             waiting: VecDeque::new(),
             sums: VecDeque::new(),
@@ -166,6 +170,8 @@ impl Replica {
                 }
             } else if weaving.read_to < end {
                 return self.weave_needs(cx, Reading::Regions);
+            } else if let Some(reading) = weaving.go_to_edges() {
+                return self.weave_needs(cx, reading);
             } else if weaving.made.is_none() {
                 weaving.finish(self.sb.roots, self.sb.sums);
             } else if weaving.writing > 0 {
@@ -276,6 +282,16 @@ impl Weaving {
         }
     }
 
+    /// What has to be read before all that was cut off is passed.
+    fn go_to_edges(&mut self) -> Option<Reading> {
+        [TableKind::Blocks, TableKind::Regions].into_iter().find_map(|kind| {
+            let mut done = Vec::new();
+            let page = self.weaver(kind).go_to_edge(&mut done);
+            self.done.extend(done.into_iter().map(|page| (kind, page)));
+            page.map(|page| Reading::Page(kind, page, 0))
+        })
+    }
+
     fn go_to(&mut self, kind: TableKind, entry: u64) -> Option<Reading> {
         let mut done = Vec::new();
         let page = self.weaver(kind).go_to(entry, &mut done);
@@ -325,6 +341,6 @@ impl Weaving {
         };
         let blocks = take(TableKind::Blocks, &mut roots.blocks, &mut sums.blocks);
         let regions = take(TableKind::Regions, &mut roots.regions, &mut sums.regions);
-        self.made = Some(Box::new(Proven { cut: self.cut, sums, roots, blocks, regions }));
+        self.made = Some(Box::new(Proven { cut: self.cut, missed: self.missed, sums, roots, blocks, regions }));
     }
 }

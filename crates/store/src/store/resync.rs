@@ -64,7 +64,7 @@ impl Store {
             (CopyTag::Weave, _) => replica.weave_written(cx),
             (CopyTag::MergeRead(first), DiskReply::Data(data)) => replica.merge_read(cx, first, &data),
             (CopyTag::Merge, _) => replica.merge_done(),
-            (CopyTag::MergeSize, _) => replica.merge_sized(),
+            (CopyTag::MergeSize, _) => replica.merge_sized(cx),
             (tag, reply) => unreachable!("{tag:?} is not answered by {reply:?}"),
         }
     }

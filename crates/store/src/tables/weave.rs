@@ -12,6 +12,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 struct Open {
     page: TablePage,
+    /// As the table in use has it: its children are where this says.
+    before: Arc<Entries>,
     entries: Arc<Entries>,
     /// Which of its places the table in use needs.
     second: bool,
@@ -29,16 +31,39 @@ pub(crate) struct Weaver {
     root: u64,
     /// The pages on the way to where it is, the root first.
     path: Vec<Open>,
+    /// Entries from this one on count as zeros.
+    cut: Option<u64>,
+    /// The leaf that the cut goes through was gone to.
+    edge_passed: bool,
 }
 
 impl Weaver {
-    pub(crate) const fn new(kind: TableKind, root: u64) -> Weaver {
-        Weaver { kind, root, path: Vec::new() }
+    /// `cut`: entries of the table in use from this one on, which is above 0, count for nothing.
+    pub(crate) fn new(kind: TableKind, root: u64, cut: Option<u64>) -> Weaver {
+        assert!(cut != Some(0), "a volume keeps a block");
+        Weaver { kind, root, path: Vec::new(), cut, edge_passed: cut.is_none() }
+    }
+
+    /// Goes to the last leaf that the cut leaves something of, if the way has not passed it.
+    pub(crate) fn go_to_edge(&mut self, done: &mut Vec<Woven>) -> Option<TablePage> {
+        let Some(cut) = self.cut.filter(|_| !self.edge_passed) else { return None };
+        let missing = self.walk(cut - 1, done);
+        self.edge_passed = missing.is_none();
+        missing
     }
 
     /// Goes on to the leaf of an entry, which is not before the one that it is at. `done` gets the pages passed. Gives the page that
     /// has to be read first, if any.
     pub(crate) fn go_to(&mut self, entry: u64, done: &mut Vec<Woven>) -> Option<TablePage> {
+        if self.cut.is_some_and(|cut| cut <= entry)
+            && let Some(missing) = self.go_to_edge(done)
+        {
+            return Some(missing);
+        }
+        self.walk(entry, done)
+    }
+
+    fn walk(&mut self, entry: u64, done: &mut Vec<Woven>) -> Option<TablePage> {
         let mut way = vec![TablePage::leaf_of(entry)];
         while let Some((parent, _)) = way.last().and_then(|page| page.parent()) {
             way.push(parent);
@@ -49,27 +74,55 @@ impl Weaver {
             self.close(done);
         }
         for page in &way[common..] {
-            let expected = match (self.path.last(), page.parent()) {
-                (Some(above), Some((_, child))) => said_of_child(above.page, &above.entries, child),
-                _ => self.root,
-            };
-            if expected != 0 {
+            if self.expected(*page) != 0 {
                 return Some(*page);
             }
-            self.path.push(Open { page: *page, entries: Arc::new([0; PAGE_ENTRIES]), second: false, changed: false });
+            self.open(*page, Arc::new([0; PAGE_ENTRIES]), false);
         }
         None
     }
 
     /// Both places of the page that had to be read. False if neither holds what the page above says.
     pub(crate) fn loaded(&mut self, page: TablePage, places: &[u8]) -> bool {
-        let expected = match (self.path.last(), page.parent()) {
-            (Some(above), Some((_, child))) => said_of_child(above.page, &above.entries, child),
-            _ => self.root,
-        };
-        let Some((entries, second)) = verified(self.kind, page, expected, places) else { return false };
-        self.path.push(Open { page, entries, second, changed: false });
+        let Some((entries, second)) = verified(self.kind, page, self.expected(page), places) else { return false };
+        self.open(page, entries, second);
         true
+    }
+
+    /// What the table in use says of a page whose parent is the last one of the path.
+    fn expected(&self, page: TablePage) -> u64 {
+        match (self.path.last(), page.parent()) {
+            (Some(above), Some((_, child))) => said_of_child(above.page, &above.before, child),
+            _ => self.root,
+        }
+    }
+
+    fn open(&mut self, page: TablePage, before: Arc<Entries>, second: bool) {
+        let mut entries = before.clone();
+        let kept = self.kept(page);
+        let changed = entries[kept..].iter().any(|e| *e != 0);
+        if changed {
+            Arc::make_mut(&mut entries)[kept..].fill(0);
+        }
+        self.path.push(Open { page, before, entries, second, changed });
+    }
+
+    /// How much of a page's entries lies before the cut.
+    fn kept(&self, page: TablePage) -> usize {
+        let Some(cut) = self.cut else { return PAGE_ENTRIES };
+        let fanout = u64::try_from(page.children()).expect("at most 512");
+        // Children are entries, or pages of the level below.
+        let mut behind = cut;
+        if page.level > 0 {
+            let mut edge = TablePage::leaf_of(cut - 1);
+            while let Some((parent, _)) = edge.parent().filter(|_| edge.level + 1 < page.level) {
+                edge = parent;
+            }
+            behind = edge.index + 1;
+        }
+        let kept = behind.saturating_sub(page.index * fanout).min(fanout);
+        let width = if page.level > 1 { 2 } else { 1 };
+        usize::try_from(kept).expect("at most 512") * width
     }
 
     fn leaf(&mut self, entry: u64) -> &mut Open {
@@ -92,7 +145,7 @@ impl Weaver {
 
     /// The way has passed the lowest page.
     fn close(&mut self, done: &mut Vec<Woven>) {
-        let Open { page, entries, second, changed } = self.path.pop().expect("there is one to be closed");
+        let Open { page, entries, second, changed, .. } = self.path.pop().expect("there is one to be closed");
         if !changed {
             return;
         }
@@ -123,7 +176,7 @@ impl Weaver {
         while self.path.len() > 1 {
             self.close(done);
         }
-        let Open { page, entries, second, changed } = self.path.pop()?;
+        let Open { page, entries, second, changed, .. } = self.path.pop()?;
         assert_eq!(page, TablePage::ROOT, "the way begins at the root");
         let sum = sums_below(&entries);
         if entries.iter().all(|e| *e == 0) {
