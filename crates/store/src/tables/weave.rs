@@ -46,7 +46,7 @@ impl Weaver {
 
     /// Goes to the last leaf that the cut leaves something of, if the way has not passed it.
     pub(crate) fn go_to_edge(&mut self, done: &mut Vec<Woven>) -> Option<TablePage> {
-        let Some(cut) = self.cut.filter(|_| !self.edge_passed) else { return None };
+        let cut = self.cut.filter(|_| !self.edge_passed)?;
         let missing = self.walk(cut - 1, done);
         self.edge_passed = missing.is_none();
         missing
