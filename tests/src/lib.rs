@@ -5,11 +5,12 @@
 
 use holdfast_agent::admin::pb;
 use holdfast_cli::harness::{Cluster, ClusterOptions};
+use holdfast_cli::workload::Workload;
 use std::ffi::OsStr;
 use std::fs;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
@@ -92,6 +93,49 @@ impl TestCluster {
     pub async fn primary(&self, name: &str) -> usize {
         let volume = self.wait_healthy(name, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
         self.index_of(&volume.primary).unwrap_or_else(|| panic!("the primary {:?} is a node", volume.primary))
+    }
+
+    /// The binary with these arguments, at a node's admin socket, ended after 90 seconds.
+    #[must_use]
+    pub fn command(&self, node: usize, args: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.arg("90").arg(binary()).arg("--socket").arg(self.nodes()[node].admin()).args(["--timeout", "60s"]);
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs [`TestCluster::command`] to its end, beside everything else.
+    ///
+    /// # Panics
+    /// It could not be run.
+    pub async fn run(&self, node: usize, args: &[&str]) -> Output {
+        let mut command = self.command(node, args);
+        tokio::task::spawn_blocking(move || command.output()).await.expect("the task ends").expect("timeout is there")
+    }
+
+    /// Runs `holdfast` with these arguments against a node's admin socket, its answer in JSON.
+    ///
+    /// # Panics
+    /// It could not be run.
+    #[must_use]
+    pub fn ask(&self, node: usize, args: &[&str]) -> Output {
+        let socket = self.nodes()[node].admin().display().to_string();
+        let mut command = Command::new(binary());
+        command.args(args).args(["--socket", &socket, "--output", "json"]).output().expect("the binary can be run")
+    }
+
+    /// Waits for so many more acknowledged writes.
+    ///
+    /// # Panics
+    /// They do not come in time.
+    pub async fn acknowledges(&self, workload: &Workload, more: u64) {
+        let before = workload.progress().acknowledged;
+        let what = format!("{more} more writes to be acknowledged");
+        let done = self.wait_for(&what, PATIENCE, async |_| {
+            let now = workload.progress();
+            if now.acknowledged >= before + more { Ok(()) } else { Err(format!("{} since {before}", now.acknowledged)) }
+        });
+        done.await.unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// The volumes that the cluster knows.

@@ -4,8 +4,7 @@
 
 use holdfast_agent::admin::pb;
 use holdfast_cli::workload::{Plan, Workload};
-use holdfast_tests::{PATIENCE, TestCluster, binary};
-use std::process::{Command, Output, Stdio};
+use holdfast_tests::{PATIENCE, TestCluster};
 
 const VOLUME: &str = "v";
 const SIZE: u64 = 64 << 20;
@@ -13,28 +12,15 @@ const SIZE: u64 = 64 << 20;
 const LONG_SEGMENTS: &str = "\n[limits]\njournal_segment = \"64MiB\"\njournal_max = \"512MiB\"\n";
 const REFUSED: i32 = 3;
 
-/// A command of the binary, asked at one node.
-fn command(cluster: &TestCluster, at: usize, args: &[&str]) -> Command {
-    let mut command = Command::new("timeout");
-    command.arg("90").arg(binary()).arg("--socket").arg(cluster.nodes()[at].admin()).args(["--timeout", "60s"]);
-    command.args(args).stdin(Stdio::null());
-    command
-}
-
-async fn run(cluster: &TestCluster, at: usize, args: &[&str]) -> Output {
-    let mut command = command(cluster, at, args);
-    tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("timeout is there")
-}
-
 async fn succeeds(cluster: &TestCluster, at: usize, args: &[&str]) -> String {
-    let output = run(cluster, at, args).await;
+    let output = cluster.run(at, args).await;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{args:?}\nstdout: {out}\nstderr: {err}");
     format!("{out}{err}")
 }
 
 async fn refused(cluster: &TestCluster, args: &[&str], why: &str) {
-    let output = run(cluster, 0, args).await;
+    let output = cluster.run(0, args).await;
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(REFUSED), "{args:?}: {err}");
     assert!(err.contains(why), "{args:?}: expected {why:?} in {err}");
@@ -58,16 +44,6 @@ fn load(cluster: &TestCluster, seed: u64) -> Workload {
     Workload::start(plan).unwrap()
 }
 
-async fn acknowledges(cluster: &TestCluster, workload: &Workload, more: u64) {
-    let before = workload.progress().acknowledged;
-    let what = format!("{more} more writes to be acknowledged");
-    let done = cluster.wait_for(&what, PATIENCE, async |_| {
-        let now = workload.progress();
-        if now.acknowledged >= before + more { Ok(()) } else { Err(format!("{} since {before}", now.acknowledged)) }
-    });
-    done.await.unwrap_or_else(|e| panic!("{e}"));
-}
-
 /// Ends the load, and shows that nothing was lost and that all copies on exactly these nodes are equal.
 async fn prove(cluster: &TestCluster, workload: Workload, on: &[&str]) {
     let progress = workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
@@ -85,18 +61,18 @@ async fn a_copy_is_replaced_while_the_primary_dies() {
     let mut cluster = TestCluster::start_of(4, LONG_SEGMENTS).await;
     create(&cluster, &["n1", "n2", "n3"], "n2").await;
     let workload = load(&cluster, 5);
-    acknowledges(&cluster, &workload, 100).await;
+    cluster.acknowledges(&workload, 100).await;
 
     succeeds(&cluster, 0, &["copy", "replace", VOLUME, "n3", "n4", "--no-wait"]).await;
     let primary = cluster.primary(VOLUME).await;
     workload.phase("kill");
     cluster.kill(primary);
-    acknowledges(&cluster, &workload, 100).await;
+    cluster.acknowledges(&workload, 100).await;
     cluster.launch(primary).unwrap();
     // The wish stands, and to wish it again changes nothing.
     let said = succeeds(&cluster, 0, &["copy", "replace", VOLUME, "n3", "n4"]).await;
     assert!(said.contains("n4"), "{said}");
-    acknowledges(&cluster, &workload, 100).await;
+    cluster.acknowledges(&workload, 100).await;
     prove(&cluster, workload, &["n1", "n2", "n4"]).await;
 }
 
@@ -105,15 +81,15 @@ async fn copies_come_and_go_and_the_last_good_ones_stay() {
     let mut cluster = TestCluster::start_of(4, LONG_SEGMENTS).await;
     create(&cluster, &["n1", "n2", "n3"], "n1").await;
     let workload = load(&cluster, 6);
-    acknowledges(&cluster, &workload, 100).await;
+    cluster.acknowledges(&workload, 100).await;
 
     let said = succeeds(&cluster, 0, &["copy", "add", VOLUME, "n4"]).await;
     assert!(said.contains("a write needs 3 of 4 copies"), "{said}");
-    acknowledges(&cluster, &workload, 100).await;
+    cluster.acknowledges(&workload, 100).await;
 
     // The primary's own copy: it hands over first.
     succeeds(&cluster, 1, &["copy", "remove", VOLUME, "n1"]).await;
-    acknowledges(&cluster, &workload, 100).await;
+    cluster.acknowledges(&workload, 100).await;
 
     // Of the three others one is down: no good one may go, the one that is down may.
     let down = 3;
@@ -128,7 +104,7 @@ async fn copies_come_and_go_and_the_last_good_ones_stay() {
         .await;
     succeeds(&cluster, 0, &["copy", "remove", VOLUME, "n4"]).await;
     refused(&cluster, &["copy", "remove", VOLUME, "n2"], "expected 2 good copies").await;
-    acknowledges(&cluster, &workload, 100).await;
+    cluster.acknowledges(&workload, 100).await;
 
     // It learns of that when it returns, and deletes its data.
     cluster.launch(down).unwrap();

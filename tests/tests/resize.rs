@@ -7,30 +7,23 @@ use holdfast_tests::{PATIENCE, TestCluster, binary, scratch, tool, try_tool};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 const VOLUME: &str = "v";
 const MIB: u64 = 1 << 20;
 const REFUSED: i32 = 3;
 const USAGE: i32 = 2;
 
-async fn run(cluster: &TestCluster, at: usize, args: &[&str]) -> Output {
-    let mut command = Command::new("timeout");
-    command.arg("90").arg(binary()).arg("--socket").arg(cluster.nodes()[at].admin()).args(["--timeout", "60s"]);
-    command.args(args).stdin(Stdio::null());
-    tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("timeout is there")
-}
-
 async fn resize(cluster: &TestCluster, at: usize, size: &str, more: &[&str]) -> Value {
     let args = [&["volume", "resize", VOLUME, "--size", size, "--output", "json"], more].concat();
-    let output = run(cluster, at, &args).await;
+    let output = cluster.run(at, &args).await;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{args:?}\nstdout: {out}\nstderr: {err}");
     serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}"))
 }
 
 async fn refused(cluster: &TestCluster, at: usize, status: i32, args: &[&str], why: &str) {
-    let output = run(cluster, at, &[&["volume", "resize", VOLUME], args].concat()).await;
+    let output = cluster.run(at, &[&["volume", "resize", VOLUME], args].concat()).await;
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(status), "{args:?}: {err}");
     assert!(err.contains(why), "{args:?}: expected {why:?} in {err}");
@@ -58,16 +51,6 @@ fn image(cluster: &TestCluster, at: usize) -> PathBuf {
     cluster.nodes()[at].data_dir().join("shard-0/copies/1/image.raw")
 }
 
-async fn acknowledges(cluster: &TestCluster, workload: &Workload, more: u64) {
-    let before = workload.progress().acknowledged;
-    let what = format!("{more} more writes to be acknowledged");
-    let done = cluster.wait_for(&what, PATIENCE, async |_| {
-        let now = workload.progress();
-        if now.acknowledged >= before + more { Ok(()) } else { Err(format!("{} since {before}", now.acknowledged)) }
-    });
-    done.await.unwrap_or_else(|e| panic!("{e}"));
-}
-
 /// Every copy is there and follows, also under load.
 async fn healthy(cluster: &TestCluster) {
     cluster.wait_healthy(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
@@ -86,7 +69,7 @@ async fn a_volume_changes_its_size_while_nodes_come_and_go() {
     let primary = cluster.primary(VOLUME).await;
     let (away, ask) = ((primary + 1) % 3, (primary + 2) % 3);
     let workload = Workload::start(Plan::new(cluster.sockets(VOLUME), VOLUME, 0..16 * MIB, 7)).unwrap();
-    acknowledges(&cluster, &workload, 100).await;
+    cluster.acknowledges(&workload, 100).await;
 
     // Larger, while a copy is away.
     cluster.kill(away);
@@ -102,7 +85,7 @@ async fn a_volume_changes_its_size_while_nodes_come_and_go() {
 
     // Another primary has the same size, and what was written behind the old end.
     cluster.kill(primary);
-    acknowledges(&cluster, &workload, 100).await;
+    cluster.acknowledges(&workload, 100).await;
     let uri = served_at(&cluster).await;
     assert_eq!(size(&uri), 128 * MIB);
     qemu_io(&uri, &["read -P 0x5a 100M 28M"]);
@@ -133,9 +116,9 @@ async fn a_volume_changes_its_size_while_nodes_come_and_go() {
 
     // As large as it was: zeros where it was cut, under every primary.
     resize(&cluster, primary, "128MiB", &[]).await;
-    acknowledges(&cluster, &workload, 100).await;
+    cluster.acknowledges(&workload, 100).await;
     let to = cluster.nodes()[primary].name().to_owned();
-    let moved = run(&cluster, ask, &["failover", VOLUME, "--to", &to]).await;
+    let moved = cluster.run(ask, &["failover", VOLUME, "--to", &to]).await;
     assert!(moved.status.success(), "{moved:?}");
     let uri = cluster.uri(primary, VOLUME);
     qemu_io(&uri, &["read -P 0 48M 80M", "write -P 0x66 127M 1M", "flush"]);
@@ -186,7 +169,7 @@ async fn what_is_cut_off_or_deleted_gives_its_space_back() {
     });
     freed.await.unwrap_or_else(|e| panic!("{e}"));
     qemu_io(&uri, &["read -P 0x11 0 4M"]);
-    let deleted = run(&cluster, 0, &["volume", "delete", VOLUME]).await;
+    let deleted = cluster.run(0, &["volume", "delete", VOLUME]).await;
     assert!(deleted.status.success(), "{deleted:?}");
     let gone = cluster.wait_for("all files to go", PATIENCE, async |_| {
         let left = (0..3).filter(|at| image(&cluster, *at).parent().is_some_and(std::path::Path::exists)).count();

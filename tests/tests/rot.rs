@@ -10,12 +10,12 @@
 
 use holdfast_cli::harness::Cluster;
 use holdfast_cli::workload::{Plan, Workload};
-use holdfast_tests::{PATIENCE, TestCluster, binary, number_from_env, tool};
+use holdfast_tests::{PATIENCE, TestCluster, number_from_env, tool};
 use holdfast_types::Rng;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
@@ -31,11 +31,6 @@ struct Tally {
     repaired: u64,
     healthy: u64,
     refused: u64,
-}
-
-fn holdfast(cluster: &TestCluster, node: usize, args: &[&str]) -> Output {
-    let socket = cluster.nodes()[node].admin().display().to_string();
-    Command::new(binary()).args(args).args(["--socket", &socket, "--output", "json"]).output().unwrap()
 }
 
 /// Files below a directory that hold something.
@@ -73,7 +68,7 @@ fn rot(file: &Path, rng: &mut Rng) {
 }
 
 fn scrub(cluster: &TestCluster, node: usize) -> Output {
-    holdfast(cluster, node, &["scrub", "v", "--node", cluster.nodes()[node].name(), "--rate", "4GiB/s"])
+    cluster.ask(node, &["scrub", "v", "--node", cluster.nodes()[node].name(), "--rate", "4GiB/s"])
 }
 
 fn shard(cluster: &TestCluster, node: usize) -> PathBuf {
@@ -177,7 +172,7 @@ async fn nothing_wrong_is_read_whatever_byte_rots() {
     }
     load.hold(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     cluster.wait_in_sync("v", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
-    let verified = holdfast(&cluster, 0, &["verify", "v"]);
+    let verified = cluster.ask(0, &["verify", "v"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
     let progress = load.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     assert!(progress.violations.is_empty(), "{:#?}", progress.violations);

@@ -3,23 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 use holdfast_cli::workload::{Plan, Workload};
-use holdfast_tests::{PATIENCE, TestCluster, binary, tool, try_tool};
+use holdfast_tests::{PATIENCE, TestCluster, tool, try_tool};
 use serde_json::Value;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 const SIZE: u64 = 16 << 20;
 const BLOCK: u64 = 4096;
 /// Bytes at the start of the volume that hold data.
 const WRITTEN: u64 = 4 << 20;
-
-fn holdfast(cluster: &TestCluster, node: usize, args: &[&str]) -> Output {
-    let socket = cluster.nodes()[node].admin().display().to_string();
-    Command::new(binary()).args(args).args(["--socket", &socket, "--output", "json"]).output().unwrap()
-}
 
 fn json(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
@@ -55,7 +50,7 @@ fn rot(image: &Path, block: u64) {
 
 /// Everything that was written is in the images: copies are compared at the end of the log, which all have to reach for it.
 fn at_rest(cluster: &TestCluster, node: usize) {
-    let verified = holdfast(cluster, node, &["verify", "v"]);
+    let verified = cluster.ask(node, &["verify", "v"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
 }
 
@@ -81,7 +76,7 @@ async fn rot_is_found_repaired_and_told_and_copies_are_equal() {
     }
     // In a hole: no read would ever see it.
     rot(&image(&cluster.nodes()[other].data_dir()), 2000);
-    let scrubbed = holdfast(&cluster, primary, &["scrub", "v", "--node", &name, "--rate", "1GiB/s"]);
+    let scrubbed = cluster.ask(primary, &["scrub", "v", "--node", &name, "--rate", "1GiB/s"]);
     assert!(scrubbed.status.success(), "{}", String::from_utf8_lossy(&scrubbed.stderr));
     let found = json(&scrubbed);
     let blocks = &found["copies"][0]["blocks"];
@@ -91,16 +86,16 @@ async fn rot_is_found_repaired_and_told_and_copies_are_equal() {
         (&Value::from(SIZE / BLOCK), &Value::from(3), &Value::from(3), &Value::from(0)),
         "{found}"
     );
-    let events = String::from_utf8(holdfast(&cluster, other, &["events", "--volume", "v"]).stdout).unwrap();
+    let events = String::from_utf8(cluster.ask(other, &["events", "--volume", "v"]).stdout).unwrap();
     for text in ["block 3 of the image", "block 700 of the image", "block 2000 of the image was not the zeros"] {
         assert!(events.contains(text), "{text:?} in {events}");
     }
-    let status = json(&holdfast(&cluster, primary, &["volume", "show", "v"]));
+    let status = json(&cluster.ask(primary, &["volume", "show", "v"]));
     let copies = status["copies"].as_array().unwrap();
     let copy = copies.iter().find(|c| c["node"] == name.as_str()).unwrap();
     assert_eq!(copy["integrity"]["blocks"]["repaired"], 3, "{status}");
     assert!(copy["integrity"]["scrub"]["ended_unix_ms"].is_u64(), "{status}");
-    let verified = holdfast(&cluster, other, &["verify", "v"]);
+    let verified = cluster.ask(other, &["verify", "v"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
     assert_eq!(
         (&json(&verified)["equal"], json(&verified)["copies"].as_array().unwrap().len()),
@@ -121,7 +116,7 @@ async fn a_block_that_every_copy_lost_fails_alone_and_is_named() {
         cluster.launch(node).unwrap();
     }
     let primary = cluster.primary("v").await;
-    let scrubbed = holdfast(&cluster, primary, &["scrub", "v", "--rate", "1GiB/s"]);
+    let scrubbed = cluster.ask(primary, &["scrub", "v", "--rate", "1GiB/s"]);
     assert_eq!(scrubbed.status.code(), Some(1), "{scrubbed:?}");
     let found = json(&scrubbed);
     for copy in found["copies"].as_array().unwrap() {
@@ -137,7 +132,7 @@ async fn a_block_that_every_copy_lost_fails_alone_and_is_named() {
     assert!(text.contains("Input/output error"), "{text}");
     let good = tool("qemu-io", ["-f", "raw", "-c", "read -P 0x5a 0 20k", "-c", "read -P 0x5a 24k 1M", &uri]);
     assert!(!good.contains("failed") && !good.contains("error"), "{good}");
-    let verified = holdfast(&cluster, primary, &["verify", "v"]);
+    let verified = cluster.ask(primary, &["verify", "v"]);
     assert!(verified.status.success(), "the tables are equal: {}", String::from_utf8_lossy(&verified.stderr));
 }
 
@@ -146,14 +141,14 @@ async fn copies_are_compared_while_a_client_writes_and_a_missing_one_is_not_call
     let (mut cluster, primary) = written().await;
     let workload = Workload::start(Plan::new(cluster.sockets("v"), "v", WRITTEN..SIZE, 1)).unwrap();
     for _ in 0..3 {
-        let verified = holdfast(&cluster, primary, &["verify", "v"]);
+        let verified = cluster.ask(primary, &["verify", "v"]);
         assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
     }
     let progress = workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     assert!(progress.violations.is_empty(), "{:#?}", progress.violations);
     let other = (primary + 1) % 3;
     cluster.kill(other);
-    let verified = holdfast(&cluster, primary, &["verify", "v"]);
+    let verified = cluster.ask(primary, &["verify", "v"]);
     assert_eq!(verified.status.code(), Some(1), "{verified:?}");
     let found = json(&verified);
     let copy = found["copies"].as_array().unwrap().iter().find(|c| c["outcome"] != "equal").unwrap();
