@@ -343,8 +343,8 @@ impl Shard {
 
     /// The block of work after every batch of inputs.
     pub fn maintain(&mut self, now: Time, out: &mut Vec<Output>) {
-        self.maintained = self.agenda.take();
-        for volume in self.maintained.clone() {
+        let maintained = self.agenda.take();
+        for volume in maintained.iter().copied() {
             let mut buffer = std::mem::take(&mut self.replica_out);
             if let Some(replica) = self.copies.get_mut(&volume).and_then(|c| c.replica.as_mut()) {
                 replica.maintain(now, &mut buffer);
@@ -357,10 +357,11 @@ impl Shard {
         }
         self.tell_of_space(out);
         self.tell_of_device(now, out);
-        for volume in &self.maintained {
+        for volume in &maintained {
             let replica = self.copies.get(volume).and_then(|c| c.replica.as_ref());
             self.agenda.set(*volume, replica.and_then(Replica::next_timeout));
         }
+        self.maintained = maintained;
         self.awaited = self.next_timeout().unwrap_or(now);
     }
 

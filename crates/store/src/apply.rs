@@ -18,7 +18,7 @@ use crate::hold::Hold;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
 use crate::pages::Wait;
-use crate::replica::{Replica, Stage};
+use crate::replica::{Replica, Stage, len_of};
 use crate::runs::{RunMap, pieces};
 use crate::tables::{Seek, leaves, pages_for};
 use bytes::Bytes;
@@ -190,7 +190,7 @@ impl Replica {
                 break;
             }
             batch.upto = batch.upto.next();
-            batch.bytes += u64::try_from(record.len_bytes()).expect("about 1 MiB");
+            batch.bytes += len_of(record);
             if record.header().kind == RecordKind::WriteZeroes {
                 // Small as it is, it changes an entry of the table for each block, in one go.
                 zeroed += record.header().range.count.0 * ZEROED_BLOCK;

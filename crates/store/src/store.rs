@@ -125,12 +125,11 @@ impl Store {
             return None;
         }
         let open = self.replicas.values().filter(|r| r.stage == Stage::Open);
-        let checkpoints = open.filter_map(|r| r.checkpoint_due(self.config.checkpoint_interval));
-        let applies = self.replicas.values().filter(|r| r.stage == Stage::Open);
-        let applies = applies.filter_map(|r| r.apply_due(self.config.apply_delay));
+        let (interval, delay) = (self.config.checkpoint_interval, self.config.apply_delay);
+        let copies = open.flat_map(|r| [r.checkpoint_due(interval), r.apply_due(delay)]).flatten();
         let paced = self.ops.pace.ready_at(&self.config).filter(|at| *at > self.now);
         let journal = self.journal.next_timeout(self.config.seal_delay);
-        checkpoints.chain(applies).chain(paced).chain(self.ops.retry_at()).chain(journal).chain(self.hung_at).min()
+        copies.chain(paced).chain(self.ops.retry_at()).chain(journal).chain(self.hung_at).min()
     }
 
     const fn cx<'a>(&'a mut self, now: Time, out: &'a mut Vec<Output>) -> Cx<'a> {

@@ -10,7 +10,7 @@
 
 use crate::recover::resolve::{Place, Resolved};
 use crate::recover::scan::{FoundBody, FoundRecord};
-use crate::replica::{Entry, Location, Replica};
+use crate::replica::{Entry, Location, Replica, len_of};
 use holdfast_format::Record;
 use holdfast_types::{Epoch, Lsn, Mutant, VolumeId, mutated};
 use std::collections::BTreeMap;
@@ -105,7 +105,7 @@ fn take(replica: &mut Replica, candidate: &Candidate<'_>, record: &Record) {
     replica.received = record.lsn();
     replica.received_epoch = record.epoch();
     replica.received_hash = record.hash();
-    replica.backlog += u64::try_from(record.len_bytes()).expect("about 1 MiB");
+    replica.backlog += len_of(record);
     replica.remember(record, Some(location(candidate)));
 }
 
