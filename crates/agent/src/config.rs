@@ -129,6 +129,11 @@ pub struct LimitsConfig {
     /// Every copy is read and verified once in this time; `0s`: never.
     #[serde(deserialize_with = "quantity::duration")]
     pub scrub_period: Duration,
+    /// Bytes per second that a copy fetches which the log no longer reaches.
+    #[serde(deserialize_with = "quantity::size")]
+    pub resync_bandwidth: u64,
+    /// Copies of this node that do so at a time.
+    pub resyncs: u32,
 }
 
 impl Default for LimitsConfig {
@@ -141,6 +146,8 @@ impl Default for LimitsConfig {
             max_inflight: 256,
             mtu: 0,
             scrub_period: Duration::from_hours(24 * 30),
+            resync_bandwidth: 64 << 20,
+            resyncs: 2,
         }
     }
 }
@@ -306,6 +313,9 @@ impl Config {
         ensure((1..=65_536).contains(&l.max_inflight), "limits.max_inflight", "1 to 65536", || {
             l.max_inflight.to_string()
         })?;
+        let slow = l.resync_bandwidth;
+        ensure(slow >= 1 << 20, "limits.resync_bandwidth", "1MiB or more", || format!("{slow} bytes per second"))?;
+        ensure(l.resyncs >= 1, "limits.resyncs", "1 or more", || l.resyncs.to_string())?;
         let period = l.scrub_period;
         let sound = period.is_zero() || period >= Duration::from_hours(1);
         ensure(sound, "limits.scrub_period", "1h or more, or 0s for never", || format!("{period:?}"))?;

@@ -79,7 +79,8 @@ fn options(config: &Config, identity: Identity, life: Life) -> RunnerOptions {
             },
             // Four chances per lease to renew it.
             beat: (config.cluster.lease / 4).max(config.cluster.heartbeat),
-            limits: Limits::default(),
+            limits: Limits { resync_bandwidth: config.limits.resync_bandwidth, ..Limits::default() },
+            resyncs: usize::try_from(config.limits.resyncs).expect("a 32-bit number of copies"),
             store,
             seed: random::id(),
             place: Paths::new(&config.node.data_dir).shard().display().to_string(),

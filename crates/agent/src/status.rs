@@ -108,6 +108,15 @@ fn copy(view: &View<'_>, c: cluster::CopyStatus) -> pb::Copy {
         lag_lsn: c.lag_lsn,
         integrity: c.integrity.map(|i| integrity::integrity(view, i)),
         note: c.note.unwrap_or_default(),
+        resync: c.resync.map(|r| pb::Resync {
+            source: r.source.map(|id| view.name(id)).unwrap_or_default(),
+            passes: r.passes,
+            done_bytes: r.done_bytes,
+            total_bytes: r.total_bytes,
+            bytes_per_second: r.bytes_per_second,
+            eta_seconds: r.eta_seconds,
+            paused: r.paused.unwrap_or_default(),
+        }),
     }
 }
 
@@ -126,7 +135,8 @@ fn copy_word(state: &str) -> &'static str {
     match state {
         "serving" | "in_sync" => "healthy",
         "catching_up" => "catching_up",
-        "needs_resync" => "needs_resync",
+        "resyncing" => "resyncing",
+        "lost" => "lost",
         "failed" => "failed",
         "hung" => "hung",
         "creating" => "creating",

@@ -256,7 +256,7 @@ pub(crate) enum CopyCommand {
     /// Give a volume one more copy
     #[command(long_about = "Give a volume one more copy.\n\n\
         The new copy receives the log, counts for nothing, and becomes a member when it holds everything and its content was \
-        compared. It is filled from the journal alone: the journals must reach back to the volume's first record.")]
+        compared. Where the journals do not reach back to the volume's first record, it is filled from another copy's image first.")]
     Add {
         /// The volume
         volume: String,

@@ -78,6 +78,9 @@ pub struct CopyReport {
     /// What its device has not answered for too long, in the copy's words.
     #[serde(default)]
     pub hung: Option<String>,
+    /// How far its resync by regions is, if it needs one.
+    #[serde(default)]
+    pub resync: Option<ResyncProgress>,
 }
 
 /// Whether a copy finds the space that it needs.
@@ -93,6 +96,27 @@ pub enum SpaceLeft {
     Out,
 }
 
+/// A resync by regions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResyncProgress {
+    /// Where the regions come from now.
+    #[serde(with = "wire::opt")]
+    pub source: Option<NodeId>,
+    /// Passes over the volume, the present one included.
+    pub passes: u64,
+    /// Bytes that are here.
+    pub done_bytes: u64,
+    /// Of so many that are known to be needed.
+    pub total_bytes: u64,
+    /// As measured.
+    pub bytes_per_second: u64,
+    /// Seconds to its end at this rate.
+    pub eta_seconds: Option<u64>,
+    /// Why it does not go on, if it does not.
+    pub paused: Option<String>,
+}
+
 /// A copy of which its primary alone knows how it fares: one that the log no longer reaches, or a learner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +126,9 @@ pub struct LostCopy {
     pub node: NodeId,
     /// In the primary's words.
     pub reason: String,
+    /// It fetches regions from another copy; otherwise only a person can help.
+    #[serde(default)]
+    pub resyncs: bool,
 }
 
 /// What a copy does in the replication of its volume.
@@ -129,7 +156,7 @@ pub enum CopyState {
     /// Receives what it lacks of the log.
     CatchingUp,
     /// What it lacks is no longer in any log.
-    NeedsResync,
+    Resyncing,
     /// Counts itself no more (P8).
     Failed {
         /// The device's or the checksum's word.

@@ -39,7 +39,9 @@ mod wire;
 mod tests;
 
 pub use command::{Command, DecodeError, Outcome, Refusal, RefusalKind};
-pub use detector::{CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Heartbeat, LostCopy, SpaceLeft};
+pub use detector::{
+    CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Heartbeat, LostCopy, ResyncProgress, SpaceLeft,
+};
 pub use integrity::{BlockCounts, Blocks, CopyVerdict, Difference, Integrity, ScrubReport, Verdict};
 pub use members::Copies;
 pub use placement::placement;

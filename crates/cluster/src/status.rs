@@ -2,7 +2,7 @@
 //!
 //! Made from the agreed state and from what one node has heard; two nodes may differ for the age of a heartbeat.
 
-use crate::detector::{CopyReport, CopyRole, CopyState, Detector, SpaceLeft};
+use crate::detector::{CopyReport, CopyRole, CopyState, Detector, LostCopy, ResyncProgress, SpaceLeft};
 use crate::integrity::Integrity;
 use crate::state::{Phase, State, Volume};
 use holdfast_types::{Configuration, Durability, NodeId, Nominee, Pending, Time};
@@ -91,7 +91,7 @@ pub struct CopyStatus {
     pub node: String,
     /// `primary`, `secondary`, `claimant`, `learner`, `idle` or `unknown`.
     pub role: &'static str,
-    /// `serving`, `in_sync`, `catching_up`, `needs_resync`, `failed`, `hung`, `opening`, `sealed`, `silent`, `creating`,
+    /// `serving`, `in_sync`, `catching_up`, `resyncing`, `lost`, `failed`, `hung`, `opening`, `sealed`, `silent`, `creating`,
     /// `joining`, `leaving`, `deleting` or `unknown`.
     pub state: &'static str,
     /// As last heard.
@@ -110,6 +110,8 @@ pub struct CopyStatus {
     pub integrity: Option<Integrity>,
     /// What keeps a copy that is joining, leaving or being deleted.
     pub note: Option<String>,
+    /// Of a copy that no log reaches.
+    pub resync: Option<ResyncProgress>,
 }
 
 /// What this node knows at `now`.
@@ -216,14 +218,15 @@ impl Look<'_> {
             lag_bytes: None,
             lag_seconds: None,
             integrity: report.map(|r| r.integrity.clone()),
+            resync: report.and_then(|r| r.resync.clone()),
         }
     }
 
     /// What the primary says of a copy that its log no longer reaches; the copy itself can't know.
-    fn lost(&self, v: &Volume, node: NodeId) -> Option<&str> {
+    fn lost(&self, v: &Volume, node: NodeId) -> Option<&LostCopy> {
         let Phase::Open { active, .. } = &v.phase else { return None };
         let report = self.fresh(v, active.primary?).filter(|r| r.state == CopyState::Serving)?;
-        report.lost.iter().find(|l| l.node == node).map(|l| l.reason.as_str())
+        report.lost.iter().find(|l| l.node == node)
     }
 
     fn copy_state(&self, v: &Volume, node: NodeId, change: Option<Change>) -> &'static str {
@@ -236,7 +239,13 @@ impl Look<'_> {
             _ if !self.detector.alive(node, self.now) => "silent",
             Phase::Creating { copies, .. } if copies.get(&node) == Some(&None) => "creating",
             Phase::Deleting { .. } => "deleting",
-            Phase::Open { .. } if self.lost(v, node).is_some() => "needs_resync",
+            Phase::Open { .. } if let Some(lost) = self.lost(v, node) => {
+                if lost.resyncs {
+                    "resyncing"
+                } else {
+                    "lost"
+                }
+            }
             Phase::Open { .. } if change == Some(Change::Joins) && sound => "joining",
             Phase::Open { .. } if change == Some(Change::Leaves) && sound => "leaving",
             Phase::Creating { .. } | Phase::Open { .. } => said,
@@ -258,7 +267,11 @@ impl Look<'_> {
             Change::Joins if primary.is_none() => "nobody fills it while no primary serves".to_owned(),
             Change::Joins => {
                 let said = primary.and_then(|r| r.learners.iter().find(|l| l.node == node));
-                said.map_or_else(|| "the primary has not told of it yet".to_owned(), |l| l.reason.clone())
+                let said = said.map_or_else(|| "the primary has not told of it yet".to_owned(), |l| l.reason.clone());
+                match self.detector.report(node, v.id).and_then(|r| r.resync.as_ref()) {
+                    Some(resync) => format!("{said}; {}", self.progress(resync)),
+                    None => said,
+                }
             }
             Change::Leaves if primary.is_none() => "it goes once a primary serves".to_owned(),
             Change::Leaves if active.primary == Some(node) => {
@@ -352,6 +365,14 @@ impl Look<'_> {
         ))
     }
 
+    fn progress(&self, r: &ResyncProgress) -> String {
+        let (done, total, rate) = (r.done_bytes >> 20, r.total_bytes >> 20, r.bytes_per_second >> 20);
+        let from = r.source.map_or_else(String::new, |n| format!(" from {}", self.name(n)));
+        let ends = r.eta_seconds.map_or_else(String::new, |s| format!(", {s} s to go"));
+        let paused = r.paused.as_ref().map_or_else(String::new, |why| format!("; it {why}"));
+        format!("{done} of {total} MiB fetched{from} at {rate} MiB/s{ends}{paused}")
+    }
+
     /// What is wrong with one copy.
     fn complaint(&self, v: &Volume, node: NodeId) -> Option<String> {
         let name = self.name(node);
@@ -361,8 +382,12 @@ impl Look<'_> {
         let Some(report) = self.detector.report(node, v.id) else {
             return Some(format!("{name} has not reported on its copy"));
         };
-        if let Some(why) = self.lost(v, node) {
-            return Some(format!("the copy on {name} needs a resync: {why}"));
+        if let Some(resync) = &report.resync {
+            return Some(format!("the copy on {name} is resynced by regions: {}", self.progress(resync)));
+        }
+        if let Some(lost) = self.lost(v, node) {
+            let what = if lost.resyncs { "is to be resynced by regions" } else { "is lost" };
+            return Some(format!("the copy on {name} {what}: {}", lost.reason));
         }
         if let Some(hung) = &report.hung {
             return Some(format!(
@@ -375,7 +400,7 @@ impl Look<'_> {
             CopyState::Serving | CopyState::InSync => no_space(report.space, &name),
             CopyState::Failed { reason } => Some(format!("the copy on {name} has failed: {reason}")),
             CopyState::CatchingUp => Some(format!("the copy on {name} is catching up{said}")),
-            CopyState::NeedsResync => Some(format!("the copy on {name} needs a resync{said}")),
+            CopyState::Resyncing => Some(format!("the copy on {name} is resynced by regions{said}")),
             CopyState::Opening => Some(format!("the copy on {name} is opening{said}")),
             CopyState::Sealed => Some(format!("the copy on {name} waits for a new epoch{said}")),
         }
@@ -426,7 +451,7 @@ fn state_word(state: &CopyState) -> &'static str {
         CopyState::Serving => "serving",
         CopyState::InSync => "in_sync",
         CopyState::CatchingUp => "catching_up",
-        CopyState::NeedsResync => "needs_resync",
+        CopyState::Resyncing => "resyncing",
         CopyState::Failed { .. } => "failed",
         CopyState::Opening => "opening",
         CopyState::Sealed => "sealed",

@@ -93,6 +93,9 @@ impl Astray {
             FileId::Image(v) => FileId::Image(other(v)),
             FileId::BlockTable(v) => FileId::BlockTable(other(v)),
             FileId::RegionTable(v) => FileId::RegionTable(other(v)),
+            FileId::SideImage(v) => FileId::SideImage(other(v)),
+            FileId::SideBlocks(v) => FileId::SideBlocks(other(v)),
+            FileId::SideRegions(v) => FileId::SideRegions(other(v)),
             FileId::JournalHead | FileId::Orphan(..) => return None,
         };
         match self {

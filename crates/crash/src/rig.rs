@@ -150,6 +150,13 @@ impl<D: Device> Rig<D> {
             Output::Repaired { .. } | Output::LogRead { .. } | Output::Extents { .. } => {}
             // Answers to what is not asked here.
             Output::Held { .. } | Output::LetGo { .. } | Output::Sums { .. } => {}
+            Output::RegionsRead { .. }
+            | Output::SideOpened { .. }
+            | Output::SideHeld { .. }
+            | Output::SideWritten { .. }
+            | Output::SideProven { .. }
+            | Output::Switched { .. }
+            | Output::SwitchRefused { .. } => {}
             Output::Failed { volume, reason } => {
                 let concerned = |v: &VolumeId| volume.is_none_or(|failed| failed == *v);
                 self.volumes.iter_mut().filter(|(v, _)| concerned(v)).for_each(|(_, v)| v.failed = true);

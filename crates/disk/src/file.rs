@@ -37,8 +37,12 @@ impl OpenFile {
     pub(crate) fn open(path: &Path, id: FileId) -> io::Result<OpenFile> {
         let (direct, buffered) = match id {
             FileId::Segment(_) | FileId::JournalHead | FileId::Superblock(_) => (true, false),
-            FileId::Image(_) => (true, true),
-            FileId::BlockTable(_) | FileId::RegionTable(_) | FileId::Orphan(..) => (false, true),
+            FileId::Image(_) | FileId::SideImage(_) => (true, true),
+            FileId::BlockTable(_)
+            | FileId::RegionTable(_)
+            | FileId::SideBlocks(_)
+            | FileId::SideRegions(_)
+            | FileId::Orphan(..) => (false, true),
         };
         let direct = if direct { open_direct(path, id)? } else { None };
         let buffered = if buffered || direct.is_none() { Some(open(path, 0)?) } else { None };
@@ -102,7 +106,7 @@ fn open_direct(path: &Path, id: FileId) -> io::Result<Option<Direct>> {
         Err(e) => return Err(e),
     };
     // Images are addressed in blocks of 4096 bytes, the rest in sectors of 512.
-    let coarsest = if matches!(id, FileId::Image(_)) { 4096 } else { 512 };
+    let coarsest = if matches!(id, FileId::Image(_) | FileId::SideImage(_)) { 4096 } else { 512 };
     match direct_alignment(&file) {
         Some(0) => {
             warn_buffered(path, "its file system has no O_DIRECT");

@@ -4,7 +4,7 @@
 //! DIR/lock
 //! DIR/journal/head
 //! DIR/journal/segment-<slot>
-//! DIR/copies/<volume id>/{superblock,image.raw,blocks.tab,regions.tab,orphan-<epoch>}
+//! DIR/copies/<volume id>/{superblock,image.raw,blocks.tab,regions.tab,side.raw,side-blocks.tab,side-regions.tab,orphan-<epoch>}
 //! ```
 //! A file that is being created is called `<name>.new` until it is complete and durable.
 
@@ -47,6 +47,9 @@ pub(crate) fn volume(file: FileId) -> Option<VolumeId> {
         | FileId::Image(v)
         | FileId::BlockTable(v)
         | FileId::RegionTable(v)
+        | FileId::SideImage(v)
+        | FileId::SideBlocks(v)
+        | FileId::SideRegions(v)
         | FileId::Orphan(v, _) => Some(v),
     }
 }
@@ -59,6 +62,9 @@ fn name(file: FileId) -> String {
         FileId::Image(_) => "image.raw".into(),
         FileId::BlockTable(_) => "blocks.tab".into(),
         FileId::RegionTable(_) => "regions.tab".into(),
+        FileId::SideImage(_) => "side.raw".into(),
+        FileId::SideBlocks(_) => "side-blocks.tab".into(),
+        FileId::SideRegions(_) => "side-regions.tab".into(),
         FileId::Orphan(_, epoch) => format!("{ORPHAN}{}", epoch.get()),
     }
 }
@@ -83,6 +89,9 @@ pub(crate) fn parse_copy_file(volume: VolumeId, name: &str) -> Option<FileId> {
         "image.raw" => Some(FileId::Image(volume)),
         "blocks.tab" => Some(FileId::BlockTable(volume)),
         "regions.tab" => Some(FileId::RegionTable(volume)),
+        "side.raw" => Some(FileId::SideImage(volume)),
+        "side-blocks.tab" => Some(FileId::SideBlocks(volume)),
+        "side-regions.tab" => Some(FileId::SideRegions(volume)),
         other => canonical(other.strip_prefix(ORPHAN)?).map(|e| FileId::Orphan(volume, Epoch(e))),
     }
 }
@@ -105,6 +114,9 @@ mod tests {
             FileId::Image(v),
             FileId::BlockTable(v),
             FileId::RegionTable(v),
+            FileId::SideImage(v),
+            FileId::SideBlocks(v),
+            FileId::SideRegions(v),
             FileId::Orphan(v, Epoch(12)),
         ] {
             assert_eq!(parse_copy_file(v, &name(file)), Some(file));

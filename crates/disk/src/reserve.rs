@@ -37,6 +37,7 @@ impl Reserve {
         match file {
             FileId::Segment(_) | FileId::JournalHead | FileId::Superblock(_) => false,
             FileId::Image(_) | FileId::BlockTable(_) | FileId::RegionTable(_) | FileId::Orphan(..) => true,
+            FileId::SideImage(_) | FileId::SideBlocks(_) | FileId::SideRegions(_) => true,
         }
     }
 

@@ -1,11 +1,14 @@
 //! Messages between the copies of a volume, and between shards. Their bytes are in docs/FORMAT.md.
 
 mod codec;
+mod regions;
+
+pub use regions::{NoRegions, Region, RegionCut, RegionQuery, RegionsFound};
 
 use crate::Record;
 use bytes::Bytes;
 use holdfast_types::{
-    BlockCount, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, REGION_BLOCKS, VolumeId,
+    BlockCount, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, REGION_BLOCKS, RegionIndex, VolumeId,
 };
 
 /// Between two copies of one volume. One ordered stream per volume and pair of nodes carries them.
@@ -158,6 +161,52 @@ pub enum Message {
         applied: Lsn,
         /// Digest of the image there.
         digest: u64,
+    },
+    /// R1: the log of `epoch` no longer reaches the receiver: it must fetch regions.
+    NeedRegions {
+        /// The sender's epoch, the last entry of the table.
+        epoch: Epoch,
+        /// The epoch table of the sender's log.
+        table: EpochTable,
+        /// End of the sender's log now.
+        last: Lsn,
+        /// The log goes on from here: a copy at this LSN or above can be caught up by it.
+        base: Lsn,
+    },
+    /// R3: send me the regions that changed since.
+    FetchRegions {
+        /// The epoch that both must follow.
+        epoch: Epoch,
+        /// Names the question.
+        request: u64,
+        /// Which ones.
+        query: RegionQuery,
+    },
+    /// Answer to `FetchRegions`, in one or more parts.
+    Regions {
+        /// Copied from the question.
+        epoch: Epoch,
+        /// Copied from the question.
+        request: u64,
+        /// The state that the whole answer belongs to.
+        cut: RegionCut,
+        /// The window goes on here; nothing: it was looked at to its end.
+        next: Option<RegionIndex>,
+        /// How many regions of the volume changed after the LSN in the question, if that is known; else 0.
+        total: u64,
+        /// The last part.
+        last: bool,
+        /// The content, by region.
+        regions: Vec<Region>,
+    },
+    /// Answer to `FetchRegions`: not from here, not now.
+    NoRegions {
+        /// Copied from the question.
+        epoch: Epoch,
+        /// Copied from the question.
+        request: u64,
+        /// Why.
+        why: NoRegions,
     },
     /// The primary of `epoch` serves no more and its lease ends now (planned hand-over).
     Release {

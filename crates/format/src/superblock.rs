@@ -4,7 +4,9 @@
 //! opens with the highest sequence of which two equal ones are found: one alone may be a write that never ended.
 
 use bytes::{Bytes, BytesMut};
-use holdfast_types::{BlockIndex, Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, VolumeId, VolumeSize};
+use holdfast_types::{
+    BlockIndex, Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, RegionIndex, VolumeId, VolumeSize,
+};
 
 /// Sums over the tables of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -56,6 +58,11 @@ pub struct Superblock {
     pub roots: TableRoots,
     /// Where the scrub of the image goes on.
     pub scrubbed: BlockIndex,
+    /// The side area is part of this copy: what the image does not hold of the blocks from this region on is there. Regions before
+    /// it have been moved to the image.
+    pub merging: Option<RegionIndex>,
+    /// With `merging`: the image file still holds what lies behind `cut`, which is zeros now, and nothing has been moved.
+    pub stale_behind_cut: bool,
     /// Known to be committed.
     pub committed: Lsn,
     /// The journal that holds the log.
@@ -84,6 +91,7 @@ impl Superblock {
     pub const VERSION: u16 = 1;
 
     const LIST: usize = 160;
+    const MERGING: usize = 4064;
     const CUT: usize = 4072;
     const MAGIC: u32 = u32::from_le_bytes(*b"HFSB");
 
@@ -113,6 +121,7 @@ impl Superblock {
         put(136, self.roots.regions);
         put(144, self.resized);
         put(152, self.scrubbed.0);
+        put(Self::MERGING, self.merging.map_or(0, |next| next.0 + 1) | u64::from(self.stale_behind_cut) << 63);
         put(Self::CUT, self.cut.0.0);
         put(Self::CUT + 8, self.cut.1.0);
         for (i, (epoch, start)) in entries.iter().enumerate() {
@@ -137,7 +146,7 @@ impl Superblock {
         if crc != crc32fast::hash(&b[..Self::LEN - 4]) || count > MAX_EPOCH_TABLE {
             return None;
         }
-        if b[Self::LIST + count * 16..Self::CUT].iter().chain(&b[Self::CUT + 16..Self::LEN - 4]).any(|&x| x != 0) {
+        if b[Self::LIST + count * 16..Self::MERGING].iter().chain(&b[Self::CUT + 16..Self::LEN - 4]).any(|&x| x != 0) {
             return None;
         }
         let entry = |i: usize| (Epoch(u64_at(Self::LIST + i * 16)), Lsn(u64_at(Self::LIST + i * 16 + 8)));
@@ -156,6 +165,8 @@ impl Superblock {
             sums: TableSums { blocks: u64_at(112), regions: u64_at(120) },
             roots: TableRoots { blocks: u64_at(128), regions: u64_at(136) },
             scrubbed: BlockIndex(u64_at(152)),
+            merging: (u64_at(Self::MERGING) & (u64::MAX >> 1)).checked_sub(1).map(RegionIndex),
+            stale_behind_cut: u64_at(Self::MERGING) >> 63 == 1,
             committed: Lsn(u64_at(72)),
             journal: u64_at(80),
             born: (u64_at(88), u64_at(96)),
@@ -197,7 +208,7 @@ impl Superblock {
     }
 }
 
-const _: () = assert!(Superblock::LIST + MAX_EPOCH_TABLE * 16 <= Superblock::CUT);
+const _: () = assert!(Superblock::LIST + MAX_EPOCH_TABLE * 16 <= Superblock::MERGING);
 
 #[cfg(test)]
 mod tests {
@@ -220,6 +231,8 @@ mod tests {
             sums: TableSums { blocks: 0xB10C, regions: 0x4E67 },
             roots: TableRoots { blocks: 0xB007, regions: 0x4E07 },
             scrubbed: BlockIndex(4096),
+            merging: Some(RegionIndex(41)),
+            stale_behind_cut: true,
             committed: Lsn(1010),
             journal: 0x1122_3344_5566_7788,
             born: (2, 77),

@@ -4,11 +4,14 @@
 mod common;
 
 use bytes::Bytes;
-use common::{body, concat, draft, messages, shard_messages};
-use holdfast_format::message::{BeatVolume, Message, NotHeld, ShardMessage, SumNode, TailReport};
+use common::{body, concat, cut, draft, messages, region, shard_messages};
+use holdfast_format::message::{
+    BeatVolume, Message, NoRegions, NotHeld, Region, RegionQuery, ShardMessage, SumNode, TailReport,
+};
 use holdfast_format::{DecodeError, Record, RecordHeader, RecordKind, decode_configuration, encode_configuration};
 use holdfast_types::{
-    BlockIndex, Configuration, Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, Member, NodeId, VolumeId,
+    BlockIndex, Configuration, Epoch, EpochTable, Incarnation, Lsn, MAX_EPOCH_TABLE, Member, NodeId, RegionIndex,
+    VolumeId,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -78,6 +81,21 @@ fn reports() -> impl Strategy<Value = TailReport> {
     })
 }
 
+fn queries() -> impl Strategy<Value = RegionQuery> {
+    let held = btree_map(0u64..1 << 30, 1u64.., 0..20usize);
+    (held, any::<u64>()).prop_map(|(held, after)| RegionQuery {
+        from: RegionIndex(0),
+        end: RegionIndex(1 << 30),
+        after: Lsn(after),
+        held: held.into_iter().map(|(region, lsn)| (RegionIndex(region), Lsn(lsn))).collect(),
+    })
+}
+
+fn regions() -> impl Strategy<Value = Vec<Region>> {
+    let some = btree_map(0u64..1 << 30, (1u64.., 0u64..1000), 0..4usize);
+    some.prop_map(|some| some.into_iter().map(|(index, (lsn, seed))| region(index, lsn, seed)).collect())
+}
+
 fn any_message() -> impl Strategy<Value = Message> {
     prop_oneof![
         epoch().prop_map(|base| Message::PreClaim { base }),
@@ -127,6 +145,38 @@ fn any_comparison() -> impl Strategy<Value = Message> {
         (epoch(), lsn(), any::<u64>()).prop_map(|(epoch, applied, digest)| Message::Proof { epoch, applied, digest }),
         (epoch(), lsn()).prop_map(|(epoch, at)| Message::DigestAt { epoch, at }),
         (epoch(), lsn(), any::<u64>()).prop_map(|(epoch, at, digest)| Message::Digest { epoch, at, digest }),
+        (epoch(), tables(), lsn(), lsn()).prop_map(|(epoch, table, last, base)| Message::NeedRegions {
+            epoch,
+            table,
+            last,
+            base
+        }),
+        (epoch(), any::<u64>(), queries()).prop_map(|(epoch, request, query)| Message::FetchRegions {
+            epoch,
+            request,
+            query
+        }),
+        (epoch(), any::<[u64; 2]>(), prop::option::of(any::<u64>()), any::<bool>(), regions()).prop_map(
+            |(epoch, [request, total], next, last, regions)| Message::Regions {
+                epoch,
+                request,
+                cut: cut(),
+                next: next.map(RegionIndex),
+                total,
+                last,
+                regions,
+            }
+        ),
+        (
+            epoch(),
+            any::<u64>(),
+            prop_oneof![
+                Just(NoRegions::Busy),
+                Just(NoRegions::Behind),
+                any::<u64>().prop_map(|b| NoRegions::Damaged(BlockIndex(b)))
+            ]
+        )
+            .prop_map(|(epoch, request, why)| Message::NoRegions { epoch, request, why }),
     ]
 }
 

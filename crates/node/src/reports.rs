@@ -2,11 +2,11 @@
 
 use crate::shard::CopyRow;
 use holdfast_cluster::{
-    BlockCounts, Blocks, CopyReport, CopyRole, CopyState, CopyVerdict, Difference, Integrity, LostCopy, ScrubReport,
-    SpaceLeft, Verdict,
+    BlockCounts, Blocks, CopyReport, CopyRole, CopyState, CopyVerdict, Difference, Integrity, LostCopy, ResyncProgress,
+    ScrubReport, SpaceLeft, Verdict,
 };
 use holdfast_replication as replication;
-use holdfast_replication::{CopyStatus, Found, RoleName};
+use holdfast_replication::{CopyStatus, Found, ResyncStatus, RoleName};
 use holdfast_store::Space;
 use holdfast_types::{BLOCK_SIZE, BlockRange, Epoch, NodeId, Positions, Time};
 
@@ -31,14 +31,27 @@ fn copy_report(row: &CopyRow) -> CopyReport {
         digest: row.status.as_ref().map(|_| row.digest),
         reason: row.failed.clone().or_else(|| row.status.as_ref().and_then(|s| s.waiting.clone())),
         switchover: row.status.as_ref().is_some_and(|s| s.draining),
-        lost: row.status.as_ref().map_or(&[][..], |s| &s.lost).iter().map(lost).collect(),
-        learners: row.status.as_ref().map_or(&[][..], |s| &s.learners).iter().map(lost).collect(),
+        lost: row.status.as_ref().map_or_else(Vec::new, |s| s.lost.iter().map(|l| lost(s, l)).collect()),
+        learners: row.status.as_ref().map_or_else(Vec::new, |s| s.learners.iter().map(|l| lost(s, l)).collect()),
         // The shell's to say: it holds the connections.
         clients: 0,
         space: space_left(row.space),
         integrity: row.status.as_ref().map(integrity).unwrap_or_default(),
         size: row.status.as_ref().map(|s| (s.size.size.bytes(), s.size.decision)),
         hung: row.hung.clone(),
+        resync: row.status.as_ref().and_then(|s| s.resync.as_ref()).map(progress),
+    }
+}
+
+fn progress(s: &ResyncStatus) -> ResyncProgress {
+    ResyncProgress {
+        source: s.source,
+        passes: s.passes,
+        done_bytes: s.done_bytes,
+        total_bytes: s.total_bytes,
+        bytes_per_second: s.bytes_per_second,
+        eta_seconds: s.eta().map(|eta| eta.as_secs()),
+        paused: s.paused.clone(),
     }
 }
 
@@ -104,8 +117,8 @@ fn space_left(space: Space) -> SpaceLeft {
     }
 }
 
-fn lost((node, reason): &(NodeId, String)) -> LostCopy {
-    LostCopy { node: *node, reason: reason.clone() }
+fn lost(status: &CopyStatus, (node, reason): &(NodeId, String)) -> LostCopy {
+    LostCopy { node: *node, reason: reason.clone(), resyncs: status.resyncing.contains(node) }
 }
 
 fn role(status: &CopyStatus) -> CopyRole {
@@ -122,6 +135,7 @@ fn state(status: &CopyStatus) -> CopyState {
         RoleName::Primary => CopyState::Serving,
         RoleName::Claimant => CopyState::Opening,
         RoleName::Failed => CopyState::Failed { reason: status.waiting.clone().unwrap_or_default() },
+        RoleName::Secondary if status.resync.is_some() => CopyState::Resyncing,
         RoleName::Secondary if !status.in_epoch => CopyState::Sealed,
         RoleName::Secondary if status.caught_up => CopyState::InSync,
         RoleName::Secondary => CopyState::CatchingUp,

@@ -22,11 +22,13 @@ use holdfast_types::{
     BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, Mutant, NodeId, OpenedCopy, Rng, SessionId, Time,
     VolumeId, VolumeSize, VolumeView, mutated,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 mod agenda;
 mod device;
+mod queue;
+mod resyncs;
 mod space;
 
 /// How a shard behaves.
@@ -42,6 +44,8 @@ pub struct ShardConfig {
     pub beat: Duration,
     /// Bounds on memory.
     pub limits: Limits,
+    /// Copies of this node that are resynced by regions at a time.
+    pub resyncs: usize,
     /// The store.
     pub store: StoreConfig,
     /// Source of incarnations; random in production.
@@ -268,6 +272,9 @@ pub struct Shard {
     /// When the loop was to come back at the latest.
     awaited: Time,
     replica_out: Vec<replication::Output>,
+    /// What the store said and nobody has heard yet; while it is carried on, more may come.
+    store_out: VecDeque<store::Output>,
+    carrying: bool,
     agenda: Agenda,
     /// Copies that the last `maintain` looked at.
     maintained: BTreeSet<VolumeId>,
@@ -301,6 +308,8 @@ impl Shard {
             hung: false,
             awaited: now,
             replica_out: Vec::new(),
+            store_out: VecDeque::new(),
+            carrying: false,
             agenda: Agenda::default(),
             maintained: BTreeSet::new(),
         }
@@ -355,6 +364,7 @@ impl Shard {
         if now >= self.beat_at {
             self.send_beats(now, out);
         }
+        self.allow_resyncs(now, out);
         self.tell_of_space(out);
         self.tell_of_device(now, out);
         for volume in &maintained {
@@ -646,20 +656,6 @@ impl Shard {
         self.with_replica(volume, now, out, |r, buffer| r.handle(input, now, buffer));
     }
 
-    fn with_replica(
-        &mut self,
-        volume: VolumeId,
-        now: Time,
-        out: &mut Vec<Output>,
-        act: impl FnOnce(&mut Replica, &mut Vec<replication::Output>),
-    ) {
-        let Some(replica) = self.copies.get_mut(&volume).and_then(|c| c.replica.as_mut()) else { return };
-        self.agenda.touch(volume);
-        let mut buffer = Vec::new();
-        act(replica, &mut buffer);
-        self.carry(volume, &mut buffer, now, out);
-    }
-
     /// Carries a replica's outputs to where they belong, in order.
     fn carry(&mut self, volume: VolumeId, buffer: &mut Vec<replication::Output>, now: Time, out: &mut Vec<Output>) {
         use replication::Output as R;
@@ -690,6 +686,7 @@ impl Shard {
                 R::BeatNow => self.beat_at = now,
                 R::Event(text) => out.push(Output::Event { volume: Some(volume), text }),
                 R::Fail(why) => self.copy_failed(volume, &why, out),
+                other => self.resync_asks(volume, other, now, out),
             }
         }
     }
@@ -700,14 +697,6 @@ impl Shard {
             None => self.broken.entry(volume).or_insert_with(|| why.to_owned()),
         };
         out.push(Output::Event { volume: Some(volume), text: format!("the copy here takes no part any more: {why}") });
-    }
-
-    fn store(&mut self, input: store::Input, now: Time, out: &mut Vec<Output>) {
-        let mut buffer = Vec::new();
-        self.store.handle(input, now, &mut buffer);
-        for output in buffer {
-            self.on_store(output, now, out);
-        }
     }
 
     fn on_store(&mut self, output: store::Output, now: Time, out: &mut Vec<Output>) {
@@ -760,6 +749,7 @@ impl Shard {
                 self.copy_failed(volume, &reason, out);
             }
             S::Failed { volume: None, reason } => self.all_failed(&self.placed(&reason), now, out),
+            other => self.resync_says(other, now, out),
         }
     }
 

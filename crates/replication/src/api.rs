@@ -1,13 +1,14 @@
 //! What goes into a replica and what comes out.
 
+use crate::resync::{NotProven, ResyncStatus};
 use crate::scrub::ScrubStatus;
 use crate::verify::VerifyStatus;
 use bytes::Bytes;
 use holdfast_format::Record;
-use holdfast_format::message::{Message, NotHeld, SumNode};
+use holdfast_format::message::{Message, NotHeld, Region, RegionCut, RegionQuery, RegionsFound, SumNode};
 use holdfast_types::{
-    BlockIndex, BlockRange, ByteOffset, ControlRequest, Durable, Epoch, EpochTable, Lsn, NodeId, ReadFault, RequestId,
-    Resized, SessionId, VolumeView,
+    BlockIndex, BlockRange, ByteOffset, ControlRequest, Durable, Epoch, EpochTable, Lsn, NodeId, ReadFault,
+    RegionIndex, RequestId, Resized, SessionId, VolumeSize, VolumeView,
 };
 use std::time::Duration;
 
@@ -51,11 +52,21 @@ pub struct Limits {
     pub catch_up_bytes: usize,
     /// Bytes of guests' requests that are not answered; above it `Replica::accepts` says no.
     pub admitted_bytes: usize,
+    /// Content of regions in one answer to a copy that no log reaches.
+    pub resync_bytes: usize,
+    /// Bytes per second that a copy fetches in a resync, at most.
+    pub resync_bandwidth: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { window_bytes: 32 << 20, catch_up_bytes: 1 << 20, admitted_bytes: 64 << 20 }
+        Limits {
+            window_bytes: 32 << 20,
+            catch_up_bytes: 1 << 20,
+            admitted_bytes: 64 << 20,
+            resync_bytes: 4 << 20,
+            resync_bandwidth: 64 << 20,
+        }
     }
 }
 
@@ -197,6 +208,49 @@ pub enum Input {
     },
     /// The store: its device stopped answering (true), or answers again.
     Hung(bool),
+    /// The store: answer to `Output::ReadRegions`.
+    RegionsRead {
+        /// Copied from the question.
+        tag: u64,
+        /// All at one LSN.
+        result: Result<Box<RegionsFound>, ReadFault>,
+    },
+    /// The store: answer to `Output::OpenSide`.
+    SideOpened {
+        /// Regions that the side area holds from before.
+        count: u64,
+        /// The highest LSN among them.
+        top: Lsn,
+    },
+    /// The store: answer to `Output::HeldInSide`.
+    SideHeld {
+        /// Regions with their LSN.
+        held: Vec<(RegionIndex, Lsn)>,
+        /// Regions below were looked at.
+        end: RegionIndex,
+    },
+    /// The store: answer to `Output::WriteSide`.
+    SideWritten {
+        /// Regions that did not reach the medium.
+        bad: u64,
+    },
+    /// The store: answer to `Output::Switch`.
+    Switched {
+        /// The epoch that is adopted with it.
+        epoch: Epoch,
+        /// End and beginning of the log.
+        last: Lsn,
+        /// Epoch of the record there.
+        last_epoch: Epoch,
+        /// Its hash.
+        last_hash: u64,
+        /// Digest of the copy there.
+        digest: u64,
+    },
+    /// The store: answer to `Output::ProveSide`.
+    SideProven(Result<(), NotProven>),
+    /// The store: the state is not proven any more, and the copy stays as it is.
+    SwitchRefused,
     /// The store failed for good (P8): this copy takes no part any more.
     Failed(String),
 }
@@ -268,6 +322,41 @@ pub enum Output {
         /// At most so much.
         max_bytes: usize,
     },
+    /// To the store: read regions for another copy.
+    ReadRegions {
+        /// For `Input::RegionsRead`.
+        tag: u64,
+        /// Which ones.
+        query: RegionQuery,
+        /// Bound on their content.
+        max_bytes: usize,
+    },
+    /// To the store: make the side area ready for a volume of this size.
+    OpenSide(VolumeSize),
+    /// To the store: say what the side area holds.
+    HeldInSide {
+        /// From this region on.
+        from: RegionIndex,
+        /// At most so many regions.
+        max: usize,
+    },
+    /// To the store: bring regions into the side area.
+    WriteSide(Vec<Region>),
+    /// To the store: image and side area should be this state; are they?
+    ProveSide(RegionCut),
+    /// To the store, in this order with appends, promises and adoptions: the copy is what image and side area are together.
+    Switch {
+        /// The last epoch of the table.
+        epoch: Epoch,
+        /// The new table.
+        table: EpochTable,
+        /// What of the old log is above was never committed.
+        cut_after: Lsn,
+        /// Where the log begins: what was proven.
+        cut: RegionCut,
+    },
+    /// To the store: the side area is of no use.
+    DropSide,
     /// To a guest. Data for reads (pieces that together are exactly the bytes asked for), empty otherwise.
     Reply {
         /// Which request.
@@ -325,8 +414,12 @@ pub struct CopyStatus {
     pub scrub: ScrubStatus,
     /// How its image compares with those of the others.
     pub verify: VerifyStatus,
-    /// Members that this primary's log no longer reaches, and why: they must be replaced.
+    /// How far its resync by regions is, if it needs one.
+    pub resync: Option<ResyncStatus>,
+    /// Copies that this primary can't bring up to date from its log, and why: they are resynced, or must be replaced.
     pub lost: Vec<(NodeId, String)>,
+    /// Those of them that are resynced.
+    pub resyncing: Vec<NodeId>,
     /// As primary: copies that are to become members, and what keeps each from it.
     pub learners: Vec<(NodeId, String)>,
     /// What it waits for, if anything.

@@ -121,6 +121,7 @@ impl Replica {
             self.log.promised
         );
         self.leave_role(out);
+        self.end_resync();
         self.waiting = Some(format!("fencing {epoch}"));
         let greet_at = now + self.timers.control_retry;
         self.role = Role::Claimant(Claimant { pending, tails: BTreeMap::new(), chosen: None, greet_at });

@@ -10,13 +10,13 @@
 //! reads under a lease). Beside all that a copy repairs single blocks (`repair.rs`), reads itself through (`scrub.rs`), and is compared
 //! with the others, in passing (`proof.rs`) and on demand (`verify.rs`). With the same primary, members come and go one at a
 //! time (`reconfigure.rs`). Another size is a record like a write (`resize.rs`).
+//! A member that no log reaches fetches regions (`resync.rs`) from another one (`source.rs`).
 //!
 //! Invariants, asserted where they could break: positions are ordered; promised epochs never fall (S14); a record follows
 //! its predecessor's hash (S15); nothing at or below the committed position is ever cut (S16); a guest's write is answered
 //! only against a `Quorum` proof, a primary's record acknowledged only against a `Durable` proof.
 //!
-//! Deliberately absent: I/O, clocks, threads; resync by regions (a member that the log no longer reaches is reported as
-//! such).
+//! Deliberately absent: I/O, clocks, threads.
 
 mod api;
 mod claim;
@@ -32,7 +32,9 @@ mod reign;
 mod repair;
 mod replica;
 mod resize;
+mod resync;
 mod scrub;
+mod source;
 mod tracker;
 mod verify;
 
@@ -41,5 +43,6 @@ mod tests;
 
 pub use api::{CopyStatus, GuestError, GuestOp, Input, Limits, Output, Request, RequestKey, RoleName, Timers};
 pub use replica::Replica;
+pub use resync::{NotProven, ResyncStatus};
 pub use scrub::{Found, ScrubStatus};
 pub use verify::{CopyVerdict, Verdict, VerifyStatus};

@@ -2,7 +2,9 @@
 
 use holdfast_format::Record;
 use holdfast_format::message::TailReport;
-use holdfast_types::{Epoch, EpochTable, Incarnation, Lsn, Mutant, OpenedCopy, Positions, Sizes, VolumeSize, mutated};
+use holdfast_types::{
+    Epoch, EpochTable, Incarnation, Lsn, Mutant, OpenedCopy, Positions, Resized, Sizes, VolumeSize, mutated,
+};
 use std::collections::VecDeque;
 
 /// A copy's log: positions, promise, table, and enough hashes to continue the chain.
@@ -196,6 +198,33 @@ impl Log {
         (self.last_epoch, self.last_hash) = (last_epoch, last_hash);
         self.durable_end = (last_epoch, last_hash);
         self.positions.validate();
+    }
+
+    /// Records up to here may have been durable here, can't be read, and are not decided about by the epochs of `table`.
+    pub(crate) fn undecided_under(&self, table: &EpochTable) -> Option<Lsn> {
+        let unknown = self.unknown_to?;
+        let later = table.entries().last().filter(|(epoch, _)| *epoch > self.promised_before);
+        Some(later.map_or(unknown, |(_, start)| unknown.min(*start)))
+    }
+
+    /// The store made another state the copy's: everything up to `last`, which is committed, and no record.
+    pub(crate) fn note_switched(&mut self, epoch: Epoch, table: EpochTable, size: Resized, end: (Epoch, u64)) {
+        let (p, last) = (self.positions, size.lsn);
+        assert!(
+            last >= p.committed || mutated(Mutant::SwitchesBackwards),
+            "a switch never takes back what is committed (S16): {last} below {p:?}"
+        );
+        assert!(self.volatile.is_empty(), "a copy is switched after older appends drained: {p:?}");
+        self.promised = self.promised.max(epoch);
+        (self.adopted, self.table) = (epoch, table);
+        self.sizes = Sizes::new(size);
+        self.positions = Positions::at(last);
+        (self.checkpoint, self.first) = (last, last.next());
+        (self.last_epoch, self.last_hash) = end;
+        self.durable_end = end;
+        self.commit_hint = self.commit_hint.max(last);
+        self.unknown_to = None;
+        self.note_durable(last);
     }
 
     /// What this copy tells a claimant (T2d). Only after a drain.

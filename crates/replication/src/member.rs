@@ -4,7 +4,7 @@ use crate::api::Output;
 use crate::lease::Granted;
 use crate::replica::{Replica, Role};
 use holdfast_format::Record;
-use holdfast_format::message::{BeatVolume, Message};
+use holdfast_format::message::{BeatVolume, Message, TailReport};
 use holdfast_types::{Durability, Epoch, EpochTable, Lsn, Mutant, NodeId, Time, mutated};
 
 /// A fence that is being answered: the lease is waited for, then the promise persisted, then the tail reported.
@@ -82,6 +82,10 @@ impl Replica {
     /// Takes the fence under way as far as it goes now.
     pub(crate) fn step_fence(&mut self, now: Time, out: &mut Vec<Output>) {
         let Some(fence) = self.fence else { return };
+        if self.is_switching() {
+            // Its log is about to be another one: it answers with that.
+            return;
+        }
         match fence.stage {
             FenceStage::WaitingLease if !self.grant_blocks(fence.from, now) => {
                 // In memory first: from here on every append of an older epoch is refused (trap 9).
@@ -114,7 +118,7 @@ impl Replica {
 
     fn answer_fence(&mut self, now: Time, out: &mut Vec<Output>) {
         let fence = self.fence.take().expect("a fence is being answered");
-        let report = self.log.tail();
+        let report = self.report();
         if fence.from == self.me {
             self.on_tail(self.me, fence.epoch, report, now, out);
         } else {
@@ -122,8 +126,22 @@ impl Replica {
         }
     }
 
+    /// What this copy holds: the log that it has, also while it fetches another state.
+    pub(crate) fn report(&self) -> TailReport {
+        let mut report = self.log.tail();
+        let Some(resync) = &self.resync else { return report };
+        if mutated(Mutant::OldLogDroppedEarly) {
+            let last = self.log.positions.committed;
+            (report.last, report.last_epoch) = (last, self.log.table.epoch_at(last).unwrap_or_default());
+        }
+        if let Some(cut) = resync.last_seen().filter(|_| mutated(Mutant::NewLogReportedEarly)) {
+            (report.last, report.last_epoch, report.last_hash) = (cut.at, cut.epoch, cut.hash);
+        }
+        report
+    }
+
     /// Epoch first: whether a message of `epoch` is of the epoch this copy promised. Older ones are refused.
-    fn is_promised(&mut self, from: NodeId, epoch: Epoch, out: &mut Vec<Output>) -> bool {
+    pub(crate) fn is_promised(&mut self, from: NodeId, epoch: Epoch, out: &mut Vec<Output>) -> bool {
         if epoch < self.log.promised {
             let promised = self.log.promised;
             self.send(from, Message::Reject { epoch, promised }, out);
@@ -204,7 +222,7 @@ impl Replica {
         out: &mut Vec<Output>,
     ) {
         let promised = self.is_promised(from, epoch, out) || mutated(Mutant::NoPromiseCheck);
-        if !promised || self.log.adopted != epoch || self.leader != Some((from, epoch)) {
+        if !promised || self.log.adopted != epoch || self.leader != Some((from, epoch)) || self.is_switching() {
             // Not adopted: this copy restarted while the append was under way; the primary greets it anew.
             return;
         }
@@ -221,6 +239,7 @@ impl Replica {
             }
         }
         if !fresh.is_empty() {
+            self.end_resync();
             out.push(Output::Append(fresh));
             if self.view.durability == Durability::Flush {
                 self.acknowledge(out);

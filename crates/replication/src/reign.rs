@@ -1,7 +1,7 @@
 //! An epoch of this copy's own: brings members to the log, counts the quorum, activates, commits.
 //!
 //! A member's way: `Down ──lane up──► Fencing ──tail──► Adopting ──acknowledged──► Streaming`; back to `Down` when the lane
-//! ends. Every reconnect walks the whole way: what the old lane lost is found by positions, never guessed.
+//! ends. Where the log does not reach it: `Resyncing`, until its next tail. Every reconnect walks the whole way: what the old lane lost is found by positions, never guessed.
 
 use crate::api::Output;
 use crate::claim::tail_is_whole;
@@ -23,7 +23,9 @@ pub(crate) enum PeerState {
     Fencing,
     Adopting,
     Streaming,
-    /// The log no longer reaches it, or it lost what it had acknowledged: it must be replaced.
+    /// The log does not reach it: it fetches regions, and reports when it is back.
+    Resyncing,
+    /// It lost what it had acknowledged: it must be replaced.
     Lost,
 }
 
@@ -53,7 +55,7 @@ pub(crate) struct Peer {
     /// A read of the log is under way for it.
     pub(crate) reading: Option<u64>,
     checkpoint: Lsn,
-    /// Why it is `Lost`.
+    /// Why it is `Lost` or `Resyncing`.
     pub(crate) lost: Option<String>,
 }
 
@@ -80,6 +82,13 @@ impl Peer {
     /// It must be replaced; a person is told once per connection, and the status as long as it is so.
     pub(crate) fn lose(&mut self, why: String, out: &mut Vec<Output>) {
         self.restart(PeerState::Lost);
+        out.push(Output::Event(why.clone()));
+        self.lost = Some(why);
+    }
+
+    /// The log does not reach it.
+    fn resync(&mut self, why: String, out: &mut Vec<Output>) {
+        self.restart(PeerState::Resyncing);
         out.push(Output::Event(why.clone()));
         self.lost = Some(why);
     }
@@ -184,9 +193,14 @@ impl Reign {
         std::mem::take(&mut self.fresh)
     }
 
-    /// Members that the log no longer reaches, and why.
+    /// Members that the log does not reach, and why.
     pub(crate) fn lost(&self) -> Vec<(NodeId, String)> {
         self.peers.iter().filter_map(|(node, p)| Some((*node, p.lost.clone()?))).collect()
+    }
+
+    /// Those of them that fetch regions.
+    pub(crate) fn resyncing(&self) -> Vec<NodeId> {
+        self.peers.iter().filter(|(_, p)| p.state == PeerState::Resyncing).map(|(node, _)| *node).collect()
     }
 
     /// Members beside this one that must grant a lease.
@@ -355,7 +369,8 @@ impl Replica {
             );
             peer.lose(why, out);
         } else if !reaches || report.table.common_point(report.last, &table, Lsn(u64::MAX)).is_none() {
-            peer.lose(format!("the log no longer reaches back to what {from} holds: replace that copy"), out);
+            peer.resync(format!("the log no longer reaches back to what {from} holds: it is resynced by regions"), out);
+            self.need_regions(from, out);
         } else {
             peer.restart(PeerState::Adopting);
             let last = self.log.last();
@@ -393,7 +408,7 @@ impl Replica {
                 peer.next = durable.next();
             }
             PeerState::Streaming => peer.acknowledged(durable),
-            PeerState::Down | PeerState::Fencing | PeerState::Lost => return,
+            PeerState::Down | PeerState::Fencing | PeerState::Resyncing | PeerState::Lost => return,
         }
         peer.checkpoint = peer.checkpoint.max(checkpoint);
         peer.held = peer.held.max(durable);
@@ -454,7 +469,9 @@ impl Replica {
         peer.reading = None;
         let Some(records) = records.filter(|r| !r.is_empty()) else {
             let next = peer.next;
-            peer.lose(format!("the journal no longer holds record {next}, which {to} lacks: replace that copy"), out);
+            let why = format!("the journal no longer holds record {next}, which {to} lacks: it is resynced by regions");
+            peer.resync(why, out);
+            self.need_regions(to, out);
             return;
         };
         if records[0].lsn() != peer.next {
@@ -463,6 +480,13 @@ impl Replica {
         peer.sent(&records);
         out.push(Output::Send { to, message: Message::Append { epoch, committed, records } });
         self.pump(to, out);
+    }
+
+    /// R1. Above the checkpoint the journal holds everything.
+    fn need_regions(&self, to: NodeId, out: &mut Vec<Output>) {
+        let (epoch, table) = (self.log.promised, self.log.table.clone());
+        let (last, base) = (self.log.last(), self.log.checkpoint);
+        self.send(to, Message::NeedRegions { epoch, table, last, base }, out);
     }
 
     /// N4, N5: counts, commits, answers.

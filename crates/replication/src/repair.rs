@@ -143,7 +143,7 @@ impl Replica {
         self.repairs.lost.say(block, LOST, text, now, out);
         self.scrub.lost(block);
         for tag in repair.readers.into_keys() {
-            if !self.scrub_lost(tag, block, now, out) {
+            if !self.scrub_lost(tag, block, now, out) && !self.regions_lost(tag, block, out) {
                 self.read_failed(tag, now, out);
             }
         }

@@ -9,7 +9,9 @@ use crate::member::{Fence, FenceStage, Fetch};
 use crate::proof::Proofs;
 use crate::reign::{Held, PeerState, Reign};
 use crate::repair::Repairs;
+use crate::resync::Resync;
 use crate::scrub::Scrub;
+use crate::source::Serving;
 use crate::verify::Verify;
 use holdfast_format::Record;
 use holdfast_format::message::{BeatVolume, Message};
@@ -55,6 +57,11 @@ pub struct Replica {
     pub(crate) scrub: Scrub,
     pub(crate) verify: Verify,
     pub(crate) proofs: Proofs,
+    /// No log reaches this copy.
+    pub(crate) resync: Option<Resync>,
+    pub(crate) serving_regions: Option<Serving>,
+    /// The time of the last input, for rates.
+    pub(crate) seen: Option<Time>,
     /// The highest position heard to be committed; may be above what this copy holds.
     pub(crate) commit_known: Lsn,
     lag: Lag,
@@ -106,6 +113,9 @@ impl Replica {
             scrub,
             verify: Verify::default(),
             proofs: Proofs::new(opened.applied, opened.digest),
+            resync: None,
+            serving_regions: None,
+            seen: None,
             commit_known: opened.committed,
             lag: Lag::default(),
             waiting: None,
@@ -121,6 +131,7 @@ impl Replica {
         if self.failed {
             return;
         }
+        self.seen = Some(now);
         match input {
             Input::View(view) => self.on_view(view, now, out),
             Input::PeerUp(peer) => self.on_peer_up(peer, now, out),
@@ -138,7 +149,10 @@ impl Replica {
             Input::Verify { run } => self.on_verify(run, now, out),
             Input::Checkpointed(lsn) => self.log.checkpoint = self.log.checkpoint.max(lsn),
             Input::ReadDone { tag, result } => {
-                if !self.served_read(tag, &result, out) && !self.scrub_read(tag, &result, now, out) {
+                let taken = self.served_read(tag, &result, out)
+                    || self.scrub_read(tag, &result, now, out)
+                    || self.regions_repaired(tag, &result, now, out);
+                if !taken {
                     self.on_read_done(tag, result, now, out);
                 }
             }
@@ -153,6 +167,15 @@ impl Replica {
                 self.hung = hung;
                 self.want(now, out);
             }
+            Input::RegionsRead { tag, result } => self.on_regions_read(tag, result, now, out),
+            Input::SideOpened { count, top } => self.on_side_opened(count, top, now, out),
+            Input::SideHeld { held, end } => self.on_side_held(held, end, now, out),
+            Input::SideWritten { bad } => self.on_side_written(bad, now, out),
+            Input::Switched { epoch, last, last_epoch, last_hash, digest } => {
+                self.on_switched(epoch, (last, last_epoch, last_hash), digest, now, out);
+            }
+            Input::SideProven(result) => self.on_side_proven(result, now, out),
+            Input::SwitchRefused => self.on_switch_refused(now, out),
             Input::Failed(why) => {
                 self.stop(why, out);
                 self.give_up_verify(now, out);
@@ -192,7 +215,8 @@ impl Replica {
             self.verify.next_timeout(),
             self.proofs.next_timeout(),
         ];
-        upkeep.into_iter().chain([role, fence]).flatten().min()
+        let resync = self.resync.as_ref().and_then(Resync::next_timeout);
+        upkeep.into_iter().chain([role, fence, resync]).flatten().min()
     }
 
     /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13).
@@ -305,8 +329,13 @@ impl Replica {
             positions: self.log.positions,
             scrub: self.scrub.status_of(self.log.size().blocks().0),
             verify: self.verify_status(),
+            resync: self.resync.as_ref().map(|r| r.status(self.seen)),
             lost: match &self.role {
                 Role::Reign(r) => r.lost(),
+                _ => Vec::new(),
+            },
+            resyncing: match &self.role {
+                Role::Reign(r) => r.resyncing(),
                 _ => Vec::new(),
             },
             learners: self.learners_status(),
@@ -324,6 +353,10 @@ impl Replica {
     #[must_use]
     pub fn view(&self) -> &VolumeView {
         &self.view
+    }
+
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.failed
     }
 
     pub(crate) fn next_tag(&mut self) -> u64 {
@@ -462,6 +495,7 @@ impl Replica {
         self.up.remove(&peer);
         self.step_repairs(now, out);
         self.verify_peer_down(peer, now, out);
+        self.step_resync(now, out);
         let Role::Reign(r) = &mut self.role else { return };
         r.lost_contact(peer);
         if let Some(p) = r.peers.get_mut(&peer).filter(|p| p.state != PeerState::Lost) {
@@ -477,6 +511,7 @@ impl Replica {
         self.step_verify(now, out);
         self.step_proofs(now, out);
         self.step_greetings(now, out);
+        self.step_resync(now, out);
     }
 
     fn on_durable(&mut self, durable: Lsn, now: Time, out: &mut Vec<Output>) {
@@ -555,6 +590,14 @@ impl Replica {
             Message::Sums { run, node, sums } => self.on_sums(from, run, node, sums, now, out),
             Message::GoOn { run } => self.on_go_on(from, run, out),
             Message::Proof { epoch, applied, digest } => self.on_proof(from, epoch, applied, digest, out),
+            Message::NeedRegions { epoch, table, last, base } => {
+                self.on_need_regions(from, (epoch, table), last, base, now, out);
+            }
+            Message::FetchRegions { epoch, request, query } => self.on_fetch_regions(from, epoch, request, query, out),
+            Message::Regions { epoch, request, cut, next, total, last, regions } => {
+                self.on_regions(from, (epoch, request), (cut, next, total, last), regions, now, out);
+            }
+            Message::NoRegions { epoch, request, why } => self.on_no_regions(from, epoch, request, why, now, out),
             Message::FetchBlock { block } => self.on_fetch_block(from, block, out),
             Message::Block { block, data } => self.on_block(from, block, data, now, out),
             Message::DigestAt { epoch, at } => self.on_digest_at(from, epoch, at, out),

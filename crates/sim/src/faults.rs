@@ -29,6 +29,8 @@ macro_rules! fault_kinds {
 fault_kinds! {
     /// A process is killed (with its host: what was not synced may be lost), and comes back.
     Crash,
+    /// The same, and it stays away for so long that small journals forget what it lacks.
+    LongOutage,
     /// All of them at once.
     CrashAll,
     /// Killed again while it recovers.
@@ -272,6 +274,10 @@ pub(crate) const DAMAGE: &[FaultKind] = &[
 
 /// What operators do to see that all is well. Drawn apart from all else.
 pub(crate) const UPKEEP: &[FaultKind] = &[FaultKind::Scrub, FaultKind::Verify];
+
+/// A node stays away for so long that small journals forget what its copies lack.
+pub(crate) const OUTAGES: &[FaultKind] = &[FaultKind::LongOutage];
+
 /// Kinds of `world/members.rs`: who holds copies changes. In runs of their own.
 pub(crate) const MEMBERS: &[FaultKind] =
     &[FaultKind::CopyAdd, FaultKind::CopyRemove, FaultKind::CopyReplace, FaultKind::DiskReplaced];
@@ -310,7 +316,7 @@ impl Declared {
 /// Every kind that a fault event may start in a run that is declared as nothing.
 #[cfg(test)]
 pub(crate) fn started() -> impl Iterator<Item = FaultKind> {
-    STARTED.iter().chain(WIDE).chain(&[DAMAGE, UPKEEP, SIZES]).copied().flatten().copied()
+    STARTED.iter().chain(WIDE).chain(&[DAMAGE, UPKEEP, OUTAGES, SIZES]).copied().flatten().copied()
 }
 
 impl FaultKind {
@@ -351,7 +357,7 @@ pub(crate) fn draw_wide_mix(declared: Declared, rng: &mut Rng) -> Vec<(FaultKind
 
 /// One in three seeds has operators that look after their copies.
 pub(crate) fn draw_upkeep(rng: &mut Rng) -> Vec<(FaultKind, u64)> {
-    if rng.chance(330_000) { draw([UPKEEP].iter(), 700_000, 6, rng) } else { Vec::new() }
+    if rng.chance(330_000) { draw([UPKEEP, OUTAGES].iter(), 700_000, 6, rng) } else { Vec::new() }
 }
 
 /// One in three seeds has volumes whose size changes.

@@ -58,6 +58,14 @@ pub(crate) fn of_members(seed: u64) -> Options {
 
 fn everything(_: &mut Options, _: &mut Rng) {}
 
+/// The world of a seed for mistakes that only a resync by regions shows.
+pub(crate) fn of_resync(seed: u64) -> Options {
+    let profile = Profile::find("resync").expect("there is one");
+    let mut options = Setup { profile, ..Setup::default() }.options(seed);
+    options.declared = Declared::Nothing;
+    options
+}
+
 /// The world of a seed for mistakes about sizes: takeovers, crashes and late news while a volume becomes larger and smaller.
 pub(crate) fn of_sizes(seed: u64) -> Options {
     let mut options = Setup::default().options(seed);
@@ -152,9 +160,9 @@ fn disks(options: &mut Options, rng: &mut Rng) {
         (FaultKind::StalledDisk, 1),
     ];
     options.fault_interval = rng.range(100, 700) * MS;
-    options.may_lag = rng.chance(500_000);
-    options.store.max_segments = if options.may_lag { 6 } else { 60 };
-    if options.may_lag {
+    let small = rng.chance(500_000);
+    options.store.max_segments = if small { 6 } else { 60 };
+    if small {
         options.faults.push((FaultKind::NoSpace, 2));
     }
     options.store.frames_in_flight = 3;

@@ -1,11 +1,11 @@
 //! Proof that the checkers can fail: worlds in which one deliberate mistake is made.
 //!
 //! A case is a mistake in the code under test (`holdfast_types::Mutant`) or in the world around it ([`WorldMutant`]). It is
-//! run over seeds, which take the mixes of `focus` in turn (mistakes about members and sizes: the mixes for these), until a checker or an
-//! assertion objects. A case that nobody objects to shows a checker that is blind, or faults that are too tame.
+//! run over seeds, which take the mixes of `focus` in turn (mistakes about members, resyncs and sizes: the mixes for these), until a
+//! checker or an assertion objects. A case that nobody objects to shows a checker that is blind, or faults that are too tame.
 
 use crate::checkers::Violation;
-use crate::focus::{focused, of_members, of_sizes};
+use crate::focus::{focused, of_members, of_resync, of_sizes};
 use crate::options::{Mutant as WorldMutant, Options};
 use crate::runner::{replay_mutant, run_world};
 use crate::world::World;
@@ -23,6 +23,17 @@ const OF_MEMBERS: [Mutant; 7] = [
     Mutant::AnswersBeforeReconf,
     Mutant::LearnerGrants,
     Mutant::RemovedCopyReturns,
+];
+
+/// Mistakes that nothing shows while the log reaches every copy.
+const OF_RESYNC: [Mutant; 7] = [
+    Mutant::SwitchesBeforeComplete,
+    Mutant::ChangeNotNoted,
+    Mutant::OlderRegionWins,
+    Mutant::SideNotProven,
+    Mutant::OldLogDroppedEarly,
+    Mutant::NewLogReportedEarly,
+    Mutant::SwitchesBackwards,
 ];
 
 /// Mistakes that nothing shows while volumes keep their sizes.
@@ -135,6 +146,7 @@ impl Case {
     fn world(self, seed: u64) -> Options {
         match self {
             Case::Code(mutant) if OF_MEMBERS.contains(&mutant) => of_members(seed),
+            Case::Code(mutant) if OF_RESYNC.contains(&mutant) => of_resync(seed),
             Case::Code(mutant) if OF_SIZES.contains(&mutant) => of_sizes(seed),
             Case::Code(_) | Case::World(_) => focused(seed),
         }

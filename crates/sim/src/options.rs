@@ -192,11 +192,7 @@ impl Options {
             commit_delay: Duration::from_millis(rng.range(2, 21)),
             ..Timers::default()
         };
-        let limits = Limits {
-            window_bytes: [64 << 10, 1 << 20, 32 << 20][index(rng.below(3))],
-            catch_up_bytes: [16 << 10, 256 << 10, 4 << 20][index(rng.below(3))],
-            admitted_bytes: [256 << 10, 64 << 20][index(rng.below(2))],
-        };
+        let limits = draw_limits(seed, &mut rng);
         let small_journal = rng.chance(150_000);
         let mut faults = draw_mix(&mut rng);
         let mut wide = Rng::new(seed ^ 0x77_6964_655f_6d69);
@@ -229,7 +225,7 @@ impl Options {
             timers,
             limits,
             store: draw_store(small_journal, &mut rng),
-            may_lag: small_journal || faults.iter().any(|f| f.0 == FaultKind::NoSpace),
+            may_lag: false,
             net: NetPlan {
                 delay_min,
                 delay_max: delay_min + rng.range(50, 3_000) * US,
@@ -370,6 +366,17 @@ impl ControlPlan {
 
 fn address(node: NodeId) -> String {
     format!("{node}:7400")
+}
+
+fn draw_limits(seed: u64, rng: &mut Rng) -> Limits {
+    Limits {
+        window_bytes: [64 << 10, 1 << 20, 32 << 20][index(rng.below(3))],
+        catch_up_bytes: [16 << 10, 256 << 10, 4 << 20][index(rng.below(3))],
+        admitted_bytes: [256 << 10, 64 << 20][index(rng.below(2))],
+        // A region a time or a whole volume, and from seconds for a volume to no time at all.
+        resync_bytes: [64 << 10, 256 << 10, 4 << 20][index(seed % 3)],
+        resync_bandwidth: [2 << 20, 64 << 20, 1 << 40][index(seed / 3 % 3)],
+    }
 }
 
 fn draw_store(small: bool, rng: &mut Rng) -> StoreConfig {

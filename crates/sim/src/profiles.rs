@@ -8,7 +8,7 @@ use crate::faults::{
 };
 use crate::log::MS;
 use crate::options::{Options, index};
-use holdfast_types::Rng;
+use holdfast_types::{Durability, Rng, VolumeSize};
 
 /// A named mix.
 #[derive(Debug)]
@@ -78,6 +78,12 @@ pub static PROFILES: &[Profile] = &[
         groups: Some(&[PROCESSES, LINKS, CONTROL, OPERATORS, WIDE_LINKS, WIDE_PROCESSES, MEMBERS]),
         tune: membership,
     },
+    Profile {
+        name: "resync",
+        about: "small journals, long outages under load: copies that no log reaches are resynced by regions",
+        groups: Some(&[RESYNC]),
+        tune: resync,
+    },
     Profile { name: "dense", about: "the default mix, many faults at a time", groups: None, tune: dense },
     Profile { name: "long", about: "the default mix, storms of minutes", groups: None, tune: long },
     Profile {
@@ -107,6 +113,24 @@ const LEASES: Group = &[
     FaultKind::Isolate,
     FaultKind::Mute,
     FaultKind::ForcedFailover,
+];
+
+/// Ends of a resync that go away, and disks that are full or rot.
+const RESYNC: Group = &[
+    FaultKind::LongOutage,
+    FaultKind::Crash,
+    FaultKind::ProcessCrash,
+    FaultKind::Isolate,
+    FaultKind::ConnectionLoss,
+    FaultKind::ForcedFailover,
+    FaultKind::Switchover,
+    FaultKind::PauseLong,
+    FaultKind::SlowDisk,
+    FaultKind::NoSpace,
+    FaultKind::RotImage,
+    FaultKind::ReadFlip,
+    FaultKind::CorruptFrame,
+    FaultKind::Resize,
 ];
 
 /// Primaries change while the control plane is out of reach.
@@ -181,6 +205,26 @@ fn clocks(options: &mut Options) {
     options.drift_ppm = 5_000;
     options.timers.lease = options.timers.lease.min(std::time::Duration::from_millis(600));
     options.beat = options.beat.min(options.timers.lease / 10);
+}
+
+/// Journals that forget in a second or two what was written; volumes of many regions; ends of a resync that go away.
+fn resync(options: &mut Options) {
+    let mut rng = Rng::new(options.requests ^ options.think ^ 0x7265_7379_6e63);
+    options.volumes.truncate(2);
+    for volume in &mut options.volumes {
+        volume.size = VolumeSize::new(rng.range(2, 60) * (64 << 10) - rng.below(2) * 4096).expect("some regions");
+        volume.durability = Durability::Sync;
+        volume.clients = volume.clients.max(2);
+    }
+    options.store.segment_bytes = 192 << 10;
+    options.store.max_segments = u32::try_from(rng.range(4, 7)).expect("a few");
+    options.store.checkpoint_interval = options.store.checkpoint_interval.min(std::time::Duration::from_secs(1));
+    options.store.cache_bytes = 0;
+    (options.think, options.requests) = (rng.range(1, 6) * MS, 6_000);
+    options.fault_interval = rng.range(300, 2_500) * MS;
+    let some: Vec<FaultKind> = RESYNC.iter().copied().filter(|_| rng.chance(600_000)).collect();
+    options.faults = some.into_iter().map(|kind| (kind, rng.range(1, 4))).collect();
+    options.faults.push((FaultKind::LongOutage, 6));
 }
 
 fn dense(options: &mut Options) {

@@ -420,7 +420,7 @@ impl World {
         let control = self.options.control.config(id, life, raft_seed);
         self.checkers.control.started(id);
         self.node(id).start(
-            ShardConfig { me: id, life, timers, beat, limits, store, seed, place: id.to_string() },
+            ShardConfig { me: id, life, timers, beat, limits, resyncs: 1, store, seed, place: id.to_string() },
             control,
             now,
         );

@@ -3,9 +3,10 @@
 use crate::io::{DiskDone, DiskOp};
 use bytes::Bytes;
 use holdfast_format::Record;
-use holdfast_format::message::{NotHeld, SumNode};
+use holdfast_format::message::{NotHeld, Region, RegionCut, RegionQuery, RegionsFound, SumNode};
 use holdfast_types::{
-    BlockIndex, BlockRange, Durable, Epoch, EpochTable, Incarnation, Lsn, OpenedCopy, ReadFault, VolumeId, VolumeSize,
+    BlockIndex, BlockRange, Durable, Epoch, EpochTable, Incarnation, Lsn, OpenedCopy, ReadFault, RegionIndex, VolumeId,
+    VolumeSize,
 };
 
 /// Into the store. Commands for one volume take effect in the order given.
@@ -151,6 +152,83 @@ pub enum Input {
         /// Bound on the sum of `Record::len_bytes`.
         max_bytes: usize,
     },
+    /// Reads regions for another copy, all at one LSN, as many as fit in `max_bytes` (at least one) and can be found at once. Answered
+    /// with `RegionsRead`.
+    ReadRegions {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied to the answer.
+        tag: u64,
+        /// Which ones.
+        query: RegionQuery,
+        /// Bound on their content.
+        max_bytes: usize,
+    },
+    /// Makes the side area ready. Answered with `SideOpened`.
+    OpenSide {
+        /// The volume.
+        volume: VolumeId,
+        /// Its size where the regions come from. What is held of a volume of another size goes.
+        size: VolumeSize,
+    },
+    /// What the open side area holds. Answered with `SideHeld`.
+    HeldInSide {
+        /// The volume.
+        volume: VolumeId,
+        /// From this region on.
+        from: RegionIndex,
+        /// At most so many regions.
+        max: usize,
+    },
+    /// Brings regions into the open side area, those that are newer than what it holds. Answered with `SideWritten`.
+    WriteSide {
+        /// The volume.
+        volume: VolumeId,
+        /// Verified, in order.
+        regions: Vec<Region>,
+    },
+    /// Makes the tables that image and side area have together, and compares. Answered with `SideProven`.
+    ProveSide {
+        /// The volume.
+        volume: VolumeId,
+        /// The state that they should be.
+        cut: RegionCut,
+    },
+    /// Makes the state that was proven the copy's, with a log that begins there. Takes its turn among
+    /// appends, promises and adoptions. Answered with `Switched` or `SwitchRefused`.
+    Switch {
+        /// The volume.
+        volume: VolumeId,
+        /// Where to.
+        switch: Switch,
+    },
+    /// The side area is not needed any more. Not answered. A copy that appends records does so by itself.
+    DropSide {
+        /// The volume.
+        volume: VolumeId,
+    },
+}
+
+/// Where a switch leads.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    /// The last entry of `table`; at least the promised epoch.
+    pub epoch: Epoch,
+    /// Which epoch wrote which part of the log, from now on.
+    pub table: EpochTable,
+    /// What of the old log is above was never committed and is kept as an orphan; at least `committed`.
+    pub cut_after: Lsn,
+    /// The new state, as it was proven; at or above everything that is committed here.
+    pub cut: RegionCut,
+}
+
+/// Why image and side area are not known to be the state that they should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotProven {
+    /// The image went on meanwhile: ask again.
+    Disturbed,
+    /// They are another one.
+    Different(String),
 }
 
 /// Out of the store.
@@ -276,6 +354,67 @@ pub enum Output {
         tag: u64,
         /// Consecutive records from the one asked for; or the journal no longer holds it.
         result: Result<Vec<Record>, LogGone>,
+    },
+    /// Answer to `ReadRegions`.
+    RegionsRead {
+        /// The volume.
+        volume: VolumeId,
+        /// Copied from the question.
+        tag: u64,
+        /// The regions, or the block that can't be verified.
+        result: Result<Box<RegionsFound>, ReadFault>,
+    },
+    /// The side area is ready.
+    SideOpened {
+        /// The volume.
+        volume: VolumeId,
+        /// Regions that it holds.
+        count: u64,
+        /// The highest LSN among them.
+        top: Lsn,
+    },
+    /// Answer to `HeldInSide`.
+    SideHeld {
+        /// The volume.
+        volume: VolumeId,
+        /// Regions with their LSN.
+        held: Vec<(RegionIndex, Lsn)>,
+        /// Regions below were looked at.
+        end: RegionIndex,
+    },
+    /// The regions are in the side area, durably.
+    SideWritten {
+        /// The volume.
+        volume: VolumeId,
+        /// So many are not: they did not come back as they were written.
+        bad: u64,
+    },
+    /// Answer to `ProveSide`.
+    SideProven {
+        /// The volume.
+        volume: VolumeId,
+        /// Whether a switch may follow, until something is written or applied.
+        result: Result<(), NotProven>,
+    },
+    /// The copy is the state that it was switched to; its log ends there, and the epoch is adopted.
+    Switched {
+        /// The volume.
+        volume: VolumeId,
+        /// The adopted epoch.
+        epoch: Epoch,
+        /// End and beginning of the log.
+        last: Lsn,
+        /// Epoch of the record there.
+        last_epoch: Epoch,
+        /// Its hash.
+        last_hash: u64,
+        /// Digest of the copy there.
+        digest: u64,
+    },
+    /// The state is not proven any more; the copy stays as it is.
+    SwitchRefused {
+        /// The volume.
+        volume: VolumeId,
     },
     /// The copy (or with `None`: the shard's journal and with it every copy) has failed for good in this life (P8).
     Failed {

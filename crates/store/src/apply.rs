@@ -54,6 +54,9 @@ const ZEROED_BLOCK: u64 = 64;
 impl Replica {
     /// Starts the next batch if none is under way. Batches without blocks end at once, hence the loop.
     pub(crate) fn pump_apply(&mut self, cx: &mut Cx<'_>, hurry: bool) {
+        if self.is_held_up() {
+            return;
+        }
         // A block is never in flight twice: what is being repaired must not be overtaken by its next change.
         while self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() && !self.cut_is_fresh()
         {
@@ -63,6 +66,10 @@ impl Replica {
                 if std::mem::take(&mut self.pages_wanted) > 0 {
                     cx.ops.pages.gives_up(self.volume);
                 }
+                return;
+            }
+            // What was made of the tables belongs to the image as it is.
+            if self.disturb_weaving() {
                 return;
             }
             self.digests_at.retain(|at| *at > self.applied);
@@ -136,6 +143,11 @@ impl Replica {
         self.apply_done(cx);
     }
 
+    /// Whether nothing may be applied until an operation has ended that stands for something else.
+    fn is_held_up(&self) -> bool {
+        self.is_switching() || self.is_moving() || self.region_reads.holds()
+    }
+
     /// Up to where the image may be brought now.
     fn appliable(&self) -> Lsn {
         let known = if mutated(Mutant::AppliesUnknownCommit) { self.committed } else { self.known_committed };
@@ -148,6 +160,7 @@ impl Replica {
         // Room for pages is no matter of time: who gives it pumps everybody. Nor is the end of a checkpoint.
         let waits =
             self.batch.is_none() && self.repairing_blocks.is_empty() && self.broken.is_none() && self.pages_wanted == 0;
+        let waits = waits && !self.is_held_up() && !self.is_weaving();
         let due = waits && self.applied < self.appliable() && !self.waits_for_checkpoint();
         self.debt_since.filter(|_| due).map(|since| since + delay)
     }
@@ -236,9 +249,11 @@ impl Replica {
         let batch = self.batch.take().expect("the batch that was written");
         if let Some(record) = &batch.resize {
             self.resize_tables(record);
+            self.region_reads.note_cut();
         }
         for (start, end, record) in batch.runs.iter().filter(|_| batch.resize.is_none()) {
             self.tables.touch_regions(start, end, record.lsn());
+            self.region_reads.note_changed(start, end, record.lsn());
             let header = record.header();
             if header.kind == RecordKind::Write {
                 self.set_sums(record, start, end);

@@ -12,12 +12,13 @@
 
 use crate::api::Output;
 use crate::io::{DiskOpKind, FileId};
+use crate::merge::Merge;
 use crate::ops::{CopyTag, Cx};
 use crate::replica::{Replica, Stage};
 use crate::superblock::Waiter;
 use crate::tables::FrozenPage;
 use holdfast_format::{TableRoots, TableSums};
-use holdfast_types::{BlockIndex, Epoch, Lsn, Mutant, Resized, Time, mutated};
+use holdfast_types::{BlockIndex, Epoch, Lsn, Mutant, RegionIndex, Resized, Time, mutated};
 
 /// Pages of tables being written at a time.
 const PAGE_WRITES: usize = 64;
@@ -33,6 +34,8 @@ pub(crate) struct Checkpoint {
     cut: (Lsn, BlockIndex),
     /// Pages of the tables as they were at `lsn`, that are still to be written.
     pages: Vec<(FileId, FrozenPage)>,
+    /// How far regions are moved, if there are any to be.
+    merging: Option<Option<RegionIndex>>,
     step: Step,
     missing: usize,
 }
@@ -53,8 +56,10 @@ impl Replica {
     }
 
     pub(crate) fn pump_checkpoint(&mut self, cx: &mut Cx<'_>) {
+        let nothing_new = self.applied == self.checkpoint && !self.has_moved(cx.config.checkpoint_bytes);
         // Pages that a checkpoint is about to write must not be cut off under it.
-        if self.checkpointing.is_some() || self.applied == self.checkpoint || self.is_resizing() {
+        let busy = self.switches_now() || self.is_weaving() || self.is_resizing();
+        if self.checkpointing.is_some() || nothing_new || busy {
             return;
         }
         // During replay nobody is told, and it is done only to make room.
@@ -62,7 +67,8 @@ impl Replica {
             return;
         }
         let late = self.checkpoint_due(cx.config.checkpoint_interval).is_some_and(|at| at <= cx.now);
-        if !(late || self.checkpoint_now || self.applied_bytes >= cx.config.checkpoint_bytes) {
+        let moved = self.has_moved(cx.config.checkpoint_bytes);
+        if !(late || moved || self.checkpoint_now || self.applied_bytes >= cx.config.checkpoint_bytes) {
             return;
         }
         self.checkpoint_now = false;
@@ -79,8 +85,10 @@ impl Replica {
         let region_pages = region_pages.into_iter().map(|page| (FileId::RegionTable(v), page));
         let pages = block_pages.chain(region_pages).collect();
         let (lsn, sums, roots) = (self.applied, self.tables.sums(), TableRoots { blocks, regions });
+        let merging = self.merge.as_mut().map(Merge::noted);
         let (size, cut, step) = (self.sizes.at(lsn), self.cut_off, Step::Pages);
-        self.checkpointing = Some(Checkpoint { lsn, epoch, hash, sums, roots, size, cut, pages, step, missing: 0 });
+        self.checkpointing =
+            Some(Checkpoint { lsn, epoch, hash, sums, roots, size, cut, pages, merging, step, missing: 0 });
         self.write_pages(cx);
     }
 
@@ -118,6 +126,9 @@ impl Replica {
                 self.sb.checkpoint_epoch = epoch;
                 self.sb.checkpoint_hash = hash;
                 (self.sb.sums, self.sb.roots) = (sums, roots);
+                if let Some(merging) = checkpoint.merging {
+                    self.sb.merging = merging;
+                }
                 (self.sb.size, self.sb.resized, self.sb.cut) = (size.size, size.decision, cut);
                 self.write_superblock(cx, Waiter::Checkpoint(lsn));
             }
@@ -151,6 +162,7 @@ impl Replica {
         self.sizes.settle(upto);
         self.tables.blocks.thaw();
         self.tables.regions.thaw();
+        self.end_merge();
         if cut_now {
             self.shorten_tables(cx);
         }

@@ -50,6 +50,8 @@ pub struct StoreConfig {
     pub table_bytes: usize,
     /// Pages of tables that one batch changes, above which it takes no further record.
     pub apply_batch_pages: usize,
+    /// Whether regions of a side area that is part of a copy are moved to its image. What only looks at copies does not.
+    pub moves_regions: bool,
     /// Applied records kept in memory for lagging copies, in bytes over all volumes.
     pub cache_bytes: u64,
     /// How long an operation that found no space waits for its next attempt.
@@ -83,6 +85,7 @@ impl Default for StoreConfig {
             apply_write_bytes: 1 << 20,
             table_bytes: 128 << 20,
             apply_batch_pages: 512,
+            moves_regions: true,
             cache_bytes: 64 << 20,
             retry_interval: Duration::from_secs(1),
             hung_after: Duration::from_secs(3),

@@ -4,6 +4,7 @@
 //! What follows is fetched meanwhile. So a question about a huge volume holds up nobody and pins nothing.
 
 use crate::api::Output;
+use crate::merge::Deferred;
 use crate::ops::Cx;
 use crate::pages::Wait;
 use crate::replica::Replica;
@@ -19,6 +20,9 @@ const AHEAD: usize = 16;
 impl Replica {
     /// Answers with runs of blocks that are holes (true) or have their space (false), from the start of `range` on.
     pub(crate) fn extents(&mut self, cx: &mut Cx<'_>, tag: u64, range: BlockRange) {
+        if self.is_switching() {
+            return self.deferred.push(Deferred::Extents { tag, range });
+        }
         let end = range.end().0.min(self.size().blocks().0).min(range.start.0.saturating_add(MAX_BLOCKS));
         let mut runs: Vec<(BlockRange, bool)> = Vec::new();
         if range.start.0 >= end {

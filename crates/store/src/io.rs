@@ -25,6 +25,12 @@ pub enum FileId {
     BlockTable(VolumeId),
     /// Last LSN per region.
     RegionTable(VolumeId),
+    /// Content of regions that came from another copy, as in the image.
+    SideImage(VolumeId),
+    /// Their checksums per block.
+    SideBlocks(VolumeId),
+    /// Their last LSN; 0: not there.
+    SideRegions(VolumeId),
     /// A never-committed tail, cut when the copy adopted the epoch.
     Orphan(VolumeId, Epoch),
 }
@@ -39,6 +45,9 @@ impl fmt::Display for FileId {
             FileId::Image(volume) => write!(f, "copies/{}/image.raw", volume.0),
             FileId::BlockTable(volume) => write!(f, "copies/{}/blocks.tab", volume.0),
             FileId::RegionTable(volume) => write!(f, "copies/{}/regions.tab", volume.0),
+            FileId::SideImage(volume) => write!(f, "copies/{}/side.raw", volume.0),
+            FileId::SideBlocks(volume) => write!(f, "copies/{}/side-blocks.tab", volume.0),
+            FileId::SideRegions(volume) => write!(f, "copies/{}/side-regions.tab", volume.0),
             FileId::Orphan(volume, epoch) => write!(f, "copies/{}/orphan-{}", volume.0, epoch.0),
         }
     }

@@ -12,6 +12,7 @@
 //! | `journal`, `ring` | group commit; segments and their reuse |
 //! | `replica`, `superblock` | one copy: positions, commands, what it must remember |
 //! | `apply`, `checkpoint`, `resize`, `tables`, `pages`, `runs` | image, tables, digest |
+//! | `regions`, `side`, `weave`, `merge` | regions for a copy that no log reaches; what came of them; its proof; the switch to it |
 //! | `pace`, `stats` | how fast images keep up, and what that slows; bytes written |
 //! | `read` | verified reads; records for lagging copies |
 //! | `start`, `recover`, `load` | from a directory to open copies |
@@ -29,16 +30,20 @@ mod hold;
 pub mod io;
 mod journal;
 mod load;
+mod merge;
 mod ops;
 mod pace;
 mod pages;
 mod read;
 mod recover;
+mod regions;
 mod repair;
 mod replica;
 mod resize;
 mod ring;
 mod runs;
+mod sectors;
+mod side;
 mod start;
 mod stats;
 mod store;
@@ -46,8 +51,9 @@ mod superblock;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod weave;
 
-pub use api::{Input, LogGone, Output, Space};
+pub use api::{Input, LogGone, NotProven, Output, Space, Switch};
 pub use config::StoreConfig;
 pub use findings::{Findings, JournalFound, LostFrames, SegmentFound};
 pub use stats::Written;

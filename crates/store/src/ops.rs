@@ -53,6 +53,8 @@ pub(crate) enum CopyTag {
     Apply,
     /// A step of a checkpoint.
     Checkpoint,
+    /// Gives a file the length that the size takes which came with a switch.
+    MergeSize,
     /// Shortens a table behind a checkpoint that cut it.
     Shorten,
     /// Reads a part of the image for this job; first block, and how often it was read before.
@@ -61,6 +63,20 @@ pub(crate) enum CopyTag {
     Repair(u64, bool),
     /// Reads records for this job; index of the part.
     Log(u64, usize),
+    /// Reads a part of a region for another copy; first block, and how often it was read before.
+    Region(u64, u32),
+    /// A step of the side area.
+    Side,
+    /// Reads something of it; where it begins.
+    SideRead(u64),
+    /// Reads some of its checksums; where they begin.
+    SideSums(u64),
+    /// Writes a part of the tables that image and side area have together.
+    Weave,
+    /// Reads what is to be moved to the image; where it begins.
+    MergeRead(u64),
+    /// Writes a part of a region that is moved to the image.
+    Merge,
     /// Removes one of its files.
     Delete,
 }

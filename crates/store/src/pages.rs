@@ -8,12 +8,13 @@
 use crate::api::Output;
 use crate::hold::Summing;
 use crate::io::{DiskOpKind, FileId};
+use crate::merge::Deferred;
 use crate::ops::{CopyTag, Cx};
 use crate::replica::Replica;
 use crate::tables::Seek;
 use bytes::Bytes;
 use holdfast_format::{PAGE_PLACES_BYTES, TableKind, TablePage};
-use holdfast_types::{BlockIndex, BlockRange, VolumeId};
+use holdfast_types::{BlockIndex, BlockRange, ReadFault, VolumeId};
 use std::collections::VecDeque;
 
 /// What goes on when a page is there.
@@ -29,6 +30,10 @@ pub(crate) enum Wait {
     Extents { tag: u64, range: BlockRange },
     /// A question about sums of the digest tree.
     Sums(Summing),
+    /// Regions for another copy.
+    Regions,
+    /// Regions on their way into the image.
+    Move,
     /// Nobody: it will be wanted soon.
     Nobody,
 }
@@ -79,6 +84,8 @@ impl Replica {
                 Wait::Repair(block, data) => self.repair(cx, block, data),
                 Wait::Extents { tag, range } => self.extents(cx, tag, range),
                 Wait::Sums(summing) => self.sum_on(cx, summing),
+                Wait::Regions => self.regions_on(cx),
+                Wait::Move => self.read_for_move(cx),
                 Wait::Nobody => {}
             }
         }
@@ -104,11 +111,21 @@ impl Replica {
     /// Answers the questions that wait, without what was asked for: the copy fails or leaves.
     pub(crate) fn answer_waiting(&mut self, out: &mut Vec<Output>) {
         let volume = self.volume;
+        for deferred in std::mem::take(&mut self.deferred) {
+            match deferred {
+                Deferred::Read { tag, .. } => {
+                    out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) });
+                }
+                Deferred::Extents { tag, .. } => out.push(Output::Extents { volume, tag, extents: Vec::new() }),
+                Deferred::Repair { .. } => {}
+            }
+        }
         for wait in std::mem::take(&mut self.waits).into_values().flatten() {
             match wait {
                 Wait::Extents { tag, .. } => out.push(Output::Extents { volume, tag, extents: Vec::new() }),
                 Wait::Sums(summing) => out.push(Output::Sums { volume, node: summing.node, sums: Vec::new() }),
-                Wait::Read { .. } | Wait::Apply(..) | Wait::Repair(..) | Wait::Nobody => {}
+                Wait::Read { .. } | Wait::Apply(..) | Wait::Repair(..) => {}
+                Wait::Regions | Wait::Move | Wait::Nobody => {}
             }
         }
     }

@@ -8,6 +8,7 @@
 
 use crate::api::{LogGone, Output};
 use crate::io::{DiskOpKind, FileId};
+use crate::merge::Deferred;
 use crate::ops::{CopyTag, Cx};
 use crate::pages::Wait;
 use crate::replica::{Entry, Location, Replica};
@@ -64,6 +65,11 @@ enum LogPart {
 }
 
 impl Reads {
+    /// Whether nothing is being read from the image.
+    pub(crate) fn no_images(&self) -> bool {
+        self.images.is_empty()
+    }
+
     /// The tags of all reads and log reads, taken out: the copy fails or leaves.
     pub(crate) fn take_tags(&mut self) -> (Vec<u64>, Vec<u64>) {
         let images = std::mem::take(&mut self.images).into_values().map(|r| r.tag).collect();
@@ -85,6 +91,9 @@ impl Replica {
         // What lies behind the end reads as zeros: the volume may have become smaller since somebody decided to read.
         let inside = !range.is_empty() && range.end().0 <= MAX_BLOCKS;
         assert!(inside, "{}: a read of {range:?} lies in a volume", self.volume);
+        if self.is_switching() {
+            return self.deferred.push(Deferred::Read { tag, range, whole });
+        }
         let job = self.reads.next;
         self.reads.next += 1;
         let (found, expected) = (BTreeMap::new(), BTreeMap::new());
@@ -146,7 +155,8 @@ impl Replica {
             if let Some(first) = from.take() {
                 let len = u32::try_from((block - first) * BLOCK).expect("a read is far below 4 GiB");
                 let kind = DiskOpKind::Read { offset: first * BLOCK, len };
-                cx.copy_op(self.volume, CopyTag::Read(job, first, attempt), FileId::Image(self.volume), kind);
+                let file = self.file_at(attempt);
+                cx.copy_op(self.volume, CopyTag::Read(job, first, attempt), file, kind);
                 read.missing += 1;
             }
             if block < end {
@@ -186,7 +196,9 @@ impl Replica {
         let changed = self.overlay.get(block).is_some() || (here && read.expected.get(&block).copied() != said);
         match (changed, attempt) {
             (true, _) => self.take_blocks(cx, job, read, block, block + 1, 0),
-            (false, 0) => self.take_blocks(cx, job, read, block, block + 1, 1),
+            (false, _) if attempt < self.more_attempts() => {
+                self.take_blocks(cx, job, read, block, block + 1, attempt + 1);
+            }
             // What the table says now is not known: it may have been another content that was read.
             (false, 1..ATTEMPTS) if !here => self.take_blocks(cx, job, read, block, block + 1, attempt + 1),
             (false, _) => {

@@ -6,6 +6,7 @@
 
 use crate::api::Output;
 use crate::io::{DiskOpKind, FileId};
+use crate::merge::Deferred;
 use crate::ops::{CopyTag, Cx};
 use crate::pages::Wait;
 use crate::read::matches_entry;
@@ -16,6 +17,9 @@ use holdfast_types::{BLOCK_SIZE, BlockIndex};
 
 impl Replica {
     pub(crate) fn repair(&mut self, cx: &mut Cx<'_>, block: BlockIndex, data: Bytes) {
+        if self.is_switching() || self.is_moving() {
+            return self.deferred.push(Deferred::Repair { block, data });
+        }
         // One that was cut off meanwhile holds nothing that could be wrong.
         let gone = block.0 >= self.image_size().blocks().0;
         if gone || self.overlay.get(block.0).is_some() || self.is_being_applied(block.0) {

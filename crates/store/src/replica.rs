@@ -14,16 +14,19 @@
 //! `Promise` and `Adopt` are barriers: they wait until every earlier append is durable (trap 9) and everything after
 //! them waits until they are on disk (trap 13: the table is durable before the first append of its epoch).
 
-use crate::api::Output;
+use crate::api::{Output, Switch};
 use crate::apply::Batch;
 use crate::checkpoint::Checkpoint;
 use crate::hold::Hold;
 use crate::io::{DiskOpKind, FileId};
 use crate::journal::Journal;
+use crate::merge::{Deferred, Merge, SwitchTo};
 use crate::ops::{CopyTag, Cx};
 use crate::pages::Wait;
 use crate::read::Reads;
+use crate::regions::RegionReads;
 use crate::runs::RunMap;
+use crate::side::Side;
 use crate::superblock::{Waiter, Writer};
 use crate::tables::{Tables, Tree};
 use bytes::{Bytes, BytesMut};
@@ -67,11 +70,12 @@ pub(crate) enum Stage {
     Open,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Command {
     Append(Vec<Record>),
     Promise(Epoch),
     Adopt { epoch: Epoch, table: EpochTable, cut_after: Lsn },
+    Switch(Switch),
 }
 
 /// The adoption being made durable: first the orphan, then the superblock.
@@ -81,6 +85,8 @@ pub(crate) struct Adoption {
     table: EpochTable,
     cut_after: Lsn,
     orphan: Vec<Bytes>,
+    /// The copy takes another state with it.
+    pub(crate) switch: Option<SwitchTo>,
 }
 
 #[derive(Debug)]
@@ -135,6 +141,14 @@ pub(crate) struct Replica {
     pub(crate) first_applied: Option<Time>,
     pub(crate) checkpoint_now: bool,
     pub(crate) reads: Reads,
+    pub(crate) region_reads: RegionReads,
+    pub(crate) side: Side,
+    /// Reads of the side area on behalf of others that are under way.
+    pub(crate) side_reads: usize,
+    /// Regions of the side area are being moved to the image.
+    pub(crate) merge: Option<Merge>,
+    /// What came during a switch or a move.
+    pub(crate) deferred: Vec<Deferred>,
     pub(crate) commit_hint: Lsn,
     pub(crate) unknown_to: Option<Lsn>,
     /// What was promised when the copy was opened: what can't be read may have been acknowledged up to this epoch.
@@ -205,6 +219,11 @@ impl Replica {
             first_applied: None,
             checkpoint_now: false,
             reads: Reads::default(),
+            region_reads: RegionReads::default(),
+            side: Side::default(),
+            side_reads: 0,
+            merge: None,
+            deferred: Vec::new(),
             commit_hint: sb.committed,
             unknown_to: None,
             promised_before: sb.promised,
@@ -263,9 +282,17 @@ impl Replica {
             }
             self.checkpoint_now |= journal.pressure() && self.applied > self.checkpoint;
         }
+        self.pump_merge_size(cx);
+        self.pump_deferred(cx);
+        self.pump_side(cx);
+        self.pump_regions(cx);
         if matches!(self.stage, Stage::Replaying | Stage::Open) {
             let hurry = hurry || self.stage == Stage::Replaying;
+            if !self.yields_to_batch() {
+                self.pump_merge(cx);
+            }
             self.pump_apply(cx, hurry);
+            self.pump_merge(cx);
             if self.pump_hold(cx, journal) {
                 self.pump_apply(cx, hurry);
             }
@@ -274,6 +301,7 @@ impl Replica {
             self.checkpoint_now |= presses && self.applied > self.checkpoint;
             self.pump_checkpoint(cx);
         }
+        self.pump_merged(cx);
         self.count_pages(cx);
         self.validate();
     }
@@ -284,6 +312,12 @@ impl Replica {
             match self.commands.front() {
                 None => return,
                 Some(Command::Append(_)) => {}
+                Some(Command::Switch(_)) => {
+                    let Some(Command::Switch(switch)) = self.commands.front().cloned() else { return };
+                    if !self.is_ready_to_switch(&switch, journal) {
+                        return;
+                    }
+                }
                 Some(_) if drained || mutated(Mutant::PromiseWithoutDrain) => {}
                 // What is to be cut and has not left need not be journaled first. It could wait for ever: for room in a
                 // journal that only this cut makes.
@@ -303,7 +337,8 @@ impl Replica {
                     self.sb.promised = epoch;
                     self.write_superblock(cx, Waiter::Promise(epoch));
                 }
-                Command::Adopt { epoch, table, cut_after } => self.adopt(cx, epoch, table, cut_after),
+                Command::Adopt { epoch, table, cut_after } => self.adopt(cx, epoch, table, cut_after, None),
+                Command::Switch(switch) => self.switch(cx, switch, journal),
             }
         }
     }
@@ -313,7 +348,7 @@ impl Replica {
         !self.barrier && self.commands.front().is_some_and(|c| !matches!(c, Command::Append(_)))
     }
 
-    fn drained_for_cut(&self, cut_after: Lsn, journal: &mut Journal) -> bool {
+    pub(crate) fn drained_for_cut(&self, cut_after: Lsn, journal: &mut Journal) -> bool {
         journal.drop_queued_after(self.volume, cut_after);
         let issued = self.log.iter().rev().find(|(_, entry)| entry.at.is_some()).map_or(Lsn::ZERO, |(lsn, _)| *lsn);
         self.durable >= issued.max(cut_after)
@@ -326,6 +361,8 @@ impl Replica {
         assert_eq!(h.prev_hash, self.received_hash, "{v}: record {} continues the log (S15)", h.lsn);
         assert_eq!(self.sb.table.epoch_at(h.lsn), Some(h.epoch), "{v}: the epoch table gives {} its epoch", h.lsn);
         assert!(h.fits(self.sizes.last().size), "{v}: record {} lies in the volume: {:?}", h.lsn, self.sizes);
+        // The log reaches this copy after all.
+        self.side.is_of_no_use();
         self.received = h.lsn;
         self.received_epoch = h.epoch;
         self.received_hash = record.hash();
@@ -420,7 +457,14 @@ impl Replica {
         self.log = self.log.split_off(&upto.next());
     }
 
-    fn adopt(&mut self, cx: &mut Cx<'_>, epoch: Epoch, table: EpochTable, cut_after: Lsn) {
+    pub(crate) fn adopt(
+        &mut self,
+        cx: &mut Cx<'_>,
+        epoch: Epoch,
+        table: EpochTable,
+        cut_after: Lsn,
+        switch: Option<SwitchTo>,
+    ) {
         let v = self.volume;
         assert!(epoch >= self.sb.promised, "{v}: adopt {epoch} after promise {}", self.sb.promised);
         assert!(self.committed <= cut_after && cut_after <= self.received, "{v}: cut after {cut_after}");
@@ -446,7 +490,7 @@ impl Replica {
         self.received_epoch = last_epoch;
         self.received_hash = last_hash;
         let empty = orphan.is_empty();
-        self.adoption = Some(Adoption { epoch, table, cut_after, orphan });
+        self.adoption = Some(Adoption { epoch, table, cut_after, orphan, switch });
         if empty {
             self.adopt_in_superblock(cx);
         } else {
@@ -480,13 +524,21 @@ impl Replica {
         self.sb.promised = adoption.epoch;
         self.sb.table = adoption.table.clone();
         let epoch = adoption.epoch;
+        if adoption.switch.is_some() {
+            self.switch_in_superblock();
+        }
         self.write_superblock(cx, Waiter::Adopt(epoch));
     }
 
     /// The adoption is on disk.
     pub(crate) fn adopted(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
-        self.adoption = None;
+        let adoption = self.adoption.take().expect("an adoption was made durable");
         self.barrier = false;
+        if let Some(to) = adoption.switch {
+            self.switched(cx, epoch, to);
+            self.cut = Some(self.received);
+            return;
+        }
         // What could not be read is not here yet: until it came again, the journal keeps the evidence that it is missing.
         if self.unknown_to.is_none() {
             self.cut = Some(self.received);

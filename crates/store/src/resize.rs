@@ -42,6 +42,8 @@ impl Replica {
         let mut files = vec![(FileId::Image(self.volume), size.blocks().bytes())];
         if !cuts {
             files.extend([TableKind::Blocks, TableKind::Regions].map(|kind| table_file(self.volume, size, kind)));
+            // A block that does not match is looked for there, wherever it lies.
+            files.extend(self.is_merging().then_some((FileId::SideImage(self.volume), size.blocks().bytes())));
         }
         files.into_iter().map(|(file, len)| (file, DiskOpKind::SetLen { len })).collect()
     }

@@ -270,7 +270,10 @@ impl Start {
         if journal != Some(sb.journal) {
             return Some(format!("the journal {:016x} that holds its log is not here; replace the copy", sb.journal));
         }
-        let files = [FileId::Image(volume), FileId::BlockTable(volume), FileId::RegionTable(volume)];
+        let mut files = vec![FileId::Image(volume), FileId::BlockTable(volume), FileId::RegionTable(volume)];
+        if sb.merging.is_some() {
+            files.extend([FileId::SideImage(volume), FileId::SideRegions(volume)]);
+        }
         let missing = files.into_iter().find(|file| !self.files.contains_key(file))?;
         Some(format!("its file {missing:?} is missing; replace the copy"))
     }
@@ -290,6 +293,9 @@ impl Start {
         let superblocks = replicas.iter().map(|(volume, (_, good))| (*volume, *good)).collect();
         for (volume, (replica, _)) in &mut replicas {
             replica.orphans = orphans.get(volume).cloned().unwrap_or_default();
+            let side = side_files(*volume);
+            let found = side.iter().filter(|file| self.files.contains_key(file)).count();
+            replica.found_side(found, side.len());
         }
         let mut journal =
             if self.scans.is_empty() { Journal::new(seed, 1, 0, 0) } else { self.recovered_journal(&mut replicas) };
@@ -390,8 +396,15 @@ const fn volume_of(file: FileId) -> Option<VolumeId> {
         | FileId::Image(v)
         | FileId::BlockTable(v)
         | FileId::RegionTable(v)
+        | FileId::SideImage(v)
+        | FileId::SideBlocks(v)
+        | FileId::SideRegions(v)
         | FileId::Orphan(v, _) => Some(v),
     }
+}
+
+const fn side_files(volume: VolumeId) -> [FileId; 3] {
+    [FileId::SideImage(volume), FileId::SideBlocks(volume), FileId::SideRegions(volume)]
 }
 
 #[cfg(test)]

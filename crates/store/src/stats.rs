@@ -18,6 +18,8 @@ pub struct Written {
     pub superblocks: u64,
     /// What was cut and kept aside.
     pub orphans: u64,
+    /// The side area of a resync; not part of `total`: nothing was appended for it.
+    pub side: u64,
     /// Zeros of new segment files; not part of `total`: the journal grows, it is not written again.
     pub prepared: u64,
 }
@@ -45,6 +47,7 @@ impl Written {
             FileId::Image(_) => &mut self.image,
             FileId::BlockTable(_) | FileId::RegionTable(_) => &mut self.tables,
             FileId::Orphan(..) => &mut self.orphans,
+            FileId::SideImage(_) | FileId::SideBlocks(_) | FileId::SideRegions(_) => &mut self.side,
         } += bytes;
     }
 }

@@ -3,6 +3,7 @@
 //! Invariants: each operation given out is answered once; a copy that failed gives no more promises in this life (P8); the
 //! journal's failure is the failure of every copy.
 
+mod resync;
 mod shown;
 
 use crate::api::{Input, LogGone, Output};
@@ -251,6 +252,9 @@ impl Store {
         // A copy that left does not care any more.
         let Some(replica) = replicas.get_mut(&volume) else { return };
         let cx = &mut Cx { ops, out, now, config };
+        if matches!((tag, file), (CopyTag::Read(..) | CopyTag::Region(..), FileId::SideImage(_))) {
+            replica.side_reads -= 1;
+        }
         match (tag, reply) {
             (CopyTag::Create, _) => replica.file_created(cx),
             (CopyTag::Page(kind, page, attempt), DiskReply::Data(data)) => {
@@ -269,7 +273,7 @@ impl Store {
             }
             (CopyTag::Repair(block, synced), _) => replica.repair_done(cx, block, synced),
             (CopyTag::Log(job, part), DiskReply::Data(data)) => replica.log_done(cx, job, part, &data),
-            (tag, reply) => unreachable!("{tag:?} is not answered by {reply:?}"),
+            (tag, reply) => Store::resync_done(replica, cx, tag, reply),
         }
     }
 
@@ -281,7 +285,16 @@ impl Store {
         error: DiskError,
         out: &mut Vec<Output>,
     ) {
-        let reads = matches!(tag, CopyTag::Log(..) | CopyTag::Read(..) | CopyTag::Page(..));
+        let reads = matches!(
+            tag,
+            CopyTag::Log(..)
+                | CopyTag::Read(..)
+                | CopyTag::Page(..)
+                | CopyTag::Region(..)
+                | CopyTag::SideRead(_)
+                | CopyTag::SideSums(_)
+                | CopyTag::MergeRead(_)
+        );
         let what = if reads { "read" } else { "written" };
         let reason = format!("{file} can't be {what}: {error}; {WHAT_TO_DO}");
         if matches!(tag, CopyTag::Log(..)) {
@@ -325,6 +338,11 @@ impl Store {
                     Some(replica) => replica.read_log(&mut Cx { ops, out, now, config }, journal, tag, from, max_bytes),
                     None => out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: from.next() }) }),
                 }
+            }
+            Input::Switch { volume, switch } => {
+                let last = switch.table.entries().last().map(|e| e.0);
+                assert_eq!(last, Some(switch.epoch), "the adopted epoch ends the table");
+                self.queue(volume, Command::Switch(switch));
             }
             other => self.upkeep(other, now, out),
         }
@@ -373,7 +391,7 @@ impl Store {
                     replica.repair(&mut Cx { ops, out, now, config }, block, data);
                 }
             }
-            _ => unreachable!("handled before"),
+            other => self.resync(other, now, out),
         }
     }
 
@@ -429,6 +447,8 @@ impl Store {
             sums: TableSums::default(),
             roots: TableRoots::default(),
             scrubbed: BlockIndex(0),
+            merging: None,
+            stale_behind_cut: false,
             committed: Lsn::ZERO,
             journal: self.journal.id,
             born: (self.journal.life, self.journal.next_seq),
@@ -463,6 +483,9 @@ impl Store {
         }
         for tag in logs {
             out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: replica.received.next() }) });
+        }
+        for tag in replica.region_reads.take_tags() {
+            out.push(Output::RegionsRead { volume, tag, result: Err(ReadFault::CopyFailed) });
         }
         replica.answer_waiting(out);
         self.ops.pages.leaves(volume, replica.pages_counted);
@@ -503,6 +526,7 @@ impl Store {
             let mut files = vec![FileId::Superblock(v)];
             if leaving.superblock_gone {
                 files = vec![FileId::Image(v), FileId::BlockTable(v), FileId::RegionTable(v)];
+                files.extend([FileId::SideImage(v), FileId::SideBlocks(v), FileId::SideRegions(v)]);
                 files.extend(leaving.orphans.iter().map(|epoch| FileId::Orphan(v, *epoch)));
             }
             leaving.missing = Some(u32::try_from(files.len()).expect("a few files"));

@@ -22,6 +22,8 @@ pub(crate) enum Waiter {
     Adopt(Epoch),
     /// The checkpoint holds.
     Checkpoint(Lsn),
+    /// What a switch left in the image behind a cut is gone.
+    Sized,
     /// The commit position is on disk; nobody asked.
     Hint,
 }
@@ -129,6 +131,7 @@ impl Replica {
             }
             Waiter::Adopt(epoch) => self.adopted(cx, epoch),
             Waiter::Checkpoint(upto) => self.checkpointed(cx, upto),
+            Waiter::Sized => self.merge_sized(cx),
             Waiter::Hint => {}
         }
     }

@@ -77,6 +77,22 @@ mutants! {
     LearnerGrants: "open N8",
     /// A removed member's copy stays, and is taken again when its node is added again.
     RemovedCopyReturns: "open S20",
+    // Resync by regions.
+
+    /// A target switches although the source has more regions for it.
+    SwitchesBeforeComplete: "R6",
+    /// A source does not note which regions change while a pass goes on.
+    ChangeNotNoted: "R4",
+    /// A region takes the place of a newer one.
+    OlderRegionWins: "open R5",
+    /// The side area becomes part of the copy without a comparison of the sums.
+    SideNotProven: "open R6",
+    /// A target cuts its log when it begins to fetch regions.
+    OldLogDroppedEarly: "open R2",
+    /// A target reports the log that it will have after the switch.
+    NewLogReportedEarly: "open R6",
+    /// A target switches to a state below what it knows to be committed, or below what its table shares.
+    SwitchesBackwards: "open R6",
 
     // The epoch change.
 

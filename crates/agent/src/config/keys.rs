@@ -6,7 +6,17 @@ const SECTIONS: [(&str, &[&str]); 4] = [
     ("cluster", &["voter", "heartbeat", "failure_timeout", "lease"]),
     (
         "limits",
-        &["journal_segment", "journal_max", "table_cache", "disk_backend", "max_inflight", "mtu", "scrub_period"],
+        &[
+            "journal_segment",
+            "journal_max",
+            "table_cache",
+            "disk_backend",
+            "max_inflight",
+            "mtu",
+            "scrub_period",
+            "resync_bandwidth",
+            "resyncs",
+        ],
     ),
 ];
 

@@ -10,7 +10,7 @@ use super::{OfflineError, Place, Progress};
 use holdfast_cluster::{Phase, State, Volume};
 use holdfast_disk::Overlay;
 use holdfast_store::io::FileId;
-use holdfast_types::{NodeId, OpenedCopy, VolumeId};
+use holdfast_types::{NodeId, OpenedCopy, REGION_BLOCKS, VolumeId};
 use std::collections::BTreeSet;
 
 /// Checks a directory. Every block of every copy that opens is read.
@@ -128,6 +128,13 @@ impl Looker<'_, '_> {
             report.promised = Some(sb.promised.0);
             report.epochs = sb.table.entries().iter().map(|(epoch, first)| (epoch.0, first.0)).collect();
             (report.checkpoint, report.committed) = (Some(sb.checkpoint.0), Some(sb.committed.0));
+            if let Some(next) = sb.merging {
+                report.notes.push(format!(
+                    "it was resynced by regions, and those from block {} on may not be in the image yet: they are read from side.raw, and the \
+                     agent moves them when it runs; keep side.raw and side-regions.tab with the image",
+                    next.0 * REGION_BLOCKS
+                ));
+            }
         }
         for orphan in report.orphans.iter().filter(|o| !o.whole) {
             report.problems.push(format!("the orphan {} can't be read to its end", orphan.file));

@@ -40,11 +40,10 @@ impl Wish {
     fn hopeless(&self, volume: &pb::Volume) -> Option<String> {
         let node = self.on.as_deref()?;
         let copy = volume.copies.iter().find(|c| c.node == node && c.role == "learner")?;
-        (copy.state == "needs_resync").then(|| {
+        (copy.state == "lost").then(|| {
             let name = &self.volume;
             format!(
-                "expected journals that reach back to the first record of {name}, found that the new copy can't be filled from \
-                 them: {}; no copy was removed; take the wish back: `holdfast copy remove {name} {node}`, or after a \
+                "expected the new copy of {name} to be filled, found that it can't be: {}; no copy was removed; take the wish back: `holdfast copy remove {name} {node}`, or after a \
                  replacement `holdfast copy replace {name} {node} OLD`",
                 copy.note
             )

@@ -74,6 +74,15 @@ fn copy(copy: &pb::Copy) -> Value {
         "lag_seconds": copy.lag_seconds,
         "integrity": copy.integrity.as_ref().map(super::integrity_json),
         "note": optional(&copy.note),
+        "resync": copy.resync.as_ref().map(|r| json!({
+            "source": optional(&r.source),
+            "passes": r.passes,
+            "done_bytes": r.done_bytes,
+            "total_bytes": r.total_bytes,
+            "bytes_per_second": r.bytes_per_second,
+            "eta_seconds": r.eta_seconds,
+            "paused": optional(&r.paused),
+        })),
     })
 }
 

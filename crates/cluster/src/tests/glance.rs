@@ -59,7 +59,8 @@ fn a_copy_that_the_log_no_longer_reaches_is_not_in_sync_whatever_it_says() {
     let (state, now) = (open(), Time::ZERO + Duration::from_secs(5));
     let mut detector = Detector::new(Duration::from_secs(1), Time::ZERO);
     let mut primary = report(CopyRole::Primary, CopyState::Serving, 1, 900);
-    primary.lost = vec![LostCopy { node: NodeId(3), reason: "the journal no longer holds record 8".to_owned() }];
+    primary.lost =
+        vec![LostCopy { node: NodeId(3), reason: "the journal no longer holds record 8".to_owned(), resyncs: true }];
     detector.heard(Heartbeat { node: NodeId(1), life: 1, copies: vec![primary] }, now);
     for (node, durable) in [(2, 900), (3, 7)] {
         let copies = vec![report(CopyRole::Secondary, CopyState::InSync, 1, durable)];
@@ -67,8 +68,8 @@ fn a_copy_that_the_log_no_longer_reaches_is_not_in_sync_whatever_it_says() {
     }
     let v = status(&state, &detector, now).volumes.remove(0);
     assert_eq!(v.state, VolumeState::Degraded);
-    assert_eq!(v.copies.iter().map(|c| c.state).collect::<Vec<_>>(), ["serving", "in_sync", "needs_resync"]);
-    assert_eq!(v.reasons, ["the copy on n3 needs a resync: the journal no longer holds record 8"]);
+    assert_eq!(v.copies.iter().map(|c| c.state).collect::<Vec<_>>(), ["serving", "in_sync", "resyncing"]);
+    assert_eq!(v.reasons, ["the copy on n3 is to be resynced by regions: the journal no longer holds record 8"]);
     assert_eq!(v.copies[2].lag_lsn, Some(893));
 }
 
@@ -168,7 +169,7 @@ fn a_copy_on_its_way_in_or_out_says_what_keeps_it() {
     for (node, role, copy, durable) in three.clone().into_iter().chain([(4, Secondary, CopyState::CatchingUp, 2)]) {
         let mut report = report(role, copy, 1, durable);
         if node == 1 {
-            report.learners.push(LostCopy { node: new, reason: "lacks 7 of 9 records".into() });
+            report.learners.push(LostCopy { node: new, reason: "lacks 7 of 9 records".into(), resyncs: false });
         }
         detector.heard(Heartbeat { node: NodeId(node), life: 1, copies: vec![report] }, now);
     }

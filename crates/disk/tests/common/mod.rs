@@ -74,6 +74,9 @@ pub(crate) fn path(dir: &Path, file: FileId) -> PathBuf {
         FileId::Image(v) => copy(v, "image.raw"),
         FileId::BlockTable(v) => copy(v, "blocks.tab"),
         FileId::RegionTable(v) => copy(v, "regions.tab"),
+        FileId::SideImage(v) => copy(v, "side.raw"),
+        FileId::SideBlocks(v) => copy(v, "side-blocks.tab"),
+        FileId::SideRegions(v) => copy(v, "side-regions.tab"),
         FileId::Orphan(v, epoch) => copy(v, &format!("orphan-{}", epoch.0)),
     }
 }

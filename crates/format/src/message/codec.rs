@@ -4,13 +4,13 @@
 //! headers included, and ends with its CRC; each body has its checksum in its record's header. So encoding copies no
 //! body, and decoding hands out slices of what was received.
 
-use super::{BeatVolume, Message, NotHeld, ShardMessage, SumNode, TailReport};
+use super::{BeatVolume, Message, NotHeld, ShardMessage, SumNode, TailReport, regions};
 use crate::reader::{Prelude, Reader, put_count, put_crc, put_u64s, u64_of};
 use crate::{DecodeError, Record, RecordHeader, block_checksum};
 use bytes::Bytes;
 use holdfast_types::{BLOCK_SIZE, BlockIndex, Epoch, EpochTable, Incarnation, Lsn, VolumeId};
 
-const MESSAGE: Prelude = Prelude { what: "message", magic: u32::from_le_bytes(*b"HFMS"), version: 1 };
+pub(super) const MESSAGE: Prelude = Prelude { what: "message", magic: u32::from_le_bytes(*b"HFMS"), version: 1 };
 const SHARD_MESSAGE: Prelude = Prelude { what: "shard message", magic: u32::from_le_bytes(*b"HFSM"), version: 1 };
 /// Prelude, kind, reserved byte, two counts.
 const FIXED: usize = 16;
@@ -36,6 +36,9 @@ impl Message {
     /// The message's bytes, as pieces to be sent one after another: the head, then each body that is not empty.
     #[must_use]
     pub fn encode(&self) -> Vec<Bytes> {
+        if let Some(pieces) = regions::encode(self) {
+            return pieces;
+        }
         let Parts { kind, fields, table, records, block, sums } = self.parts();
         let entries = table.map_or(&[][..], EpochTable::entries);
         let lists = 8 * sums.len() + TABLE_ENTRY * entries.len() + RecordHeader::LEN * records.len();
@@ -72,6 +75,9 @@ impl Message {
         }
         if kind == SUMS {
             return read_sums(r, entries, records);
+        }
+        if let regions::FETCH_REGIONS | regions::REGIONS | regions::NO_REGIONS = kind {
+            return regions::decode(kind, r, entries, records, &bytes);
         }
         let fields = read_fields(kind, &mut r)?;
         let table = r.entries(entries, TABLE_ENTRY)?;
@@ -121,6 +127,12 @@ impl Message {
             Message::DigestAt { epoch, at } => plain(21, &[epoch.0, at.0]),
             Message::Digest { epoch, at, digest } => plain(22, &[epoch.0, at.0, *digest]),
             Message::FetchBlock { block } => plain(13, &[block.0]),
+            Message::NeedRegions { epoch, table, last, base } => {
+                Parts { table: Some(table), ..plain(23, &[epoch.0, last.0, base.0]) }
+            }
+            Message::FetchRegions { .. } | Message::Regions { .. } | Message::NoRegions { .. } => {
+                unreachable!("regions have an encoding of their own")
+            }
             Message::Block { block, data } => {
                 let sum = data.as_ref().map_or(0, |data| block_checksum(*block, data));
                 Parts { block: data.as_ref(), ..plain(BLOCK, &[block.0, sum]) }
@@ -145,7 +157,7 @@ impl Message {
     }
 
     const fn may_have_table(&self) -> bool {
-        matches!(self, Message::Tail { .. } | Message::Adopt { .. })
+        matches!(self, Message::Tail { .. } | Message::Adopt { .. } | Message::NeedRegions { .. })
     }
 
     const fn may_have_records(&self) -> bool {
@@ -156,7 +168,7 @@ impl Message {
     fn with(mut self, new_table: EpochTable, new_records: Vec<Record>) -> Message {
         match &mut self {
             Message::Tail { report, .. } => report.table = new_table,
-            Message::Adopt { table, .. } => *table = new_table,
+            Message::Adopt { table, .. } | Message::NeedRegions { table, .. } => *table = new_table,
             Message::LogPart { records, .. } | Message::Append { records, .. } => *records = new_records,
             _ => assert!(new_table.entries().is_empty() && new_records.is_empty(), "a kind without lists has none"),
         }
@@ -198,6 +210,7 @@ fn read_fields(kind: u8, r: &mut Reader<'_>) -> Result<Message, DecodeError> {
         17 => Message::FetchSums { run: r.u64()?, node: sum_node(r)? },
         19 => Message::GoOn { run: r.u64()? },
         20 => Message::Proof { epoch: epoch(r)?, applied: lsn(r)?, digest: r.u64()? },
+        23 => Message::NeedRegions { epoch: epoch(r)?, table, last: lsn(r)?, base: lsn(r)? },
         _ => return Err(r.field("the kind")),
     })
 }

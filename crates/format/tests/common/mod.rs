@@ -2,10 +2,13 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use bytes::Bytes;
-use holdfast_format::message::{BeatVolume, Message, NotHeld, ShardMessage, SumNode, TailReport};
-use holdfast_format::{Draft, Record, RecordHeader, RecordKind, encode_configuration};
+use holdfast_format::message::{
+    BeatVolume, Message, NoRegions, NotHeld, Region, RegionCut, RegionQuery, ShardMessage, SumNode, TailReport,
+};
+use holdfast_format::{Draft, Record, RecordHeader, RecordKind, TableSums, block_checksum, encode_configuration};
 use holdfast_types::{
-    BLOCK_SIZE, BlockIndex, BlockRange, Configuration, Epoch, EpochTable, Incarnation, Lsn, Member, NodeId, VolumeId,
+    BLOCK_SIZE, BlockIndex, BlockRange, Configuration, Epoch, EpochTable, Incarnation, Lsn, Member, NodeId,
+    REGION_BLOCKS, RegionIndex, VolumeId, VolumeSize,
 };
 
 pub fn concat(pieces: &[Bytes]) -> Bytes {
@@ -76,6 +79,28 @@ pub fn report() -> TailReport {
     }
 }
 
+/// A region whose blocks are holes, zeros that keep their space, or content, in turn from `seed` on.
+pub fn region(index: u64, lsn: u64, seed: u64) -> Region {
+    let mut sums = [0; 16];
+    let mut data = Vec::new();
+    for (i, sum) in (0u64..).zip(&mut sums) {
+        *sum = (seed + i) % 3;
+        if *sum > 1 {
+            let content = body(1, seed ^ i);
+            *sum = block_checksum(BlockIndex(index * REGION_BLOCKS + i), &content);
+            data.extend_from_slice(&content);
+        }
+    }
+    Region { index: RegionIndex(index), lsn: Lsn(lsn), sums, data: data.into() }
+}
+
+pub fn cut() -> RegionCut {
+    let sums = TableSums { blocks: 0xB10C, regions: 0x4E67 };
+    let size = VolumeSize::new(1 << 40).expect("a size");
+    let (at, epoch, hash) = (Lsn(90), Epoch(3), 0x0123_4567_89AB_CDEF);
+    RegionCut { at, epoch, hash, sums, size, resized: 4, cut: (Lsn(77), BlockIndex(1 << 20)) }
+}
+
 /// One of each kind, with a name for its golden file.
 pub fn messages() -> Vec<(&'static str, Message)> {
     let epoch = Epoch(4);
@@ -115,6 +140,40 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ("proof", Message::Proof { epoch, applied: Lsn(12), digest: 0xD1_6E57 }),
         ("digest-at", Message::DigestAt { epoch, at: Lsn(12) }),
         ("digest", Message::Digest { epoch, at: Lsn(12), digest: 0x5AA5_0FF0_1234_5678 }),
+        (
+            "need-regions",
+            Message::NeedRegions { epoch, table: table(&[(1, 1), (4, 41)]), last: Lsn(99), base: Lsn(80) },
+        ),
+        (
+            "fetch-regions",
+            Message::FetchRegions {
+                epoch,
+                request: 5,
+                query: RegionQuery {
+                    from: RegionIndex(4),
+                    end: RegionIndex(512),
+                    after: Lsn(30),
+                    held: vec![(RegionIndex(4), Lsn(31)), (RegionIndex(9), Lsn(77))],
+                },
+            },
+        ),
+        (
+            "regions",
+            Message::Regions {
+                epoch,
+                request: 5,
+                cut: cut(),
+                next: Some(RegionIndex(12)),
+                total: 40,
+                last: true,
+                regions: vec![region(5, 88, 0), region(11, 90, 1)],
+            },
+        ),
+        (
+            "regions-none",
+            Message::Regions { epoch, request: 6, cut: cut(), next: None, total: 0, last: false, regions: vec![] },
+        ),
+        ("no-regions", Message::NoRegions { epoch, request: 5, why: NoRegions::Damaged(BlockIndex(77)) }),
     ]
 }
 

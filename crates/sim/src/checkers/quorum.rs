@@ -33,8 +33,8 @@ impl Quorums {
         }
     }
 
+    /// What it held until now counts: an acknowledgement of it may have arrived, and the loss is one of those that the quorum is for.
     pub(crate) fn wiped(&mut self, node: NodeId) {
-        self.forgot(node);
         self.wiped.insert(node);
     }
 

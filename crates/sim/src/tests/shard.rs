@@ -24,6 +24,7 @@ fn shard(life: u64) -> Shard {
         timers,
         beat,
         limits,
+        resyncs: 1,
         store,
         seed: life,
         place: "n1".to_owned(),

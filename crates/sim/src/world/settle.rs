@@ -135,6 +135,9 @@ impl World {
         let Some(status) = row.status else {
             return Some(format!("the copy of {id} at {node} takes no part: {:?}", row.failed));
         };
+        if self.nodes[&node].shard.as_ref().is_some_and(|s| s.storage().is_merging(id)) {
+            return Some(format!("the copy of {id} at {node} moves regions to its image"));
+        }
         let p = status.positions;
         let even = [p.applied, p.committed, p.durable, p.received].iter().all(|lsn| *lsn == last);
         (!status.in_epoch || !even).then(|| format!("the copy of {id} at {node} is at {p:?} of {last}: {status:?}"))

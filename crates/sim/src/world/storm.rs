@@ -68,9 +68,11 @@ impl World {
             return self.start_wide_fault(kind, node);
         }
         match kind {
-            FaultKind::Crash | FaultKind::CrashAll | FaultKind::CrashInRecovery | FaultKind::Wipe => {
-                self.start_crash(kind, node)
-            }
+            FaultKind::Crash
+            | FaultKind::LongOutage
+            | FaultKind::CrashAll
+            | FaultKind::CrashInRecovery
+            | FaultKind::Wipe => self.start_crash(kind, node),
             FaultKind::RaftLeaderKilled => match self.raft_leader() {
                 Some(leader) => self.start_crash(kind, leader),
                 None => Ok(()),
@@ -157,7 +159,11 @@ impl World {
                 self.wipe(node);
             }
             let again = kind == FaultKind::CrashInRecovery;
-            let at = self.now + self.span(5 * MS, if again { 200 * MS } else { 5 * SECOND });
+            let away = match kind {
+                FaultKind::LongOutage => self.span(3 * SECOND, 10 * SECOND),
+                _ => self.span(5 * MS, if again { 200 * MS } else { 5 * SECOND }),
+            };
+            let at = self.now + away;
             self.at(at, Event::Cure(Cure::Restart { node, and_crash: again }));
         }
         Ok(())

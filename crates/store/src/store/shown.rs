@@ -5,7 +5,7 @@ use crate::api::Space;
 use crate::findings::Findings;
 use crate::io::FileId;
 use crate::ops::Tag;
-use crate::replica::Stage;
+use crate::replica::{Replica, Stage};
 use crate::stats::Written;
 use holdfast_format::PAGE_BYTES;
 use holdfast_types::{Positions, VolumeId};
@@ -91,6 +91,12 @@ impl Store {
     #[must_use]
     pub fn is_hung(&self) -> bool {
         !self.hung.is_empty()
+    }
+
+    /// Whether a copy still moves regions of its side area to its image.
+    #[must_use]
+    pub fn is_merging(&self, volume: VolumeId) -> bool {
+        self.replicas.get(&volume).is_some_and(Replica::is_merging)
     }
 
     /// Where a copy stands.

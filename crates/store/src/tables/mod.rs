@@ -4,8 +4,10 @@
 //! memory (128 GiB at 64 TiB), so `tree` keeps the pages that are in use, and `StoreConfig::table_bytes` bounds them.
 
 mod tree;
+mod weave;
 
 pub(crate) use tree::{FrozenPage, Seek, Tree, slot as entry_slot};
+pub(crate) use weave::{Weaver, Woven};
 
 use crate::io::FileId;
 use holdfast_format::{
@@ -29,6 +31,17 @@ impl Tables {
     /// As a checkpoint left them.
     pub(crate) const fn opened(blocks: Tree, regions: Tree, sums: TableSums) -> Tables {
         Tables { blocks, regions, digest: sums.blocks, region_sum: sums.regions }
+    }
+
+    /// Other trees take the place of those in use, which hold nothing that is on its way or changed.
+    pub(crate) fn replace(&mut self, blocks: Option<Tree>, regions: Option<Tree>, sums: TableSums) {
+        if let Some(blocks) = blocks {
+            self.blocks = blocks;
+        }
+        if let Some(regions) = regions {
+            self.regions = regions;
+        }
+        (self.digest, self.region_sum) = (sums.blocks, sums.regions);
     }
 
     pub(crate) const fn tree(&mut self, kind: TableKind) -> &mut Tree {

@@ -18,7 +18,7 @@ use holdfast_types::BlockIndex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-type Entries = [u64; PAGE_ENTRIES];
+pub(super) type Entries = [u64; PAGE_ENTRIES];
 
 #[derive(Debug)]
 struct Page {
@@ -105,6 +105,14 @@ impl Tree {
         tree.pages.clear();
         tree.insert(TablePage::ROOT, entries, second);
         Some(tree)
+    }
+
+    /// The tree below a root whose content is known, and lies in its second place or not.
+    pub(super) fn with_root(kind: TableKind, entries: Arc<Entries>, second: bool) -> Tree {
+        let mut tree = Tree::new(kind);
+        tree.pages.clear();
+        tree.insert(TablePage::ROOT, entries, second);
+        tree
     }
 
     /// Pages in memory, with the copies that a checkpoint may need of those that change meanwhile.
@@ -441,21 +449,21 @@ pub(crate) fn slot(entry: u64) -> usize {
 }
 
 /// What a page says of one of its children: 0 if that is all zeros.
-const fn said_of_child(page: TablePage, entries: &Entries, child: usize) -> u64 {
+pub(super) const fn said_of_child(page: TablePage, entries: &Entries, child: usize) -> u64 {
     if page.level == 1 { entries[child] } else { entries[2 * child] }
 }
 
 /// The sum over all entries of the table below this page.
-fn sum_of(page: TablePage, entries: &Entries) -> u64 {
+pub(super) fn sum_of(page: TablePage, entries: &Entries) -> u64 {
     if page.level == 1 { entries.iter().fold(0, |sum, e| sum.wrapping_add(*e)) } else { sums_below(entries) }
 }
 
-fn sums_below(entries: &Entries) -> u64 {
+pub(super) fn sums_below(entries: &Entries) -> u64 {
     entries.iter().skip(1).step_by(2).fold(0, |sum, e| sum.wrapping_add(*e))
 }
 
 /// The content of the place that holds what is expected, and whether that is the second one.
-fn verified(kind: TableKind, page: TablePage, expected: u64, places: &[u8]) -> Option<(Arc<Entries>, bool)> {
+pub(super) fn verified(kind: TableKind, page: TablePage, expected: u64, places: &[u8]) -> Option<(Arc<Entries>, bool)> {
     let place = |second: bool| {
         let bytes = places.get(usize::from(second) * PAGE_BYTES..)?.get(..PAGE_BYTES)?;
         let entries = decode_page(bytes)?;
@@ -465,7 +473,7 @@ fn verified(kind: TableKind, page: TablePage, expected: u64, places: &[u8]) -> O
     place(false).or_else(|| place(true))
 }
 
-fn leaf_sum(leaf: u64, entries: &Entries) -> u64 {
+pub(super) fn leaf_sum(leaf: u64, entries: &Entries) -> u64 {
     (leaf * ENTRIES..)
         .zip(entries)
         .fold(0, |sum, (index, value)| sum.wrapping_add(digest_term(BlockIndex(index), *value)))

@@ -203,6 +203,8 @@ pub(crate) struct Harness {
     pub(crate) checkpoints: usize,
     pub(crate) deleted: Vec<VolumeId>,
     pub(crate) log_records: usize,
+    /// What was said about regions and the side area.
+    pub(crate) resync: Vec<Output>,
 }
 
 impl Harness {
@@ -235,6 +237,7 @@ impl Harness {
             checkpoints: 0,
             deleted: Vec::new(),
             log_records: 0,
+            resync: Vec::new(),
         }
     }
 
@@ -316,6 +319,13 @@ impl Harness {
                 }
                 self.log_records += records.len();
             }
+            output @ (Output::RegionsRead { .. }
+            | Output::SideOpened { .. }
+            | Output::SideHeld { .. }
+            | Output::SideWritten { .. }
+            | Output::SideProven { .. }
+            | Output::Switched { .. }
+            | Output::SwitchRefused { .. }) => self.resync.push(output),
             Output::Failed { volume, reason } => {
                 assert!(!self.strict, "{volume:?} failed: {reason}");
                 self.failures.push((volume, reason));

@@ -10,5 +10,6 @@ mod large;
 mod pace;
 mod random;
 mod resize;
+mod resync;
 mod rot;
 mod rounds;
