@@ -5,8 +5,8 @@ use crate::members::Copies;
 use crate::state::{Node, Phase, State, Token, Volume};
 use RefusalKind::{Exists, Invalid, NotFound, Stale, Unsafe};
 use holdfast_types::{
-    BLOCK_SIZE, Configuration, Durability, Epoch, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member, NodeId,
-    Nominee, Pending, QuorumRule, VolumeId, VolumeSize,
+    BLOCK_SIZE, Configuration, Durability, Epoch, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member, Mutant,
+    NodeId, Nominee, Pending, QuorumRule, VolumeId, VolumeSize, mutated,
 };
 use std::collections::BTreeMap;
 
@@ -205,7 +205,7 @@ impl State {
             return Ok(Outcome::Done);
         }
         let last = volume.resizes.last().map_or(0, |r| r.0);
-        require(after == last, Stale, || {
+        require(after == last || mutated(Mutant::StaleResize), Stale, || {
             format!("volume {name} was resized meanwhile and is to have {now} bytes; look at it and ask again")
         })?;
         require(size > volume.size || shrink, Unsafe, || {

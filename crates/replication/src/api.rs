@@ -331,6 +331,8 @@ pub enum Output {
         /// Bound on their content.
         max_bytes: usize,
     },
+    /// To the store: whoever asked for regions does not go on, and what is committed need not wait for that.
+    LetGoRegions,
     /// To the store: make the side area ready for a volume of this size.
     OpenSide(VolumeSize),
     /// To the store: say what the side area holds.

@@ -11,7 +11,7 @@ use crate::reign::{Held, PeerState, Reign};
 use crate::repair::Repairs;
 use crate::resync::Resync;
 use crate::scrub::Scrub;
-use crate::source::Serving;
+use crate::source::{Serving, ServingPass};
 use crate::verify::Verify;
 use holdfast_format::Record;
 use holdfast_format::message::{BeatVolume, Message};
@@ -60,6 +60,7 @@ pub struct Replica {
     /// No log reaches this copy.
     pub(crate) resync: Option<Resync>,
     pub(crate) serving_regions: Option<Serving>,
+    pub(crate) serving_pass: Option<ServingPass>,
     /// The time of the last input, for rates.
     pub(crate) seen: Option<Time>,
     /// The highest position heard to be committed; may be above what this copy holds.
@@ -115,6 +116,7 @@ impl Replica {
             proofs: Proofs::new(opened.applied, opened.digest),
             resync: None,
             serving_regions: None,
+            serving_pass: None,
             seen: None,
             commit_known: opened.committed,
             lag: Lag::default(),
@@ -216,7 +218,8 @@ impl Replica {
             self.proofs.next_timeout(),
         ];
         let resync = self.resync.as_ref().and_then(Resync::next_timeout);
-        upkeep.into_iter().chain([role, fence, resync]).flatten().min()
+        let pass = self.serving_pass.map(|pass| pass.until);
+        upkeep.into_iter().chain([role, fence, resync, pass]).flatten().min()
     }
 
     /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13).
@@ -512,6 +515,7 @@ impl Replica {
         self.step_proofs(now, out);
         self.step_greetings(now, out);
         self.step_resync(now, out);
+        self.step_serving(now, out);
     }
 
     fn on_durable(&mut self, durable: Lsn, now: Time, out: &mut Vec<Output>) {
@@ -593,7 +597,9 @@ impl Replica {
             Message::NeedRegions { epoch, table, last, base } => {
                 self.on_need_regions(from, (epoch, table), last, base, now, out);
             }
-            Message::FetchRegions { epoch, request, query } => self.on_fetch_regions(from, epoch, request, query, out),
+            Message::FetchRegions { epoch, request, query } => {
+                self.on_fetch_regions(from, epoch, request, query, now, out)
+            }
             Message::Regions { epoch, request, cut, next, total, last, regions } => {
                 self.on_regions(from, (epoch, request), (cut, next, total, last), regions, now, out);
             }

@@ -153,7 +153,8 @@ pub enum Input {
         max_bytes: usize,
     },
     /// Reads regions for another copy, all at one LSN, as many as fit in `max_bytes` (at least one) and can be found at once. Answered
-    /// with `RegionsRead`.
+    /// with `RegionsRead`. If it is known that few regions in all are wanted, nothing is applied until the rest of them was asked for,
+    /// or `LetGoRegions`.
     ReadRegions {
         /// The volume.
         volume: VolumeId,
@@ -163,6 +164,11 @@ pub enum Input {
         query: RegionQuery,
         /// Bound on their content.
         max_bytes: usize,
+    },
+    /// Nobody asks for more of the regions that the image is kept still for.
+    LetGoRegions {
+        /// The volume.
+        volume: VolumeId,
     },
     /// Makes the side area ready. Answered with `SideOpened`.
     OpenSide {

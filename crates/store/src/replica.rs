@@ -285,6 +285,9 @@ impl Replica {
         self.pump_merge_size(cx);
         self.pump_deferred(cx);
         self.pump_side(cx);
+        if self.is_pressed(journal) {
+            self.region_reads.let_go();
+        }
         self.pump_regions(cx);
         if matches!(self.stage, Stage::Replaying | Stage::Open) {
             let hurry = hurry || self.stage == Stage::Replaying;

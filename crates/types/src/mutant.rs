@@ -231,8 +231,8 @@ mutants! {
     ResizeNotRolledBack: "resize",
     /// What a smaller volume cuts off stays in image and tables.
     ShrinkKeepsBytes: "resize",
-    /// A primary follows a wish for a size that is older than its log.
-    StaleResize: "open resize",
+    /// A wish for a size undoes what was decided since whoever has it looked.
+    StaleResize: "resize",
     /// The content of a record is not checked against its checksum.
     BodyNotVerified: "S18",
 }
