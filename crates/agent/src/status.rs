@@ -131,7 +131,7 @@ fn role_word(role: &str) -> &'static str {
 }
 
 /// The states of the API, from those of the state machine.
-fn copy_word(state: &str) -> &'static str {
+pub(crate) fn copy_word(state: &str) -> &'static str {
     match state {
         "serving" | "in_sync" => "healthy",
         "catching_up" => "catching_up",

@@ -46,4 +46,4 @@ pub use integrity::{BlockCounts, Blocks, CopyVerdict, Difference, Integrity, Scr
 pub use members::Copies;
 pub use placement::placement;
 pub use state::{Node, Phase, State, Token, Volume};
-pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status};
+pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status, volume_status};

@@ -5,7 +5,7 @@
 use crate::detector::{CopyReport, CopyRole, CopyState, Detector, LostCopy, ResyncProgress, SpaceLeft};
 use crate::integrity::Integrity;
 use crate::state::{Phase, State, Volume};
-use holdfast_types::{Configuration, Durability, NodeId, Nominee, Pending, Time};
+use holdfast_types::{Configuration, Durability, NodeId, Nominee, Pending, Time, VolumeId};
 use serde::Serialize;
 
 /// All of it.
@@ -128,6 +128,12 @@ pub fn status(state: &State, detector: &Detector, now: Time) -> ClusterStatus {
     });
     let volumes = state.volumes().map(|v| look.volume(v)).collect();
     ClusterStatus { cluster: state.name.clone(), nodes: nodes.collect(), volumes }
+}
+
+/// The same of one volume; `None`: there is none of that id.
+#[must_use]
+pub fn volume_status(state: &State, detector: &Detector, now: Time, volume: VolumeId) -> Option<VolumeStatus> {
+    Some(Look { state, detector, now }.volume(state.volumes.get(&volume)?))
 }
 
 struct Look<'a> {

@@ -36,6 +36,24 @@ impl Store {
         self.ops.pace.rate()
     }
 
+    /// Bytes of the segment files that are part of the journal.
+    #[must_use]
+    pub fn journal_bytes(&self) -> u64 {
+        self.journal.segments.len() as u64 * self.config.segment_bytes
+    }
+
+    /// Bytes of segment files that the journal does not grow beyond.
+    #[must_use]
+    pub fn journal_bound(&self) -> u64 {
+        u64::from(self.config.max_segments) * self.config.segment_bytes
+    }
+
+    /// Bytes of records that wait for a frame of the journal.
+    #[must_use]
+    pub const fn staged_bytes(&self) -> u64 {
+        self.journal.queue_bytes()
+    }
+
     /// What was written since the start, and what for.
     #[must_use]
     pub const fn written(&self) -> Written {
