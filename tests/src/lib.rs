@@ -3,7 +3,10 @@
 //! The tests run real processes on loopback; one cluster at a time in each test binary, because timers and pauses are
 //! measured.
 
+mod blocks;
 pub mod scrape;
+
+pub use blocks::Blocks;
 
 use holdfast_agent::admin::pb;
 use holdfast_cli::harness::{Cluster, ClusterOptions};

@@ -31,6 +31,8 @@ mod detector;
 mod integrity;
 mod members;
 mod placement;
+mod plan;
+mod recovery;
 mod state;
 mod status;
 mod wire;
@@ -45,5 +47,7 @@ pub use detector::{
 pub use integrity::{BlockCounts, Blocks, CopyVerdict, Difference, Integrity, ScrubReport, Verdict};
 pub use members::Copies;
 pub use placement::placement;
+pub use plan::{Plan, Planned, recovery_plan};
+pub use recovery::{FoundCopy, Kept, Known, LastHeard, Loss, Operator, Receipt};
 pub use state::{Node, Phase, State, Token, Volume};
 pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status, volume_status};

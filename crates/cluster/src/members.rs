@@ -37,6 +37,10 @@ pub struct Copies {
     /// Nodes that have not deleted a copy that counts no more.
     #[serde(with = "wire::list")]
     pub dropped: BTreeSet<NodeId>,
+    /// Copies that a forced recovery gave up. They count for nothing and stay where they are, as evidence, until an operator has them
+    /// removed or made anew.
+    #[serde(default, with = "wire::by_node", skip_serializing_if = "BTreeMap::is_empty")]
+    pub aside: BTreeMap<NodeId, Incarnation>,
 }
 
 impl Copies {
@@ -69,6 +73,36 @@ impl Copies {
         self.dropped.insert(node);
     }
 
+    /// F1: who counted before and does not count now is set aside, learners too.
+    pub(crate) fn give_up(&mut self, before: &Configuration, now: &Configuration) {
+        let learners = self.registered();
+        let gone = before.members.iter().chain(&learners).filter(|m| now.member(m.node).is_none());
+        let gone: Vec<Member> = gone.copied().collect();
+        let takes_back = mutated(Mutant::ForcedTakesBack);
+        if !takes_back {
+            self.aside.extend(gone.iter().map(|m| (m.node, m.incarnation)));
+        }
+        // A learner without a copy may be making one.
+        let unregistered = self.learners.keys().filter(|n| learners.iter().all(|m| m.node != **n));
+        self.dropped.extend(unregistered.copied());
+        self.learners.clear();
+        self.renew.clear();
+        self.wanted = now.members.iter().map(|m| m.node).collect();
+        if takes_back {
+            self.wanted.extend(gone.iter().map(|m| m.node));
+            self.learners = gone.into_iter().map(|m| (m.node, Some(m.incarnation))).collect();
+        }
+    }
+
+    /// A node is to hold a copy. What is set aside there goes first: the new copy is made anew (S20).
+    fn want(&mut self, node: NodeId) {
+        if self.aside.remove(&node).is_some() {
+            self.dropped.insert(node);
+        }
+        self.wanted.insert(node);
+        self.learners.entry(node).or_insert(None);
+    }
+
     /// The members are others now.
     pub(crate) fn activated(&mut self, before: &Configuration, now: &Configuration) {
         self.learners.retain(|node, _| now.member(*node).is_none());
@@ -92,6 +126,11 @@ impl Copies {
         let learners: BTreeSet<NodeId> = self.learners.keys().copied().collect();
         is(to_come == learners, "learners are the wanted nodes that are no members")?;
         is(self.renew.iter().all(|n| member(n) && self.wanted.contains(n)), "what is made anew is a wanted member")?;
+        let aside = |n: &NodeId| {
+            let elsewhere = self.wanted.contains(n) || self.dropped.contains(n);
+            self.aside.contains_key(n) && (member(n) || elsewhere)
+        };
+        is(!self.aside.keys().any(aside), "S20: a copy that was set aside counts or is to count")?;
         is(!self.dropped.iter().any(member), "S20: a member's copy is to be deleted")
     }
 }
@@ -133,8 +172,7 @@ impl State {
             let message = format!("volume {} is to have {MAX_MEMBERS} copies, no more fit; {who} gets none", c.name);
             return Err(Refusal::new(Invalid, message));
         }
-        c.copies.wanted.insert(node);
-        c.copies.learners.entry(node).or_insert(None);
+        c.copies.want(node);
         Ok(Outcome::Done)
     }
 
@@ -147,6 +185,10 @@ impl State {
             return Ok(Outcome::Done);
         }
         if c.active.member(node).is_none() {
+            if c.copies.aside.remove(&node).is_some() {
+                c.copies.dropped.insert(node);
+                return Ok(Outcome::Done);
+            }
             if c.copies.dropped.contains(&node) {
                 return Ok(Outcome::Done);
             }
@@ -193,9 +235,10 @@ impl State {
         }
         c.copies.wanted.remove(&old);
         c.copies.renew.remove(&old);
-        c.copies.wanted.insert(new);
-        if c.active.member(new).is_none() {
-            c.copies.learners.insert(new, None);
+        if c.active.member(new).is_some() {
+            c.copies.wanted.insert(new);
+        } else {
+            c.copies.want(new);
         }
         Ok(Outcome::Done)
     }

@@ -391,6 +391,27 @@ pub enum RoleName {
     Failed,
 }
 
+/// Where a copy's log ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Epoch of the last record.
+    pub last_epoch: Epoch,
+    /// The last record, durable or not.
+    pub last: Lsn,
+    /// Known to be committed, and held.
+    pub committed: Lsn,
+    /// In a synced image.
+    pub checkpoint: Lsn,
+    /// What it has promised.
+    pub promised: Epoch,
+    /// Which epoch wrote which part.
+    pub table: EpochTable,
+    /// Nothing that was once durable here is unreadable or gone.
+    pub whole: bool,
+    /// Another state is about to become the copy's: where that ends is not known yet.
+    pub switching: bool,
+}
+
 /// A copy at a glance.
 #[derive(Clone, Debug)]
 pub struct CopyStatus {

@@ -1,6 +1,6 @@
 //! The copy as a whole: dispatches inputs, keeps the role, names the next timeout.
 
-use crate::api::{CopyStatus, Input, Limits, Output, RoleName, Timers};
+use crate::api::{CopyStatus, Input, Limits, LogEnd, Output, RoleName, Timers};
 use crate::claim::{Candidate, Claimant};
 use crate::lag::Lag;
 use crate::lease::Granted;
@@ -45,6 +45,8 @@ pub struct Replica {
     /// Lanes to these are up.
     pub(crate) up: BTreeSet<NodeId>,
     pub(crate) role: Role,
+    /// The last epoch that this life led.
+    pub(crate) reigned: Epoch,
     /// Whose log this copy adopted.
     pub(crate) leader: Option<(NodeId, Epoch)>,
     pub(crate) granted: Option<Granted>,
@@ -104,6 +106,7 @@ impl Replica {
             log,
             up: BTreeSet::new(),
             role: Role::Follower,
+            reigned: Epoch::ZERO,
             leader: None,
             granted,
             released: Epoch::ZERO,
@@ -207,7 +210,7 @@ impl Replica {
         let role = match &self.role {
             Role::Candidate(c) => Some(c.ask_at),
             Role::Reign(r) => r.next_timeout(),
-            Role::Claimant(c) => Some(c.greet_at),
+            Role::Claimant(c) => Some(c.leases_end.map_or(c.greet_at, |at| at.min(c.greet_at))),
             Role::Follower => None,
         };
         let fence = self.fence.filter(|f| f.stage == FenceStage::WaitingLease).and(self.granted.map(|g| g.until));
@@ -352,6 +355,21 @@ impl Replica {
         self.log.size()
     }
 
+    /// Where its log ends: epoch and LSN of the last record, what it knows to be committed, and the table.
+    #[must_use]
+    pub fn log_end(&self) -> LogEnd {
+        LogEnd {
+            last_epoch: self.log.last_epoch(),
+            last: self.log.last(),
+            committed: self.log.positions.committed,
+            checkpoint: self.log.checkpoint,
+            promised: self.log.promised,
+            table: self.log.table.clone(),
+            whole: self.log.unknown_to.is_none(),
+            switching: self.is_switching(),
+        }
+    }
+
     /// The view this copy acts on.
     #[must_use]
     pub fn view(&self) -> &VolumeView {
@@ -449,6 +467,11 @@ impl Replica {
         if superseded {
             self.leave_role(out);
         }
+        if let Role::Reign(r) = &mut self.role
+            && self.view.forced.is_some_and(|f| f.noted == Some(r.epoch()))
+        {
+            r.activate_at = now;
+        }
         if matches!(&self.role, Role::Reign(r) if r.epoch() == active && !r.active) {
             self.activated(now, out);
         }
@@ -509,6 +532,7 @@ impl Replica {
     fn on_tick(&mut self, now: Time, out: &mut Vec<Output>) {
         self.step_fence(now, out);
         self.step_candidate(now, out);
+        self.step_claimant(now, out);
         self.step_repairs(now, out);
         self.step_scrub(now, out);
         self.step_verify(now, out);

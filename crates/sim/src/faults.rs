@@ -171,6 +171,9 @@ fault_kinds! {
     Verify,
     /// An operator wants a volume of another size.
     Resize,
+    /// All copies of a volume but one are gone, for ever as far as anybody knows, and an operator goes on with the one that is left; much later
+    /// they come back.
+    MajorityLost,
 }
 
 impl FaultKind {
@@ -281,6 +284,9 @@ pub(crate) const OUTAGES: &[FaultKind] = &[FaultKind::LongOutage];
 /// Kinds of `world/members.rs`: who holds copies changes. In runs of their own.
 pub(crate) const MEMBERS: &[FaultKind] =
     &[FaultKind::CopyAdd, FaultKind::CopyRemove, FaultKind::CopyReplace, FaultKind::DiskReplaced];
+
+/// Kinds of `world/forced.rs`. In runs of their own.
+pub(crate) const FORCED: &[FaultKind] = &[FaultKind::MajorityLost];
 
 /// Volumes become larger and smaller. Drawn apart from all else.
 pub(crate) const SIZES: &[FaultKind] = &[FaultKind::Resize];

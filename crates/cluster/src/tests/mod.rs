@@ -2,6 +2,7 @@ mod commands;
 mod decider;
 mod glance;
 mod random;
+mod recovery;
 
 use crate::{Command, Outcome, Phase, State};
 use holdfast_types::{ClusterId, Durability, Epoch, Incarnation, Life, NodeId, VolumeId};

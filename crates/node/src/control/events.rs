@@ -3,8 +3,8 @@
 use super::Output;
 use super::copies::registered_copies;
 use super::lead::present;
-use holdfast_cluster::{Detector, State, Volume};
-use holdfast_types::{Configuration, Epoch, Incarnation, NodeId, Time, VolumeId, VolumeView};
+use holdfast_cluster::{Detector, Receipt, State, Volume};
+use holdfast_types::{Configuration, Durability, Epoch, Incarnation, NodeId, Time, VolumeId, VolumeView};
 use std::collections::BTreeMap;
 
 /// Kinds of events, named as the admin API names them.
@@ -36,6 +36,10 @@ pub enum EventKind {
     CopyRegistered,
     /// A copy is refused.
     CopyFailed,
+    /// An operator gave up members that are gone.
+    ForcedRecovery,
+    /// What a forced recovery lost is known, or known better.
+    LossReceipt,
 }
 
 impl EventKind {
@@ -56,6 +60,8 @@ impl EventKind {
             EventKind::VolumeDeleted => "volume_deleted",
             EventKind::CopyRegistered => "copy_registered",
             EventKind::CopyFailed => "copy_failed",
+            EventKind::ForcedRecovery => "forced_recovery",
+            EventKind::LossReceipt => "loss_receipt",
         }
     }
 }
@@ -90,6 +96,8 @@ struct Seen {
     size: u64,
     view: Option<VolumeView>,
     registered: BTreeMap<NodeId, Incarnation>,
+    durability: Durability,
+    receipts: Vec<Receipt>,
 }
 
 impl Watch {
@@ -172,6 +180,8 @@ fn see(state: &State, id: VolumeId, volume: &Volume) -> Seen {
         size: volume.size.bytes(),
         view: state.view(id),
         registered: registered_copies(volume),
+        durability: volume.durability,
+        receipts: volume.receipts.clone(),
     }
 }
 
@@ -188,6 +198,7 @@ fn changes(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Ti
         let message = format!("volume {} is to have {} bytes instead of {}", after.name, after.size, before.size);
         emit(out, now, EventKind::VolumeResized, volume, message);
     }
+    receipts_changed(before, after, name, now, out);
     let Some(now_view) = &after.view else { return };
     let then_view = before.view.as_ref();
     if let Some(nominee) = now_view.nominee
@@ -211,10 +222,37 @@ fn changes(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Ti
     }
 }
 
+/// Who ordered which forced recovery, and what it cost.
+fn receipts_changed(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Time, out: &mut Vec<Output>) {
+    let volume = Some(after.name.as_str());
+    for receipt in &after.receipts {
+        let known = before.receipts.iter().find(|r| r.number == receipt.number);
+        if known.is_none() {
+            let names = |members: &mut dyn Iterator<Item = NodeId>| members.map(name).collect::<Vec<_>>().join(", ");
+            let left = names(&mut receipt.survivors.iter().map(|m| m.node));
+            let given_up = names(&mut receipt.given_up().map(|m| m.node));
+            let by = &receipt.by;
+            let uid = by.uid.map_or_else(|| "an unknown user".to_owned(), |uid| format!("{} (uid {uid})", by.user));
+            let message = format!(
+                "forced recovery {} by {uid} on {}: epoch {} with {left} succeeds epoch {}; the copies on {given_up} are given up",
+                receipt.number, by.host, receipt.epoch, receipt.before.epoch
+            );
+            emit(out, now, EventKind::ForcedRecovery, volume, message);
+        }
+        let (said, says) = (known.map(|r| r.loss(before.durability)), receipt.loss(after.durability));
+        if said != Some(says) && receipt.opened {
+            let message = format!("forced recovery {}: {}", receipt.number, receipt.sentence(after.durability));
+            emit(out, now, EventKind::LossReceipt, volume, message);
+        }
+    }
+}
+
 /// Who reigns, after whom, and why.
 fn reign(before: &VolumeView, after: &VolumeView, name: &dyn Fn(NodeId) -> String) -> String {
     let why = match before.nominee {
         _ if before.active.epoch == Epoch::ZERO => "the volume opens for the first time",
+        _ if after.forced.is_some() => "an operator goes on with the copies that are left",
+        _ if before.forced.is_some() => "it goes on with the copies that are left",
         Some(nominee) if nominee.planned => "a planned switchover",
         Some(_) => "the control plane chose its primary",
         None => "its primary asked for it",

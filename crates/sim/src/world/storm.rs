@@ -110,6 +110,7 @@ impl World {
                 Ok(())
             }
             FaultKind::Resize => self.start_resize(),
+            FaultKind::MajorityLost => self.lose_majority(),
             FaultKind::Detach => {
                 self.detach_somebody();
                 Ok(())
@@ -226,6 +227,9 @@ impl World {
 
     /// S16 on the bytes of every image of a node.
     pub(super) fn look_at_images(&mut self, id: NodeId, quiet: bool) -> Result<(), Violation> {
+        if self.lost.given_up.contains_key(&id) {
+            return Ok(());
+        }
         for plan in &self.options.volumes {
             // A copy that counts no more is what it was when it was dropped.
             let view = self.checkers.control.view(plan.id);
@@ -401,6 +405,7 @@ impl World {
     pub(super) fn cure(&mut self, cure: Cure) -> Result<(), Violation> {
         let now = self.now;
         match cure {
+            Cure::Restart { node, .. } if self.is_gone(node) => {}
             Cure::Restart { node, and_crash } => {
                 self.start_node(node)?;
                 if and_crash && self.settling.is_none() {

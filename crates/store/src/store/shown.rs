@@ -8,7 +8,7 @@ use crate::ops::Tag;
 use crate::replica::{Replica, Stage};
 use crate::stats::Written;
 use holdfast_format::PAGE_BYTES;
-use holdfast_types::{Positions, VolumeId};
+use holdfast_types::{Epoch, Positions, VolumeId};
 
 impl Store {
     /// Whether guests should hand over more. Images that can't keep up slow the journal and thereby everybody who waits
@@ -64,6 +64,12 @@ impl Store {
     #[must_use]
     pub fn backlog_bytes(&self) -> u64 {
         self.replicas.values().map(|r| r.backlog).sum()
+    }
+
+    /// The orphans of a copy: at the adoption of which epoch they were cut, and their bytes.
+    #[must_use]
+    pub fn orphans(&self, volume: VolumeId) -> Vec<(Epoch, u64)> {
+        self.replicas.get(&volume).map_or_else(Vec::new, |r| r.orphans.iter().map(|(e, b)| (*e, *b)).collect())
     }
 
     /// Whether appends wait for a journal segment.
