@@ -327,4 +327,17 @@ mod tests {
     fn the_start_of_the_epoch_of_the_damage_makes_nothing_whole() {
         assert_eq!(adopted(Epoch(2)).tail().unknown_to, Some(Lsn(300)));
     }
+
+    /// After a forced recovery that may be said of records of another log.
+    #[test]
+    fn what_was_heard_to_be_committed_above_the_start_of_an_epoch_says_nothing_in_it() {
+        let before = EpochTable::new(vec![(Epoch(1), Lsn(1))]).expect("a table");
+        let mut log = adopted(Epoch(1));
+        log.note_committed(Lsn(9));
+        assert_eq!(log.tail().committed, Lsn(9), "of the adopted epoch it is true");
+        let table = before.continued(Lsn(4), Epoch(2)).continued(Lsn(5), Epoch(3));
+        let hash = log.last_hash();
+        log.note_adopted(Epoch(3), table, Lsn(5), hash);
+        assert_eq!((log.tail().committed, log.commit_hint()), (Lsn(5), Lsn(5)), "record 6 will be another one");
+    }
 }

@@ -120,10 +120,12 @@ pub(crate) fn plan_text(volume: &str, old_primary: &str, p: &pb::RecoveryPlanRes
         "The copies on {gone} are given up for ever: when they come back they count for nothing and are kept as evidence."
     );
     if given_up.contains(&old_primary) {
+        let others: Vec<&str> = given_up.iter().copied().filter(|n| *n != old_primary).collect();
+        let others = if others.is_empty() { "the others".to_owned() } else { others.join(", ") };
         let _ = writeln!(
             out,
             "{old_primary} was primary: make sure that its host is off. Alone it can acknowledge nothing, but while its agent runs and reaches \
-             enough of {gone} and nobody else, it could go on."
+             enough of {others} and nobody else, it could go on."
         );
     }
     out += &prospects(p);

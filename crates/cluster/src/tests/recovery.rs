@@ -226,3 +226,12 @@ fn a_recovery_that_never_opened_is_continued_by_the_next_one() {
     state.apply(&found(1, 30, 20)).unwrap();
     assert_eq!(loss(&state), Loss::Certain { from: Lsn(10), committed: Lsn(20), to: Some(Lsn(30)) });
 }
+
+/// What a build without forced recoveries wrote is read, and what this one writes without any is what that one wrote.
+#[test]
+fn a_state_without_recoveries_is_as_it_was() {
+    let state = open();
+    let text = String::from_utf8(state.encode()).unwrap();
+    assert!(!text.contains("receipts") && !text.contains("aside"), "{text}");
+    assert_eq!(State::decode(text.as_bytes()).unwrap(), state);
+}
