@@ -295,7 +295,7 @@ impl Runner {
                     self.on_message(peer, lane, bytes, now);
                 }
             }
-            Event::Join { .. } => {}
+            Event::Join { .. } | Event::Removed { .. } => {}
         }
     }
 

@@ -161,6 +161,16 @@ fault_kinds! {
     CopyReplace,
     /// A disk is wiped, and the operator has its copies made anew.
     DiskReplaced,
+    /// An operator wants a node to hold nothing.
+    NodeDrain,
+    /// An operator takes that back, or ends it.
+    NodeUndrain,
+    /// An operator takes a node out for ever.
+    NodeRemove,
+    /// The leader has a copy made anew elsewhere that is gone for long.
+    CopyReplacedByItself,
+    /// It takes that back.
+    CopyKept,
     /// A clock jumps ahead, which no clock that counts the time since boot does: declared runs only.
     ClockJump,
     /// A node stands still and its clock with it (a guest of a hypervisor that is paused): declared runs only.
@@ -282,6 +292,9 @@ pub(crate) const OUTAGES: &[FaultKind] = &[FaultKind::LongOutage];
 pub(crate) const MEMBERS: &[FaultKind] =
     &[FaultKind::CopyAdd, FaultKind::CopyRemove, FaultKind::CopyReplace, FaultKind::DiskReplaced];
 
+/// Nodes come into and out of service: in the same runs.
+pub(crate) const NODES: &[FaultKind] = &[FaultKind::NodeDrain, FaultKind::NodeUndrain, FaultKind::NodeRemove];
+
 /// Volumes become larger and smaller. Drawn apart from all else.
 pub(crate) const SIZES: &[FaultKind] = &[FaultKind::Resize];
 
@@ -328,6 +341,11 @@ impl FaultKind {
     /// Whether it is one of `world/members.rs`.
     pub(crate) fn changes_members(self) -> bool {
         MEMBERS.contains(&self)
+    }
+
+    /// Whether it is one of `world/nodes.rs`.
+    pub(crate) fn changes_nodes(self) -> bool {
+        NODES.contains(&self)
     }
 
     /// Whether it is one of `world/wide.rs`.

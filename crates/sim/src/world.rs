@@ -13,6 +13,7 @@ mod episode;
 mod forge;
 mod guests;
 mod members;
+mod nodes;
 mod resize;
 mod settle;
 mod storm;

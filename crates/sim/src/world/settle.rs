@@ -105,7 +105,8 @@ impl World {
     fn sickness(&mut self) -> Option<String> {
         let volumes: Vec<VolumeId> = self.options.volumes.iter().map(|v| v.id).collect();
         let sick = volumes.into_iter().find_map(|v| {
-            self.volume_sickness(v).or_else(|| self.members_sickness(v)).or_else(|| self.size_sickness(v))
+            let sick = self.volume_sickness(v).or_else(|| self.members_sickness(v));
+            sick.or_else(|| self.drain_sickness(v)).or_else(|| self.size_sickness(v))
         });
         sick.or_else(|| self.control_sickness())
     }
