@@ -94,7 +94,7 @@ fn shots() -> impl Strategy<Value = Vec<Shot>> {
             start
         })
     ];
-    (start, proptest::collection::vec((command(), proptest::bool::weighted(0.8)), 0..80)).prop_map(|(a, b)| {
+    (start, proptest::collection::vec((command(), proptest::bool::weighted(0.8)), 0..110)).prop_map(|(a, b)| {
         let mut a: Vec<Shot> = a.into_iter().map(|c| (c, false)).collect();
         a.extend(b);
         a
