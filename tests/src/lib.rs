@@ -3,6 +3,11 @@
 //! The tests run real processes on loopback; one cluster at a time in each test binary, because timers and pauses are
 //! measured.
 
+mod blocks;
+pub mod scrape;
+
+pub use blocks::Blocks;
+
 use holdfast_agent::admin::pb;
 use holdfast_cli::harness::{Cluster, ClusterOptions};
 use holdfast_cli::workload::Workload;
@@ -50,7 +55,15 @@ impl TestCluster {
     /// # Panics
     /// They did not come up.
     pub async fn start_of(nodes: usize, extra: &str) -> TestCluster {
-        TestCluster::start_as(nodes, extra, |_| ()).await.0
+        TestCluster::start_as(nodes, extra, false, |_| ()).await.0
+    }
+
+    /// Three nodes that serve their metrics.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_observed(extra: &str) -> TestCluster {
+        TestCluster::start_as(3, extra, true, |_| ()).await.0
     }
 
     /// Three nodes on devices that `prepare` makes below the cluster's directory: node `n1` keeps its data in `n1/data`.
@@ -59,16 +72,22 @@ impl TestCluster {
     /// # Panics
     /// They did not come up.
     pub async fn start_on<D>(extra: &str, prepare: impl FnOnce(&Path) -> D) -> (TestCluster, D) {
-        TestCluster::start_as(3, extra, prepare).await
+        TestCluster::start_as(3, extra, false, prepare).await
     }
 
-    async fn start_as<D>(nodes: usize, extra: &str, prepare: impl FnOnce(&Path) -> D) -> (TestCluster, D) {
+    async fn start_as<D>(
+        nodes: usize,
+        extra: &str,
+        metrics: bool,
+        prepare: impl FnOnce(&Path) -> D,
+    ) -> (TestCluster, D) {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = scratch();
         let device = prepare(dir.path());
         let mut options = ClusterOptions::new(binary().to_path_buf(), dir.path().to_path_buf());
         extra.clone_into(&mut options.extra);
         options.nodes = nodes;
+        options.metrics = metrics;
         let mut test = TestCluster { cluster: None, dir: Some(dir), _turn: turn };
         match Cluster::start(options).await {
             Ok(cluster) => test.cluster = Some(cluster),

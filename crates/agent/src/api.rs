@@ -2,13 +2,15 @@
 
 mod copies;
 mod nodes;
+mod orphans;
+mod recovery;
 
 use crate::admin::pb::{self, admin_server::Admin};
 use crate::control::{Ask, Happened, View};
 use crate::random;
 use crate::token::{Token, hex, unhex};
 use crate::upkeep;
-use holdfast_cluster::{Command, Outcome, RefusalKind, placement};
+use holdfast_cluster::{Command, Outcome, Refusal, RefusalKind, placement};
 use holdfast_node::control::Failure;
 use holdfast_transport::pki;
 use holdfast_types::{Durability, NodeId, VolumeId, VolumeSize};
@@ -61,16 +63,20 @@ fn stopping() -> Status {
 }
 
 fn refusal(failure: &Failure) -> Status {
-    let text = failure.to_string();
     match failure {
-        Failure::Refused(refused) => match refused.kind {
-            RefusalKind::Invalid => Status::invalid_argument(text),
-            RefusalKind::NotFound => Status::not_found(text),
-            RefusalKind::Exists => Status::already_exists(text),
-            RefusalKind::Unsafe => Status::failed_precondition(text),
-            RefusalKind::Stale => Status::aborted(text),
-        },
-        Failure::Busy | Failure::Unknown | Failure::NoLeader { .. } => Status::unavailable(text),
+        Failure::Refused(refused) => refused_as(refused),
+        Failure::Busy | Failure::Unknown | Failure::NoLeader { .. } => Status::unavailable(failure.to_string()),
+    }
+}
+
+pub(crate) fn refused_as(refused: &Refusal) -> Status {
+    let text = refused.to_string();
+    match refused.kind {
+        RefusalKind::Invalid => Status::invalid_argument(text),
+        RefusalKind::NotFound => Status::not_found(text),
+        RefusalKind::Exists => Status::already_exists(text),
+        RefusalKind::Unsafe => Status::failed_precondition(text),
+        RefusalKind::Stale => Status::aborted(text),
     }
 }
 
@@ -236,6 +242,8 @@ fn event(node: &str, h: Happened) -> pb::Event {
 
 #[tonic::async_trait]
 impl Admin for Service {
+    type OrphanExportStream =
+        std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<pb::OrphanPiece, Status>> + Send>>;
     type EventsStream = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<pb::Event, Status>> + Send>>;
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
@@ -389,6 +397,48 @@ impl Admin for Service {
         let command = self.look(move |view| copies::replacement(view, &request)).await?;
         self.propose(command).await?;
         Ok(Response::new(pb::CopyReplaceResponse {}))
+    }
+
+    async fn recovery_plan(&self, request: Request<pb::RecoveryPlanRequest>) -> Answer<pb::RecoveryPlanResponse> {
+        let request = request.into_inner();
+        Ok(Response::new(self.look(move |view| recovery::plan(view, &request)).await?))
+    }
+
+    async fn recover(&self, request: Request<pb::RecoverRequest>) -> Answer<pb::RecoverResponse> {
+        let by = recovery::operator(&request);
+        let request = request.into_inner();
+        let command = self.look(move |view| recovery::order(view, &request, by)).await?;
+        match self.propose(command).await? {
+            Outcome::Epoch(epoch) => Ok(Response::new(pb::RecoverResponse { epoch: epoch.0 })),
+            other => Err(Status::internal(format!("the control plane answered {other:?} to a forced recovery"))),
+        }
+    }
+
+    async fn orphan_list(&self, request: Request<pb::OrphanListRequest>) -> Answer<pb::OrphanListResponse> {
+        let request = request.into_inner();
+        let rows = self.look(move |view| orphans::list(view, &request)).await?;
+        let orphans =
+            orphans::in_background(move || Ok(rows.into_iter().map(orphans::Row::described).collect())).await?;
+        Ok(Response::new(pb::OrphanListResponse { orphans }))
+    }
+
+    async fn orphan_show(&self, request: Request<pb::OrphanRequest>) -> Answer<pb::OrphanShowResponse> {
+        let id = request.into_inner().id;
+        let row = self.look(move |view| orphans::here(view, &id)).await?;
+        Ok(Response::new(orphans::in_background(move || row.shown()).await?))
+    }
+
+    async fn orphan_export(&self, request: Request<pb::OrphanRequest>) -> Answer<Self::OrphanExportStream> {
+        let id = request.into_inner().id;
+        let row = self.look(move |view| orphans::here(view, &id)).await?;
+        Ok(Response::new(Box::pin(row.pieces())))
+    }
+
+    async fn orphan_delete(&self, request: Request<pb::OrphanRequest>) -> Answer<pb::OrphanDeleteResponse> {
+        let id = request.into_inner().id;
+        let wishes = self.look(move |view| orphans::deletion(view, &id)).await?;
+        self.wish(wishes).await?;
+        Ok(Response::new(pb::OrphanDeleteResponse {}))
     }
 
     async fn events(&self, request: Request<pb::EventsRequest>) -> Answer<Self::EventsStream> {

@@ -4,6 +4,7 @@
 use crate::error::AgentError;
 use crate::found::FOUNDER;
 use crate::join::{JoinAnswer, JoinRequest};
+use crate::metrics::ShardSample;
 use crate::raft_store::{Write, Written};
 use crate::random;
 use crate::shard::shard_address;
@@ -15,7 +16,7 @@ use holdfast_cluster::{Command, Outcome};
 use holdfast_node::control::{Control, Failure, Input, Output};
 use holdfast_node::{LocalView, Upkeep};
 use holdfast_transport::{Endpoint, Event, Events, JoinReply, Lane, join_client, pki};
-use holdfast_types::{ClusterId, NodeId, Time, VolumeId};
+use holdfast_types::{ClusterId, Epoch, NodeId, Time, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub(crate) enum Ask {
     Upkeep(NodeId, Upkeep),
     /// So many bytes are free on the file system of this node's copies.
     Space(u64),
+    /// How the shard is.
+    Measure(oneshot::Sender<ShardSample>),
     /// What happened so far, and a subscription to what will.
     Events(oneshot::Sender<(Vec<Happened>, broadcast::Receiver<Happened>)>),
 }
@@ -60,6 +63,12 @@ pub(crate) struct View<'a> {
     pub(crate) data_dir: &'a std::path::Path,
     pub(crate) ca_pem: &'a str,
     pub(crate) address: SocketAddr,
+    pub(crate) endpoint: &'a Endpoint,
+    /// Volumes with a copy here.
+    pub(crate) local: Vec<VolumeId>,
+    /// Active epoch of each of them, and how often it changed while this agent ran.
+    pub(crate) epoch_changes: &'a BTreeMap<VolumeId, (Epoch, u64)>,
+    pub(crate) event_counts: &'a BTreeMap<&'static str, u64>,
 }
 
 /// Who waits for the outcome of a proposal.
@@ -84,6 +93,8 @@ pub(crate) struct ControlLoop {
     next_event: u64,
     news: broadcast::Sender<Happened>,
     local: LocalView,
+    epoch_changes: BTreeMap<VolumeId, (Epoch, u64)>,
+    event_counts: BTreeMap<&'static str, u64>,
     /// The newest view did not fit into the link; it is offered again.
     unsent_view: bool,
     /// The same for the peers.
@@ -119,6 +130,8 @@ impl ControlLoop {
             next_event: 0,
             news: broadcast::channel(KEPT_EVENTS).0,
             local: LocalView::default(),
+            epoch_changes: BTreeMap::new(),
+            event_counts: BTreeMap::new(),
             unsent_view: false,
             unsent_peers: None,
             peers: BTreeMap::new(),
@@ -188,6 +201,7 @@ impl ControlLoop {
             Output::Compact { first_index, snapshot } => self.write(Write::Compact { first_index, snapshot }).await,
             Output::Local(local) => {
                 self.local = local;
+                self.count_epochs();
                 self.send_view();
             }
             Output::Peers(peers) => self.on_peers(peers),
@@ -214,6 +228,17 @@ impl ControlLoop {
         // A full queue means a stuck disk: the loop waits for it, bounded by the writer's failure.
         if self.parts.writes.send(write).await.is_err() {
             tracing::debug!("the writer of the control plane's log has ended");
+        }
+    }
+
+    fn count_epochs(&mut self) {
+        let views = &self.local.views;
+        self.epoch_changes.retain(|volume, _| views.iter().any(|view| view.volume == *volume));
+        for view in views {
+            let epoch = view.active.epoch;
+            let (known, changes) = self.epoch_changes.entry(view.volume).or_insert((epoch, 0));
+            *changes += u64::from(*known != epoch);
+            *known = epoch;
         }
     }
 
@@ -311,8 +336,16 @@ impl ControlLoop {
                 data_dir: &self.parts.data_dir,
                 ca_pem: &self.parts.ca_pem,
                 address: self.parts.address,
+                endpoint: &self.parts.endpoint,
+                local: self.local.views.iter().map(|view| view.volume).collect(),
+                epoch_changes: &self.epoch_changes,
+                event_counts: &self.event_counts,
             }),
             Ask::Space(free) => self.feed(Input::Space(free)).await,
+            Ask::Measure(answer) => {
+                // One that does not fit is dropped: whoever asked sees that the shard does not answer.
+                let _ = self.parts.shard.to.try_send(ToShard::Measure(answer));
+            }
             Ask::Upkeep(node, wish) => self.feed(Input::Upkeep { node, wish }).await,
             Ask::Propose(command, answer) => self.propose(command, Waiting::Admin(answer)).await,
             Ask::Events(answer) => {
@@ -426,6 +459,7 @@ impl ControlLoop {
 
     fn happened(&mut self, kind: &'static str, volume: Option<String>, message: String) {
         self.next_event += 1;
+        *self.event_counts.entry(kind).or_default() += 1;
         let happened = Happened { seq: self.next_event, unix_ms: random::unix_ms(), kind, volume, message };
         tracing::info!(kind, volume = happened.volume, "{}", happened.message);
         if self.events.len() >= KEPT_EVENTS {

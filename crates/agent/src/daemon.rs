@@ -7,9 +7,10 @@ use crate::control::{Ask, ControlLoop, Parts};
 use crate::error::AgentError;
 use crate::found::credentials;
 use crate::identity::Identity;
+use crate::metrics::{self, Vitals};
 use crate::paths::{self, Paths};
 use crate::raft_store::{self, RaftStore};
-use crate::shard_link::{self, FromShard};
+use crate::shard_link::{self, FromShard, ShardHandle};
 use crate::{random, shard};
 use holdfast_node::control::{Control, ControlConfig};
 use holdfast_transport::{Endpoint, TransportConfig, pki};
@@ -21,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnixListenerStream;
 use tracing_subscriber::EnvFilter;
 
@@ -47,6 +48,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let _lock = paths.lock()?;
     let life = Life(random::id());
     let admin = admin_socket(&config.listen.admin)?;
+    let scraped = config.listen.metrics.map(metrics::listen).transpose()?;
     let credentials = credentials(&paths, &identity)?;
     if !paths.raft().exists() {
         return Err(AgentError::RaftMissing { path: paths.raft() });
@@ -72,15 +74,12 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let (endpoint, events) = bound.map_err(failed)?;
     let (mut handle, port) = shard_link::link();
     let (shard, ready) = shard::spawn(&config, &credentials, life, port)?;
-    if ready.await.is_err() {
-        let reason = match handle.from.recv().await {
-            Some(FromShard::Fatal(reason)) => reason,
-            _ => "its thread ended".to_owned(),
-        };
-        return Err(AgentError::Shard { reason });
-    }
+    shard_starts(ready, &mut handle).await?;
     let (asks, asked) = mpsc::channel(ASKS);
     let space = tokio::spawn(tell_space(config.node.data_dir.clone(), asks.clone()));
+    if let Some(listener) = scraped {
+        metrics::spawn(listener, Vitals { asks: asks.clone() })?;
+    }
     let server = tokio::spawn(serve_admin(admin, Service { asks }));
     let parts = Parts {
         me: identity.node,
@@ -114,6 +113,18 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         return Err(AgentError::Shard { reason: "its thread panicked".to_owned() });
     }
     ended
+}
+
+/// Waits until the shard has its directory, its port and its sockets.
+async fn shard_starts(ready: oneshot::Receiver<()>, handle: &mut ShardHandle) -> Result<(), AgentError> {
+    if ready.await.is_ok() {
+        return Ok(());
+    }
+    let reason = match handle.from.recv().await {
+        Some(FromShard::Fatal(reason)) => reason,
+        _ => "its thread ended".to_owned(),
+    };
+    Err(AgentError::Shard { reason })
 }
 
 async fn finished(thread: &JoinHandle<()>) {

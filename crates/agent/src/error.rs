@@ -116,6 +116,14 @@ pub enum AgentError {
         /// Why.
         reason: String,
     },
+    /// The port of the metrics could not be taken.
+    #[error("could not listen on listen.metrics {address}: {reason}; choose another address, or leave the key out")]
+    Metrics {
+        /// `listen.metrics`.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
     /// Certificates or keys.
     #[error("could not {what}: {reason}")]
     Pki {

@@ -6,6 +6,9 @@ use holdfast_cluster::{self as cluster, VolumeState};
 use tonic::Status;
 
 mod integrity;
+mod receipts;
+
+use receipts::receipts;
 
 /// Everything that `holdfast status` shows.
 pub(crate) fn status(view: &View<'_>) -> Result<pb::StatusResponse, Status> {
@@ -97,6 +100,7 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
         r#unsafe: v.reasons,
         nbd_socket: if primary_here { socket.display().to_string() } else { String::new() },
         clients: known.as_ref().and_then(|k| Some(view.control.detector().report(k.active.primary?, id)?.clients)),
+        receipts: receipts(view, id),
         pending_epoch: pending.map_or(0, |p| p.configuration.epoch.0),
         pending_primary: pending.and_then(|p| p.configuration.primary).map(node).unwrap_or_default(),
         name: v.name,
@@ -106,7 +110,8 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
 fn copy(view: &View<'_>, c: cluster::CopyStatus) -> pb::Copy {
     let state = copy_word(c.state);
     // What it was when it was last heard may be another copy's role by now.
-    let role = if state == "unreachable" && c.role != "learner" { "unknown" } else { role_word(c.role) };
+    let role =
+        if state == "unreachable" && !matches!(c.role, "learner" | "aside") { "unknown" } else { role_word(c.role) };
     pb::Copy {
         node: c.node,
         role: role.to_owned(),
@@ -137,12 +142,13 @@ fn role_word(role: &str) -> &'static str {
         "primary" => "primary",
         "claimant" => "opening",
         "learner" => "learner",
+        "aside" => "aside",
         _ => "secondary",
     }
 }
 
 /// The states of the API, from those of the state machine.
-fn copy_word(state: &str) -> &'static str {
+pub(crate) fn copy_word(state: &str) -> &'static str {
     match state {
         "serving" | "in_sync" => "healthy",
         "catching_up" => "catching_up",
@@ -154,6 +160,7 @@ fn copy_word(state: &str) -> &'static str {
         "joining" => "joining",
         "leaving" => "leaving",
         "deleting" => "deleting",
+        "aside" => "aside",
         "silent" => "unreachable",
         // A new epoch is on its way, or nothing was reported yet.
         _ => "opening",

@@ -57,7 +57,11 @@ pub(crate) enum Command {
     #[command(long_about = "Make another copy of a volume the primary.\n\n\
         While the primary is alive this is a switchover: it drains, hands over, loses nothing, and I/O pauses for \
         milliseconds. With --force nobody waits for it: use that when the primary is alive but must not go on. \
-        Acknowledged writes are never lost either way.")]
+        Acknowledged writes are never lost either way.\n\n\
+        --force --accept-loss is for the day when too many copies are gone for ever. The command first says which copies answer, up \
+        to which record they hold the log, and what may be lost; then it asks. The copies that don't answer are given up: when they come \
+        back they count for nothing, and are kept as evidence. What was lost stands in a loss receipt (`holdfast volume show`). Refused \
+        (exit status 3) while enough copies answer to go on without losing anything.")]
     Failover(FailoverArgs),
     /// Read a volume's copies and verify every block against its checksum; repair what is rotten from other copies
     #[command(
@@ -79,6 +83,9 @@ pub(crate) enum Command {
     /// Copies of a volume: add one, remove one, replace one, while the VM runs
     #[command(subcommand)]
     Copy(CopyCommand),
+    /// Records that were cut from copies and kept: unacknowledged writes of deposed primaries
+    #[command(subcommand)]
+    Orphan(OrphanCommand),
     /// Show what happened, when, why, and to which volume
     Events {
         /// Keep showing what happens
@@ -282,9 +289,52 @@ pub(crate) struct FailoverArgs {
     /// Never wait for the present primary
     #[arg(long)]
     pub(crate) force: bool,
+    /// With --force: go on with the copies that answer although too few do, and give the others up for ever
+    #[arg(long, requires = "force")]
+    pub(crate) accept_loss: bool,
+    /// With --accept-loss: do not ask
+    #[arg(long, requires = "accept_loss")]
+    pub(crate) yes: bool,
     /// Return once the cluster has agreed to it, not only when the new primary serves
     #[arg(long)]
     pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OrphanCommand {
+    /// List orphans
+    #[command(long_about = "List orphans.\n\n\
+        An orphan is the end of a copy's log that another primary's log replaced: records that were never committed. What its records are is \
+        told by its node alone; ask the agent there for the rest of the columns.")]
+    List {
+        /// Only of this volume
+        volume: Option<String>,
+        /// Only on this node
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+    },
+    /// Show one orphan, and which bytes of the volume its records change
+    Show {
+        /// VOLUME/NODE/EPOCH
+        id: String,
+    },
+    /// Write an orphan's data to a file
+    #[command(long_about = "Write an orphan's data to a file.\n\n\
+        FILE is a sparse raw file in which every byte that a record of the orphan writes stands at its offset of the volume; everything else \
+        is a hole. FILE.records lists the records in the order of the log: LSN, epoch, kind, offset, length. Exit status 1: what could be verified was \
+        written, and the rest of the orphan is damaged.")]
+    Export {
+        /// VOLUME/NODE/EPOCH
+        id: String,
+        /// A file that is not there yet
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Delete an orphan
+    Delete {
+        /// VOLUME/NODE/EPOCH
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

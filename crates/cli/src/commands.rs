@@ -2,6 +2,8 @@
 
 mod copies;
 mod nodes;
+mod orphans;
+mod recovery;
 mod upkeep;
 
 pub(crate) use copies::Wish;
@@ -43,7 +45,9 @@ pub(crate) async fn run(
         Command::Node(command) => nodes::run(&mut agent, output, command).await,
         Command::Token(TokenCommand::Create { valid }) => token_create(&mut agent, output, &valid).await,
         Command::Volume(command) => volume(&mut agent, output, command).await,
+        Command::Failover(args) if args.accept_loss => recovery::run(&mut agent, output, args).await,
         Command::Failover(args) => failover(&mut agent, output, args).await,
+        Command::Orphan(command) => orphans::run(&mut agent, output, command).await,
         Command::Scrub(args) => upkeep::scrub(&mut agent, output, args).await,
         Command::Verify { volume } => upkeep::verify(&mut agent, output, volume).await,
         Command::Copy(command) => copies::run(&mut agent, output, command).await,

@@ -2,11 +2,12 @@
 
 use crate::command::{Command, Outcome, Refusal, RefusalKind};
 use crate::members::Copies;
+use crate::recovery::{Kept, Order, Receipt};
 use crate::state::{Duty, Node, Phase, State, Token, Volume};
 use RefusalKind::{Exists, Invalid, NotFound, Stale, Unsafe};
 use holdfast_types::{
-    BLOCK_SIZE, Configuration, Durability, Epoch, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member, NodeId,
-    Nominee, Pending, QuorumRule, VolumeId, VolumeSize,
+    BLOCK_SIZE, Configuration, Durability, Epoch, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member, Mutant,
+    NodeId, Nominee, Pending, QuorumRule, VolumeId, VolumeSize, mutated,
 };
 use std::collections::BTreeMap;
 
@@ -39,6 +40,8 @@ struct Open<'a> {
     pending: &'a mut Option<Pending>,
     nominee: &'a mut Option<Nominee>,
     copies: &'a mut Copies,
+    /// Of the forced recovery that made the active configuration, if one did.
+    receipt: Option<&'a mut Receipt>,
 }
 
 impl State {
@@ -90,6 +93,16 @@ impl State {
             Command::MoveCopy { volume, old, new, why } => self.move_copy(*volume, *old, *new, *why),
             Command::KeepCopy { volume, node } => self.keep_copy(*volume, *node),
             Command::Activate { volume, epoch } => self.activate(*volume, *epoch),
+            Command::ForceRecover { volume, base, survivors, primary, at_ms, by, known } => {
+                let order = Order { base: *base, survivors, primary: *primary, at_ms: *at_ms, by, known };
+                self.force_recover(*volume, &order)
+            }
+            Command::NoteKept { volume, epoch, last, known, whole } => {
+                self.note_kept(*volume, Kept { epoch: *epoch, last: *last }, (*known, *whole))
+            }
+            Command::FoundCopy { volume, node, incarnation, found } => {
+                self.found_copy(*volume, (*node, *incarnation), found)
+            }
             Command::Nominate { volume, node, base, planned } => self.nominate(*volume, *node, *base, *planned),
             Command::ClearNominee { volume, base } => self.clear_nominee(*volume, *base),
         }
@@ -209,6 +222,7 @@ impl State {
             rule,
             max_epoch: Epoch::ZERO,
             phase,
+            receipts: Vec::new(),
         };
         self.volumes.insert(id, volume);
         Ok(Outcome::Volume(id))
@@ -228,7 +242,7 @@ impl State {
             return Ok(Outcome::Done);
         }
         let last = volume.resizes.last().map_or(0, |r| r.0);
-        require(after == last, Stale, || {
+        require(after == last || mutated(Mutant::StaleResize), Stale, || {
             format!("volume {name} was resized meanwhile and is to have {now} bytes; look at it and ask again")
         })?;
         require(size > volume.size || shrink, Unsafe, || {
@@ -339,6 +353,7 @@ impl State {
             }
         } else if let Phase::Open { copies, .. } = &mut volume.phase {
             copies.dropped.remove(&node);
+            copies.aside.remove(&node);
         }
     }
 
@@ -366,6 +381,14 @@ impl State {
             let name = open.name;
             return refuse(Stale, format!("expected the pending epoch of {name} to be {epoch}, found {found}"));
         };
+        if let Some(receipt) = open.receipt {
+            if receipt.kept.is_none_or(|k| k.epoch != epoch) {
+                let name = open.name;
+                *open.pending = Some(pending);
+                return refuse(Stale, format!("S19: what {epoch} of {name} goes on with is to be noted first"));
+            }
+            receipt.opened = true;
+        }
         assert_eq!(pending.base, open.active.epoch, "S21: a claim is void once another epoch is active");
         let before = std::mem::replace(open.active, pending.configuration.clone());
         open.copies.activated(&before, open.active);
@@ -399,10 +422,11 @@ impl State {
 
     fn open_any(&mut self, id: VolumeId) -> Result<Open<'_>, Refusal> {
         let volume = self.present(id)?;
-        let Volume { name, max_epoch, phase, .. } = volume;
+        let Volume { name, max_epoch, phase, receipts, .. } = volume;
         match phase {
             Phase::Open { active, pending, nominee, copies } => {
-                Ok(Open { name, max_epoch, active, pending, nominee, copies })
+                let receipt = receipts.last_mut().filter(|r| r.epoch == active.epoch);
+                Ok(Open { name, max_epoch, active, pending, nominee, copies, receipt })
             }
             Phase::Creating { .. } => refuse(Stale, format!("volume {name} waits for copies to be created")),
             Phase::Deleting { .. } => refuse(Stale, format!("volume {name} is being deleted")),

@@ -1,9 +1,10 @@
 //! What can be asked of the state, and the two ways it can answer.
 
 use crate::members::Why;
+use crate::recovery::{FoundCopy, Known, Operator};
 use crate::state::Duty;
 use crate::wire;
-use holdfast_types::{Durability, Epoch, Incarnation, Life, Member, NodeId, VolumeId};
+use holdfast_types::{Durability, Epoch, Incarnation, Life, Lsn, Member, NodeId, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -209,6 +210,58 @@ pub enum Command {
         /// The claimed epoch.
         #[serde(with = "wire::one")]
         epoch: Epoch,
+    },
+    /// F1: the volume goes on with the members that are left, although others may hold what was acknowledged.
+    ForceRecover {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// The active epoch that is given up.
+        #[serde(with = "wire::one")]
+        base: Epoch,
+        /// Members that are left.
+        #[serde(with = "wire::list")]
+        survivors: Vec<NodeId>,
+        /// Who leads, one of them.
+        #[serde(with = "wire::one")]
+        primary: NodeId,
+        /// Milliseconds since 1970.
+        at_ms: u64,
+        /// Who ordered it.
+        by: Operator,
+        /// What was known of the members.
+        known: Known,
+    },
+    /// F4: what a forced recovery goes on with.
+    NoteKept {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// The claimed epoch.
+        #[serde(with = "wire::one")]
+        epoch: Epoch,
+        /// The last record before it.
+        #[serde(with = "wire::one")]
+        last: Lsn,
+        /// What the members that are left knew to be committed.
+        #[serde(with = "wire::one")]
+        known: Lsn,
+        /// The claimant led the epoch that was given up until then: nothing above `last` was acknowledged.
+        whole: bool,
+    },
+    /// F5: a copy that was given up is there.
+    FoundCopy {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// Its node.
+        #[serde(with = "wire::one")]
+        node: NodeId,
+        /// Its on-disk state.
+        #[serde(with = "wire::one")]
+        incarnation: Incarnation,
+        /// What it holds.
+        found: FoundCopy,
     },
     /// The wish that `node` become primary.
     Nominate {

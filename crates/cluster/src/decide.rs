@@ -245,7 +245,7 @@ impl Look<'_> {
     /// only seal them, and their reports may still change who is best.
     fn nominate_best(&self, but: Option<NodeId>) -> Option<Command> {
         let able: Vec<NodeId> = self.able().collect();
-        if !self.view.active.is_fence(|n| able.contains(&n)) {
+        if !self.view.is_fence(|n| able.contains(&n)) {
             return None;
         }
         let log = |n: NodeId| self.report(n).map(|r| (r.epoch, r.durable));

@@ -6,7 +6,7 @@
 use crate::command::{DecodeError, decode, encode};
 use crate::integrity::Integrity;
 use crate::wire;
-use holdfast_types::{Epoch, Lsn, NodeId, Time, VolumeId};
+use holdfast_types::{Epoch, Incarnation, Lsn, NodeId, Time, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -87,6 +87,9 @@ pub struct CopyReport {
     /// How far its resync by regions is, if it needs one.
     #[serde(default)]
     pub resync: Option<ResyncProgress>,
+    /// Its orphans: at the adoption of which epoch they were cut, and their bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orphans: Vec<(u64, u64)>,
 }
 
 /// Whether a copy finds the space that it needs.
@@ -172,6 +175,14 @@ pub enum CopyState {
     Opening,
     /// Promised a later epoch, follows nobody yet.
     Sealed,
+    /// Given up by a forced recovery, kept as evidence. `epoch` of the report is that of its last record.
+    Aside {
+        /// Its on-disk state.
+        #[serde(with = "wire::one")]
+        incarnation: Incarnation,
+        /// Nothing that it once held durably is unreadable or gone.
+        whole: bool,
+    },
 }
 
 impl Heartbeat {
@@ -298,6 +309,12 @@ impl Detector {
     #[must_use]
     pub fn silence(&self, node: NodeId, now: Time) -> Duration {
         now.since(self.heard.get(&node).map_or(self.started, |h| h.at))
+    }
+
+    /// When something was last heard of the node.
+    #[must_use]
+    pub fn heard_at(&self, node: NodeId) -> Option<Time> {
+        self.heard.get(&node).map(|h| h.at)
     }
 
     /// The latest report, however old.

@@ -32,6 +32,8 @@ mod integrity;
 mod members;
 mod outlook;
 mod placement;
+mod plan;
+mod recovery;
 mod redundancy;
 mod state;
 mod status;
@@ -48,5 +50,7 @@ pub use detector::{
 pub use integrity::{BlockCounts, Blocks, CopyVerdict, Difference, Integrity, ScrubReport, Verdict};
 pub use members::{Copies, Successor, Why};
 pub use placement::placement;
+pub use plan::{Plan, Planned, recovery_plan};
+pub use recovery::{FoundCopy, Kept, Known, LastHeard, Loss, Operator, Receipt};
 pub use state::{Duty, Node, Phase, State, Token, Volume};
-pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status};
+pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status, volume_status};

@@ -40,6 +40,10 @@ pub struct Copies {
     /// Learners that the leader wants in place of a member, which is wanted again if that is taken back.
     #[serde(default, with = "wire::map", skip_serializing_if = "BTreeMap::is_empty")]
     pub successors: BTreeMap<NodeId, Successor>,
+    /// Copies that a forced recovery gave up. They count for nothing and stay where they are, as evidence, until an operator has them
+    /// removed or made anew.
+    #[serde(default, with = "wire::by_node", skip_serializing_if = "BTreeMap::is_empty")]
+    pub aside: BTreeMap<NodeId, Incarnation>,
 }
 
 /// What a learner is to take the place of.
@@ -106,6 +110,37 @@ impl Copies {
         self.successors.retain(|_, s| s.of != member);
     }
 
+    /// F1: who counted before and does not count now is set aside, learners too.
+    pub(crate) fn give_up(&mut self, before: &Configuration, now: &Configuration) {
+        let learners = self.registered();
+        let gone = before.members.iter().chain(&learners).filter(|m| now.member(m.node).is_none());
+        let gone: Vec<Member> = gone.copied().collect();
+        let takes_back = mutated(Mutant::ForcedTakesBack);
+        if !takes_back {
+            self.aside.extend(gone.iter().map(|m| (m.node, m.incarnation)));
+        }
+        // A learner without a copy may be making one.
+        let unregistered = self.learners.keys().filter(|n| learners.iter().all(|m| m.node != **n));
+        self.dropped.extend(unregistered.copied());
+        self.learners.clear();
+        self.renew.clear();
+        self.successors.clear();
+        self.wanted = now.members.iter().map(|m| m.node).collect();
+        if takes_back {
+            self.wanted.extend(gone.iter().map(|m| m.node));
+            self.learners = gone.into_iter().map(|m| (m.node, Some(m.incarnation))).collect();
+        }
+    }
+
+    /// A node is to hold a copy. What is set aside there goes first: the new copy is made anew (S20).
+    fn want(&mut self, node: NodeId) {
+        if self.aside.remove(&node).is_some() {
+            self.dropped.insert(node);
+        }
+        self.wanted.insert(node);
+        self.learners.entry(node).or_insert(None);
+    }
+
     /// The members are others now.
     pub(crate) fn activated(&mut self, before: &Configuration, now: &Configuration) {
         self.learners.retain(|node, _| now.member(*node).is_none());
@@ -136,6 +171,11 @@ impl Copies {
         is(self.successors.iter().all(succeeds), "a successor is a learner, and whom it succeeds an unwanted member")?;
         let of: BTreeSet<NodeId> = self.successors.values().map(|s| s.of).collect();
         is(of.len() == self.successors.len(), "two learners succeed one member")?;
+        let aside = |n: &NodeId| {
+            let elsewhere = self.wanted.contains(n) || self.dropped.contains(n);
+            self.aside.contains_key(n) && (member(n) || elsewhere)
+        };
+        is(!self.aside.keys().any(aside), "S20: a copy that was set aside counts or is to count")?;
         is(!self.dropped.iter().any(member), "S20: a member's copy is to be deleted")
     }
 }
@@ -181,8 +221,7 @@ impl State {
             let message = format!("volume {} is to have {MAX_MEMBERS} copies, no more fit; {who} gets none", c.name);
             return Err(Refusal::new(Invalid, message));
         }
-        c.copies.wanted.insert(node);
-        c.copies.learners.entry(node).or_insert(None);
+        c.copies.want(node);
         Ok(Outcome::Done)
     }
 
@@ -198,6 +237,10 @@ impl State {
             return Ok(Outcome::Done);
         }
         if c.active.member(node).is_none() {
+            if c.copies.aside.remove(&node).is_some() {
+                c.copies.dropped.insert(node);
+                return Ok(Outcome::Done);
+            }
             if c.copies.dropped.contains(&node) {
                 return Ok(Outcome::Done);
             }
@@ -245,9 +288,10 @@ impl State {
         }
         c.copies.wanted.remove(&old);
         c.copies.renew.remove(&old);
-        c.copies.wanted.insert(new);
-        if c.active.member(new).is_none() {
-            c.copies.learners.insert(new, None);
+        if c.active.member(new).is_some() {
+            c.copies.wanted.insert(new);
+        } else {
+            c.copies.want(new);
         }
         c.copies.forget_successor_of(new);
         Ok(Outcome::Done)
@@ -277,8 +321,7 @@ impl State {
         };
         c.copies.wanted.remove(&old);
         c.copies.renew.remove(&old);
-        c.copies.wanted.insert(new);
-        c.copies.learners.insert(new, None);
+        c.copies.want(new);
         c.copies.successors.extend(of.map(|of| (new, Successor { of, why })));
         Ok(Outcome::Done)
     }

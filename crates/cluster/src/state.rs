@@ -8,6 +8,7 @@
 
 use crate::command::{DecodeError, Refusal, RefusalKind, decode, encode};
 use crate::members::Copies;
+use crate::recovery::{self, Receipt};
 use crate::wire;
 use holdfast_types::{
     ClusterId, Configuration, Durability, Epoch, Incarnation, NodeId, Nominee, Pending, QuorumRule, VolumeId,
@@ -145,6 +146,9 @@ pub struct Volume {
     pub max_epoch: Epoch,
     /// Where in its life it stands.
     pub phase: Phase,
+    /// Of its forced recoveries, the last few, oldest first: with one its lineage is lossy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub receipts: Vec<Receipt>,
 }
 
 /// The life of a volume.
@@ -191,8 +195,8 @@ impl Volume {
             Phase::Creating { copies, .. } => copies.keys().copied().collect(),
             Phase::Open { active, copies, .. } => {
                 let members = active.members.iter().map(|m| m.node);
-                let all: BTreeSet<NodeId> =
-                    members.chain(copies.learners.keys().copied()).chain(copies.dropped.iter().copied()).collect();
+                let others = copies.learners.keys().chain(&copies.dropped).chain(copies.aside.keys()).copied();
+                let all: BTreeSet<NodeId> = members.chain(others).collect();
                 all.into_iter().collect()
             }
             Phase::Deleting { copies } => copies.iter().copied().collect(),
@@ -278,7 +282,20 @@ impl State {
         let (learners, leaving) = (copies.registered(), copies.leaving(active));
         let (active, pending, nominee) = (active.clone(), pending.clone(), *nominee);
         let (size, resizes, durability, rule) = (v.size, v.resizes.clone(), v.durability, v.rule);
-        Some(VolumeView { volume, size, resizes, durability, active, pending, nominee, learners, leaving, rule })
+        let forced = recovery::forced(&v.receipts, &active);
+        Some(VolumeView {
+            volume,
+            size,
+            resizes,
+            durability,
+            active,
+            pending,
+            nominee,
+            learners,
+            leaving,
+            rule,
+            forced,
+        })
     }
 
     /// The open volumes of which `node` holds a copy that counts or learns.
@@ -364,6 +381,7 @@ impl State {
             let wanted = volume.resizes.last().map_or(volume.first_size, |r| r.1);
             ensure(counted && wanted == volume.size, format!("{id} has a size that was not decided"))?;
             check_phase(volume).map_err(|what| format!("{id}: {what}"))?;
+            recovery::check(&volume.receipts, volume.max_epoch).map_err(|what| format!("{id}: {what}"))?;
         }
         Ok(())
     }

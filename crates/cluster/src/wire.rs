@@ -118,6 +118,24 @@ pub(crate) mod incarnations {
     }
 }
 
+/// For `#[serde(with)]`: the on-disk state on each node.
+pub(crate) mod by_node {
+    use holdfast_types::{Incarnation, NodeId};
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::collections::BTreeMap;
+
+    type Map = BTreeMap<NodeId, Incarnation>;
+
+    pub(crate) fn serialize<S: Serializer>(value: &Map, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_map(value.iter().map(|(k, v)| (k.0, v.0)))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Map, D::Error> {
+        let raw = BTreeMap::<u64, u64>::deserialize(d)?;
+        Ok(raw.into_iter().map(|(k, v)| (NodeId(k), Incarnation(v))).collect())
+    }
+}
+
 /// For `#[serde(with)]`: a volume's size in bytes, checked.
 pub(crate) mod size {
     use holdfast_types::VolumeSize;

@@ -319,6 +319,9 @@ impl Control {
         let command = match *request {
             ControlRequest::Claim { volume, base, life } => Command::Claim { volume, base, node, life },
             ControlRequest::Activate { volume, epoch } => Command::Activate { volume, epoch },
+            ControlRequest::NoteKept { volume, epoch, last, known, whole } => {
+                Command::NoteKept { volume, epoch, last, known, whole }
+            }
             ControlRequest::Reconfigure { volume, base, life, ref members } => {
                 Command::Reconfigure { volume, base, node, life, members: members.clone() }
             }

@@ -181,6 +181,9 @@ fault_kinds! {
     Verify,
     /// An operator wants a volume of another size.
     Resize,
+    /// All copies of a volume but one are gone, for ever as far as anybody knows, and an operator goes on with the one that is left; much later
+    /// they come back.
+    MajorityLost,
 }
 
 impl FaultKind {
@@ -294,6 +297,9 @@ pub(crate) const MEMBERS: &[FaultKind] =
 
 /// Nodes come into and out of service: in the same runs.
 pub(crate) const NODES: &[FaultKind] = &[FaultKind::NodeDrain, FaultKind::NodeUndrain, FaultKind::NodeRemove];
+
+/// Kinds of `world/forced.rs`. In runs of their own.
+pub(crate) const FORCED: &[FaultKind] = &[FaultKind::MajorityLost];
 
 /// Volumes become larger and smaller. Drawn apart from all else.
 pub(crate) const SIZES: &[FaultKind] = &[FaultKind::Resize];

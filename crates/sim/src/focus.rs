@@ -58,6 +58,18 @@ pub(crate) fn of_members(seed: u64) -> Options {
     options
 }
 
+/// The world of a seed for mistakes that only a forced recovery shows.
+pub(crate) fn of_forced(seed: u64) -> Options {
+    let profile = Profile::find("forced").expect("there is one");
+    let mut options = Setup { profile, ..Setup::default() }.options(seed);
+    options.declared = Declared::Nothing;
+    options.faults.retain(|(kind, _)| !kind.changes_members());
+    options.faults.push((FaultKind::MajorityLost, 20));
+    options.fault_interval = options.fault_interval.clamp(200 * MS, 800 * MS);
+    (options.think, options.requests) = (4 * MS, 3_000);
+    options
+}
+
 fn everything(_: &mut Options, _: &mut Rng) {}
 
 /// The world of a seed for mistakes that only a resync by regions shows.

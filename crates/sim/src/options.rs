@@ -161,6 +161,8 @@ pub(crate) struct Options {
     pub(crate) episode: Option<Episode>,
     /// Operators change who holds copies.
     pub(crate) changes_members: bool,
+    /// Operators force recoveries.
+    pub(crate) loses_majority: bool,
     /// Fault events that happen, if not all do.
     pub(crate) kept_faults: Option<BTreeSet<u64>>,
     /// Another order of events under the same faults; 0 is the seed's own.
@@ -243,6 +245,7 @@ impl Options {
             mutant: None,
             episode: None,
             changes_members: false,
+            loses_majority: false,
             kept_faults: None,
             order: 0,
         }

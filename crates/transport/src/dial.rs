@@ -58,7 +58,9 @@ impl Dialler {
                 Ok(connection) => {
                     tracing::info!(peer = %self.peer, %address, "connected");
                     let begun = Instant::now();
+                    shared.set_dialled(self.peer, Some(&connection));
                     let ended = self.serve(&connection).await;
+                    shared.set_dialled(self.peer, None);
                     if let Some(reason) = connection.close_reason() {
                         self.look_whether_removed(&reason).await;
                         tracing::info!(peer = %self.peer, %address, %reason, "disconnected");

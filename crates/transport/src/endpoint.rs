@@ -8,6 +8,7 @@ use crate::incoming::{self, Current};
 use crate::join;
 use crate::limiter::Limiter;
 use crate::outgoing::OutLane;
+use crate::stats::PeerStats;
 use crate::tls;
 use bytes::Bytes;
 use holdfast_types::{ClusterId, NodeId};
@@ -57,6 +58,8 @@ struct State {
     peers: BTreeMap<NodeId, Peer>,
     /// Newest incoming connection of each peer.
     connections: BTreeMap<NodeId, Connection>,
+    /// The connection to each peer that we dialled and that was welcomed: what we send goes there.
+    dialled: BTreeMap<NodeId, Connection>,
     /// Newest incoming stream of each lane, also after its end: at most twice `max_lanes` per peer.
     incoming: BTreeMap<(NodeId, Lane), Current>,
     /// Nodes whose certificate counts no more.
@@ -172,6 +175,13 @@ impl Endpoint {
         entry.push(session, len, message, self.shared.config.queue_bytes)
     }
 
+    /// How the connections do that this endpoint dialled, by peer. Counters are of the present connection of each.
+    #[must_use]
+    pub fn peer_stats(&self) -> Vec<(NodeId, PeerStats)> {
+        let state = self.shared.lock();
+        state.dialled.iter().map(|(peer, connection)| (*peer, PeerStats::of(connection))).collect()
+    }
+
     /// Closes every connection and waits until peers have been told and the port is free (or a second has passed).
     pub async fn shutdown(self) {
         let quinn = self.shared.quinn.clone();
@@ -198,6 +208,7 @@ impl Drop for Endpoint {
         // Diallers see their address channel closed and end; readers and writers end with the connections.
         state.peers.clear();
         state.connections.clear();
+        state.dialled.clear();
         drop(state);
         self.shared.events.close();
         self.shared.quinn.close(0u32.into(), b"the agent is stopping");
@@ -283,6 +294,15 @@ impl Shared {
         let mut state = self.lock();
         if state.connections.get(&peer).is_some_and(|c| c.stable_id() == connection.stable_id()) {
             state.connections.remove(&peer);
+        }
+    }
+
+    /// What the dialler of `peer` sends on; `None`: nothing now.
+    pub(crate) fn set_dialled(&self, peer: NodeId, connection: Option<&Connection>) {
+        let mut state = self.lock();
+        match connection.filter(|_| !state.closed) {
+            Some(connection) => drop(state.dialled.insert(peer, connection.clone())),
+            None => drop(state.dialled.remove(&peer)),
         }
     }
 

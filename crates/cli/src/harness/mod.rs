@@ -43,13 +43,15 @@ pub struct ClusterOptions {
     pub nodes: usize,
     /// TOML appended to each configuration: sections `[cluster]` and `[limits]` are free.
     pub extra: String,
+    /// Each node serves its metrics on a port of its own.
+    pub metrics: bool,
 }
 
 impl ClusterOptions {
     /// Three nodes with default timers.
     #[must_use]
     pub fn new(binary: PathBuf, dir: PathBuf) -> ClusterOptions {
-        ClusterOptions { binary, dir, nodes: 3, extra: String::new() }
+        ClusterOptions { binary, dir, nodes: 3, extra: String::new(), metrics: false }
     }
 }
 

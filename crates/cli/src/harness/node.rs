@@ -3,7 +3,7 @@
 use super::{ClusterOptions, HarnessError};
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +21,7 @@ pub struct Node {
     config: PathBuf,
     admin: PathBuf,
     log: PathBuf,
+    metrics: Option<SocketAddr>,
     child: Option<Child>,
 }
 
@@ -33,6 +34,7 @@ impl Node {
             config: dir.join("config.toml"),
             admin: dir.join("admin.sock"),
             log: dir.join("log"),
+            metrics: options.metrics.then(free_tcp).transpose().map_err(|e| io_error("find a free TCP port", e))?,
             child: None,
             name,
             dir,
@@ -51,8 +53,9 @@ impl Node {
 
     fn config_text(&self, port: u16, extra: &str) -> String {
         let path = |path: &Path| toml_string(&path.display().to_string());
+        let metrics = self.metrics.map_or_else(String::new, |address| format!("metrics = \"{address}\"\n"));
         format!(
-            "[node]\nname = {}\ndata_dir = {}\n\n[listen]\npeer = \"127.0.0.1:{port}\"\nadmin = {}\nnbd_dir = {}\n\n{extra}\n",
+            "[node]\nname = {}\ndata_dir = {}\n\n[listen]\npeer = \"127.0.0.1:{port}\"\nadmin = {}\nnbd_dir = {}\n{metrics}\n{extra}\n",
             toml_string(&self.name),
             path(&self.data_dir()),
             path(&self.admin),
@@ -88,6 +91,12 @@ impl Node {
     #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
+    }
+
+    /// Where it serves its metrics, if it does.
+    #[must_use]
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// Where a volume is attached on this node.
@@ -205,6 +214,11 @@ fn free_ports() -> io::Result<u16> {
         }
     }
     Err(last)
+}
+
+/// A TCP port of the loopback that nobody uses now.
+fn free_tcp() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 fn toml_string(text: &str) -> String {

@@ -68,6 +68,7 @@ pub(crate) fn volume_json(volume: &pb::Volume) -> Value {
         "nbd_socket": optional(&volume.nbd_socket),
         "pending_epoch": (volume.pending_epoch != 0).then_some(volume.pending_epoch),
         "pending_primary": optional(&volume.pending_primary),
+        "receipts": volume.receipts.iter().map(super::receipt_json).collect::<Value>(),
     })
 }
 

@@ -136,12 +136,13 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
     for copy in volume.copies.iter().filter(|copy| !copy.note.is_empty()) {
         let _ = writeln!(out, "the copy on {} is {}: {}", copy.node, copy.state, copy.note);
     }
+    out += &super::receipts_text(volume);
     out + &super::integrity_lines(volume)
 }
 
 /// How many copies a quorum is of.
 fn counting(volume: &pb::Volume) -> usize {
-    let counts = |copy: &&pb::Copy| copy.role != "learner" && copy.state != "deleting";
+    let counts = |copy: &&pb::Copy| !matches!(copy.role.as_str(), "learner" | "aside") && copy.state != "deleting";
     match volume.copies.iter().filter(counts).count() {
         // The volume itself is being deleted.
         0 => volume.copies.len(),

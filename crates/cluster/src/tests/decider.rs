@@ -25,6 +25,7 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         learners: Vec::new(),
         space: SpaceLeft::Enough,
         integrity: Integrity::default(),
+        orphans: Vec::new(),
         resync: None,
         clients: 0,
         size: None,

@@ -2,6 +2,7 @@ mod commands;
 mod decider;
 mod glance;
 mod random;
+mod recovery;
 mod redundancy;
 
 use crate::{Command, Outcome, Phase, State};

@@ -3,8 +3,8 @@
 use super::Output;
 use super::copies::registered_copies;
 use super::lead::present;
-use holdfast_cluster::{Detector, Duty, Phase, State, Successor, Volume, Why};
-use holdfast_types::{Configuration, Epoch, Incarnation, NodeId, Time, VolumeId, VolumeView};
+use holdfast_cluster::{Detector, Duty, Phase, Receipt, State, Successor, Volume, Why};
+use holdfast_types::{Configuration, Durability, Epoch, Incarnation, NodeId, Time, VolumeId, VolumeView};
 use std::collections::BTreeMap;
 
 /// Kinds of events, named as the admin API names them.
@@ -40,6 +40,10 @@ pub enum EventKind {
     NodeWanted,
     /// The leader moves a copy, or takes that back.
     CopyMoved,
+    /// An operator gave up members that are gone.
+    ForcedRecovery,
+    /// What a forced recovery lost is known, or known better.
+    LossReceipt,
 }
 
 impl EventKind {
@@ -62,6 +66,8 @@ impl EventKind {
             EventKind::CopyFailed => "copy_failed",
             EventKind::NodeWanted => "node_wanted",
             EventKind::CopyMoved => "copy_moved",
+            EventKind::ForcedRecovery => "forced_recovery",
+            EventKind::LossReceipt => "loss_receipt",
         }
     }
 }
@@ -97,6 +103,8 @@ struct Seen {
     view: Option<VolumeView>,
     registered: BTreeMap<NodeId, Incarnation>,
     successors: BTreeMap<NodeId, Successor>,
+    durability: Durability,
+    receipts: Vec<Receipt>,
 }
 
 impl Watch {
@@ -195,6 +203,8 @@ fn see(state: &State, id: VolumeId, volume: &Volume) -> Seen {
             Phase::Open { copies, .. } => copies.successors.clone(),
             Phase::Creating { .. } | Phase::Deleting { .. } => BTreeMap::new(),
         },
+        durability: volume.durability,
+        receipts: volume.receipts.clone(),
     }
 }
 
@@ -211,6 +221,7 @@ fn changes(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Ti
         let message = format!("volume {} is to have {} bytes instead of {}", after.name, after.size, before.size);
         emit(out, now, EventKind::VolumeResized, volume, message);
     }
+    receipts_changed(before, after, name, now, out);
     let Some(now_view) = &after.view else { return };
     for message in moves(before, after, now_view, name) {
         emit(out, now, EventKind::CopyMoved, volume, message);
@@ -256,10 +267,37 @@ fn moves(before: &Seen, after: &Seen, view: &VolumeView, name: &dyn Fn(NodeId) -
     began.chain(ended).collect()
 }
 
+/// Who ordered which forced recovery, and what it cost.
+fn receipts_changed(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Time, out: &mut Vec<Output>) {
+    let volume = Some(after.name.as_str());
+    for receipt in &after.receipts {
+        let known = before.receipts.iter().find(|r| r.number == receipt.number);
+        if known.is_none() {
+            let names = |members: &mut dyn Iterator<Item = NodeId>| members.map(name).collect::<Vec<_>>().join(", ");
+            let left = names(&mut receipt.survivors.iter().map(|m| m.node));
+            let given_up = names(&mut receipt.given_up().map(|m| m.node));
+            let by = &receipt.by;
+            let uid = by.uid.map_or_else(|| "an unknown user".to_owned(), |uid| format!("{} (uid {uid})", by.user));
+            let message = format!(
+                "forced recovery {} by {uid} on {}: epoch {} with {left} succeeds epoch {}; the copies on {given_up} are given up",
+                receipt.number, by.host, receipt.epoch, receipt.before.epoch
+            );
+            emit(out, now, EventKind::ForcedRecovery, volume, message);
+        }
+        let (said, says) = (known.map(|r| r.loss(before.durability)), receipt.loss(after.durability));
+        if said != Some(says) && receipt.opened {
+            let message = format!("forced recovery {}: {}", receipt.number, receipt.sentence(after.durability));
+            emit(out, now, EventKind::LossReceipt, volume, message);
+        }
+    }
+}
+
 /// Who reigns, after whom, and why.
 fn reign(before: &VolumeView, after: &VolumeView, name: &dyn Fn(NodeId) -> String) -> String {
     let why = match before.nominee {
         _ if before.active.epoch == Epoch::ZERO => "the volume opens for the first time",
+        _ if after.forced.is_some() => "an operator goes on with the copies that are left",
+        _ if before.forced.is_some() => "it goes on with the copies that are left",
         Some(nominee) if nominee.planned => "a planned switchover",
         Some(_) => "the control plane chose its primary",
         None => "its primary asked for it",

@@ -281,6 +281,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         learners: Vec::new(),
         space: SpaceLeft::Enough,
         integrity: Integrity::default(),
+        orphans: Vec::new(),
         resync: None,
         clients: 0,
         size: None,

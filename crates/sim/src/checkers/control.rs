@@ -5,7 +5,7 @@
 
 use super::Violation;
 use crate::faults::FaultKind;
-use holdfast_cluster::{Copies, Duty, Phase, State, Why};
+use holdfast_cluster::{Copies, Duty, Phase, Receipt, State, Why};
 use holdfast_node::LocalView;
 use holdfast_types::{Configuration, Epoch, NodeId, Pending, VolumeId, VolumeView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +21,8 @@ pub(crate) struct Activation {
     /// Members that were none before.
     pub(crate) added: Vec<NodeId>,
     pub(crate) configuration: Configuration,
+    /// It opens a volume of which an operator gave up copies.
+    pub(crate) receipt: Option<Receipt>,
 }
 
 /// What was ever decided about one volume.
@@ -28,6 +30,8 @@ pub(crate) struct Activation {
 struct History {
     claims: BTreeMap<Epoch, Pending>,
     active: BTreeMap<Epoch, Configuration>,
+    /// Epochs without records, by which an operator gave up copies.
+    forced: BTreeSet<Epoch>,
 }
 
 #[derive(Debug, Default)]
@@ -106,7 +110,8 @@ impl Control {
             if let (Some(before), Some(copies)) = (self.copies.get(&view.volume), copies) {
                 history.keeps_copies(&view, [before, copies])?;
             }
-            activations.extend(history.look(&view)?);
+            let receipts = &state.volumes[&view.volume].receipts;
+            activations.extend(history.look(&view, receipts)?);
             if index >= self.newest {
                 if let Some(copies) = copies {
                     if let Some(before) = self.copies.get(&view.volume) {
@@ -155,7 +160,7 @@ impl Control {
 
 impl History {
     /// Compares one view with all that was seen; what became active, if that is new.
-    fn look(&mut self, view: &VolumeView) -> Result<Option<Activation>, Violation> {
+    fn look(&mut self, view: &VolumeView, receipts: &[Receipt]) -> Result<Option<Activation>, Violation> {
         let id = view.volume;
         if let Some(pending) = &view.pending {
             let claim = self.claims.entry(pending.configuration.epoch).or_insert_with(|| pending.clone());
@@ -181,7 +186,17 @@ impl History {
             let text = format!("{id}: {} was never active when {} became so", active.epoch, last.epoch);
             return Err(Violation::new("S14", text));
         }
-        self.succeeds(id, &last, active)
+        if let Some(receipt) = receipts.iter().find(|r| r.epoch == active.epoch) {
+            self.forced.insert(active.epoch);
+            return forced(id, &last, active, receipt);
+        }
+        let mut activation = self.succeeds(id, &last, active)?;
+        if self.forced.contains(&last.epoch)
+            && let Some(activation) = &mut activation
+        {
+            activation.receipt = receipts.iter().find(|r| r.epoch == last.epoch).cloned();
+        }
+        Ok(activation)
     }
 
     /// A member goes only where more of them are than are wanted, or where it is made anew: whoever takes its place counts first.
@@ -241,7 +256,7 @@ impl History {
         let added = next.members.iter().filter(|m| !last.members.contains(m)).map(|m| m.node).collect();
         let (volume, epoch, same_primary) = (id, next.epoch, claim.same_primary);
         let configuration = next.clone();
-        Ok(Some(Activation { volume, epoch, primary, same_primary, added, configuration }))
+        Ok(Some(Activation { volume, epoch, primary, same_primary, added, configuration, receipt: None }))
     }
 }
 
@@ -276,6 +291,23 @@ fn serves_where_wanted(
         }
         None => Ok(()),
     }
+}
+
+/// An operator's epoch has some of the members of the one before, as they were registered, and a receipt that says so.
+fn forced(
+    id: VolumeId,
+    last: &Configuration,
+    next: &Configuration,
+    receipt: &Receipt,
+) -> Result<Option<Activation>, Violation> {
+    let known = next.members.iter().all(|m| last.members.contains(m));
+    let sound = known && next.members == receipt.survivors && receipt.before == *last && receipt.kept.is_none();
+    if sound && next.primary.is_some_and(|p| next.member(p).is_some()) && next.epoch > last.epoch {
+        return Ok(None);
+    }
+    let text =
+        format!("{id}: the forced {} after {} is {next:?} after {last:?} by {receipt:?}", next.epoch, last.epoch);
+    Err(Violation::new("S21", text))
 }
 
 fn digest(bytes: &[u8]) -> u64 {

@@ -87,6 +87,7 @@ impl World {
             format!("{id}: its state is the one after {}", status.applied)
         });
         self.look_at_members();
+        self.look_at_evidence();
         for a in activations {
             self.activated(&a)?;
         }

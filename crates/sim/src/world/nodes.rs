@@ -69,7 +69,12 @@ impl World {
         let duties = self.checkers.control.duties();
         let witness = self.options.control.witness;
         let serves = |n: &NodeId| duties.get(n) == Some(&Duty::InService) && Some(*n) != witness;
-        let holds = |n: &NodeId| copies.wanted.contains(n) || copies.dropped.contains(n) || view.holder(*n).is_some();
+        let holds = |n: &NodeId| {
+            copies.wanted.contains(n)
+                || copies.dropped.contains(n)
+                || copies.aside.contains_key(n)
+                || view.holder(*n).is_some()
+        };
         let spare = self.options.nodes.iter().find(|n| serves(n) && !holds(n));
         let left = copies.wanted.iter().find(|n| !serves(n));
         if let (Some(left), Some(spare)) = (left, spare) {

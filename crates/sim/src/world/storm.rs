@@ -113,6 +113,7 @@ impl World {
                 Ok(())
             }
             FaultKind::Resize => self.start_resize(),
+            FaultKind::MajorityLost => self.lose_majority(),
             FaultKind::Detach => {
                 self.detach_somebody();
                 Ok(())
@@ -229,6 +230,9 @@ impl World {
 
     /// S16 on the bytes of every image of a node.
     pub(super) fn look_at_images(&mut self, id: NodeId, quiet: bool) -> Result<(), Violation> {
+        if self.lost.given_up.contains_key(&id) {
+            return Ok(());
+        }
         for plan in &self.options.volumes {
             // A copy that counts no more is what it was when it was dropped.
             let view = self.checkers.control.view(plan.id);
@@ -405,7 +409,7 @@ impl World {
         let now = self.now;
         match cure {
             // Whoever was removed is let in by nobody.
-            Cure::Restart { node, .. } if !self.options.nodes.contains(&node) => {}
+            Cure::Restart { node, .. } if self.is_gone(node) || !self.options.nodes.contains(&node) => {}
             Cure::Restart { node, and_crash } => {
                 self.start_node(node)?;
                 if and_crash && self.settling.is_none() {
