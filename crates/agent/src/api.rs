@@ -1,6 +1,7 @@
 //! The admin service: checks what a person asks, proposes it, and puts the outcome into words.
 
 mod copies;
+mod nodes;
 mod orphans;
 mod recovery;
 
@@ -116,7 +117,7 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
         other => return Err(invalid(format!("expected --durability sync, flush or async, found {other:?}"))),
     };
     let alive = |n: NodeId| view.alive(n);
-    let present = state.nodes().filter(|n| !n.removed).count();
+    let present = state.nodes().filter(|n| n.takes_copies()).count();
     let copies = if r.copies == 0 { present.min(3) } else { usize::try_from(r.copies).unwrap_or(usize::MAX) };
     let nodes = if r.on.is_empty() {
         placement(state, copies, alive)
@@ -132,7 +133,7 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
     }
     if r.on.is_empty() && nodes.len() != copies {
         return Err(Status::unavailable(format!(
-            "expected {copies} nodes that answer for {copies} copies, found {}; start or join more nodes, or ask for another \
+            "expected {copies} nodes in service that answer for {copies} copies, found {}; start or join more nodes, or ask for another \
              --copies",
             nodes.len()
         )));
@@ -196,7 +197,8 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::
     let to = if r.to.is_empty() {
         let fit = |n: &NodeId| Some(*n) != active.primary && alive(*n) && lost(*n).is_none();
         let candidates = active.members.iter().map(|m| m.node).filter(fit);
-        let best = candidates.max_by_key(|n| detector.report(*n, volume).map(|c| (c.epoch, c.durable)));
+        let stays = |n: NodeId| state.node(n).is_some_and(holdfast_cluster::Node::takes_copies);
+        let best = candidates.max_by_key(|n| (stays(*n), detector.report(*n, volume).map(|c| (c.epoch, c.durable))));
         best.ok_or_else(|| {
             Status::failed_precondition("no other node with a copy answers: there is nobody to fail over to")
         })?
@@ -259,6 +261,28 @@ impl Admin for Service {
     async fn node_list(&self, _: Request<pb::NodeListRequest>) -> Answer<pb::NodeListResponse> {
         let nodes = self.look(|view| view.status()).await?.nodes;
         Ok(Response::new(pb::NodeListResponse { nodes }))
+    }
+
+    async fn node_drain(&self, request: Request<pb::NodeDrainRequest>) -> Answer<pb::NodeDrainResponse> {
+        let name = request.into_inner().node;
+        let command = self.look(move |view| nodes::drain(view, &name)).await?;
+        self.propose(command).await?;
+        Ok(Response::new(pb::NodeDrainResponse {}))
+    }
+
+    async fn node_undrain(&self, request: Request<pb::NodeUndrainRequest>) -> Answer<pb::NodeUndrainResponse> {
+        let name = request.into_inner().node;
+        let command = self.look(move |view| nodes::undrain(view, &name)).await?;
+        self.propose(command).await?;
+        Ok(Response::new(pb::NodeUndrainResponse {}))
+    }
+
+    async fn node_remove(&self, request: Request<pb::NodeRemoveRequest>) -> Answer<pb::NodeRemoveResponse> {
+        let request = request.into_inner();
+        if let Some(command) = self.look(move |view| nodes::removal(view, &request)).await? {
+            self.propose(command).await?;
+        }
+        Ok(Response::new(pb::NodeRemoveResponse {}))
     }
 
     async fn token_create(&self, request: Request<pb::TokenCreateRequest>) -> Answer<pb::TokenCreateResponse> {

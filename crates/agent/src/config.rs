@@ -5,6 +5,7 @@
 mod keys;
 mod quantity;
 
+use holdfast_cluster::REPLACE_AFTER;
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ pub struct NodeConfig {
     /// Copies of a volume are placed in different ones. Empty: the node is its own.
     #[serde(default)]
     pub failure_domain: String,
+    /// It votes and never holds copies.
+    #[serde(default)]
+    pub witness: bool,
 }
 
 /// `[listen]`
@@ -83,6 +87,9 @@ pub struct ClusterConfig {
     /// How long a primary may serve reads without hearing from a quorum.
     #[serde(deserialize_with = "quantity::duration")]
     pub lease: Duration,
+    /// A copy that is gone for so long is replaced on another node; `0s`: never.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub replace_after: Duration,
 }
 
 impl Default for ClusterConfig {
@@ -92,6 +99,7 @@ impl Default for ClusterConfig {
             heartbeat: Duration::from_millis(200),
             failure_timeout: Duration::from_secs(1),
             lease: Duration::from_secs(2),
+            replace_after: REPLACE_AFTER,
         }
     }
 }
@@ -246,6 +254,13 @@ impl Config {
                 format!("{name:?}")
             })?;
         }
+        let votes = !self.node.witness || self.cluster.voter;
+        ensure(
+            votes,
+            "node.witness",
+            "a node with a vote (cluster.voter = true): a witness is good for nothing else",
+            || "cluster.voter = false".to_owned(),
+        )?;
         let dir = &self.node.data_dir;
         ensure(dir.is_absolute(), "node.data_dir", "an absolute path", || dir.display().to_string())?;
         let parent = dir.parent().unwrap_or(dir);
@@ -294,7 +309,12 @@ impl Config {
         ensure(c.failure_timeout >= least, "cluster.failure_timeout", &what, || show(c.failure_timeout))?;
         let least = c.heartbeat * 2;
         let what = format!("{least:?} to 60s: two heartbeats or more");
-        ensure((least..=Duration::from_secs(60)).contains(&c.lease), "cluster.lease", &what, || show(c.lease))
+        ensure((least..=Duration::from_secs(60)).contains(&c.lease), "cluster.lease", &what, || show(c.lease))?;
+        let least = c.failure_timeout * 2;
+        let what = format!("{least:?} or more: two failure timeouts, or 0s for never");
+        ensure(c.replace_after.is_zero() || c.replace_after >= least, "cluster.replace_after", &what, || {
+            show(c.replace_after)
+        })
     }
 
     fn check_limits(&self) -> Result<(), ConfigError> {

@@ -46,6 +46,8 @@ pub(crate) enum Ask {
     Propose(Command, oneshot::Sender<Result<Outcome, Failure>>),
     /// An operator's wish for a copy of a node.
     Upkeep(NodeId, Upkeep),
+    /// So many bytes are free on the file system of this node's copies.
+    Space(u64),
     /// How the shard is.
     Measure(oneshot::Sender<ShardSample>),
     /// What happened so far, and a subscription to what will.
@@ -211,9 +213,15 @@ impl ControlLoop {
             }
             Output::Done { token, result } => self.done(token, result),
             Output::Event(e) => self.happened(e.kind.name(), e.volume, e.message),
+            Output::Removed => self.removed(),
             // The first one is the cause of the others.
             Output::Fatal(reason) => drop(self.fatal.get_or_insert(AgentError::Control { reason })),
         }
+    }
+
+    fn removed(&mut self) {
+        let cluster = self.parts.cluster.to_string();
+        self.fatal.get_or_insert_with(|| AgentError::Removed { cluster, data_dir: self.parts.data_dir.clone() });
     }
 
     async fn write(&mut self, write: Write) {
@@ -256,6 +264,8 @@ impl ControlLoop {
                 control.insert(*node, address);
             }
         }
+        let all = self.parts.control.state().map(|s| s.nodes.values()).into_iter().flatten();
+        self.parts.endpoint.set_removed(all.filter(|n| n.removed).map(|n| n.id).collect());
         self.parts.endpoint.set_peers(&control);
         for node in control.keys() {
             self.parts.endpoint.open(*node, Lane::Control);
@@ -290,6 +300,10 @@ impl ControlLoop {
             }
             Event::Message { peer, lane: Lane::Control, bytes, .. } => {
                 self.feed(Input::Message { from: peer, bytes }).await;
+            }
+            Event::Removed { by } => {
+                tracing::warn!(peer = %by, "a peer says that this node was removed from the cluster");
+                self.removed();
             }
             Event::Join { request, reply, .. } => self.on_join(&request, reply).await,
             Event::Message { .. } | Event::Incoming { .. } | Event::IncomingClosed { .. } => {}
@@ -327,6 +341,7 @@ impl ControlLoop {
                 epoch_changes: &self.epoch_changes,
                 event_counts: &self.event_counts,
             }),
+            Ask::Space(free) => self.feed(Input::Space(free)).await,
             Ask::Measure(answer) => {
                 // One that does not fit is dropped: whoever asked sees that the shard does not answer.
                 let _ = self.parts.shard.to.try_send(ToShard::Measure(answer));
@@ -428,6 +443,7 @@ impl ControlLoop {
             address: request.address,
             failure_domain: request.failure_domain,
             voter: request.voter,
+            witness: request.witness,
             fingerprint,
             token_id: Some(token),
         };

@@ -184,6 +184,17 @@ pub enum AgentError {
         /// Why.
         reason: String,
     },
+    /// This node is one no more.
+    #[error(
+        "this node was removed from cluster {cluster} and its certificate counts no more; to use the host again, move {} away and \
+         `holdfast join` as a new node", data_dir.display()
+    )]
+    Removed {
+        /// The cluster.
+        cluster: String,
+        /// `node.data_dir`.
+        data_dir: PathBuf,
+    },
     /// The shard can't go on.
     #[error("the shard stopped: {reason}")]
     Shard {

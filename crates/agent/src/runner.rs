@@ -301,7 +301,7 @@ impl Runner {
                     self.on_message(peer, lane, bytes, now);
                 }
             }
-            Event::Join { .. } => {}
+            Event::Join { .. } | Event::Removed { .. } => {}
         }
     }
 

@@ -34,7 +34,13 @@ pub(crate) fn status(view: &View<'_>) -> Result<pb::StatusResponse, Status> {
             failure_domain: n.failure_domain,
             copies: count(&|v| v.copies.iter().any(|c| c.node == n.name)),
             primaries: count(&|v| v.primary == n.name),
-            draining: false,
+            draining: n.wanted != "in_service",
+            wanted: n.wanted.to_owned(),
+            witness: n.witness,
+            copies_left: u32::try_from(n.copies_left).unwrap_or(u32::MAX),
+            notes: n.notes,
+            held: n.held,
+            free_bytes: n.free_bytes,
             name: n.name,
         }
     });
@@ -44,6 +50,11 @@ pub(crate) fn status(view: &View<'_>) -> Result<pb::StatusResponse, Status> {
     let down: Vec<&str> = nodes.iter().filter(|n| n.state == "down").map(|n| n.name.as_str()).collect();
     if !down.is_empty() {
         dangers.push(format!("nodes that do not answer: {}", down.join(", ")));
+    }
+    for node in nodes.iter().filter(|n| n.draining) {
+        dangers.extend(
+            node.notes.iter().filter(|_| node.held).map(|note| format!("{} can't be drained: {note}", node.name)),
+        );
     }
     if leader.is_empty() {
         dangers

@@ -17,8 +17,8 @@ pub(crate) struct Cli {
     /// Tables for people, JSON for programs (alone on stdout)
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
-    /// How long to wait for the agent's answer, and for what `volume create`, `volume resize`, `failover` and `copy` wait for [default: 15s, and 60s
-    /// for those three, 1h for `copy`]
+    /// How long to wait for the agent's answer, and for what `volume create`, `volume resize`, `failover`, `node` and `copy` wait for [default: 15s, and
+    /// 60s for those, 1h for `copy`, 24h for `node drain`]
     #[arg(long, global = true, value_name = "DURATION")]
     pub(crate) timeout: Option<String>,
     #[command(subcommand)]
@@ -154,6 +154,42 @@ pub(crate) struct JoinArgs {
 pub(crate) enum NodeCommand {
     /// List the nodes
     List,
+    /// Move everything away from a node, while the VMs run
+    #[command(long_about = "Move everything away from a node, while the VMs run.\n\n\
+        The node gets no new copies, its primaries hand over, and its copies are replaced on other nodes one by one: an old copy stays \
+        until the new one counts. The node may be down. A copy that no other node can take stays, and `status` says why. The command \
+        shows the progress and waits; if it is interrupted the drain goes on, until `undrain`.")]
+    Drain {
+        /// The node
+        node: String,
+        #[command(flatten)]
+        wait: NodeWait,
+    },
+    /// Put a node back into service; what moves away and does not count elsewhere yet stays
+    Undrain {
+        /// The node
+        node: String,
+    },
+    /// Take a node out of the cluster for ever
+    #[command(long_about = "Take a node out of the cluster for ever.\n\n\
+        Refused (exit status 3) while copies on it count: drain it first, also if it is dead. It loses its vote in the control plane, its \
+        certificate counts no more, and its agent ends as soon as it hears of that. A new node may have its name.")]
+    Remove {
+        /// The node
+        node: String,
+        /// Also if it alone holds the key with which nodes join
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        wait: NodeWait,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeWait {
+    /// Return once the cluster has agreed to it, not only when it is done
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,13 +1,15 @@
 //! Commands that ask a running agent.
 
 mod copies;
+mod nodes;
 mod orphans;
 mod recovery;
 mod upkeep;
 
 pub(crate) use copies::Wish;
+pub(crate) use nodes::Duty;
 
-use crate::args::{Command, CreateArgs, FailoverArgs, NodeCommand, Output, TokenCommand, VolumeCommand};
+use crate::args::{Command, CreateArgs, FailoverArgs, Output, TokenCommand, VolumeCommand};
 use crate::error::CliError;
 use crate::output;
 use holdfast_agent::admin::{AdminClient, connect, pb};
@@ -40,11 +42,7 @@ pub(crate) async fn run(
     let mut agent = Agent::connect(socket, limit).await?;
     match command {
         Command::Status { volume } => status(&mut agent, output, volume).await,
-        Command::Node(NodeCommand::List) => {
-            let nodes = agent.ask(async |c| c.node_list(pb::NodeListRequest {}).await).await?.nodes;
-            output::print(output, || output::nodes_json(&nodes), || output::nodes_table(&nodes));
-            Ok(())
-        }
+        Command::Node(command) => nodes::run(&mut agent, output, command).await,
         Command::Token(TokenCommand::Create { valid }) => token_create(&mut agent, output, &valid).await,
         Command::Volume(command) => volume(&mut agent, output, command).await,
         Command::Failover(args) if args.accept_loss => recovery::run(&mut agent, output, args).await,

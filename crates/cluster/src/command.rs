@@ -1,6 +1,8 @@
 //! What can be asked of the state, and the two ways it can answer.
 
+use crate::members::Why;
 use crate::recovery::{FoundCopy, Known, Operator};
+use crate::state::Duty;
 use crate::wire;
 use holdfast_types::{Durability, Epoch, Incarnation, Life, Lsn, Member, NodeId, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,9 @@ pub enum Command {
         failure_domain: String,
         /// Whether it is to vote in Raft.
         voter: bool,
+        /// It never holds copies.
+        #[serde(default, skip_serializing_if = "wire::is_false")]
+        witness: bool,
         /// Of its certificate.
         fingerprint: String,
         /// The join token it used up; none for the founder.
@@ -35,6 +40,14 @@ pub enum Command {
         /// The node.
         #[serde(with = "wire::one")]
         node: NodeId,
+    },
+    /// What the node is to be for. `Removed` is carried out by the leader: `RemoveNode`, once Raft has no vote of it.
+    WantNode {
+        /// The node.
+        #[serde(with = "wire::one")]
+        node: NodeId,
+        /// What for.
+        wanted: Duty,
     },
     /// Makes a join token usable. The secret itself is nowhere stored.
     AddToken {
@@ -165,6 +178,29 @@ pub enum Command {
         /// Where it is to be.
         #[serde(with = "wire::one")]
         new: NodeId,
+    },
+    /// As `ReplaceCopy`, decided by the leader: it is noted what for, so that it can be taken back.
+    MoveCopy {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// Where it is.
+        #[serde(with = "wire::one")]
+        old: NodeId,
+        /// Where it is to be.
+        #[serde(with = "wire::one")]
+        new: NodeId,
+        /// Because of what.
+        why: Why,
+    },
+    /// A `MoveCopy` is taken back, unless the new copy counts already.
+    KeepCopy {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// Where the copy was to go, and stays.
+        #[serde(with = "wire::one")]
+        node: NodeId,
     },
     /// T8.
     Activate {

@@ -12,6 +12,9 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// How long a copy may be gone before it is replaced, unless the configuration says otherwise.
+pub const REPLACE_AFTER: Duration = Duration::from_mins(10);
+
 /// What a node tells every other one, several times per failure timeout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +26,9 @@ pub struct Heartbeat {
     pub life: u64,
     /// All its copies.
     pub copies: Vec<CopyReport>,
+    /// On the file system of its copies, if it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
 }
 
 /// How one copy is.
@@ -217,6 +223,8 @@ pub struct DetectorConfig {
     pub nominee_patience: Duration,
     /// Up to here.
     pub nominee_patience_max: Duration,
+    /// A copy that is gone for so long is replaced on another node; `None`: never.
+    pub replace_after: Option<Duration>,
 }
 
 impl Default for DetectorConfig {
@@ -226,6 +234,7 @@ impl Default for DetectorConfig {
             restart_patience: Duration::from_secs(2),
             nominee_patience: Duration::from_secs(3),
             nominee_patience_max: Duration::from_secs(30),
+            replace_after: Some(REPLACE_AFTER),
         }
     }
 }
@@ -234,6 +243,9 @@ struct Heard {
     at: Time,
     life: u64,
     copies: BTreeMap<VolumeId, CopyReport>,
+    /// Since when a copy says that it has failed.
+    failed: BTreeMap<VolumeId, Time>,
+    free_bytes: Option<u64>,
 }
 
 /// One per node. Its own heartbeats are fed to it, too.
@@ -260,9 +272,12 @@ impl Detector {
 
     /// A heartbeat arrived. The caller has checked that it is from whom it says.
     pub fn heard(&mut self, heartbeat: impl Borrow<Heartbeat>, now: Time) {
-        let Heartbeat { node, life, copies } = heartbeat.borrow();
+        let Heartbeat { node, life, copies, free_bytes } = heartbeat.borrow();
+        let before = self.heard.get(node).map(|h| &h.failed);
+        let since = |v: VolumeId| before.and_then(|b| b.get(&v).copied()).unwrap_or(now);
+        let failed = copies.iter().filter(|c| c.failed()).map(|c| (c.volume, since(c.volume))).collect();
         let copies = copies.iter().map(|c| (c.volume, c.clone())).collect();
-        self.heard.insert(*node, Heard { at: now, life: *life, copies });
+        self.heard.insert(*node, Heard { at: now, life: *life, copies, failed, free_bytes: *free_bytes });
     }
 
     /// A heartbeat arrived that brings nothing new: the copies are as that life of the node said last.
@@ -270,7 +285,10 @@ impl Detector {
         match self.heard.get_mut(&node) {
             Some(heard) if heard.life == life => heard.at = now,
             // What another life reported says nothing about this one.
-            _ => drop(self.heard.insert(node, Heard { at: now, life, copies: BTreeMap::new() })),
+            _ => {
+                let (copies, failed) = (BTreeMap::new(), BTreeMap::new());
+                self.heard.insert(node, Heard { at: now, life, copies, failed, free_bytes: None });
+            }
         }
     }
 
@@ -303,6 +321,17 @@ impl Detector {
     #[must_use]
     pub fn report(&self, node: NodeId, volume: VolumeId) -> Option<&CopyReport> {
         self.heard.get(&node)?.copies.get(&volume)
+    }
+
+    /// Since when the copy says that it has failed, if it does.
+    pub(crate) fn failed_since(&self, node: NodeId, volume: VolumeId) -> Option<Time> {
+        self.heard.get(&node)?.failed.get(&volume).copied()
+    }
+
+    /// What the node told of its file system.
+    #[must_use]
+    pub fn free_bytes(&self, node: NodeId) -> Option<u64> {
+        self.heard.get(&node)?.free_bytes
     }
 
     /// The process of the node as last heard.

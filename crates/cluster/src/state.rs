@@ -57,10 +57,49 @@ pub struct Node {
     pub failure_domain: String,
     /// Whether it is to vote in Raft. Whether it does, Raft knows.
     pub voter_wanted: bool,
+    /// It votes, and never holds copies.
+    #[serde(default, skip_serializing_if = "wire::is_false")]
+    pub witness: bool,
     /// Of its certificate.
     pub fingerprint: String,
+    /// What the operator wants of it.
+    #[serde(default, skip_serializing_if = "Duty::is_in_service")]
+    pub wanted: Duty,
     /// Gone for ever; kept so that its id is never used again.
     pub removed: bool,
+}
+
+impl Node {
+    /// Whether it may get copies.
+    #[must_use]
+    pub fn takes_copies(&self) -> bool {
+        !self.removed && !self.witness && self.wanted == Duty::InService
+    }
+
+    /// Whether it is to hold nothing although it could.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.wanted != Duty::InService
+    }
+}
+
+/// What a node is to be for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Duty {
+    /// It holds copies and gets new ones.
+    #[default]
+    InService,
+    /// It is to hold no copy and to lead no volume.
+    Drained,
+    /// The same, and it is to leave the cluster for ever.
+    Removed,
+}
+
+impl Duty {
+    fn is_in_service(&self) -> bool {
+        *self == Duty::InService
+    }
 }
 
 /// Permission to join, once.

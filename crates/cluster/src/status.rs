@@ -30,10 +30,22 @@ pub struct NodeStatus {
     pub state: &'static str,
     /// Whether it is to vote.
     pub voter: bool,
+    /// It never holds copies.
+    pub witness: bool,
     /// Where it listens.
     pub address: String,
     /// What fails together with it.
     pub failure_domain: String,
+    /// `in_service`, `drained` or `removed`: what is wanted of it.
+    pub wanted: &'static str,
+    /// Copies on it that count or are to count.
+    pub copies_left: usize,
+    /// What becomes of each, while the node is to hold none.
+    pub notes: Vec<String>,
+    /// Copies are left, and none of them can move.
+    pub held: bool,
+    /// On the file system of its copies, if it has told.
+    pub free_bytes: Option<u64>,
 }
 
 /// A volume.
@@ -118,14 +130,7 @@ pub struct CopyStatus {
 #[must_use]
 pub fn status(state: &State, detector: &Detector, now: Time) -> ClusterStatus {
     let look = Look { state, detector, now };
-    let nodes = state.nodes().map(|n| NodeStatus {
-        name: n.name.clone(),
-        id: n.id.0,
-        state: if detector.alive(n.id, now) { "alive" } else { "silent" },
-        voter: n.voter_wanted,
-        address: n.address.clone(),
-        failure_domain: n.failure_domain.clone(),
-    });
+    let nodes = state.nodes().map(|n| look.node(n));
     let volumes = state.volumes().map(|v| look.volume(v)).collect();
     ClusterStatus { cluster: state.name.clone(), nodes: nodes.collect(), volumes }
 }
@@ -136,14 +141,15 @@ pub fn volume_status(state: &State, detector: &Detector, now: Time, volume: Volu
     Some(Look { state, detector, now }.volume(state.volumes.get(&volume)?))
 }
 
-struct Look<'a> {
-    state: &'a State,
-    detector: &'a Detector,
-    now: Time,
+/// What one node knows at one moment.
+pub(crate) struct Look<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) detector: &'a Detector,
+    pub(crate) now: Time,
 }
 
 impl Look<'_> {
-    fn name(&self, node: NodeId) -> String {
+    pub(crate) fn name(&self, node: NodeId) -> String {
         self.state.nodes.get(&node).map_or_else(|| node.to_string(), |n| n.name.clone())
     }
 
@@ -155,6 +161,7 @@ impl Look<'_> {
         let (state, reasons) = match &v.phase {
             Phase::Open { active, pending, nominee, copies } => {
                 let (state, mut reasons) = self.open(v, active, pending.as_ref(), *nominee);
+                reasons.extend(self.outlook(v));
                 let (now, wanted) = (active.members.len(), copies.wanted.len());
                 if now < wanted {
                     reasons.push(format!("{now} of {wanted} copies count, the others are joining"));
@@ -225,7 +232,7 @@ impl Look<'_> {
                 _ => report.map_or("unknown", |r| role_word(r.role)),
             },
             state: self.copy_state(v, node, change),
-            note: change.map(|change| self.note(v, node, change)),
+            note: self.note_of(v, node),
             durable_lsn: report.map(|r| r.durable.0),
             applied_lsn: report.map(|r| r.applied.0),
             digest: report.and_then(|r| r.digest).map(|d| format!("{d:016x}")),
@@ -266,6 +273,11 @@ impl Look<'_> {
             Phase::Open { .. } if change == Some(Change::Leaves) && sound => "leaving",
             Phase::Creating { .. } | Phase::Open { .. } => said,
         }
+    }
+
+    /// What keeps a change of the copy on that node, if it is to change.
+    pub(crate) fn note_of(&self, v: &Volume, node: NodeId) -> Option<String> {
+        change_of(v, node).map(|change| self.note(v, node, change))
     }
 
     /// What keeps a change of one copy.

@@ -6,6 +6,12 @@ use holdfast_types::{
 };
 use serde::{Deserialize, Serialize};
 
+/// For `#[serde(skip_serializing_if)]`: what is usual is left out, so that it is what it was before there was a choice.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(crate) fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 /// A type that is a number on the wire.
 pub(crate) trait Raw: Copy + Ord {
     fn raw(self) -> u64;

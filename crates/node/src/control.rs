@@ -28,6 +28,7 @@ mod events;
 mod lead;
 mod proposals;
 mod timers;
+mod voters;
 mod wire;
 
 #[cfg(test)]
@@ -81,6 +82,8 @@ pub struct Control {
     connected: BTreeSet<NodeId>,
     /// Nodes that peers named.
     introduced: BTreeMap<NodeId, String>,
+    /// On the file system of this node's copies.
+    free_bytes: Option<u64>,
     told_local: Option<LocalView>,
     told_peers: BTreeMap<NodeId, String>,
     /// The state changed since `told_local` and `told_peers` were made.
@@ -105,12 +108,13 @@ impl Control {
         Ok(Control {
             raft: Raft::new(config.raft(), stored)?,
             replicated: Replicated::default(),
-            detector: Detector::new(config.failure_timeout, now),
+            detector: Detector::with_config(config.detector(), now),
             proposals: Proposals::new(config.me, config.life),
             copies: Copies::default(),
             watch: Watch::default(),
             connected: BTreeSet::new(),
             introduced: BTreeMap::new(),
+            free_bytes: None,
             told_local: None,
             told_peers: BTreeMap::new(),
             changed: true,
@@ -153,6 +157,7 @@ impl Control {
                 self.copies.reports = reports;
                 self.brief_heartbeats = 0;
             }
+            Input::Space(free) => self.free_bytes = Some(free),
             Input::Upkeep { node, wish } if node == self.config.me => out.push(Output::Upkeep(wish)),
             Input::Upkeep { node, wish } => out.push(Output::Send { to: node, bytes: Message::Upkeep(wish).encode() }),
             Input::Propose { token, command } => self.propose_for(token, &command, now, out),
@@ -237,11 +242,21 @@ impl Control {
             self.raft(consensus::Input::Campaign, now, out);
         }
         self.lead(now, out);
+        self.look_whether_removed(&status, out);
         if let Some(state) = self.replicated.state() {
             self.watch.liveness(state, &self.detector, now, out);
         }
         if self.applied_since_snapshot >= self.config.snapshot_every {
             self.compact(self.raft.status().applied, now, out);
+        }
+    }
+
+    /// The state says that this node was removed. As long as it has a vote, the others may need it to agree on that.
+    fn look_whether_removed(&self, status: &RaftStatus, out: &mut Vec<Output>) {
+        let me = self.config.me;
+        let removed = self.replicated.state().and_then(|s| s.nodes.get(&me)).is_some_and(|n| n.removed);
+        if removed && !status.voters.contains(&me) {
+            out.push(Output::Removed);
         }
     }
 
@@ -417,7 +432,12 @@ impl Control {
     }
 
     fn own_heartbeat(&self) -> Heartbeat {
-        Heartbeat { node: self.config.me, life: self.config.life.0, copies: self.copies.reports.clone() }
+        Heartbeat {
+            node: self.config.me,
+            life: self.config.life.0,
+            copies: self.copies.reports.clone(),
+            free_bytes: self.free_bytes,
+        }
     }
 
     fn heartbeat_message(&self) -> Bytes {

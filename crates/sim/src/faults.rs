@@ -161,6 +161,16 @@ fault_kinds! {
     CopyReplace,
     /// A disk is wiped, and the operator has its copies made anew.
     DiskReplaced,
+    /// An operator wants a node to hold nothing.
+    NodeDrain,
+    /// An operator takes that back, or ends it.
+    NodeUndrain,
+    /// An operator takes a node out for ever.
+    NodeRemove,
+    /// The leader has a copy made anew elsewhere that is gone for long.
+    CopyReplacedByItself,
+    /// It takes that back.
+    CopyKept,
     /// A clock jumps ahead, which no clock that counts the time since boot does: declared runs only.
     ClockJump,
     /// A node stands still and its clock with it (a guest of a hypervisor that is paused): declared runs only.
@@ -285,6 +295,9 @@ pub(crate) const OUTAGES: &[FaultKind] = &[FaultKind::LongOutage];
 pub(crate) const MEMBERS: &[FaultKind] =
     &[FaultKind::CopyAdd, FaultKind::CopyRemove, FaultKind::CopyReplace, FaultKind::DiskReplaced];
 
+/// Nodes come into and out of service: in the same runs.
+pub(crate) const NODES: &[FaultKind] = &[FaultKind::NodeDrain, FaultKind::NodeUndrain, FaultKind::NodeRemove];
+
 /// Kinds of `world/forced.rs`. In runs of their own.
 pub(crate) const FORCED: &[FaultKind] = &[FaultKind::MajorityLost];
 
@@ -334,6 +347,11 @@ impl FaultKind {
     /// Whether it is one of `world/members.rs`.
     pub(crate) fn changes_members(self) -> bool {
         MEMBERS.contains(&self)
+    }
+
+    /// Whether it is one of `world/nodes.rs`.
+    pub(crate) fn changes_nodes(self) -> bool {
+        NODES.contains(&self)
     }
 
     /// Whether it is one of `world/wide.rs`.

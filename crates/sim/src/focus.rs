@@ -37,6 +37,8 @@ pub(crate) fn of_members(seed: u64) -> Options {
         (FaultKind::CopyAdd, 6),
         (FaultKind::CopyRemove, 5),
         (FaultKind::CopyReplace, 6),
+        (FaultKind::NodeDrain, 2),
+        (FaultKind::NodeUndrain, 2),
         (FaultKind::ForcedFailover, 4),
         (FaultKind::Crash, 3),
         (FaultKind::CrashInRecovery, 1),

@@ -15,7 +15,7 @@ use holdfast_types::{Mutant, select_mutant};
 pub const FALSE_ALARM: &str = "FALSE ALARM";
 
 /// Mistakes that nothing shows while the members of a volume stay the same.
-const OF_MEMBERS: [Mutant; 7] = [
+const OF_MEMBERS: [Mutant; 10] = [
     Mutant::AppendsToOldEpochAfterReconf,
     Mutant::FencesNewMembers,
     Mutant::LearnerCounts,
@@ -23,6 +23,9 @@ const OF_MEMBERS: [Mutant; 7] = [
     Mutant::AnswersBeforeReconf,
     Mutant::LearnerGrants,
     Mutant::RemovedCopyReturns,
+    Mutant::DrainedGetsCopies,
+    Mutant::WitnessHoldsCopies,
+    Mutant::GoesBeforeSuccessor,
 ];
 
 /// Mistakes that nothing shows while the log reaches every copy.

@@ -3,12 +3,12 @@
 //! A profile is a row of [`PROFILES`]. Within its kinds each seed still draws its own few.
 
 use crate::faults::{
-    CONTROL, DAMAGE, DISKS, FORCED, FaultKind, Group, LINKS, MEMBERS, OPERATORS, PROCESSES, SIZES, UPKEEP, WIDE_DISKS,
-    WIDE_LINKS, WIDE_PROCESSES,
+    CONTROL, DAMAGE, DISKS, FORCED, FaultKind, Group, LINKS, MEMBERS, NODES, OPERATORS, OUTAGES, PROCESSES, SIZES,
+    UPKEEP, WIDE_DISKS, WIDE_LINKS, WIDE_PROCESSES,
 };
 use crate::log::MS;
 use crate::options::{Options, index};
-use holdfast_types::{Durability, Rng, VolumeSize};
+use holdfast_types::{Durability, NodeId, Rng, VolumeSize};
 
 /// A named mix.
 #[derive(Debug)]
@@ -74,8 +74,8 @@ pub static PROFILES: &[Profile] = &[
     },
     Profile {
         name: "membership",
-        about: "copies are added, removed and replaced, also while nodes are down",
-        groups: Some(&[PROCESSES, LINKS, CONTROL, OPERATORS, WIDE_LINKS, WIDE_PROCESSES, MEMBERS]),
+        about: "copies are added, removed and replaced, nodes drained and removed, also while nodes are down, some for long",
+        groups: Some(&[PROCESSES, LINKS, CONTROL, OPERATORS, WIDE_LINKS, WIDE_PROCESSES, MEMBERS, NODES, OUTAGES]),
         tune: membership,
     },
     Profile {
@@ -192,6 +192,14 @@ pub(crate) fn membership(options: &mut Options) {
     options.faults.retain(|(kind, _)| !kind.fails_copies());
     let most: u64 = options.faults.iter().map(|f| f.1).sum();
     options.faults.extend(MEMBERS.iter().map(|kind| (*kind, 1 + most / 6)));
+    let mut rng = Rng::new(options.requests ^ options.think ^ 0x6e_6f64_6573);
+    options.faults.extend(NODES.iter().map(|kind| (*kind, 1 + most / 16)));
+    options.faults.extend([(FaultKind::NodeUndrain, 1 + most / 16), (FaultKind::LongOutage, 1 + most / 6)]);
+    // Where a node is left over, it may be one that never holds anything.
+    let idle = |n: &NodeId| options.volumes.iter().all(|v| !v.members.contains(n));
+    let spare = options.nodes.iter().copied().rfind(|n| *n != options.control.named[0] && idle(n));
+    options.control.witness = spare.filter(|n| rng.chance(400_000) && options.control.votes(*n));
+    options.control.replace_after = std::time::Duration::from_millis(rng.range(1_500, 4_000));
     options.volumes.truncate(2);
     options.volumes.iter_mut().for_each(|v| v.durability = holdfast_types::Durability::Sync);
     // A learner is filled from the log, which reaches back to the first record as long as nothing is trimmed. A volume that becomes

@@ -14,6 +14,7 @@ mod forced;
 mod forge;
 mod guests;
 mod members;
+mod nodes;
 mod resize;
 mod settle;
 mod storm;

@@ -13,7 +13,7 @@ use crate::tls;
 use bytes::Bytes;
 use holdfast_types::{ClusterId, NodeId};
 use quinn::Connection;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +23,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 /// Kernel buffers of the socket: a burst of bulk must not be dropped before we get the processor.
 const SOCKET_BUFFER: usize = 4 << 20;
+/// Closes a connection to a node that is not known: it was removed, or will be known in a moment.
+pub(crate) const UNKNOWN: u32 = 1;
+/// Closes a connection to a node that was removed from the cluster.
+pub(crate) const REMOVED: u32 = 2;
 /// Log lines per second that strangers can cause.
 const REFUSALS_PER_SECOND: u32 = 5;
 
@@ -58,6 +62,8 @@ struct State {
     dialled: BTreeMap<NodeId, Connection>,
     /// Newest incoming stream of each lane, also after its end: at most twice `max_lanes` per peer.
     incoming: BTreeMap<(NodeId, Lane), Current>,
+    /// Nodes whose certificate counts no more.
+    removed: BTreeSet<NodeId>,
     closed: bool,
 }
 
@@ -107,6 +113,11 @@ impl Endpoint {
         self.shared.quinn.local_addr()
     }
 
+    /// Nodes that were removed from the cluster for ever: they are told so when they dial.
+    pub fn set_removed(&self, removed: BTreeSet<NodeId>) {
+        self.shared.lock().removed = removed;
+    }
+
     /// The peers and where they are: these are dialled and accepted, all others closed and refused.
     pub fn set_peers(&self, peers: &BTreeMap<NodeId, SocketAddr>) {
         let mut state = self.shared.lock();
@@ -120,10 +131,11 @@ impl Endpoint {
                 entry.set(None);
             }
         }
-        state.connections.retain(|peer, connection| {
+        let State { connections, removed, .. } = &mut *state;
+        connections.retain(|peer, connection| {
             let known = peers.contains_key(peer);
             if !known {
-                connection.close(1u32.into(), b"this node was removed from the cluster");
+                connection.close(farewell(removed.contains(peer)).into(), b"this node was removed from the cluster");
             }
             known
         });
@@ -262,11 +274,17 @@ impl Shared {
         self.lock().knows(peer)
     }
 
+    /// Whether `peer` was removed from the cluster.
+    pub(crate) fn was_removed(&self, peer: NodeId) -> bool {
+        self.lock().removed.contains(&peer)
+    }
+
     /// Makes `connection` the one that `peer` sends on; closes it if `peer` was removed meanwhile.
     pub(crate) fn replace_connection(&self, peer: NodeId, connection: &Connection) {
         let mut state = self.lock();
         if state.closed || !state.knows(peer) {
-            connection.close(1u32.into(), b"this node was removed from the cluster");
+            let code = farewell(state.removed.contains(&peer));
+            connection.close(code.into(), b"this node was removed from the cluster");
         } else if let Some(older) = state.connections.insert(peer, connection.clone()) {
             older.close(0u32.into(), b"replaced by a newer connection");
         }
@@ -308,6 +326,11 @@ impl Shared {
             tracing::warn!("refused {what}");
         }
     }
+}
+
+/// The code of a connection that is closed because its peer is none.
+fn farewell(removed: bool) -> u32 {
+    if removed { REMOVED } else { UNKNOWN }
 }
 
 fn listen(

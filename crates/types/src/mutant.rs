@@ -90,6 +90,12 @@ mutants! {
     LearnerGrants: "open N8",
     /// A removed member's copy stays, and is taken again when its node is added again.
     RemovedCopyReturns: "open S20",
+    /// A node that is to be drained gets copies.
+    DrainedGetsCopies: "drain",
+    /// A witness gets copies.
+    WitnessHoldsCopies: "S22",
+    /// A member goes before whoever takes its place counts.
+    GoesBeforeSuccessor: "M1",
     // Resync by regions.
 
     /// A target switches although the source has more regions for it.

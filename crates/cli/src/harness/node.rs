@@ -122,7 +122,8 @@ impl Node {
     }
 
     /// How the agent ended, if it did so without having been killed by us.
-    pub(super) fn ended(&self) -> Option<String> {
+    #[must_use]
+    pub fn ended(&self) -> Option<String> {
         let pid = self.pid()?;
         // SAFETY: siginfo_t is plain data, for which all zeroes is valid; waitid fills it.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };

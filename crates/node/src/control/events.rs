@@ -3,7 +3,7 @@
 use super::Output;
 use super::copies::registered_copies;
 use super::lead::present;
-use holdfast_cluster::{Detector, Receipt, State, Volume};
+use holdfast_cluster::{Detector, Duty, Phase, Receipt, State, Successor, Volume, Why};
 use holdfast_types::{Configuration, Durability, Epoch, Incarnation, NodeId, Time, VolumeId, VolumeView};
 use std::collections::BTreeMap;
 
@@ -36,6 +36,10 @@ pub enum EventKind {
     CopyRegistered,
     /// A copy is refused.
     CopyFailed,
+    /// A node is to be drained, to be removed, or in service again.
+    NodeWanted,
+    /// The leader moves a copy, or takes that back.
+    CopyMoved,
     /// An operator gave up members that are gone.
     ForcedRecovery,
     /// What a forced recovery lost is known, or known better.
@@ -60,6 +64,8 @@ impl EventKind {
             EventKind::VolumeDeleted => "volume_deleted",
             EventKind::CopyRegistered => "copy_registered",
             EventKind::CopyFailed => "copy_failed",
+            EventKind::NodeWanted => "node_wanted",
+            EventKind::CopyMoved => "copy_moved",
             EventKind::ForcedRecovery => "forced_recovery",
             EventKind::LossReceipt => "loss_receipt",
         }
@@ -83,7 +89,7 @@ pub struct Event {
 #[derive(Default)]
 pub(super) struct Watch {
     leader: Option<String>,
-    nodes: BTreeMap<NodeId, String>,
+    nodes: BTreeMap<NodeId, (String, Duty)>,
     alive: BTreeMap<NodeId, bool>,
     volumes: BTreeMap<VolumeId, Seen>,
     /// The first state is no news: it is what was stored.
@@ -96,6 +102,7 @@ struct Seen {
     size: u64,
     view: Option<VolumeView>,
     registered: BTreeMap<NodeId, Incarnation>,
+    successors: BTreeMap<NodeId, Successor>,
     durability: Durability,
     receipts: Vec<Receipt>,
 }
@@ -133,7 +140,8 @@ impl Watch {
 
     /// Compares the state with the one before.
     pub(super) fn state(&mut self, state: &State, now: Time, out: &mut Vec<Output>) {
-        let nodes: BTreeMap<NodeId, String> = present(state).map(|(id, n)| (id, n.name.clone())).collect();
+        let nodes: BTreeMap<NodeId, (String, Duty)> =
+            present(state).map(|(id, n)| (id, (n.name.clone(), n.wanted))).collect();
         let volumes: BTreeMap<VolumeId, Seen> = state.volumes.iter().map(|(id, v)| (*id, see(state, *id, v))).collect();
         if std::mem::replace(&mut self.started, true) {
             self.nodes_changed(&nodes, now, out);
@@ -142,11 +150,22 @@ impl Watch {
         (self.nodes, self.volumes) = (nodes, volumes);
     }
 
-    fn nodes_changed(&self, nodes: &BTreeMap<NodeId, String>, now: Time, out: &mut Vec<Output>) {
-        for (node, name) in nodes.iter().filter(|(node, _)| !self.nodes.contains_key(node)) {
-            emit(out, now, EventKind::NodeAdded, None, format!("node {name} joined as {node}"));
+    fn nodes_changed(&self, nodes: &BTreeMap<NodeId, (String, Duty)>, now: Time, out: &mut Vec<Output>) {
+        for (node, (name, wanted)) in nodes {
+            match self.nodes.get(node) {
+                None => emit(out, now, EventKind::NodeAdded, None, format!("node {name} joined as {node}")),
+                Some((_, before)) if before != wanted => {
+                    let what = match wanted {
+                        Duty::InService => "is in service again",
+                        Duty::Drained => "is to be drained: its copies move to other nodes",
+                        Duty::Removed => "is to leave the cluster",
+                    };
+                    emit(out, now, EventKind::NodeWanted, None, format!("node {name} {what}"));
+                }
+                Some(_) => {}
+            }
         }
-        for (_, name) in self.nodes.iter().filter(|(node, _)| !nodes.contains_key(node)) {
+        for (_, (name, _)) in self.nodes.iter().filter(|(node, _)| !nodes.contains_key(node)) {
             emit(out, now, EventKind::NodeRemoved, None, format!("node {name} was removed"));
         }
     }
@@ -154,11 +173,11 @@ impl Watch {
     fn volumes_changed(
         &self,
         volumes: &BTreeMap<VolumeId, Seen>,
-        nodes: &BTreeMap<NodeId, String>,
+        nodes: &BTreeMap<NodeId, (String, Duty)>,
         now: Time,
         out: &mut Vec<Output>,
     ) {
-        let name = |node: NodeId| nodes.get(&node).cloned().unwrap_or_else(|| node.to_string());
+        let name = |node: NodeId| nodes.get(&node).map_or_else(|| node.to_string(), |(name, _)| name.clone());
         for (id, after) in volumes {
             if let Some(before) = self.volumes.get(id) {
                 changes(before, after, &name, now, out);
@@ -180,6 +199,10 @@ fn see(state: &State, id: VolumeId, volume: &Volume) -> Seen {
         size: volume.size.bytes(),
         view: state.view(id),
         registered: registered_copies(volume),
+        successors: match &volume.phase {
+            Phase::Open { copies, .. } => copies.successors.clone(),
+            Phase::Creating { .. } | Phase::Deleting { .. } => BTreeMap::new(),
+        },
         durability: volume.durability,
         receipts: volume.receipts.clone(),
     }
@@ -200,6 +223,9 @@ fn changes(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Ti
     }
     receipts_changed(before, after, name, now, out);
     let Some(now_view) = &after.view else { return };
+    for message in moves(before, after, now_view, name) {
+        emit(out, now, EventKind::CopyMoved, volume, message);
+    }
     let then_view = before.view.as_ref();
     if let Some(nominee) = now_view.nominee
         && then_view.and_then(|v| v.nominee) != Some(nominee)
@@ -220,6 +246,25 @@ fn changes(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Ti
     {
         emit(out, now, EventKind::Epoch, volume, reign(then_view, now_view, name));
     }
+}
+
+/// Copies that the leader began to move, and moves that ended.
+fn moves(before: &Seen, after: &Seen, view: &VolumeView, name: &dyn Fn(NodeId) -> String) -> Vec<String> {
+    let began = after.successors.iter().filter(|(new, s)| before.successors.get(new) != Some(s)).map(|(new, s)| {
+        let why = match s.why {
+            Why::Drained => "its node is to be drained",
+            Why::Gone => "it was gone for longer than replace_after",
+        };
+        format!("the copy on {} is replaced on {}: {why}", name(s.of), name(*new))
+    });
+    let ended = before.successors.iter().filter(|(new, s)| after.successors.get(new) != Some(s)).map(|(new, s)| {
+        if view.active.member(*new).is_some() {
+            format!("the copy on {} counts in place of the one on {}", name(*new), name(s.of))
+        } else {
+            format!("the copy on {} is not replaced on {} any more", name(s.of), name(*new))
+        }
+    });
+    began.chain(ended).collect()
 }
 
 /// Who ordered which forced recovery, and what it cost.

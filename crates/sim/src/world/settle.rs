@@ -109,6 +109,7 @@ impl World {
         let sick = volumes.into_iter().find_map(|v| {
             self.volume_sickness(v)
                 .or_else(|| self.members_sickness(v))
+                .or_else(|| self.drain_sickness(v))
                 .or_else(|| self.size_sickness(v))
                 .or_else(|| self.receipts_sickness(v))
         });

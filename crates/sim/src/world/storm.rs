@@ -64,6 +64,9 @@ impl World {
         if kind.changes_members() {
             return self.change_members(kind, node);
         }
+        if kind.changes_nodes() {
+            return self.change_nodes(kind, node);
+        }
         if kind.is_wide() {
             return self.start_wide_fault(kind, node);
         }
@@ -405,7 +408,8 @@ impl World {
     pub(super) fn cure(&mut self, cure: Cure) -> Result<(), Violation> {
         let now = self.now;
         match cure {
-            Cure::Restart { node, .. } if self.is_gone(node) => {}
+            // Whoever was removed is let in by nobody.
+            Cure::Restart { node, .. } if self.is_gone(node) || !self.options.nodes.contains(&node) => {}
             Cure::Restart { node, and_crash } => {
                 self.start_node(node)?;
                 if and_crash && self.settling.is_none() {
