@@ -56,16 +56,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let store = RaftStore::open(&paths.raft(), &identity.owner())?;
     let stored = store.load()?;
     let (writes, written, _writer) = store.spawn()?;
-    let control = ControlConfig {
-        peers: identity.peers.clone(),
-        // As few as give an election its spread: each is a wake-up of an idle node.
-        tick: config.cluster.failure_timeout / 5,
-        heartbeat: config.cluster.heartbeat,
-        failure_timeout: config.cluster.failure_timeout,
-        replace_after: config.cluster.replace_after,
-        ..ControlConfig::new(identity.cluster, identity.node, life, random::id())
-    };
-    let control = Control::new(control, stored, random::now())?;
+    let control = Control::new(control_config(&config, &identity, life), stored, random::now())?;
     let bound = Endpoint::bind(transport(&config), &credentials).await;
     let failed = |e: holdfast_transport::TransportError| AgentError::Endpoint {
         address: config.listen.peer,
@@ -113,6 +104,18 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         return Err(AgentError::Shard { reason: "its thread panicked".to_owned() });
     }
     ended
+}
+
+fn control_config(config: &Config, identity: &Identity, life: Life) -> ControlConfig {
+    ControlConfig {
+        peers: identity.peers.clone(),
+        // As few as give an election its spread: each is a wake-up of an idle node.
+        tick: config.cluster.failure_timeout / 5,
+        heartbeat: config.cluster.heartbeat,
+        failure_timeout: config.cluster.failure_timeout,
+        replace_after: config.cluster.replace_after,
+        ..ControlConfig::new(identity.cluster, identity.node, life, random::id())
+    }
 }
 
 /// Waits until the shard has its directory, its port and its sockets.
