@@ -165,7 +165,7 @@ fn heard(copies: &[(u64, CopyRole, u64, u64)], at: Time) -> Detector {
         let state = if *role == CopyRole::Primary { CopyState::Serving } else { CopyState::InSync };
         let mut copy = report(*role, state, 1, *durable);
         copy.committed = Lsn(*committed);
-        detector.heard(Heartbeat { node: NodeId(*node), life: 1, copies: vec![copy] }, at);
+        detector.heard(Heartbeat { node: NodeId(*node), life: 1, copies: vec![copy], free_bytes: None }, at);
     }
     detector
 }
