@@ -94,6 +94,11 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     space.abort();
     // The socket is this process's own while it holds the lock of its directory.
     let _ = std::fs::remove_file(&config.listen.admin);
+    last_words(&paths, ended, shard).await
+}
+
+/// What is left to do when the control thread has ended.
+async fn last_words(paths: &Paths, ended: Result<(), AgentError>, shard: JoinHandle<()>) -> Result<(), AgentError> {
     if let Err(AgentError::Removed { cluster, .. }) = &ended {
         // The others will not talk to it again; a start that finds none of them shall say why.
         paths::write_durable(&paths.removed(), cluster.as_bytes(), 0o644)?;
