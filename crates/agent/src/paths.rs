@@ -9,6 +9,7 @@
 //! data_dir/cluster/cluster.json      who this node is; written last: with it, the node belongs to a cluster
 //! data_dir/control/raft.redb         the control plane's log
 //! data_dir/shard-0/                  journal and copies
+//! data_dir/audit.log                 who asked for what on the admin socket; older ones: audit.log.1 to .4
 //! ```
 
 use crate::error::AgentError;
@@ -63,6 +64,11 @@ impl Paths {
 
     pub(crate) fn identity(&self) -> PathBuf {
         self.cluster_dir().join("cluster.json")
+    }
+
+    /// Who asked for what on the admin socket.
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.root.join("audit.log")
     }
 
     pub(crate) fn control_dir(&self) -> PathBuf {
