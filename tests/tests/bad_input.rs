@@ -133,7 +133,6 @@ async fn volumes_and_nodes() {
     ask(&["volume", "delete", "unknown", "--yes"], FAILED, &["unknown"]);
     ask(&["volume", "delete", "taken"], USAGE, &["for ever", "--yes"]);
     ask(&["copy", "remove", "taken", "n1"], USAGE, &["the copy of taken on n1", "--yes"]);
-    ask(&["volume", "deelte", "taken"], USAGE, &["delete"]);
     ask(&["failover", "unknown"], FAILED, &["unknown"]);
     ask(&["failover", "taken", "--to", "n9"], FAILED, &["n9"]);
     let primary = cluster.nodes()[cluster.primary("taken").await].name().to_owned();
