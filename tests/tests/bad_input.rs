@@ -130,7 +130,9 @@ async fn volumes_and_nodes() {
     ask(&["volume", "create", "taken", "--size", "1MiB"], FAILED, &["taken"]);
     ask(&["volume", "show", "unknown"], FAILED, &["unknown"]);
     ask(&["status", "unknown"], FAILED, &["unknown"]);
-    ask(&["volume", "delete", "unknown"], FAILED, &["unknown"]);
+    ask(&["volume", "delete", "unknown", "--yes"], FAILED, &["unknown"]);
+    ask(&["volume", "delete", "taken"], USAGE, &["for ever", "--yes"]);
+    ask(&["copy", "remove", "taken", "n1"], USAGE, &["the copy of taken on n1", "--yes"]);
     ask(&["failover", "unknown"], FAILED, &["unknown"]);
     ask(&["failover", "taken", "--to", "n9"], FAILED, &["n9"]);
     let primary = cluster.nodes()[cluster.primary("taken").await].name().to_owned();
@@ -169,7 +171,7 @@ async fn what_is_reported_done_is_done() {
         if volume.clients == Some(1) { Ok(()) } else { Err(format!("{:?}", volume.clients)) }
     });
     attached.await.unwrap_or_else(|e| panic!("{e}"));
-    refuse(&["volume", "delete", "v", "--socket", &socket], REFUSED, &["client", to, "--force"]);
+    refuse(&["volume", "delete", "v", "--yes", "--socket", &socket], REFUSED, &["client", to, "--force"]);
     workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     cluster.kill(0);
     let down = cluster.wait_for("node 2 to miss node 1", PATIENCE, async |cluster| {
@@ -177,7 +179,7 @@ async fn what_is_reported_done_is_done() {
         if down { Ok(()) } else { Err("n1 is up".to_owned()) }
     });
     down.await.unwrap_or_else(|e| panic!("{e}"));
-    let deleted = run(&["volume", "delete", "v", "--force"]);
+    let deleted = run(&["volume", "delete", "v", "--force", "--yes"]);
     assert_eq!(deleted["copies_left_on"], serde_json::json!(["n1"]), "{deleted}");
 }
 

@@ -88,7 +88,7 @@ async fn copies_come_and_go_and_the_last_good_ones_stay() {
     cluster.acknowledges(&workload, 100).await;
 
     // The primary's own copy: it hands over first.
-    succeeds(&cluster, 1, &["copy", "remove", VOLUME, "n1"]).await;
+    succeeds(&cluster, 1, &["copy", "remove", VOLUME, "n1", "--yes"]).await;
     cluster.acknowledges(&workload, 100).await;
 
     // Of the three others one is down: no good one may go, the one that is down may.
@@ -100,10 +100,14 @@ async fn copies_come_and_go_and_the_last_good_ones_stay() {
         if state == "degraded" { Ok(()) } else { Err(state) }
     });
     noticed.await.unwrap_or_else(|e| panic!("{e}"));
-    refused(&cluster, &["copy", "remove", VOLUME, "n2"], "expected 2 good copies of v beside the one on n2, found 1")
-        .await;
-    succeeds(&cluster, 0, &["copy", "remove", VOLUME, "n4"]).await;
-    refused(&cluster, &["copy", "remove", VOLUME, "n2"], "expected 2 good copies").await;
+    refused(
+        &cluster,
+        &["copy", "remove", VOLUME, "n2", "--yes"],
+        "expected 2 good copies of v beside the one on n2, found 1",
+    )
+    .await;
+    succeeds(&cluster, 0, &["copy", "remove", VOLUME, "n4", "--yes"]).await;
+    refused(&cluster, &["copy", "remove", VOLUME, "n2", "--yes"], "expected 2 good copies").await;
     cluster.acknowledges(&workload, 100).await;
 
     // It learns of that when it returns, and deletes its data.

@@ -169,7 +169,7 @@ async fn what_is_cut_off_or_deleted_gives_its_space_back() {
     });
     freed.await.unwrap_or_else(|e| panic!("{e}"));
     qemu_io(&uri, &["read -P 0x11 0 4M"]);
-    let deleted = cluster.run(0, &["volume", "delete", VOLUME]).await;
+    let deleted = cluster.run(0, &["volume", "delete", VOLUME, "--yes"]).await;
     assert!(deleted.status.success(), "{deleted:?}");
     let gone = cluster.wait_for("all files to go", PATIENCE, async |_| {
         let left = (0..3).filter(|at| image(&cluster, *at).parent().is_some_and(std::path::Path::exists)).count();

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub use quantity::{parse_duration, parse_size};
 
 /// What an agent runs with.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Config {
     /// Who this node is.
     pub node: NodeConfig,
@@ -27,10 +27,13 @@ pub struct Config {
     /// What it may use.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// Programs that are told of changes.
+    #[serde(default)]
+    pub hooks: HooksConfig,
 }
 
 /// `[node]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct NodeConfig {
     /// Unique in the cluster.
     pub name: String,
@@ -45,7 +48,7 @@ pub struct NodeConfig {
 }
 
 /// `[listen]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ListenConfig {
     /// UDP: the control plane. The shard uses the next port.
@@ -56,6 +59,10 @@ pub struct ListenConfig {
     pub metrics: Option<SocketAddr>,
     /// The admin socket.
     pub admin: PathBuf,
+    /// Users of this group may do everything there. Unset: root and the agent's own user alone.
+    pub admin_group: Option<String>,
+    /// Users of this group may look.
+    pub viewer_group: Option<String>,
     /// Holds one socket for each volume.
     pub nbd_dir: PathBuf,
 }
@@ -67,13 +74,15 @@ impl Default for ListenConfig {
             advertise: None,
             metrics: None,
             admin: PathBuf::from("/run/holdfast/admin.sock"),
+            admin_group: None,
+            viewer_group: None,
             nbd_dir: PathBuf::from("/run/holdfast/nbd"),
         }
     }
 }
 
 /// `[cluster]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ClusterConfig {
     /// Whether the node takes part in Raft.
@@ -115,8 +124,25 @@ pub enum DiskBackend {
     Pread,
 }
 
+/// `[hooks]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct HooksConfig {
+    /// Each executable in it is called when a volume's role changes here. Unset: none.
+    pub dir: Option<PathBuf>,
+    /// What each of them gets.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub timeout: Duration,
+}
+
+impl Default for HooksConfig {
+    fn default() -> Self {
+        HooksConfig { dir: None, timeout: Duration::from_secs(30) }
+    }
+}
+
 /// `[limits]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct LimitsConfig {
     /// Bytes of one journal segment file.
@@ -245,6 +271,7 @@ impl Config {
         self.check_node()?;
         self.check_listen()?;
         self.check_cluster()?;
+        self.check_hooks()?;
         self.check_limits()
     }
 
@@ -315,6 +342,15 @@ impl Config {
         ensure(c.replace_after.is_zero() || c.replace_after >= least, "cluster.replace_after", &what, || {
             show(c.replace_after)
         })
+    }
+
+    fn check_hooks(&self) -> Result<(), ConfigError> {
+        let h = &self.hooks;
+        if let Some(dir) = &h.dir {
+            ensure(dir.is_absolute(), "hooks.dir", "an absolute path", || dir.display().to_string())?;
+        }
+        let bounds = Duration::from_secs(1)..=Duration::from_mins(10);
+        ensure(bounds.contains(&h.timeout), "hooks.timeout", "1s to 10m", || format!("{:?}", h.timeout))
     }
 
     fn check_limits(&self) -> Result<(), ConfigError> {

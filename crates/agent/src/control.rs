@@ -3,6 +3,7 @@
 
 use crate::error::AgentError;
 use crate::found::FOUNDER;
+use crate::hooks::{Hooks, RoleChange};
 use crate::join::{JoinAnswer, JoinRequest};
 use crate::metrics::ShardSample;
 use crate::raft_store::{Write, Written};
@@ -48,6 +49,8 @@ pub(crate) enum Ask {
     Upkeep(NodeId, Upkeep),
     /// So many bytes are free on the file system of this node's copies.
     Space(u64),
+    /// Something happened to a volume beside the loop: kind, name, what.
+    Happened(&'static str, String, String),
     /// How the shard is.
     Measure(oneshot::Sender<ShardSample>),
     /// What happened so far, and a subscription to what will.
@@ -102,6 +105,7 @@ pub(crate) struct ControlLoop {
     peers: BTreeMap<NodeId, String>,
     out: Vec<Output>,
     fatal: Option<AgentError>,
+    hooks: Hooks,
 }
 
 /// What the loop is made of.
@@ -120,7 +124,7 @@ pub(crate) struct Parts {
 }
 
 impl ControlLoop {
-    pub(crate) fn new(parts: Parts) -> ControlLoop {
+    pub(crate) fn new(parts: Parts, hooks: Hooks) -> ControlLoop {
         ControlLoop {
             parts,
             sessions: BTreeMap::new(),
@@ -137,6 +141,7 @@ impl ControlLoop {
             peers: BTreeMap::new(),
             out: Vec::new(),
             fatal: None,
+            hooks,
         }
     }
 
@@ -317,6 +322,7 @@ impl ControlLoop {
                 self.feed(Input::CopyCreated { volume, incarnation }).await
             }
             FromShard::CopyDeleted { volume } => self.feed(Input::CopyDeleted { volume }).await,
+            FromShard::Serving { volume, serving, epoch } => self.role_changed(volume, serving, epoch),
             FromShard::Reports(reports) => self.feed(Input::Reports(reports)).await,
             FromShard::Event { volume, message } => {
                 let name = volume.and_then(|v| Some(self.parts.control.state()?.volumes.get(&v)?.name.clone()));
@@ -324,6 +330,16 @@ impl ControlLoop {
             }
             FromShard::Fatal(reason) => self.fatal = Some(AgentError::Shard { reason }),
         }
+    }
+
+    fn role_changed(&mut self, volume: VolumeId, primary: bool, epoch: Epoch) {
+        let Some(state) = self.parts.control.state() else { return };
+        // One that is being deleted has no role that anybody needs to know.
+        let Some(name) = state.volumes.get(&volume).map(|v| v.name.clone()) else { return };
+        self.hooks.keep(|known| state.volume_by_name(known).is_some());
+        let socket = self.parts.nbd_dir.join(format!("{name}.sock"));
+        let node = name_of(&self.parts.control, self.parts.me);
+        self.hooks.changed(RoleChange { volume: name, node, epoch: epoch.0, primary, socket });
     }
 
     async fn on_ask(&mut self, ask: Ask) {
@@ -342,6 +358,7 @@ impl ControlLoop {
                 event_counts: &self.event_counts,
             }),
             Ask::Space(free) => self.feed(Input::Space(free)).await,
+            Ask::Happened(kind, volume, message) => self.happened(kind, Some(volume), message),
             Ask::Measure(answer) => {
                 // One that does not fit is dropped: whoever asked sees that the shard does not answer.
                 let _ = self.parts.shard.to.try_send(ToShard::Measure(answer));

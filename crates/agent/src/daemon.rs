@@ -1,13 +1,15 @@
 //! Starts the agent's threads, and ends them in order.
 
-use crate::admin::{DESCRIPTOR_SET, pb::admin_server::AdminServer};
+use crate::admin_socket::AdminSocket;
 use crate::api::Service;
 use crate::config::Config;
 use crate::control::{Ask, ControlLoop, Parts};
 use crate::error::AgentError;
 use crate::found::credentials;
+use crate::hooks::Hooks;
 use crate::identity::Identity;
 use crate::metrics::{self, Vitals};
+use crate::notify::Notifier;
 use crate::paths::{self, Paths};
 use crate::raft_store::{self, RaftStore};
 use crate::shard_link::{self, FromShard, ShardHandle};
@@ -16,14 +18,11 @@ use holdfast_node::control::{Control, ControlConfig};
 use holdfast_transport::{Endpoint, TransportConfig, pki};
 use holdfast_types::Life;
 use std::io::IsTerminal;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::UnixListenerStream;
 use tracing_subscriber::EnvFilter;
 
 /// Questions of the admin API that wait for the loop.
@@ -47,7 +46,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let paths = Paths::new(&config.node.data_dir);
     let _lock = paths.lock()?;
     let life = Life(random::id());
-    let admin = admin_socket(&config.listen.admin)?;
+    let admin = AdminSocket::bind(&config.listen, &paths)?;
     let scraped = config.listen.metrics.map(metrics::listen).transpose()?;
     let credentials = credentials(&paths, &identity)?;
     if !paths.raft().exists() {
@@ -71,7 +70,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     if let Some(listener) = scraped {
         metrics::spawn(listener, Vitals { asks: asks.clone() })?;
     }
-    let server = tokio::spawn(serve_admin(admin, Service { asks }));
+    let hooks = Hooks::new(config.hooks.clone(), asks.clone());
     let parts = Parts {
         me: identity.node,
         cluster: identity.cluster,
@@ -86,9 +85,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         address: config.advertised(),
     };
     tracing::info!(node = config.node.name, id = %identity.node, cluster = %identity.cluster, peer = %config.listen.peer, "the agent runs");
-    let stop = stop_signal().map_err(|e| AgentError::io("listen for signals as", Path::new("SIGTERM"), e))?;
+    let (server, stop) = announce(asks, admin)?;
     // A task of its own: each wake-up of the future that the runtime blocks on costs two system calls more.
-    let ended = tokio::spawn(ControlLoop::new(parts).run(events, written, asked, stop)).await;
+    let ended = tokio::spawn(ControlLoop::new(parts, hooks).run(events, written, asked, stop)).await;
     let ended = ended.expect("a panic of any thread ends the process");
     server.abort();
     space.abort();
@@ -121,6 +120,23 @@ fn control_config(config: &Config, identity: &Identity, life: Life) -> ControlCo
         replace_after: config.cluster.replace_after,
         ..ControlConfig::new(identity.cluster, identity.node, life, random::id())
     }
+}
+
+/// Serves the admin socket, tells the supervisor that the agent runs, and what ends it.
+fn announce(
+    asks: mpsc::Sender<Ask>,
+    admin: AdminSocket,
+) -> Result<(tokio::task::JoinHandle<()>, impl Future<Output = ()>), AgentError> {
+    let signal = stop_signal().map_err(|e| AgentError::io("listen for signals as", Path::new("SIGTERM"), e))?;
+    let notifier = Notifier::from_env();
+    tokio::spawn(notifier.clone().feed_watchdog(Vitals { asks: asks.clone() }));
+    let server = tokio::spawn(admin.serve(Service { asks }));
+    notifier.ready();
+    let stop = async move {
+        signal.await;
+        notifier.stopping();
+    };
+    Ok((server, stop))
 }
 
 /// Waits until the shard has its directory, its port and its sockets.
@@ -212,46 +228,4 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-/// Binds the admin socket: this user alone may connect.
-fn admin_socket(path: &Path) -> Result<UnixListener, AgentError> {
-    let failed = |e| AgentError::io("listen on", path, e);
-    if let Ok(found) = std::fs::symlink_metadata(path) {
-        if !found.file_type().is_socket() {
-            return Err(AgentError::NotSocket { path: path.to_owned() });
-        }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(AgentError::SocketInUse { path: path.to_owned() });
-        }
-        std::fs::remove_file(path).map_err(failed)?;
-    }
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(|e| AgentError::io("create the directory", parent, e))?;
-    }
-    // Between bind and chmod another user could connect: it is born with the right mode. No other thread runs yet whose
-    // files this could touch.
-    // SAFETY: umask changes a number of this process and can't fail.
-    let before = unsafe { libc::umask(0o177) };
-    let bound = UnixListener::bind(path);
-    // SAFETY: as above.
-    unsafe { libc::umask(before) };
-    bound.map_err(failed)
-}
-
-async fn serve_admin(listener: UnixListener, service: Service) {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1();
-    let reflection = reflection.expect("the descriptor sets were built with this binary");
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<AdminServer<Service>>().await;
-    let server = tonic::transport::Server::builder()
-        .add_service(reflection)
-        .add_service(health_service)
-        .add_service(AdminServer::new(service));
-    if let Err(error) = server.serve_with_incoming(UnixListenerStream::new(listener)).await {
-        tracing::error!(%error, "the admin socket stopped answering");
-    }
 }

@@ -116,6 +116,16 @@ pub enum AgentError {
         /// Why.
         reason: String,
     },
+    /// A group of the configuration that there is not.
+    #[error(
+        "{key}: expected a group of this host, found {group:?}, which there is not; make it with `groupadd --system {group}`"
+    )]
+    Group {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        group: String,
+    },
     /// The port of the metrics could not be taken.
     #[error("could not listen on listen.metrics {address}: {reason}; choose another address, or leave the key out")]
     Metrics {

@@ -7,19 +7,25 @@
 //! `offline` looks at a data directory without any of them.
 
 pub mod admin;
+mod admin_socket;
 mod api;
+mod audit;
 pub mod config;
 mod control;
 mod daemon;
 mod error;
 mod found;
+mod guard;
 mod guests;
+mod hooks;
 mod identity;
 mod join;
 mod lanes;
 mod metrics;
+mod notify;
 pub mod offline;
 mod paths;
+mod peer;
 mod raft_store;
 mod random;
 mod runner;

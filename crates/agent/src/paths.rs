@@ -10,6 +10,7 @@
 //! data_dir/cluster/removed           this node was removed from its cluster: it does not start again
 //! data_dir/control/raft.redb         the control plane's log
 //! data_dir/shard-0/                  journal and copies
+//! data_dir/audit.log                 who asked for what on the admin socket; older ones: audit.log.1 to .4
 //! ```
 
 use crate::error::AgentError;
@@ -68,6 +69,11 @@ impl Paths {
 
     pub(crate) fn removed(&self) -> PathBuf {
         self.cluster_dir().join("removed")
+    }
+
+    /// Who asked for what on the admin socket.
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.root.join("audit.log")
     }
 
     pub(crate) fn control_dir(&self) -> PathBuf {

@@ -18,7 +18,7 @@ use holdfast_node::{LocalView, copy_reports};
 use holdfast_replication::RequestKey;
 use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_transport::{Endpoint, Event, Identity, Lane, TransportConfig};
-use holdfast_types::{BlockRange, ByteOffset, NodeId, Time, VolumeId};
+use holdfast_types::{BlockRange, ByteOffset, Epoch, NodeId, Time, VolumeId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -227,6 +227,8 @@ impl Runner {
                 Output::Serving { volume, serving } => {
                     let refusal = self.refusal(volume);
                     self.guests.borrow_mut().set_serving(volume, serving, &refusal);
+                    let epoch = self.shard.view(volume).map_or(Epoch::ZERO, |view| view.active.epoch);
+                    self.tell(FromShard::Serving { volume, serving, epoch });
                     self.report_at = now;
                 }
                 Output::OpenLane { peer, volume } => {

@@ -6,7 +6,7 @@
 use crate::metrics::ShardSample;
 use holdfast_cluster::CopyReport;
 use holdfast_node::{LocalView, Upkeep};
-use holdfast_types::{ControlRequest, Incarnation, NodeId, VolumeId};
+use holdfast_types::{ControlRequest, Epoch, Incarnation, NodeId, VolumeId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tokio::sync::{mpsc, oneshot};
@@ -59,6 +59,15 @@ pub(crate) enum FromShard {
     CopyDeleted {
         /// Of this volume.
         volume: VolumeId,
+    },
+    /// Guests of a volume may attach here, or are disconnected.
+    Serving {
+        /// The volume.
+        volume: VolumeId,
+        /// Which.
+        serving: bool,
+        /// The epoch that is active as far as the shard knows.
+        epoch: Epoch,
     },
     /// How the copies are now; replaces the last ones.
     Reports(Vec<CopyReport>),

@@ -120,6 +120,12 @@ pub(crate) enum Command {
         it runs 500 seeds, about a minute of two cores, and ends with a summary; the first broken promise ends it with the \
         seed that replays it.")]
     Sim(Box<SimArgs>),
+    /// Write man pages and shell completions, for packages
+    #[command(hide = true)]
+    Manual {
+        /// Where; it is made
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -228,6 +234,9 @@ pub(crate) enum VolumeCommand {
         /// Delete it although a client is attached
         #[arg(long)]
         force: bool,
+        /// Don't ask; needed where nobody can be asked
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -360,6 +369,9 @@ pub(crate) enum CopyCommand {
         volume: String,
         /// Node that holds it
         node: String,
+        /// Don't ask; needed where nobody can be asked
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         wait: CopyWait,
     },
@@ -654,7 +666,8 @@ mod tests {
             "holdfast volume show vm1",
             "holdfast volume resize vm1 --size 64GiB",
             "holdfast volume resize vm1 --size 1GiB --shrink --no-wait",
-            "holdfast volume delete vm1 --force",
+            "holdfast volume delete vm1 --force --yes",
+            "holdfast copy remove vm1 n1 --yes",
             "holdfast volume create vm1 --size 1GiB --no-wait --timeout 5s",
             "holdfast failover vm1 --no-wait",
             "holdfast failover vm1 --to n2 --force",
@@ -670,6 +683,7 @@ mod tests {
             "holdfast sim --seeds 20 --hash",
             "holdfast sim what-if --racks 5 --nodes-per-rack 3 --volumes 9 --failures-per-node-year 2 \
              --rack-failures-per-year 0.1 --repair-hours 4 --timers lease=1s --output json",
+            "holdfast manual DIR",
             "holdfast sim --seed 3 --hash",
             "holdfast sim --seed 3 --shrink faults=1+4 --trace --volume v1 --node n2",
         ] {

@@ -59,6 +59,7 @@ pub(crate) async fn run(
         | Command::Demo(_)
         | Command::Export(_)
         | Command::Fsck(_)
+        | Command::Manual { .. }
         | Command::Sim(_) => Ok(()),
     }
 }
@@ -232,7 +233,8 @@ async fn volume(agent: &mut Agent<'_>, output: Output, command: VolumeCommand) -
             let volume = resize(agent, name, new_size(&size)?, shrink, !no_wait).await?;
             output::print(output, || output::volume_json(&volume), || output::volume_text(&volume));
         }
-        VolumeCommand::Delete { name, force } => {
+        VolumeCommand::Delete { name, force, yes } => {
+            output::confirm(&format!("this deletes volume {name} and all its copies, for ever"), yes)?;
             let request = pb::VolumeDeleteRequest { name: name.clone(), force };
             let silent = agent.ask(async |c| c.volume_delete(request).await).await?.silent;
             output::print(output, || output::deleted_json(&name, &silent), || output::deleted_text(&name, &silent));

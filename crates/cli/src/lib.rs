@@ -16,6 +16,7 @@ mod daemon;
 mod demo;
 mod error;
 pub mod harness;
+mod manual;
 mod offline;
 mod output;
 mod run;

@@ -2,7 +2,7 @@
 
 use crate::args::{Cli, Command};
 use crate::error::CliError;
-use crate::{bench, commands, daemon, demo, offline, simulate};
+use crate::{bench, commands, daemon, demo, manual, offline, simulate};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -30,6 +30,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             die_of_broken_pipes();
             simulate::run(&args, output)
         }
+        Command::Manual { dir } => manual::write(&dir),
         Command::Bench(args) => {
             die_of_broken_pipes();
             let timeout = timeout.as_deref().map(commands::parse_timeout).transpose()?;

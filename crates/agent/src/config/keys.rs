@@ -1,8 +1,8 @@
 //! Which keys exist, and which one was probably meant.
 
-const SECTIONS: [(&str, &[&str]); 4] = [
+pub(super) const SECTIONS: [(&str, &[&str]); 5] = [
     ("node", &["name", "data_dir", "failure_domain", "witness"]),
-    ("listen", &["peer", "advertise", "metrics", "admin", "nbd_dir"]),
+    ("listen", &["peer", "advertise", "metrics", "admin", "admin_group", "viewer_group", "nbd_dir"]),
     ("cluster", &["voter", "heartbeat", "failure_timeout", "lease", "replace_after"]),
     (
         "limits",
@@ -18,6 +18,7 @@ const SECTIONS: [(&str, &[&str]); 4] = [
             "resyncs",
         ],
     ),
+    ("hooks", &["dir", "timeout"]),
 ];
 
 /// The first key that nobody reads, and what to do about it.

@@ -49,3 +49,48 @@ fn values_that_make_no_sense_are_refused_with_a_sentence() {
     let error = parse("[node]\nname = \"../n1\"\ndata_dir = \"/tmp/x\"\n").unwrap_err();
     assert!(error.contains("node.name"), "{error}");
 }
+
+/// The file that the package installs.
+const PACKAGED: &str = include_str!("../../../../packaging/holdfast.toml");
+
+/// Its keys, uncommented: `#key = value`, while a sentence begins with `# `.
+fn uncommented() -> String {
+    let is_key = |rest: &str| rest.starts_with(|c: char| c.is_ascii_lowercase()) && rest.contains(" = ");
+    let line = |line: &str| line.strip_prefix('#').filter(|rest| is_key(rest)).unwrap_or(line).to_owned();
+    PACKAGED.lines().map(|l| line(l) + "\n").collect()
+}
+
+#[test]
+fn the_packaged_file_shows_every_key_with_its_default() {
+    let shown: toml::Table = toml::from_str(&uncommented()).expect("it is TOML");
+    for (section, keys) in super::keys::SECTIONS {
+        let table = shown[section].as_table().expect("a section is a table");
+        let missing: Vec<&&str> = keys.iter().filter(|key| !table.contains_key(**key)).collect();
+        assert!(missing.is_empty(), "packaging/holdfast.toml does not show {missing:?} of [{section}]");
+    }
+    let found = Config::parse(&uncommented(), Path::new("packaged")).expect("uncommented, it can be used");
+    // What has no default is an example.
+    let mut expected = found.clone();
+    expected.listen = ListenConfig {
+        peer: found.listen.peer,
+        advertise: found.listen.advertise,
+        metrics: found.listen.metrics,
+        admin_group: found.listen.admin_group.clone(),
+        viewer_group: found.listen.viewer_group.clone(),
+        ..ListenConfig::default()
+    };
+    expected.cluster = ClusterConfig::default();
+    expected.limits = LimitsConfig::default();
+    expected.hooks = HooksConfig { dir: found.hooks.dir.clone(), ..HooksConfig::default() };
+    assert_eq!(found, expected);
+    assert_eq!(found.node.data_dir, Path::new("/var/lib/holdfast"));
+    assert_eq!(found.listen.advertise, Some(found.listen.peer), "as if it were left out");
+}
+
+#[test]
+fn the_packaged_file_alone_asks_for_what_must_be_set() {
+    let sections_only: Vec<&str> = PACKAGED.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
+    assert_eq!(sections_only, ["[node]", "[listen]", "[cluster]", "[limits]", "[hooks]"]);
+    let error = Config::parse(PACKAGED, Path::new("packaged")).expect_err("it names no node");
+    assert!(error.to_string().contains("name"), "{error}");
+}

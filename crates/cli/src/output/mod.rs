@@ -26,13 +26,29 @@ pub(crate) use text::{
 use crate::args::Output;
 use crate::error::CliError;
 use serde_json::Value;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 /// Prints one of the two.
 pub(crate) fn print(output: Output, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) {
     match output {
         Output::Json => println!("{}", json()),
         Output::Table => println!("{}", text().trim_end()),
+    }
+}
+
+/// Goes on with what can't be undone only after a yes: that of `--yes`, or one that is typed on a terminal.
+pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), CliError> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::Usage(format!(
+            "{what}: expected --yes or a terminal to ask on, found neither; nothing was done"
+        )));
+    }
+    match ask(&format!("{what}. Type yes to go on: "))?.trim() {
+        "yes" => Ok(()),
+        _ => Err(CliError::Usage(format!("{what}: expected the answer yes, found another one; nothing was done"))),
     }
 }
 

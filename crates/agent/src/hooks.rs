@@ -1,0 +1,234 @@
+//! Programs of the operator that are told when a volume's role changes on this node: every executable of `[hooks] dir`, in
+//! the order of their names.
+//!
+//! What they are told is the newest role, not each change: one that was superseded before its turn is not told. Programs of one
+//! volume run one after another, those of different volumes beside each other, [`AT_ONCE`] of them. Each gets `[hooks] timeout`
+//! and is killed then, with everything of its process group; how it ended is an event. What a program leaves running by intent stays.
+//!
+//! Why they can't hurt the volume: nothing waits for them. The role has changed when they are called.
+
+use crate::config::HooksConfig;
+use crate::control::Ask;
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, Command};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::timeout;
+
+/// Programs that run at the same time.
+const AT_ONCE: usize = 8;
+/// What is read of what a program says on stderr; its last line goes into the event.
+const HEARD_BYTES: u64 = 16 << 10;
+/// The same of the event.
+const TOLD_CHARS: usize = 200;
+
+/// A volume's role on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RoleChange {
+    pub(crate) volume: String,
+    pub(crate) node: String,
+    pub(crate) epoch: u64,
+    /// It is served here now; otherwise not any more.
+    pub(crate) primary: bool,
+    /// Where it is attached.
+    pub(crate) socket: PathBuf,
+}
+
+/// Calls the programs.
+#[derive(Debug)]
+pub(crate) struct Hooks {
+    config: Option<HooksConfig>,
+    asks: mpsc::Sender<Ask>,
+    places: Arc<Semaphore>,
+    volumes: BTreeMap<String, watch::Sender<Option<RoleChange>>>,
+}
+
+impl Hooks {
+    /// `asks`: where events go.
+    pub(crate) fn new(config: HooksConfig, asks: mpsc::Sender<Ask>) -> Hooks {
+        let config = Some(config).filter(|c| c.dir.is_some());
+        Hooks { config, asks, places: Arc::new(Semaphore::new(AT_ONCE)), volumes: BTreeMap::new() }
+    }
+
+    /// Returns at once.
+    pub(crate) fn changed(&mut self, change: RoleChange) {
+        let Some(config) = &self.config else { return };
+        let Some(dir) = config.dir.clone() else { return };
+        let newest = self.volumes.entry(change.volume.clone()).or_insert_with(|| {
+            let (newest, changes) = watch::channel(None);
+            let caller =
+                Caller { dir, limit: config.timeout, asks: self.asks.clone(), places: Arc::clone(&self.places) };
+            tokio::spawn(caller.run(changes));
+            newest
+        });
+        newest.send_replace(Some(change));
+    }
+
+    /// The volumes that there are; the others are told no more.
+    pub(crate) fn keep(&mut self, exists: impl Fn(&str) -> bool) {
+        self.volumes.retain(|volume, _| exists(volume));
+    }
+}
+
+/// Calls the programs for one volume.
+struct Caller {
+    dir: PathBuf,
+    limit: Duration,
+    asks: mpsc::Sender<Ask>,
+    places: Arc<Semaphore>,
+}
+
+impl Caller {
+    async fn run(self, mut changes: watch::Receiver<Option<RoleChange>>) {
+        while changes.changed().await.is_ok() {
+            let newest = changes.borrow_and_update().clone();
+            let Some(change) = newest else { continue };
+            let programs = match programs(&self.dir) {
+                Ok(programs) => programs,
+                Err(why) => {
+                    self.tell(&change, format!("no hook was run: {why}")).await;
+                    continue;
+                }
+            };
+            for program in programs {
+                let place = Arc::clone(&self.places).acquire_owned().await.expect("nobody closes it");
+                let outcome = call(&program, &change, self.limit).await;
+                drop(place);
+                let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let role = role(&change);
+                self.tell(&change, format!("hook {name} ({role}, epoch {}) {outcome}", change.epoch)).await;
+                if changes.has_changed().unwrap_or(true) {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn tell(&self, change: &RoleChange, message: String) {
+        // The agent is ending.
+        let _ = self.asks.send(Ask::Happened("hook", change.volume.clone(), message)).await;
+    }
+}
+
+fn role(change: &RoleChange) -> &'static str {
+    if change.primary { "primary" } else { "secondary" }
+}
+
+/// Executables of the directory by name. None of them, and not the directory, may be writable by others than its owner: they run with the
+/// agent's rights.
+fn programs(dir: &Path) -> Result<Vec<PathBuf>, String> {
+    let failed = |path: &Path, e: std::io::Error| format!("{} could not be read: {e}", path.display());
+    // SAFETY: geteuid always succeeds and touches no memory.
+    let me = unsafe { libc::geteuid() };
+    let sound = |path: &Path| {
+        let meta = std::fs::metadata(path).map_err(|e| failed(path, e))?;
+        if meta.mode() & 0o022 != 0 || (meta.uid() != 0 && meta.uid() != me) {
+            return Err(format!(
+                "expected {} to belong to root or to the agent's user and to be writable by its owner alone, found mode {:o} of user {}",
+                path.display(),
+                meta.mode() & 0o7777,
+                meta.uid()
+            ));
+        }
+        Ok(meta)
+    };
+    sound(dir)?;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(|e| failed(dir, e))? {
+        let path = entry.map_err(|e| failed(dir, e))?.path();
+        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        let meta = std::fs::metadata(&path).map_err(|e| failed(&path, e))?;
+        if !hidden && meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
+            sound(&path)?;
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Runs one program to its end, in words.
+async fn call(program: &Path, change: &RoleChange, limit: Duration) -> String {
+    let mut command = Command::new(program);
+    command
+        .env("HOLDFAST_VOLUME", &change.volume)
+        .env("HOLDFAST_EPOCH", change.epoch.to_string())
+        .env("HOLDFAST_ROLE", role(change))
+        .env("HOLDFAST_NODE", &change.node)
+        .env("HOLDFAST_SOCKET", &change.socket)
+        .env_remove("NOTIFY_SOCKET")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return format!("could not be started: {error}"),
+    };
+    // Read beside it: one that fills the pipe would wait for ever.
+    let (heard, words) = watch::channel(Vec::new());
+    let reader = child.stderr.take().map(|stderr| tokio::spawn(listen(stderr, heard)));
+    let ended = timeout(limit, child.wait()).await;
+    if ended.is_err() {
+        kill_group(&child);
+        // It is dead; this takes it off the list of processes.
+        let _ = child.kill().await;
+    }
+    if let Some(reader) = reader {
+        let _ = timeout(Duration::from_millis(100), reader).await;
+    }
+    let said = last_line(&words.borrow());
+    match ended {
+        Ok(Ok(status)) if status.success() => format!("ended well{said}"),
+        Ok(Ok(status)) => format!("failed {}{said}", how(status)),
+        Ok(Err(error)) => format!("could not be waited for: {error}"),
+        Err(_) => format!("was killed after {limit:?}{said}"),
+    }
+}
+
+async fn listen(mut stderr: impl tokio::io::AsyncRead + Unpin, heard: watch::Sender<Vec<u8>>) {
+    let mut piece = [0; 1024];
+    while let Ok(read) = stderr.read(&mut piece).await {
+        if read == 0 {
+            return;
+        }
+        heard.send_modify(|text| {
+            text.extend_from_slice(&piece[..read]);
+            let most = usize::try_from(HEARD_BYTES).expect("a few KiB");
+            let excess = text.len().saturating_sub(most);
+            text.drain(..excess);
+        });
+    }
+}
+
+/// The program was made the leader of a group of its own.
+fn kill_group(child: &Child) {
+    let Some(group) = child.id().and_then(|id| libc::pid_t::try_from(id).ok()) else { return };
+    // SAFETY: kill touches no memory; the child was not waited for, so the number is its own.
+    unsafe { libc::kill(-group, libc::SIGKILL) };
+}
+
+fn how(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("with status {code}"),
+        (None, Some(signal)) => format!("by signal {signal}"),
+        (None, None) => "in an unknown way".to_owned(),
+    }
+}
+
+fn last_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let line: String = line.trim().chars().filter(|c| !c.is_control()).take(TOLD_CHARS).collect();
+    if line.is_empty() { line } else { format!(": {line}") }
+}
+
+#[cfg(test)]
+mod tests;
