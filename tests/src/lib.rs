@@ -3,6 +3,9 @@
 //! The tests run real processes on loopback; one cluster at a time in each test binary, because timers and pauses are
 //! measured.
 
+pub mod guest;
+pub mod netns;
+
 use holdfast_agent::admin::pb;
 use holdfast_cli::harness::{Cluster, ClusterOptions};
 use holdfast_cli::workload::Workload;
@@ -62,12 +65,29 @@ impl TestCluster {
         TestCluster::start_as(3, extra, prepare).await
     }
 
+    /// A node on each host of a network, which is to be dropped after the cluster.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_in(lan: &netns::Lan) -> TestCluster {
+        let hosts = lan.hosts();
+        TestCluster::start_with_options(hosts.len(), |options| options.hosts = hosts.to_vec(), |_| ()).await.0
+    }
+
     async fn start_as<D>(nodes: usize, extra: &str, prepare: impl FnOnce(&Path) -> D) -> (TestCluster, D) {
+        TestCluster::start_with_options(nodes, |options| extra.clone_into(&mut options.extra), prepare).await
+    }
+
+    async fn start_with_options<D>(
+        nodes: usize,
+        set: impl FnOnce(&mut ClusterOptions),
+        prepare: impl FnOnce(&Path) -> D,
+    ) -> (TestCluster, D) {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = scratch();
         let device = prepare(dir.path());
         let mut options = ClusterOptions::new(binary().to_path_buf(), dir.path().to_path_buf());
-        extra.clone_into(&mut options.extra);
+        set(&mut options);
         options.nodes = nodes;
         let mut test = TestCluster { cluster: None, dir: Some(dir), _turn: turn };
         match Cluster::start(options).await {

@@ -38,6 +38,20 @@ pub struct NodeConfig {
     /// Copies of a volume are placed in different ones. Empty: the node is its own.
     #[serde(default)]
     pub failure_domain: String,
+    /// What SIGTERM means for the volumes whose primary is here.
+    #[serde(default)]
+    pub on_term: OnTerm,
+}
+
+/// What becomes of the primaries of an agent that is told to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTerm {
+    /// Other nodes take them: the host goes away.
+    #[default]
+    HandOver,
+    /// They wait for this node's agent to start again: its guests run on.
+    Stay,
 }
 
 /// `[listen]`
@@ -83,6 +97,9 @@ pub struct ClusterConfig {
     /// How long a primary may serve reads without hearing from a quorum.
     #[serde(deserialize_with = "quantity::duration")]
     pub lease: Duration,
+    /// How long the others wait for an agent that ends to be restarted, before somebody else leads what it led.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub restart_window: Duration,
 }
 
 impl Default for ClusterConfig {
@@ -92,6 +109,7 @@ impl Default for ClusterConfig {
             heartbeat: Duration::from_millis(200),
             failure_timeout: Duration::from_secs(1),
             lease: Duration::from_secs(2),
+            restart_window: Duration::from_secs(30),
         }
     }
 }
@@ -134,6 +152,9 @@ pub struct LimitsConfig {
     pub resync_bandwidth: u64,
     /// Copies of this node that do so at a time.
     pub resyncs: u32,
+    /// How long handing over all primaries may take when the agent ends.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub handover_timeout: Duration,
 }
 
 impl Default for LimitsConfig {
@@ -148,6 +169,7 @@ impl Default for LimitsConfig {
             scrub_period: Duration::from_hours(24 * 30),
             resync_bandwidth: 64 << 20,
             resyncs: 2,
+            handover_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -294,7 +316,9 @@ impl Config {
         ensure(c.failure_timeout >= least, "cluster.failure_timeout", &what, || show(c.failure_timeout))?;
         let least = c.heartbeat * 2;
         let what = format!("{least:?} to 60s: two heartbeats or more");
-        ensure((least..=Duration::from_secs(60)).contains(&c.lease), "cluster.lease", &what, || show(c.lease))
+        ensure((least..=Duration::from_secs(60)).contains(&c.lease), "cluster.lease", &what, || show(c.lease))?;
+        let window = Duration::from_secs(1)..=Duration::from_mins(10);
+        ensure(window.contains(&c.restart_window), "cluster.restart_window", "1s to 10m", || show(c.restart_window))
     }
 
     fn check_limits(&self) -> Result<(), ConfigError> {
@@ -316,6 +340,10 @@ impl Config {
         let slow = l.resync_bandwidth;
         ensure(slow >= 1 << 20, "limits.resync_bandwidth", "1MiB or more", || format!("{slow} bytes per second"))?;
         ensure(l.resyncs >= 1, "limits.resyncs", "1 or more", || l.resyncs.to_string())?;
+        let handover = l.handover_timeout;
+        ensure(handover <= Duration::from_mins(10), "limits.handover_timeout", "0s to 10m", || {
+            format!("{handover:?}")
+        })?;
         let period = l.scrub_period;
         let sound = period.is_zero() || period >= Duration::from_hours(1);
         ensure(sound, "limits.scrub_period", "1h or more, or 0s for never", || format!("{period:?}"))?;

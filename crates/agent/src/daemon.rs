@@ -2,8 +2,9 @@
 
 use crate::admin::{DESCRIPTOR_SET, pb::admin_server::AdminServer};
 use crate::api::Service;
-use crate::config::Config;
-use crate::control::{ControlLoop, Parts};
+use crate::config::{Config, OnTerm};
+use crate::control::{Arrivals, ControlLoop, Parts};
+use crate::ending::{Ending, How, Stop};
 use crate::error::AgentError;
 use crate::found::credentials;
 use crate::identity::Identity;
@@ -20,8 +21,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnixListenerStream;
 use tracing_subscriber::EnvFilter;
 
@@ -32,8 +32,10 @@ const MAX_CONTROL_MESSAGE: usize = 64 << 20;
 /// What the shard logs as it ends should stand before the sentence that says why the agent ends. A shard that hangs (a dead
 /// disk) must not keep it from ending.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long answers of the admin socket that are under way may take when the agent ends.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT, or until an operator has it restarted.
 ///
 /// # Errors
 /// What keeps it from starting or from going on.
@@ -77,7 +79,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         return Err(AgentError::Shard { reason });
     }
     let (asks, asked) = mpsc::channel(ASKS);
-    let server = tokio::spawn(serve_admin(admin, Service { asks }));
+    let (close, closed) = oneshot::channel::<()>();
+    let mut server = tokio::spawn(serve_admin(admin, Service { asks }, closed));
     let parts = Parts {
         me: identity.node,
         cluster: identity.cluster,
@@ -90,13 +93,26 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         ca: authority(&paths)?,
         ca_pem: credentials.ca_pem.clone(),
         address: config.advertised(),
+        ending: Ending {
+            on_term: match config.node.on_term {
+                OnTerm::HandOver => How::HandOver,
+                OnTerm::Stay => How::Stay,
+            },
+            handover: config.limits.handover_timeout,
+            restart_window: config.cluster.restart_window,
+        },
     };
     tracing::info!(node = config.node.name, id = %identity.node, cluster = %identity.cluster, peer = %config.listen.peer, "the agent runs");
-    let stop = stop_signal().map_err(|e| AgentError::io("listen for signals as", Path::new("SIGTERM"), e))?;
+    let stop = Stop::new().map_err(|e| AgentError::io("listen for signals as", Path::new("SIGTERM"), e))?;
     // A task of its own: each wake-up of the future that the runtime blocks on costs two system calls more.
-    let ended = tokio::spawn(ControlLoop::new(parts).run(events, written, asked, stop)).await;
+    let arrivals = Arrivals { events, written, asks: asked, stop };
+    let ended = tokio::spawn(ControlLoop::new(parts).run(arrivals)).await;
     let ended = ended.expect("a panic of any thread ends the process");
-    server.abort();
+    drop(close);
+    // Answers that are on their way get there; a stream of events has no end.
+    if tokio::time::timeout(LAST_ANSWERS, &mut server).await.is_err() {
+        server.abort();
+    }
     // The socket is this process's own while it holds the lock of its directory.
     let _ = std::fs::remove_file(&config.listen.admin);
     if ended.is_err() {
@@ -162,17 +178,6 @@ fn die_of_any_panic() {
     }));
 }
 
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
 /// Binds the admin socket: this user alone may connect.
 fn admin_socket(path: &Path) -> Result<UnixListener, AgentError> {
     let failed = |e| AgentError::io("listen on", path, e);
@@ -198,7 +203,8 @@ fn admin_socket(path: &Path) -> Result<UnixListener, AgentError> {
     bound.map_err(failed)
 }
 
-async fn serve_admin(listener: UnixListener, service: Service) {
+/// Serves until the other end of `closed` is dropped and the answers that are under way have been given.
+async fn serve_admin(listener: UnixListener, service: Service, closed: oneshot::Receiver<()>) {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -210,7 +216,9 @@ async fn serve_admin(listener: UnixListener, service: Service) {
         .add_service(reflection)
         .add_service(health_service)
         .add_service(AdminServer::new(service));
-    if let Err(error) = server.serve_with_incoming(UnixListenerStream::new(listener)).await {
+    // An error is what it is told by.
+    let closed = async { drop(closed.await) };
+    if let Err(error) = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), closed).await {
         tracing::error!(%error, "the admin socket stopped answering");
     }
 }

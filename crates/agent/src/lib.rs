@@ -11,6 +11,7 @@ mod api;
 pub mod config;
 mod control;
 mod daemon;
+mod ending;
 mod error;
 mod found;
 mod guests;

@@ -67,6 +67,8 @@ struct Runner {
     next_question: u64,
     /// Whether the shard takes more from guests, as all connections were told. `None`: some were told nothing yet.
     admitted: Option<bool>,
+    /// The control thread waits for the word that nothing is led here any more.
+    retiring: bool,
 }
 
 /// Runs until the control plane says stop or is gone. `ready` is told once the shard has everything that it needs to start.
@@ -111,6 +113,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         questions: BTreeMap::new(),
         next_question: 0,
         admitted: None,
+        retiring: false,
     };
     r.shard.handle(Input::Start, now, &mut r.out);
     r.finish(now);
@@ -177,6 +180,10 @@ impl Runner {
         self.tell_guests();
         if now >= self.report_at {
             self.report(now);
+        }
+        // Told until there is room for it.
+        if self.retiring && self.shard.is_retired() {
+            self.retiring = self.to_control.try_send(FromShard::Retired).is_err();
         }
     }
 
@@ -366,6 +373,10 @@ impl Runner {
                 self.follow_views();
             }
             ToShard::Upkeep(wish) => self.shard.handle(Input::Upkeep(wish), now, &mut self.out),
+            ToShard::Retire => {
+                self.retiring = true;
+                self.shard.handle(Input::Retire, now, &mut self.out);
+            }
             ToShard::Shutdown => {}
         }
     }

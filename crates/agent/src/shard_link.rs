@@ -27,7 +27,9 @@ pub(crate) enum ToShard {
     Peers(BTreeMap<NodeId, ShardPeer>),
     /// An operator's wish for a copy here.
     Upkeep(Upkeep),
-    /// Stop: let go of the volumes, then end the thread.
+    /// Let go of the volumes once everything in flight is answered, and make checkpoints. Answered with `Retired`.
+    Retire,
+    /// End the thread.
     Shutdown,
 }
 
@@ -66,6 +68,8 @@ pub(crate) enum FromShard {
         /// One sentence.
         message: String,
     },
+    /// Nothing is led here any more, and checkpoints cover what was committed.
+    Retired,
     /// The shard can't go on; the agent ends with this sentence.
     Fatal(String),
 }

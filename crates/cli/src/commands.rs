@@ -7,6 +7,7 @@ pub(crate) use copies::Wish;
 
 use crate::args::{Command, CreateArgs, FailoverArgs, NodeCommand, Output, TokenCommand, VolumeCommand};
 use crate::error::CliError;
+use crate::explain::explain;
 use crate::output;
 use holdfast_agent::admin::{AdminClient, connect, pb};
 use holdfast_agent::config::{parse_duration, parse_size};
@@ -38,9 +39,15 @@ pub(crate) async fn run(
     let mut agent = Agent::connect(socket, limit).await?;
     match command {
         Command::Status { volume } => status(&mut agent, output, volume).await,
+        Command::Explain { volume } => explained(&mut agent, output, volume).await,
         Command::Node(NodeCommand::List) => {
             let nodes = agent.ask(async |c| c.node_list(pb::NodeListRequest {}).await).await?.nodes;
             output::print(output, || output::nodes_json(&nodes), || output::nodes_table(&nodes));
+            Ok(())
+        }
+        Command::Node(NodeCommand::Restart) => {
+            let answer = agent.ask(async |c| c.node_restart(pb::NodeRestartRequest {}).await).await?;
+            output::print(output, || output::restart_json(&answer), || output::restart_text(&answer));
             Ok(())
         }
         Command::Token(TokenCommand::Create { valid }) => token_create(&mut agent, output, &valid).await,
@@ -199,6 +206,13 @@ async fn status(agent: &mut Agent<'_>, output: Output, volume: Option<String>) -
     let request = pb::StatusRequest { volume: volume.unwrap_or_default() };
     let status = agent.ask(async |c| c.status(request).await).await?;
     output::print(output, || output::status_json(&status), || output::status_text(&status));
+    Ok(())
+}
+
+async fn explained(agent: &mut Agent<'_>, output: Output, volume: String) -> Result<(), CliError> {
+    let status = agent.ask(async |c| c.status(pb::StatusRequest { volume: volume.clone() }).await).await?;
+    let found = status.volumes.first().map(|found| explain(&status, found)).unwrap_or_default();
+    output::print(output, || found.json(&volume), || found.text());
     Ok(())
 }
 

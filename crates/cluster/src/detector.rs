@@ -81,6 +81,21 @@ pub struct CopyReport {
     /// How far its resync by regions is, if it needs one.
     #[serde(default)]
     pub resync: Option<ResyncProgress>,
+    /// What had fewer copies than promised while it led.
+    #[serde(default)]
+    pub exposure: Exposure,
+}
+
+/// Acknowledged data with fewer copies than promised, as a primary counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exposure {
+    /// Bytes, now.
+    pub bytes: u64,
+    /// For so many seconds.
+    pub seconds: u64,
+    /// Bytes × seconds in this life of the process.
+    pub byte_seconds: u64,
 }
 
 /// Whether a copy finds the space that it needs.
@@ -219,9 +234,14 @@ impl Default for DetectorConfig {
     }
 }
 
+/// Longer no node is waited for, whatever it says: its volumes would stand still behind a mistyped number.
+const LONGEST_RESTART: Duration = Duration::from_mins(10);
+
 struct Heard {
     at: Time,
     life: u64,
+    /// That life is about to end: another one is to be heard of within this time after `at`.
+    restarts_within: Option<Duration>,
     copies: BTreeMap<VolumeId, CopyReport>,
 }
 
@@ -251,7 +271,9 @@ impl Detector {
     pub fn heard(&mut self, heartbeat: impl Borrow<Heartbeat>, now: Time) {
         let Heartbeat { node, life, copies } = heartbeat.borrow();
         let copies = copies.iter().map(|c| (c.volume, c.clone())).collect();
-        self.heard.insert(*node, Heard { at: now, life: *life, copies });
+        let same = self.heard.get(node).filter(|h| h.life == *life);
+        let restarts_within = same.and_then(|h| h.restarts_within);
+        self.heard.insert(*node, Heard { at: now, life: *life, restarts_within, copies });
     }
 
     /// A heartbeat arrived that brings nothing new: the copies are as that life of the node said last.
@@ -259,8 +281,27 @@ impl Detector {
         match self.heard.get_mut(&node) {
             Some(heard) if heard.life == life => heard.at = now,
             // What another life reported says nothing about this one.
-            _ => drop(self.heard.insert(node, Heard { at: now, life, copies: BTreeMap::new() })),
+            _ => {
+                let heard = Heard { at: now, life, restarts_within: None, copies: BTreeMap::new() };
+                self.heard.insert(node, heard);
+            }
         }
+    }
+
+    /// That life of the node is about to end, and promises another one within this time, counted from its last word. It may still be heard
+    /// for a while: it lets go of what it leads first.
+    pub fn restarts(&mut self, node: NodeId, life: u64, within: Duration, now: Time) {
+        let within = within.min(LONGEST_RESTART);
+        if let Some(heard) = self.heard.get_mut(&node).filter(|h| h.life == life) {
+            (heard.at, heard.restarts_within) = (now, Some(within));
+        }
+    }
+
+    /// What is left of the time that a node has asked for to restart, until something is heard of its next life.
+    #[must_use]
+    pub fn restarting(&self, node: NodeId, now: Time) -> Option<Duration> {
+        let heard = self.heard.get(&node)?;
+        heard.restarts_within?.checked_sub(now.since(heard.at)).filter(|left| !left.is_zero())
     }
 
     /// Something else arrived from the node, after its first heartbeat on the same ordered lane.

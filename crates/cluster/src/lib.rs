@@ -40,7 +40,7 @@ mod tests;
 
 pub use command::{Command, DecodeError, Outcome, Refusal, RefusalKind};
 pub use detector::{
-    CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Heartbeat, LostCopy, ResyncProgress, SpaceLeft,
+    CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Exposure, Heartbeat, LostCopy, ResyncProgress, SpaceLeft,
 };
 pub use integrity::{BlockCounts, Blocks, CopyVerdict, Difference, Integrity, ScrubReport, Verdict};
 pub use members::Copies;

@@ -1,9 +1,9 @@
 //! Which keys exist, and which one was probably meant.
 
 const SECTIONS: [(&str, &[&str]); 4] = [
-    ("node", &["name", "data_dir", "failure_domain"]),
+    ("node", &["name", "data_dir", "failure_domain", "on_term"]),
     ("listen", &["peer", "advertise", "metrics", "admin", "nbd_dir"]),
-    ("cluster", &["voter", "heartbeat", "failure_timeout", "lease"]),
+    ("cluster", &["voter", "heartbeat", "failure_timeout", "lease", "restart_window"]),
     (
         "limits",
         &[
@@ -16,6 +16,7 @@ const SECTIONS: [(&str, &[&str]); 4] = [
             "scrub_period",
             "resync_bandwidth",
             "resyncs",
+            "handover_timeout",
         ],
     ),
 ];

@@ -10,12 +10,12 @@ pub(crate) use integrity::{
 };
 
 pub(crate) use json::{
-    copies_json, deleted_json, event_json, failover_json, nodes_json, status_json, token_json, volume_json,
-    volumes_json,
+    copies_json, deleted_json, event_json, failover_json, nodes_json, restart_json, status_json, token_json,
+    volume_json, volumes_json,
 };
 pub(crate) use text::{
-    copies_text, deleted_text, event_line, failover_text, nodes_table, status_text, table, token_text, volume_text,
-    volumes_table,
+    copies_text, deleted_text, event_line, failover_text, nodes_table, restart_text, status_text, table, token_text,
+    volume_text, volumes_table,
 };
 
 use crate::args::Output;
