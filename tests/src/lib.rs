@@ -3,8 +3,12 @@
 //! The tests run real processes on loopback; one cluster at a time in each test binary, because timers and pauses are
 //! measured.
 
+mod blocks;
 pub mod guest;
 pub mod netns;
+pub mod scrape;
+
+pub use blocks::Blocks;
 
 use holdfast_agent::admin::pb;
 use holdfast_cli::harness::{Cluster, ClusterOptions};
@@ -53,7 +57,15 @@ impl TestCluster {
     /// # Panics
     /// They did not come up.
     pub async fn start_of(nodes: usize, extra: &str) -> TestCluster {
-        TestCluster::start_as(nodes, extra, |_| ()).await.0
+        TestCluster::start_as(nodes, extra, false, |_| ()).await.0
+    }
+
+    /// Three nodes that serve their metrics.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_observed(extra: &str) -> TestCluster {
+        TestCluster::start_as(3, extra, true, |_| ()).await.0
     }
 
     /// Three nodes on devices that `prepare` makes below the cluster's directory: node `n1` keeps its data in `n1/data`.
@@ -62,7 +74,7 @@ impl TestCluster {
     /// # Panics
     /// They did not come up.
     pub async fn start_on<D>(extra: &str, prepare: impl FnOnce(&Path) -> D) -> (TestCluster, D) {
-        TestCluster::start_as(3, extra, prepare).await
+        TestCluster::start_as(3, extra, false, prepare).await
     }
 
     /// A node on each host of a network, which is to be dropped after the cluster.
@@ -74,8 +86,17 @@ impl TestCluster {
         TestCluster::start_with_options(hosts.len(), |options| options.hosts = hosts.to_vec(), |_| ()).await.0
     }
 
-    async fn start_as<D>(nodes: usize, extra: &str, prepare: impl FnOnce(&Path) -> D) -> (TestCluster, D) {
-        TestCluster::start_with_options(nodes, |options| extra.clone_into(&mut options.extra), prepare).await
+    async fn start_as<D>(
+        nodes: usize,
+        extra: &str,
+        metrics: bool,
+        prepare: impl FnOnce(&Path) -> D,
+    ) -> (TestCluster, D) {
+        let set = |options: &mut ClusterOptions| {
+            extra.clone_into(&mut options.extra);
+            options.metrics = metrics;
+        };
+        TestCluster::start_with_options(nodes, set, prepare).await
     }
 
     async fn start_with_options<D>(

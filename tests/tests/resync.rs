@@ -13,8 +13,8 @@ const SIZE: u64 = 64 << 20;
 /// The smallest journal that the configuration takes, 16 MiB; and so slow that a resync can be met on its way.
 const SMALL_JOURNAL: &str =
     "[limits]\njournal_segment = \"4MiB\"\njournal_max = \"16MiB\"\nresync_bandwidth = \"8MiB\"\n";
-/// What clients write while a resync goes on: regions must not change faster than they are sent.
-const HOT: u64 = 2 << 20;
+/// What clients write while a resync goes on: far more than one answer takes, and faster than regions are sent at first.
+const HOT: u64 = 16 << 20;
 /// A resync of all of it takes some seconds, and the machine may be busy.
 const LONG: Duration = Duration::from_secs(240);
 

@@ -1,13 +1,16 @@
 //! The admin service: checks what a person asks, proposes it, and puts the outcome into words.
 
 mod copies;
+mod nodes;
+mod orphans;
+mod recovery;
 
 use crate::admin::pb::{self, admin_server::Admin};
 use crate::control::{Ask, Happened, View};
 use crate::random;
 use crate::token::{Token, hex, unhex};
 use crate::upkeep;
-use holdfast_cluster::{Command, Outcome, RefusalKind, placement};
+use holdfast_cluster::{Command, Outcome, Refusal, RefusalKind, placement};
 use holdfast_node::control::Failure;
 use holdfast_transport::pki;
 use holdfast_types::{Durability, NodeId, VolumeId, VolumeSize};
@@ -60,16 +63,20 @@ fn stopping() -> Status {
 }
 
 fn refusal(failure: &Failure) -> Status {
-    let text = failure.to_string();
     match failure {
-        Failure::Refused(refused) => match refused.kind {
-            RefusalKind::Invalid => Status::invalid_argument(text),
-            RefusalKind::NotFound => Status::not_found(text),
-            RefusalKind::Exists => Status::already_exists(text),
-            RefusalKind::Unsafe => Status::failed_precondition(text),
-            RefusalKind::Stale => Status::aborted(text),
-        },
-        Failure::Busy | Failure::Unknown | Failure::NoLeader { .. } => Status::unavailable(text),
+        Failure::Refused(refused) => refused_as(refused),
+        Failure::Busy | Failure::Unknown | Failure::NoLeader { .. } => Status::unavailable(failure.to_string()),
+    }
+}
+
+pub(crate) fn refused_as(refused: &Refusal) -> Status {
+    let text = refused.to_string();
+    match refused.kind {
+        RefusalKind::Invalid => Status::invalid_argument(text),
+        RefusalKind::NotFound => Status::not_found(text),
+        RefusalKind::Exists => Status::already_exists(text),
+        RefusalKind::Unsafe => Status::failed_precondition(text),
+        RefusalKind::Stale => Status::aborted(text),
     }
 }
 
@@ -110,7 +117,7 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
         other => return Err(invalid(format!("expected --durability sync, flush or async, found {other:?}"))),
     };
     let alive = |n: NodeId| view.alive(n);
-    let present = state.nodes().filter(|n| !n.removed).count();
+    let present = state.nodes().filter(|n| n.takes_copies()).count();
     let copies = if r.copies == 0 { present.min(3) } else { usize::try_from(r.copies).unwrap_or(usize::MAX) };
     let nodes = if r.on.is_empty() {
         placement(state, copies, alive)
@@ -126,7 +133,7 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
     }
     if r.on.is_empty() && nodes.len() != copies {
         return Err(Status::unavailable(format!(
-            "expected {copies} nodes that answer for {copies} copies, found {}; start or join more nodes, or ask for another \
+            "expected {copies} nodes in service that answer for {copies} copies, found {}; start or join more nodes, or ask for another \
              --copies",
             nodes.len()
         )));
@@ -190,7 +197,8 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::
     let to = if r.to.is_empty() {
         let fit = |n: &NodeId| Some(*n) != active.primary && alive(*n) && lost(*n).is_none();
         let candidates = active.members.iter().map(|m| m.node).filter(fit);
-        let best = candidates.max_by_key(|n| detector.report(*n, volume).map(|c| (c.epoch, c.durable)));
+        let stays = |n: NodeId| state.node(n).is_some_and(holdfast_cluster::Node::takes_copies);
+        let best = candidates.max_by_key(|n| (stays(*n), detector.report(*n, volume).map(|c| (c.epoch, c.durable))));
         best.ok_or_else(|| {
             Status::failed_precondition("no other node with a copy answers: there is nobody to fail over to")
         })?
@@ -234,6 +242,8 @@ fn event(node: &str, h: Happened) -> pb::Event {
 
 #[tonic::async_trait]
 impl Admin for Service {
+    type OrphanExportStream =
+        std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<pb::OrphanPiece, Status>> + Send>>;
     type EventsStream = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<pb::Event, Status>> + Send>>;
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
@@ -261,6 +271,28 @@ impl Admin for Service {
         let within_seconds = answered.await.map_err(|_| stopping())?.as_secs();
         let primaries = u32::try_from(led).unwrap_or(u32::MAX);
         Ok(Response::new(pb::NodeRestartResponse { node, primaries, within_seconds }))
+    }
+
+    async fn node_drain(&self, request: Request<pb::NodeDrainRequest>) -> Answer<pb::NodeDrainResponse> {
+        let name = request.into_inner().node;
+        let command = self.look(move |view| nodes::drain(view, &name)).await?;
+        self.propose(command).await?;
+        Ok(Response::new(pb::NodeDrainResponse {}))
+    }
+
+    async fn node_undrain(&self, request: Request<pb::NodeUndrainRequest>) -> Answer<pb::NodeUndrainResponse> {
+        let name = request.into_inner().node;
+        let command = self.look(move |view| nodes::undrain(view, &name)).await?;
+        self.propose(command).await?;
+        Ok(Response::new(pb::NodeUndrainResponse {}))
+    }
+
+    async fn node_remove(&self, request: Request<pb::NodeRemoveRequest>) -> Answer<pb::NodeRemoveResponse> {
+        let request = request.into_inner();
+        if let Some(command) = self.look(move |view| nodes::removal(view, &request)).await? {
+            self.propose(command).await?;
+        }
+        Ok(Response::new(pb::NodeRemoveResponse {}))
     }
 
     async fn token_create(&self, request: Request<pb::TokenCreateRequest>) -> Answer<pb::TokenCreateResponse> {
@@ -375,6 +407,48 @@ impl Admin for Service {
         let command = self.look(move |view| copies::replacement(view, &request)).await?;
         self.propose(command).await?;
         Ok(Response::new(pb::CopyReplaceResponse {}))
+    }
+
+    async fn recovery_plan(&self, request: Request<pb::RecoveryPlanRequest>) -> Answer<pb::RecoveryPlanResponse> {
+        let request = request.into_inner();
+        Ok(Response::new(self.look(move |view| recovery::plan(view, &request)).await?))
+    }
+
+    async fn recover(&self, request: Request<pb::RecoverRequest>) -> Answer<pb::RecoverResponse> {
+        let by = recovery::operator(&request);
+        let request = request.into_inner();
+        let command = self.look(move |view| recovery::order(view, &request, by)).await?;
+        match self.propose(command).await? {
+            Outcome::Epoch(epoch) => Ok(Response::new(pb::RecoverResponse { epoch: epoch.0 })),
+            other => Err(Status::internal(format!("the control plane answered {other:?} to a forced recovery"))),
+        }
+    }
+
+    async fn orphan_list(&self, request: Request<pb::OrphanListRequest>) -> Answer<pb::OrphanListResponse> {
+        let request = request.into_inner();
+        let rows = self.look(move |view| orphans::list(view, &request)).await?;
+        let orphans =
+            orphans::in_background(move || Ok(rows.into_iter().map(orphans::Row::described).collect())).await?;
+        Ok(Response::new(pb::OrphanListResponse { orphans }))
+    }
+
+    async fn orphan_show(&self, request: Request<pb::OrphanRequest>) -> Answer<pb::OrphanShowResponse> {
+        let id = request.into_inner().id;
+        let row = self.look(move |view| orphans::here(view, &id)).await?;
+        Ok(Response::new(orphans::in_background(move || row.shown()).await?))
+    }
+
+    async fn orphan_export(&self, request: Request<pb::OrphanRequest>) -> Answer<Self::OrphanExportStream> {
+        let id = request.into_inner().id;
+        let row = self.look(move |view| orphans::here(view, &id)).await?;
+        Ok(Response::new(Box::pin(row.pieces())))
+    }
+
+    async fn orphan_delete(&self, request: Request<pb::OrphanRequest>) -> Answer<pb::OrphanDeleteResponse> {
+        let id = request.into_inner().id;
+        let wishes = self.look(move |view| orphans::deletion(view, &id)).await?;
+        self.wish(wishes).await?;
+        Ok(Response::new(pb::OrphanDeleteResponse {}))
     }
 
     async fn events(&self, request: Request<pb::EventsRequest>) -> Answer<Self::EventsStream> {

@@ -5,6 +5,7 @@
 mod keys;
 mod quantity;
 
+use holdfast_cluster::REPLACE_AFTER;
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ pub struct NodeConfig {
     /// Copies of a volume are placed in different ones. Empty: the node is its own.
     #[serde(default)]
     pub failure_domain: String,
+    /// It votes and never holds copies.
+    #[serde(default)]
+    pub witness: bool,
     /// What SIGTERM means for the volumes whose primary is here.
     #[serde(default)]
     pub on_term: OnTerm,
@@ -100,6 +104,9 @@ pub struct ClusterConfig {
     /// How long the others wait for an agent that ends to be restarted, before somebody else leads what it led.
     #[serde(deserialize_with = "quantity::duration")]
     pub restart_window: Duration,
+    /// A copy that is gone for so long is replaced on another node; `0s`: never.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub replace_after: Duration,
 }
 
 impl Default for ClusterConfig {
@@ -110,6 +117,7 @@ impl Default for ClusterConfig {
             failure_timeout: Duration::from_secs(1),
             lease: Duration::from_secs(2),
             restart_window: Duration::from_secs(30),
+            replace_after: REPLACE_AFTER,
         }
     }
 }
@@ -268,6 +276,13 @@ impl Config {
                 format!("{name:?}")
             })?;
         }
+        let votes = !self.node.witness || self.cluster.voter;
+        ensure(
+            votes,
+            "node.witness",
+            "a node with a vote (cluster.voter = true): a witness is good for nothing else",
+            || "cluster.voter = false".to_owned(),
+        )?;
         let dir = &self.node.data_dir;
         ensure(dir.is_absolute(), "node.data_dir", "an absolute path", || dir.display().to_string())?;
         let parent = dir.parent().unwrap_or(dir);
@@ -318,7 +333,12 @@ impl Config {
         let what = format!("{least:?} to 60s: two heartbeats or more");
         ensure((least..=Duration::from_secs(60)).contains(&c.lease), "cluster.lease", &what, || show(c.lease))?;
         let window = Duration::from_secs(1)..=Duration::from_mins(10);
-        ensure(window.contains(&c.restart_window), "cluster.restart_window", "1s to 10m", || show(c.restart_window))
+        ensure(window.contains(&c.restart_window), "cluster.restart_window", "1s to 10m", || show(c.restart_window))?;
+        let least = c.failure_timeout * 2;
+        let what = format!("{least:?} or more: two failure timeouts, or 0s for never");
+        ensure(c.replace_after.is_zero() || c.replace_after >= least, "cluster.replace_after", &what, || {
+            show(c.replace_after)
+        })
     }
 
     fn check_limits(&self) -> Result<(), ConfigError> {

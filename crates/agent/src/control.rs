@@ -5,6 +5,7 @@ use crate::ending::{Ending, How, Stop};
 use crate::error::AgentError;
 use crate::found::FOUNDER;
 use crate::join::{JoinAnswer, JoinRequest};
+use crate::metrics::ShardSample;
 use crate::raft_store::{Write, Written};
 use crate::random;
 use crate::shard::shard_address;
@@ -16,7 +17,7 @@ use holdfast_cluster::{Command, Outcome};
 use holdfast_node::control::{Control, Failure, Input, Output};
 use holdfast_node::{LocalView, Upkeep};
 use holdfast_transport::{Endpoint, Event, Events, JoinReply, Lane, join_client, pki};
-use holdfast_types::{ClusterId, NodeId, Time, VolumeId};
+use holdfast_types::{ClusterId, Epoch, NodeId, Time, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,6 +49,10 @@ pub(crate) enum Ask {
     Upkeep(NodeId, Upkeep),
     /// End, for a supervisor to start the agent anew; what is led here waits for it, at most as long as the answer says.
     Restart(oneshot::Sender<Duration>),
+    /// So many bytes are free on the file system of this node's copies.
+    Space(u64),
+    /// How the shard is.
+    Measure(oneshot::Sender<ShardSample>),
     /// What happened so far, and a subscription to what will.
     Events(oneshot::Sender<(Vec<Happened>, broadcast::Receiver<Happened>)>),
 }
@@ -61,6 +66,12 @@ pub(crate) struct View<'a> {
     pub(crate) data_dir: &'a std::path::Path,
     pub(crate) ca_pem: &'a str,
     pub(crate) address: SocketAddr,
+    pub(crate) endpoint: &'a Endpoint,
+    /// Volumes with a copy here.
+    pub(crate) local: Vec<VolumeId>,
+    /// Active epoch of each of them, and how often it changed while this agent ran.
+    pub(crate) epoch_changes: &'a BTreeMap<VolumeId, (Epoch, u64)>,
+    pub(crate) event_counts: &'a BTreeMap<&'static str, u64>,
 }
 
 /// Who waits for the outcome of a proposal.
@@ -103,6 +114,8 @@ pub(crate) struct ControlLoop {
     next_event: u64,
     news: broadcast::Sender<Happened>,
     local: LocalView,
+    epoch_changes: BTreeMap<VolumeId, (Epoch, u64)>,
+    event_counts: BTreeMap<&'static str, u64>,
     /// The newest view did not fit into the link; it is offered again.
     unsent_view: bool,
     /// The same for the peers.
@@ -145,6 +158,8 @@ impl ControlLoop {
             next_event: 0,
             news: broadcast::channel(KEPT_EVENTS).0,
             local: LocalView::default(),
+            epoch_changes: BTreeMap::new(),
+            event_counts: BTreeMap::new(),
             unsent_view: false,
             unsent_peers: None,
             unsent_retire: false,
@@ -225,6 +240,7 @@ impl ControlLoop {
             Output::Compact { first_index, snapshot } => self.write(Write::Compact { first_index, snapshot }).await,
             Output::Local(local) => {
                 self.local = local;
+                self.count_epochs();
                 self.send_view();
             }
             Output::Peers(peers) => self.on_peers(peers),
@@ -236,15 +252,32 @@ impl ControlLoop {
             }
             Output::Done { token, result } => self.done(token, result),
             Output::Event(e) => self.happened(e.kind.name(), e.volume, e.message),
+            Output::Removed => self.removed(),
             // The first one is the cause of the others.
             Output::Fatal(reason) => drop(self.fatal.get_or_insert(AgentError::Control { reason })),
         }
+    }
+
+    fn removed(&mut self) {
+        let cluster = self.parts.cluster.to_string();
+        self.fatal.get_or_insert_with(|| AgentError::Removed { cluster, data_dir: self.parts.data_dir.clone() });
     }
 
     async fn write(&mut self, write: Write) {
         // A full queue means a stuck disk: the loop waits for it, bounded by the writer's failure.
         if self.parts.writes.send(write).await.is_err() {
             tracing::debug!("the writer of the control plane's log has ended");
+        }
+    }
+
+    fn count_epochs(&mut self) {
+        let views = &self.local.views;
+        self.epoch_changes.retain(|volume, _| views.iter().any(|view| view.volume == *volume));
+        for view in views {
+            let epoch = view.active.epoch;
+            let (known, changes) = self.epoch_changes.entry(view.volume).or_insert((epoch, 0));
+            *changes += u64::from(*known != epoch);
+            *known = epoch;
         }
     }
 
@@ -270,6 +303,8 @@ impl ControlLoop {
                 control.insert(*node, address);
             }
         }
+        let all = self.parts.control.state().map(|s| s.nodes.values()).into_iter().flatten();
+        self.parts.endpoint.set_removed(all.filter(|n| n.removed).map(|n| n.id).collect());
         self.parts.endpoint.set_peers(&control);
         for node in control.keys() {
             self.parts.endpoint.open(*node, Lane::Control);
@@ -306,6 +341,10 @@ impl ControlLoop {
             Event::Message { peer, lane: Lane::Control, bytes, .. } => {
                 self.feed(Input::Message { from: peer, bytes }).await;
             }
+            Event::Removed { by } => {
+                tracing::warn!(peer = %by, "a peer says that this node was removed from the cluster");
+                self.removed();
+            }
             Event::Join { request, reply, .. } => self.on_join(&request, reply).await,
             Event::Message { .. } | Event::Incoming { .. } | Event::IncomingClosed { .. } => {}
         }
@@ -338,11 +377,20 @@ impl ControlLoop {
                 data_dir: &self.parts.data_dir,
                 ca_pem: &self.parts.ca_pem,
                 address: self.parts.address,
+                endpoint: &self.parts.endpoint,
+                local: self.local.views.iter().map(|view| view.volume).collect(),
+                epoch_changes: &self.epoch_changes,
+                event_counts: &self.event_counts,
             }),
             Ask::Restart(answer) => {
                 self.asked_to_end = Some(How::Stay);
                 // Whoever asked has gone.
                 let _ = answer.send(self.parts.ending.restart_window);
+            }
+            Ask::Space(free) => self.feed(Input::Space(free)).await,
+            Ask::Measure(answer) => {
+                // One that does not fit is dropped: whoever asked sees that the shard does not answer.
+                let _ = self.parts.shard.to.try_send(ToShard::Measure(answer));
             }
             Ask::Upkeep(node, wish) => self.feed(Input::Upkeep { node, wish }).await,
             Ask::Propose(command, answer) => self.propose(command, Waiting::Admin(answer)).await,
@@ -441,6 +489,7 @@ impl ControlLoop {
             address: request.address,
             failure_domain: request.failure_domain,
             voter: request.voter,
+            witness: request.witness,
             fingerprint,
             token_id: Some(token),
         };
@@ -456,6 +505,7 @@ impl ControlLoop {
 
     fn happened(&mut self, kind: &'static str, volume: Option<String>, message: String) {
         self.next_event += 1;
+        *self.event_counts.entry(kind).or_default() += 1;
         let happened = Happened { seq: self.next_event, unix_ms: random::unix_ms(), kind, volume, message };
         tracing::info!(kind, volume = happened.volume, "{}", happened.message);
         if self.events.len() >= KEPT_EVENTS {

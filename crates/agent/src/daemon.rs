@@ -3,21 +3,22 @@
 use crate::admin::{DESCRIPTOR_SET, pb::admin_server::AdminServer};
 use crate::api::Service;
 use crate::config::{Config, OnTerm};
-use crate::control::{Arrivals, ControlLoop, Parts};
+use crate::control::{Arrivals, Ask, ControlLoop, Parts};
 use crate::ending::{Ending, How, Stop};
 use crate::error::AgentError;
 use crate::found::credentials;
 use crate::identity::Identity;
+use crate::metrics::{self, Vitals};
 use crate::paths::{self, Paths};
 use crate::raft_store::{self, RaftStore};
-use crate::shard_link::{self, FromShard};
+use crate::shard_link::{self, FromShard, ShardHandle};
 use crate::{random, shard};
 use holdfast_node::control::{Control, ControlConfig};
 use holdfast_transport::{Endpoint, TransportConfig, pki};
 use holdfast_types::Life;
 use std::io::IsTerminal;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -29,6 +30,8 @@ use tracing_subscriber::EnvFilter;
 const ASKS: usize = 256;
 /// Largest message of the control plane: the state of ten thousand volumes, and room.
 const MAX_CONTROL_MESSAGE: usize = 64 << 20;
+/// Between two looks at the free space.
+const SPACE_INTERVAL: Duration = Duration::from_secs(10);
 /// What the shard logs as it ends should stand before the sentence that says why the agent ends. A shard that hangs (a dead
 /// disk) must not keep it from ending.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -47,6 +50,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let _lock = paths.lock()?;
     let life = Life(random::id());
     let admin = admin_socket(&config.listen.admin)?;
+    let scraped = config.listen.metrics.map(metrics::listen).transpose()?;
     let credentials = credentials(&paths, &identity)?;
     if !paths.raft().exists() {
         return Err(AgentError::RaftMissing { path: paths.raft() });
@@ -60,6 +64,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         tick: config.cluster.failure_timeout / 5,
         heartbeat: config.cluster.heartbeat,
         failure_timeout: config.cluster.failure_timeout,
+        replace_after: config.cluster.replace_after,
         ..ControlConfig::new(identity.cluster, identity.node, life, random::id())
     };
     let control = Control::new(control, stored, random::now())?;
@@ -71,14 +76,12 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let (endpoint, events) = bound.map_err(failed)?;
     let (mut handle, port) = shard_link::link();
     let (shard, ready) = shard::spawn(&config, &credentials, life, port)?;
-    if ready.await.is_err() {
-        let reason = match handle.from.recv().await {
-            Some(FromShard::Fatal(reason)) => reason,
-            _ => "its thread ended".to_owned(),
-        };
-        return Err(AgentError::Shard { reason });
-    }
+    shard_starts(ready, &mut handle).await?;
     let (asks, asked) = mpsc::channel(ASKS);
+    let space = tokio::spawn(tell_space(config.node.data_dir.clone(), asks.clone()));
+    if let Some(listener) = scraped {
+        metrics::spawn(listener, Vitals { asks: asks.clone() })?;
+    }
     let (close, closed) = oneshot::channel::<()>();
     let mut server = tokio::spawn(serve_admin(admin, Service { asks }, closed));
     let parts = Parts {
@@ -113,8 +116,14 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     if tokio::time::timeout(LAST_ANSWERS, &mut server).await.is_err() {
         server.abort();
     }
+    server.abort();
+    space.abort();
     // The socket is this process's own while it holds the lock of its directory.
     let _ = std::fs::remove_file(&config.listen.admin);
+    if let Err(AgentError::Removed { cluster, .. }) = &ended {
+        // The others will not talk to it again; a start that finds none of them shall say why.
+        paths::write_durable(&paths.removed(), cluster.as_bytes(), 0o644)?;
+    }
     if ended.is_err() {
         let _ = tokio::time::timeout(LAST_WORDS, finished(&shard)).await;
     } else if shard.join().is_err() {
@@ -123,9 +132,34 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     ended
 }
 
+/// Waits until the shard has its directory, its port and its sockets.
+async fn shard_starts(ready: oneshot::Receiver<()>, handle: &mut ShardHandle) -> Result<(), AgentError> {
+    if ready.await.is_ok() {
+        return Ok(());
+    }
+    let reason = match handle.from.recv().await {
+        Some(FromShard::Fatal(reason)) => reason,
+        _ => "its thread ended".to_owned(),
+    };
+    Err(AgentError::Shard { reason })
+}
+
 async fn finished(thread: &JoinHandle<()>) {
     while !thread.is_finished() {
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Tells the control plane how much room the copies' file system has. A disk that does not answer holds up nobody else.
+async fn tell_space(data_dir: PathBuf, asks: mpsc::Sender<Ask>) {
+    loop {
+        let dir = data_dir.clone();
+        if let Ok(Some(free)) = tokio::task::spawn_blocking(move || paths::free_bytes(&dir)).await
+            && asks.send(Ask::Space(free)).await.is_err()
+        {
+            return;
+        }
+        tokio::time::sleep(SPACE_INTERVAL).await;
     }
 }
 

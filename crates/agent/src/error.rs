@@ -122,6 +122,14 @@ pub enum AgentError {
         /// Why.
         reason: String,
     },
+    /// The port of the metrics could not be taken.
+    #[error("could not listen on listen.metrics {address}: {reason}; choose another address, or leave the key out")]
+    Metrics {
+        /// `listen.metrics`.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
     /// Certificates or keys.
     #[error("could not {what}: {reason}")]
     Pki {
@@ -181,6 +189,17 @@ pub enum AgentError {
     Control {
         /// Why.
         reason: String,
+    },
+    /// This node is one no more.
+    #[error(
+        "this node was removed from cluster {cluster} and its certificate counts no more; to use the host again, move {} away and \
+         `holdfast join` as a new node", data_dir.display()
+    )]
+    Removed {
+        /// The cluster.
+        cluster: String,
+        /// `node.data_dir`.
+        data_dir: PathBuf,
     },
     /// The shard can't go on.
     #[error("the shard stopped: {reason}")]

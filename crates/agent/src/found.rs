@@ -35,6 +35,7 @@ pub async fn found(config: &Config) -> Result<(), AgentError> {
         address: config.advertised().to_string(),
         failure_domain: config.node.failure_domain.clone(),
         voter: true,
+        witness: config.node.witness,
         fingerprint,
         token_id: None,
     };

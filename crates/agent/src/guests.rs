@@ -9,6 +9,7 @@
 //!
 //! Deliberately absent: access rights beyond the socket file's mode.
 
+use crate::metrics::GuestCounters;
 use crate::random;
 use bytes::{Buf, Bytes};
 use holdfast_nbd as nbd;
@@ -99,6 +100,7 @@ struct Export {
     mute: bool,
     resumed: Rc<Notify>,
     sessions: BTreeMap<SessionId, mpsc::UnboundedSender<ToGuest>>,
+    counters: GuestCounters,
     socket: PathBuf,
     listener: tokio::task::JoinHandle<()>,
 }
@@ -170,6 +172,7 @@ pub(crate) fn export(shared: &Shared, volume: VolumeId, name: &str, size: u64) -
         mute: false,
         resumed: Rc::new(Notify::new()),
         sessions: BTreeMap::new(),
+        counters: GuestCounters::default(),
         socket,
         listener: task,
     };
@@ -210,6 +213,17 @@ impl Registry {
     pub(crate) fn clients(&self, volume: VolumeId) -> u32 {
         let attached = self.exports.get(&volume).map_or(0, |e| e.sessions.len());
         u32::try_from(attached).unwrap_or(u32::MAX)
+    }
+
+    /// What the clients of a volume did so far.
+    pub(crate) fn counters(&self, volume: VolumeId) -> Option<&GuestCounters> {
+        self.exports.get(&volume).map(|e| &e.counters)
+    }
+
+    fn counts(&mut self, volume: VolumeId, count: impl FnOnce(&mut GuestCounters)) {
+        if let Some(export) = self.exports.get_mut(&volume) {
+            count(&mut export.counters);
+        }
     }
 
     /// Guests may attach, or are disconnected.
@@ -355,6 +369,14 @@ enum Taken {
     HungUp,
 }
 
+/// A request that the shard has.
+struct Asked {
+    key: nbd::RequestKey,
+    /// What it is, and how long; `None`: a question about extents.
+    what: Option<(GuestOp, u64)>,
+    at: Time,
+}
+
 /// One connection.
 struct Guest {
     shared: Shared,
@@ -365,7 +387,7 @@ struct Guest {
     dismissed: bool,
     resumed: Rc<Notify>,
     /// The requests that the shard knows by number.
-    keys: BTreeMap<RequestId, nbd::RequestKey>,
+    keys: BTreeMap<RequestId, Asked>,
     next_request: u64,
     /// Taken off the socket, unsent.
     unsent: VecDeque<Bytes>,
@@ -408,7 +430,12 @@ impl Guest {
 
     async fn run(mut self, stream: UnixStream) {
         let ended = self.serve(stream).await;
-        self.shared.borrow_mut().account(self.accounted, 0);
+        let unanswered = self.keys.len() as u64;
+        {
+            let mut registry = self.shared.borrow_mut();
+            registry.account(self.accounted, 0);
+            registry.counts(self.volume, |c| c.in_flight -= unanswered);
+        }
         if let Some(session) = self.session {
             let volume = self.volume;
             if let Some(export) = self.shared.borrow_mut().exports.get_mut(&volume) {
@@ -570,23 +597,36 @@ impl Guest {
                 return;
             }
             nbd::Command::BlockStatus => {
-                let key = self.number(session, request.key);
+                let key = self.number(session, request.key, None);
                 let (offset, len) = (request.offset, u64::from(request.len));
                 let _ = self.to_shard.send(FromGuest::Extents { volume: self.volume, key, offset, len });
                 return;
             }
         };
-        let key = self.number(session, request.key);
         let (offset, len) = (ByteOffset(request.offset), u64::from(request.len));
+        let key = self.number(session, request.key, Some((op, len)));
         let request = Request { key, op, offset, len, fua: request.fua, data: request.data };
         let _ = self.to_shard.send(FromGuest::Request { volume: self.volume, request });
     }
 
-    fn number(&mut self, session: SessionId, key: nbd::RequestKey) -> RequestKey {
+    fn number(&mut self, session: SessionId, key: nbd::RequestKey, what: Option<(GuestOp, u64)>) -> RequestKey {
         self.next_request += 1;
         let request = RequestId(self.next_request);
-        self.keys.insert(request, key);
+        self.keys.insert(request, Asked { key, what, at: random::now() });
+        self.shared.borrow_mut().counts(self.volume, |c| c.in_flight += 1);
         RequestKey { session, request }
+    }
+
+    /// The client's name of a request that is answered now.
+    fn answered(&mut self, request: RequestId, well: bool) -> Option<nbd::RequestKey> {
+        let Asked { key, what, at } = self.keys.remove(&request)?;
+        self.shared.borrow_mut().counts(self.volume, |c| {
+            c.in_flight -= 1;
+            if let Some((op, bytes)) = what {
+                c.answered(op, bytes, random::now().since(at), well);
+            }
+        });
+        Some(key)
     }
 
     fn on_message(&mut self, message: ToGuest) {
@@ -596,7 +636,7 @@ impl Guest {
                 self.connection.close();
             }
             ToGuest::Reply { request, result } => {
-                let Some(key) = self.keys.remove(&request) else { return };
+                let Some(key) = self.answered(request, result.is_ok()) else { return };
                 let completion = match result {
                     Ok(data) if data.is_empty() => nbd::Completion::Done,
                     Ok(data) => nbd::Completion::Data(data),
@@ -615,7 +655,7 @@ impl Guest {
                 self.connection.complete(key, completion);
             }
             ToGuest::Extents { request, extents } => {
-                let Some(key) = self.keys.remove(&request) else { return };
+                let Some(key) = self.answered(request, true) else { return };
                 let extents = extents.into_iter().filter_map(|(len, hole)| {
                     let len = u32::try_from(len).ok()?;
                     Some(if hole { nbd::Extent::hole(len) } else { nbd::Extent::data(len) })

@@ -40,6 +40,10 @@ impl Identity {
         let paths = Paths::new(&config.node.data_dir);
         let identity = Identity::find(&paths.identity())?
             .ok_or_else(|| AgentError::NotMember { data_dir: config.node.data_dir.clone() })?;
+        if paths.removed().exists() {
+            let (cluster, data_dir) = (identity.cluster.to_string(), config.node.data_dir.clone());
+            return Err(AgentError::Removed { cluster, data_dir });
+        }
         if identity.name != config.node.name {
             let (joined, configured) = (identity.name, config.node.name.clone());
             return Err(AgentError::Renamed { joined, configured });

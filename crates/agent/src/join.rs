@@ -25,7 +25,15 @@ pub(crate) struct JoinRequest {
     pub(crate) address: String,
     pub(crate) failure_domain: String,
     pub(crate) voter: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) witness: bool,
     pub(crate) csr_pem: String,
+}
+
+/// An ordinary node asks as it did before there were witnesses.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// What it is told.
@@ -52,6 +60,7 @@ pub async fn join(config: &Config, address: SocketAddr, token: &str) -> Result<(
         address: config.advertised().to_string(),
         failure_domain: config.node.failure_domain.clone(),
         voter: config.cluster.voter,
+        witness: config.node.witness,
         csr_pem: csr.csr_pem,
     };
     let request = Bytes::from(serde_json::to_vec(&request).expect("text and flags are always JSON"));

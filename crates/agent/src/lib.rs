@@ -18,6 +18,7 @@ mod guests;
 mod identity;
 mod join;
 mod lanes;
+mod metrics;
 pub mod offline;
 mod paths;
 mod raft_store;

@@ -7,6 +7,7 @@
 //! data_dir/cluster/node.pem node.key this node's certificate and key
 //! data_dir/cluster/join.csr          the request for that certificate: a repeated join is the same node
 //! data_dir/cluster/cluster.json      who this node is; written last: with it, the node belongs to a cluster
+//! data_dir/cluster/removed           this node was removed from its cluster: it does not start again
 //! data_dir/control/raft.redb         the control plane's log
 //! data_dir/shard-0/                  journal and copies
 //! ```
@@ -65,6 +66,10 @@ impl Paths {
         self.cluster_dir().join("cluster.json")
     }
 
+    pub(crate) fn removed(&self) -> PathBuf {
+        self.cluster_dir().join("removed")
+    }
+
     pub(crate) fn control_dir(&self) -> PathBuf {
         self.root.join("control")
     }
@@ -118,6 +123,20 @@ pub(crate) fn write_durable(path: &Path, bytes: &[u8], mode: u32) -> Result<(), 
         File::open(parent)?.sync_all()
     };
     write().map_err(|e| AgentError::io("write", path, e))
+}
+
+/// What is left for this user on the file system of `path`, if the system says.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).ok()?;
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `name` ends with a zero byte, `found` has room for what the call fills in.
+    let answer = unsafe { libc::statvfs(name.as_ptr(), found.as_mut_ptr()) };
+    if answer != 0 {
+        return None;
+    }
+    // SAFETY: the call succeeded, so it has filled `found` in.
+    let found = unsafe { found.assume_init() };
+    found.f_bavail.checked_mul(found.f_frsize)
 }
 
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, AgentError> {

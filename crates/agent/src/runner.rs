@@ -6,10 +6,11 @@
 
 use crate::guests::{self, FromGuest, Shared, ToGuest};
 use crate::lanes::{Change, Lanes};
+use crate::metrics::{DiskMeter, History, ShardSample, VolumeSample};
 use crate::random;
 use crate::shard_link::{FromShard, ShardPeer, ShardPort, ToShard};
 use bytes::Bytes;
-use holdfast_cluster::CopyReport;
+use holdfast_cluster::{CopyReport, CopyRole};
 use holdfast_disk::{Disk, DiskConfig};
 use holdfast_format::message::{Message, ShardMessage};
 use holdfast_node::shard::{Input, Output, Shard, ShardConfig};
@@ -65,6 +66,9 @@ struct Runner {
     unix_ms_at_zero: u64,
     questions: BTreeMap<u64, Question>,
     next_question: u64,
+    meter: DiskMeter,
+    /// Of the volumes that are led from here.
+    histories: BTreeMap<VolumeId, History>,
     /// Whether the shard takes more from guests, as all connections were told. `None`: some were told nothing yet.
     admitted: Option<bool>,
     /// The control thread waits for the word that nothing is led here any more.
@@ -82,11 +86,9 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
     let (endpoint, mut events) = Endpoint::bind(options.transport, &options.identity)
         .await
         .map_err(|e| format!("{e}; the shard uses the port after that of listen.peer, which must be free too"))?;
+    let dir = options.nbd_dir.display();
     let (guests, mut from_guests) = guests::registry(&options.nbd_dir, options.max_requests).map_err(|e| {
-        format!(
-            "expected to hold the volumes' sockets in {}: {e}; create it, or set [listen] nbd_dir",
-            options.nbd_dir.display()
-        )
+        format!("expected to hold the volumes' sockets in {dir}: {e}; create it, or set [listen] nbd_dir")
     })?;
     // Whoever started this has gone: then the link is closed, too.
     let _ = ready.send(());
@@ -112,6 +114,8 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         unix_ms_at_zero: random::unix_ms().saturating_sub(now.0 / 1_000_000),
         questions: BTreeMap::new(),
         next_question: 0,
+        meter: DiskMeter::default(),
+        histories: BTreeMap::new(),
         admitted: None,
         retiring: false,
     };
@@ -167,6 +171,7 @@ impl Runner {
         self.disk.completed(&mut done);
         self.stirred |= !done.is_empty();
         for d in done.drain(..) {
+            self.meter.ended(&d, now);
             self.shard.handle(Input::Disk(d), now, &mut self.out);
         }
         self.done = done;
@@ -244,7 +249,8 @@ impl Runner {
             }
         }
         self.out = out;
-        self.disk.submit(self.ops.drain(..));
+        let meter = &mut self.meter;
+        self.disk.submit(self.ops.drain(..).inspect(|op| meter.begins(op, now)));
     }
 
     fn answer_extents(&mut self, volume: VolumeId, tag: u64, mut extents: Vec<(BlockRange, bool)>) {
@@ -302,7 +308,7 @@ impl Runner {
                     self.on_message(peer, lane, bytes, now);
                 }
             }
-            Event::Join { .. } => {}
+            Event::Join { .. } | Event::Removed { .. } => {}
         }
     }
 
@@ -372,6 +378,10 @@ impl Runner {
                 self.peers = peers;
                 self.follow_views();
             }
+            ToShard::Measure(answer) => {
+                // Whoever asked waited too long.
+                let _ = answer.send(self.sample(now));
+            }
             ToShard::Upkeep(wish) => self.shard.handle(Input::Upkeep(wish), now, &mut self.out),
             ToShard::Retire => {
                 self.retiring = true;
@@ -419,6 +429,7 @@ impl Runner {
         self.report_at = now + REPORT_INTERVAL;
         self.stirred = false;
         let mut reports = copy_reports(&self.shard.rows());
+        self.mark_histories(&reports, now);
         for report in &mut reports {
             report.clients = self.guests.borrow().clients(report.volume);
             let integrity = &mut report.integrity;
@@ -431,6 +442,44 @@ impl Runner {
         if reports != self.reported {
             self.reported.clone_from(&reports);
             self.tell(FromShard::Reports(reports));
+        }
+    }
+}
+
+/// What a scrape is told.
+impl Runner {
+    fn mark_histories(&mut self, reports: &[CopyReport], now: Time) {
+        let guests = self.guests.borrow();
+        let leads = |r: &&CopyReport| r.role == CopyRole::Primary;
+        self.histories.retain(|volume, _| reports.iter().filter(leads).any(|r| r.volume == *volume));
+        for report in reports.iter().filter(leads) {
+            let bytes = guests.counters(report.volume).map_or(0, |c| c.writes.bytes);
+            self.histories.entry(report.volume).or_default().mark(report.received, now, bytes);
+        }
+    }
+
+    fn sample(&self, now: Time) -> ShardSample {
+        let guests = self.guests.borrow();
+        let volume = |volume: VolumeId| {
+            let counters = guests.counters(volume)?.clone();
+            let history = self.histories.get(&volume).cloned();
+            Some(VolumeSample { volume, guests: counters, clients: guests.clients(volume), history })
+        };
+        let store = self.shard.storage();
+        ShardSample {
+            at: now,
+            volumes: guests.volumes().into_iter().filter_map(volume).collect(),
+            disk: self.meter.sample(now),
+            journal_bytes: store.journal_bytes(),
+            journal_bound: store.journal_bound(),
+            journal_full: store.is_journal_full(),
+            staged_bytes: store.staged_bytes(),
+            unapplied_bytes: store.debt_bytes(),
+            table_bytes: store.table_memory(),
+            written: store.written(),
+            short_of_space: store.is_short_of_space(),
+            hung: store.is_hung(),
+            peers: self.endpoint.peer_stats(),
         }
     }
 }

@@ -3,18 +3,19 @@
 //! Both directions are bounded. The control thread never waits for the shard: a view that does not fit is kept, and
 //! replaced by the next one, because only the newest view counts.
 
+use crate::metrics::ShardSample;
 use holdfast_cluster::CopyReport;
 use holdfast_node::{LocalView, Upkeep};
 use holdfast_types::{ControlRequest, Incarnation, NodeId, VolumeId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Messages waiting in either direction.
 pub(crate) const LINK_CAPACITY: usize = 1024;
 
 /// To the shard.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum ToShard {
     /// The newest state of this node's copies, and the names of their volumes.
     View {
@@ -29,6 +30,8 @@ pub(crate) enum ToShard {
     Upkeep(Upkeep),
     /// Let go of the volumes once everything in flight is answered, and make checkpoints. Answered with `Retired`.
     Retire,
+    /// How the shard is, for a scrape or the watchdog.
+    Measure(oneshot::Sender<ShardSample>),
     /// End the thread.
     Shutdown,
 }

@@ -6,6 +6,9 @@ use holdfast_cluster::{self as cluster, VolumeState};
 use tonic::Status;
 
 mod integrity;
+mod receipts;
+
+use receipts::receipts;
 
 /// Everything that `holdfast status` shows.
 pub(crate) fn status(view: &View<'_>) -> Result<pb::StatusResponse, Status> {
@@ -37,7 +40,13 @@ pub(crate) fn status(view: &View<'_>) -> Result<pb::StatusResponse, Status> {
             failure_domain: n.failure_domain,
             copies: count(&|v| v.copies.iter().any(|c| c.node == n.name)),
             primaries: count(&|v| v.primary == n.name),
-            draining: false,
+            draining: n.wanted != "in_service",
+            wanted: n.wanted.to_owned(),
+            witness: n.witness,
+            copies_left: u32::try_from(n.copies_left).unwrap_or(u32::MAX),
+            notes: n.notes,
+            held: n.held,
+            free_bytes: n.free_bytes,
             name: n.name,
         }
     });
@@ -47,6 +56,11 @@ pub(crate) fn status(view: &View<'_>) -> Result<pb::StatusResponse, Status> {
     let down: Vec<&str> = nodes.iter().filter(|n| n.state == "down").map(|n| n.name.as_str()).collect();
     if !down.is_empty() {
         dangers.push(format!("nodes that do not answer: {}", down.join(", ")));
+    }
+    for node in nodes.iter().filter(|n| n.draining) {
+        dangers.extend(
+            node.notes.iter().filter(|_| node.held).map(|note| format!("{} can't be drained: {note}", node.name)),
+        );
     }
     if leader.is_empty() {
         dangers
@@ -94,6 +108,7 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
         r#unsafe: v.reasons,
         nbd_socket: if primary_here { socket.display().to_string() } else { String::new() },
         clients: known.as_ref().and_then(|k| Some(view.control.detector().report(k.active.primary?, id)?.clients)),
+        receipts: receipts(view, id),
         pending_epoch: pending.map_or(0, |p| p.configuration.epoch.0),
         pending_primary: pending.and_then(|p| p.configuration.primary).map(node).unwrap_or_default(),
         name: v.name,
@@ -103,7 +118,8 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
 fn copy(view: &View<'_>, c: cluster::CopyStatus) -> pb::Copy {
     let state = copy_word(c.state);
     // What it was when it was last heard may be another copy's role by now.
-    let role = if state == "unreachable" && c.role != "learner" { "unknown" } else { role_word(c.role) };
+    let role =
+        if state == "unreachable" && !matches!(c.role, "learner" | "aside") { "unknown" } else { role_word(c.role) };
     pb::Copy {
         node: c.node,
         role: role.to_owned(),
@@ -134,12 +150,13 @@ fn role_word(role: &str) -> &'static str {
         "primary" => "primary",
         "claimant" => "opening",
         "learner" => "learner",
+        "aside" => "aside",
         _ => "secondary",
     }
 }
 
 /// The states of the API, from those of the state machine.
-fn copy_word(state: &str) -> &'static str {
+pub(crate) fn copy_word(state: &str) -> &'static str {
     match state {
         "serving" | "in_sync" => "healthy",
         "catching_up" => "catching_up",
@@ -151,6 +168,7 @@ fn copy_word(state: &str) -> &'static str {
         "joining" => "joining",
         "leaving" => "leaving",
         "deleting" => "deleting",
+        "aside" => "aside",
         "silent" => "unreachable",
         // A new epoch is on its way, or nothing was reported yet.
         _ => "opening",

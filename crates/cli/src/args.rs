@@ -17,8 +17,8 @@ pub(crate) struct Cli {
     /// Tables for people, JSON for programs (alone on stdout)
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
-    /// How long to wait for the agent's answer, and for what `volume create`, `volume resize`, `failover` and `copy` wait for [default: 15s, and 60s
-    /// for those three, 1h for `copy`]
+    /// How long to wait for the agent's answer, and for what `volume create`, `volume resize`, `failover`, `node` and `copy` wait for [default: 15s, and
+    /// 60s for those, 1h for `copy`, 24h for `node drain`]
     #[arg(long, global = true, value_name = "DURATION")]
     pub(crate) timeout: Option<String>,
     #[command(subcommand)]
@@ -62,7 +62,11 @@ pub(crate) enum Command {
     #[command(long_about = "Make another copy of a volume the primary.\n\n\
         While the primary is alive this is a switchover: it drains, hands over, loses nothing, and I/O pauses for \
         milliseconds. With --force nobody waits for it: use that when the primary is alive but must not go on. \
-        Acknowledged writes are never lost either way.")]
+        Acknowledged writes are never lost either way.\n\n\
+        --force --accept-loss is for the day when too many copies are gone for ever. The command first says which copies answer, up \
+        to which record they hold the log, and what may be lost; then it asks. The copies that don't answer are given up: when they come \
+        back they count for nothing, and are kept as evidence. What was lost stands in a loss receipt (`holdfast volume show`). Refused \
+        (exit status 3) while enough copies answer to go on without losing anything.")]
     Failover(FailoverArgs),
     /// Read a volume's copies and verify every block against its checksum; repair what is rotten from other copies
     #[command(
@@ -84,6 +88,9 @@ pub(crate) enum Command {
     /// Copies of a volume: add one, remove one, replace one, while the VM runs
     #[command(subcommand)]
     Copy(CopyCommand),
+    /// Records that were cut from copies and kept: unacknowledged writes of deposed primaries
+    #[command(subcommand)]
+    Orphan(OrphanCommand),
     /// Show what happened, when, why, and to which volume
     Events {
         /// Keep showing what happens
@@ -158,6 +165,42 @@ pub(crate) enum NodeCommand {
         checkpoints and ends with status 0; the other nodes wait cluster.restart_window (30s) for it before somebody else leads what it \
         led. VMs that are attached with a reconnect-delay above that see a pause. Returns once the agent has agreed.")]
     Restart,
+    /// Move everything away from a node, while the VMs run
+    #[command(long_about = "Move everything away from a node, while the VMs run.\n\n\
+        The node gets no new copies, its primaries hand over, and its copies are replaced on other nodes one by one: an old copy stays \
+        until the new one counts. The node may be down. A copy that no other node can take stays, and `status` says why. The command \
+        shows the progress and waits; if it is interrupted the drain goes on, until `undrain`.")]
+    Drain {
+        /// The node
+        node: String,
+        #[command(flatten)]
+        wait: NodeWait,
+    },
+    /// Put a node back into service; what moves away and does not count elsewhere yet stays
+    Undrain {
+        /// The node
+        node: String,
+    },
+    /// Take a node out of the cluster for ever
+    #[command(long_about = "Take a node out of the cluster for ever.\n\n\
+        Refused (exit status 3) while copies on it count: drain it first, also if it is dead. It loses its vote in the control plane, its \
+        certificate counts no more, and its agent ends as soon as it hears of that. A new node may have its name.")]
+    Remove {
+        /// The node
+        node: String,
+        /// Also if it alone holds the key with which nodes join
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        wait: NodeWait,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeWait {
+    /// Return once the cluster has agreed to it, not only when it is done
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -257,9 +300,52 @@ pub(crate) struct FailoverArgs {
     /// Never wait for the present primary
     #[arg(long)]
     pub(crate) force: bool,
+    /// With --force: go on with the copies that answer although too few do, and give the others up for ever
+    #[arg(long, requires = "force")]
+    pub(crate) accept_loss: bool,
+    /// With --accept-loss: do not ask
+    #[arg(long, requires = "accept_loss")]
+    pub(crate) yes: bool,
     /// Return once the cluster has agreed to it, not only when the new primary serves
     #[arg(long)]
     pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OrphanCommand {
+    /// List orphans
+    #[command(long_about = "List orphans.\n\n\
+        An orphan is the end of a copy's log that another primary's log replaced: records that were never committed. What its records are is \
+        told by its node alone; ask the agent there for the rest of the columns.")]
+    List {
+        /// Only of this volume
+        volume: Option<String>,
+        /// Only on this node
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+    },
+    /// Show one orphan, and which bytes of the volume its records change
+    Show {
+        /// VOLUME/NODE/EPOCH
+        id: String,
+    },
+    /// Write an orphan's data to a file
+    #[command(long_about = "Write an orphan's data to a file.\n\n\
+        FILE is a sparse raw file in which every byte that a record of the orphan writes stands at its offset of the volume; everything else \
+        is a hole. FILE.records lists the records in the order of the log: LSN, epoch, kind, offset, length. Exit status 1: what could be verified was \
+        written, and the rest of the orphan is damaged.")]
+    Export {
+        /// VOLUME/NODE/EPOCH
+        id: String,
+        /// A file that is not there yet
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Delete an orphan
+    Delete {
+        /// VOLUME/NODE/EPOCH
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,11 +1,15 @@
 //! Commands that ask a running agent.
 
 mod copies;
+mod nodes;
+mod orphans;
+mod recovery;
 mod upkeep;
 
 pub(crate) use copies::Wish;
+pub(crate) use nodes::Duty;
 
-use crate::args::{Command, CreateArgs, FailoverArgs, NodeCommand, Output, TokenCommand, VolumeCommand};
+use crate::args::{Command, CreateArgs, FailoverArgs, Output, TokenCommand, VolumeCommand};
 use crate::error::CliError;
 use crate::explain::explain;
 use crate::output;
@@ -40,19 +44,12 @@ pub(crate) async fn run(
     match command {
         Command::Status { volume } => status(&mut agent, output, volume).await,
         Command::Explain { volume } => explained(&mut agent, output, volume).await,
-        Command::Node(NodeCommand::List) => {
-            let nodes = agent.ask(async |c| c.node_list(pb::NodeListRequest {}).await).await?.nodes;
-            output::print(output, || output::nodes_json(&nodes), || output::nodes_table(&nodes));
-            Ok(())
-        }
-        Command::Node(NodeCommand::Restart) => {
-            let answer = agent.ask(async |c| c.node_restart(pb::NodeRestartRequest {}).await).await?;
-            output::print(output, || output::restart_json(&answer), || output::restart_text(&answer));
-            Ok(())
-        }
+        Command::Node(command) => nodes::run(&mut agent, output, command).await,
         Command::Token(TokenCommand::Create { valid }) => token_create(&mut agent, output, &valid).await,
         Command::Volume(command) => volume(&mut agent, output, command).await,
+        Command::Failover(args) if args.accept_loss => recovery::run(&mut agent, output, args).await,
         Command::Failover(args) => failover(&mut agent, output, args).await,
+        Command::Orphan(command) => orphans::run(&mut agent, output, command).await,
         Command::Scrub(args) => upkeep::scrub(&mut agent, output, args).await,
         Command::Verify { volume } => upkeep::verify(&mut agent, output, volume).await,
         Command::Copy(command) => copies::run(&mut agent, output, command).await,

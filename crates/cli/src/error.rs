@@ -58,7 +58,7 @@ pub enum CliError {
         limit: std::time::Duration,
     },
     /// It was agreed to, and is not done.
-    #[error("{what} within {limit:?}: {found}; it goes on by itself, look at `holdfast status {volume}`")]
+    #[error("{what} within {limit:?}: {found}; it goes on by itself, look at `{}`", format!("holdfast status {volume}").trim_end())]
     Unfinished {
         /// What was agreed to, and what was expected then.
         what: String,
@@ -66,7 +66,7 @@ pub enum CliError {
         limit: std::time::Duration,
         /// How things stood last.
         found: String,
-        /// Of this volume.
+        /// Of this volume; empty: of the cluster.
         volume: String,
     },
     /// Copies are not what they should be.

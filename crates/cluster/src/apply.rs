@@ -2,11 +2,12 @@
 
 use crate::command::{Command, Outcome, Refusal, RefusalKind};
 use crate::members::Copies;
-use crate::state::{Node, Phase, State, Token, Volume};
+use crate::recovery::{Kept, Order, Receipt};
+use crate::state::{Duty, Node, Phase, State, Token, Volume};
 use RefusalKind::{Exists, Invalid, NotFound, Stale, Unsafe};
 use holdfast_types::{
-    BLOCK_SIZE, Configuration, Durability, Epoch, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member, NodeId,
-    Nominee, Pending, QuorumRule, VolumeId, VolumeSize,
+    BLOCK_SIZE, Configuration, Durability, Epoch, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member, Mutant,
+    NodeId, Nominee, Pending, QuorumRule, VolumeId, VolumeSize, mutated,
 };
 use std::collections::BTreeMap;
 
@@ -39,6 +40,8 @@ struct Open<'a> {
     pending: &'a mut Option<Pending>,
     nominee: &'a mut Option<Nominee>,
     copies: &'a mut Copies,
+    /// Of the forced recovery that made the active configuration, if one did.
+    receipt: Option<&'a mut Receipt>,
 }
 
 impl State {
@@ -54,19 +57,22 @@ impl State {
 
     fn dispatch(&mut self, command: &Command) -> Applied {
         match command {
-            Command::AddNode { name, address, failure_domain, voter, fingerprint, token_id } => {
+            Command::AddNode { name, address, failure_domain, voter, witness, fingerprint, token_id } => {
                 let node = Node {
                     id: self.next_node,
                     name: name.clone(),
                     address: address.clone(),
                     failure_domain: failure_domain.clone(),
                     voter_wanted: *voter,
+                    witness: *witness,
                     fingerprint: fingerprint.clone(),
+                    wanted: Duty::InService,
                     removed: false,
                 };
                 self.add_node(node, *token_id)
             }
             Command::RemoveNode { node } => self.remove_node(*node),
+            Command::WantNode { node, wanted } => self.want_node(*node, *wanted),
             Command::AddToken { id, hash, expires } => self.add_token(*id, hash, *expires),
             Command::CreateVolume { name, size, durability, write_quorum, nodes, primary } => {
                 self.create_volume(name, *size, *durability, *write_quorum, nodes, *primary)
@@ -84,7 +90,19 @@ impl State {
             Command::AddCopy { volume, node } => self.add_copy(*volume, *node),
             Command::RemoveCopy { volume, node } => self.remove_copy(*volume, *node),
             Command::ReplaceCopy { volume, old, new } => self.replace_copy(*volume, *old, *new),
+            Command::MoveCopy { volume, old, new, why } => self.move_copy(*volume, *old, *new, *why),
+            Command::KeepCopy { volume, node } => self.keep_copy(*volume, *node),
             Command::Activate { volume, epoch } => self.activate(*volume, *epoch),
+            Command::ForceRecover { volume, base, survivors, primary, at_ms, by, known } => {
+                let order = Order { base: *base, survivors, primary: *primary, at_ms: *at_ms, by, known };
+                self.force_recover(*volume, &order)
+            }
+            Command::NoteKept { volume, epoch, last, known, whole } => {
+                self.note_kept(*volume, Kept { epoch: *epoch, last: *last }, (*known, *whole))
+            }
+            Command::FoundCopy { volume, node, incarnation, found } => {
+                self.found_copy(*volume, (*node, *incarnation), found)
+            }
             Command::Nominate { volume, node, base, planned } => self.nominate(*volume, *node, *base, *planned),
             Command::ClearNominee { volume, base } => self.clear_nominee(*volume, *base),
         }
@@ -116,21 +134,39 @@ impl State {
     }
 
     fn remove_node(&mut self, id: NodeId) -> Applied {
-        let Some(node) = self.node(id) else { return refuse(NotFound, format!("there is no node {id}")) };
-        let name = node.name.clone();
-        if let Some(volume) = self.volumes.values().find(|v| v.counts_on(id)) {
-            let message = format!("node {name} holds a copy of volume {}; move or delete that first", volume.name);
-            return refuse(Unsafe, message);
-        }
-        let another_voter = self.nodes.iter().any(|(other, n)| *other != id && !n.removed && n.voter_wanted);
-        let message = || format!("node {name} is the last voter; add another one first");
-        require(another_voter, Unsafe, message)?;
+        require(self.node(id).is_some(), NotFound, || format!("there is no node {id}"))?;
+        self.may_go(id)?;
         // Copies that count no more go with the node.
         for volume in self.volumes.keys().copied().collect::<Vec<_>>() {
             self.forget_copy(volume, id);
         }
         self.nodes.get_mut(&id).expect("looked at above").removed = true;
         Ok(Outcome::Done)
+    }
+
+    fn want_node(&mut self, id: NodeId, wanted: Duty) -> Applied {
+        require(self.node(id).is_some(), NotFound, || format!("there is no node {id}"))?;
+        if wanted == Duty::Removed {
+            self.may_go(id)?;
+        }
+        self.nodes.get_mut(&id).expect("looked at above").wanted = wanted;
+        Ok(Outcome::Done)
+    }
+
+    /// Whether the cluster can do without the node for ever.
+    fn may_go(&self, id: NodeId) -> Result<(), Refusal> {
+        let name = &self.nodes[&id].name;
+        let counting: Vec<&str> = self.volumes().filter(|v| v.counts_on(id)).map(|v| v.name.as_str()).collect();
+        require(counting.is_empty(), Unsafe, || {
+            let (count, first) = (counting.len(), counting[0]);
+            format!(
+                "expected no copy that counts on {name}, found {count}, the first of volume {first}; `holdfast node drain {name}` \
+                 makes others in their place, also while {name} is down"
+            )
+        })?;
+        let stays = |n: &&Node| n.id != id && n.voter_wanted && n.wanted != Duty::Removed;
+        let message = || format!("node {name} is the last voter; add another one first");
+        require(self.nodes().find(stays).is_some(), Unsafe, message)
     }
 
     fn add_token(&mut self, id: u64, hash: &str, expires_unix_s: u64) -> Applied {
@@ -186,6 +222,7 @@ impl State {
             rule,
             max_epoch: Epoch::ZERO,
             phase,
+            receipts: Vec::new(),
         };
         self.volumes.insert(id, volume);
         Ok(Outcome::Volume(id))
@@ -205,7 +242,7 @@ impl State {
             return Ok(Outcome::Done);
         }
         let last = volume.resizes.last().map_or(0, |r| r.0);
-        require(after == last, Stale, || {
+        require(after == last || mutated(Mutant::StaleResize), Stale, || {
             format!("volume {name} was resized meanwhile and is to have {now} bytes; look at it and ask again")
         })?;
         require(size > volume.size || shrink, Unsafe, || {
@@ -235,6 +272,7 @@ impl State {
         if let Some(unknown) = nodes.iter().find(|n| self.node(**n).is_none()) {
             return refuse(NotFound, format!("there is no node {unknown}"));
         }
+        nodes.iter().try_for_each(|n| self.may_hold(*n))?;
         let copies: BTreeMap<_, _> = nodes.iter().map(|n| (*n, None)).collect();
         let twice = nodes.iter().enumerate().find(|(i, n)| nodes[..*i].contains(n)).and_then(|(_, n)| self.node(*n));
         require(copies.len() == wanted, Invalid, || {
@@ -315,6 +353,7 @@ impl State {
             }
         } else if let Phase::Open { copies, .. } = &mut volume.phase {
             copies.dropped.remove(&node);
+            copies.aside.remove(&node);
         }
     }
 
@@ -342,6 +381,14 @@ impl State {
             let name = open.name;
             return refuse(Stale, format!("expected the pending epoch of {name} to be {epoch}, found {found}"));
         };
+        if let Some(receipt) = open.receipt {
+            if receipt.kept.is_none_or(|k| k.epoch != epoch) {
+                let name = open.name;
+                *open.pending = Some(pending);
+                return refuse(Stale, format!("S19: what {epoch} of {name} goes on with is to be noted first"));
+            }
+            receipt.opened = true;
+        }
         assert_eq!(pending.base, open.active.epoch, "S21: a claim is void once another epoch is active");
         let before = std::mem::replace(open.active, pending.configuration.clone());
         open.copies.activated(&before, open.active);
@@ -375,10 +422,11 @@ impl State {
 
     fn open_any(&mut self, id: VolumeId) -> Result<Open<'_>, Refusal> {
         let volume = self.present(id)?;
-        let Volume { name, max_epoch, phase, .. } = volume;
+        let Volume { name, max_epoch, phase, receipts, .. } = volume;
         match phase {
             Phase::Open { active, pending, nominee, copies } => {
-                Ok(Open { name, max_epoch, active, pending, nominee, copies })
+                let receipt = receipts.last_mut().filter(|r| r.epoch == active.epoch);
+                Ok(Open { name, max_epoch, active, pending, nominee, copies, receipt })
             }
             Phase::Creating { .. } => refuse(Stale, format!("volume {name} waits for copies to be created")),
             Phase::Deleting { .. } => refuse(Stale, format!("volume {name} is being deleted")),

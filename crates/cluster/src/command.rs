@@ -1,7 +1,10 @@
 //! What can be asked of the state, and the two ways it can answer.
 
+use crate::members::Why;
+use crate::recovery::{FoundCopy, Known, Operator};
+use crate::state::Duty;
 use crate::wire;
-use holdfast_types::{Durability, Epoch, Incarnation, Life, Member, NodeId, VolumeId};
+use holdfast_types::{Durability, Epoch, Incarnation, Life, Lsn, Member, NodeId, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -24,6 +27,9 @@ pub enum Command {
         failure_domain: String,
         /// Whether it is to vote in Raft.
         voter: bool,
+        /// It never holds copies.
+        #[serde(default, skip_serializing_if = "wire::is_false")]
+        witness: bool,
         /// Of its certificate.
         fingerprint: String,
         /// The join token it used up; none for the founder.
@@ -34,6 +40,14 @@ pub enum Command {
         /// The node.
         #[serde(with = "wire::one")]
         node: NodeId,
+    },
+    /// What the node is to be for. `Removed` is carried out by the leader: `RemoveNode`, once Raft has no vote of it.
+    WantNode {
+        /// The node.
+        #[serde(with = "wire::one")]
+        node: NodeId,
+        /// What for.
+        wanted: Duty,
     },
     /// Makes a join token usable. The secret itself is nowhere stored.
     AddToken {
@@ -165,6 +179,29 @@ pub enum Command {
         #[serde(with = "wire::one")]
         new: NodeId,
     },
+    /// As `ReplaceCopy`, decided by the leader: it is noted what for, so that it can be taken back.
+    MoveCopy {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// Where it is.
+        #[serde(with = "wire::one")]
+        old: NodeId,
+        /// Where it is to be.
+        #[serde(with = "wire::one")]
+        new: NodeId,
+        /// Because of what.
+        why: Why,
+    },
+    /// A `MoveCopy` is taken back, unless the new copy counts already.
+    KeepCopy {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// Where the copy was to go, and stays.
+        #[serde(with = "wire::one")]
+        node: NodeId,
+    },
     /// T8.
     Activate {
         /// The volume.
@@ -173,6 +210,58 @@ pub enum Command {
         /// The claimed epoch.
         #[serde(with = "wire::one")]
         epoch: Epoch,
+    },
+    /// F1: the volume goes on with the members that are left, although others may hold what was acknowledged.
+    ForceRecover {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// The active epoch that is given up.
+        #[serde(with = "wire::one")]
+        base: Epoch,
+        /// Members that are left.
+        #[serde(with = "wire::list")]
+        survivors: Vec<NodeId>,
+        /// Who leads, one of them.
+        #[serde(with = "wire::one")]
+        primary: NodeId,
+        /// Milliseconds since 1970.
+        at_ms: u64,
+        /// Who ordered it.
+        by: Operator,
+        /// What was known of the members.
+        known: Known,
+    },
+    /// F4: what a forced recovery goes on with.
+    NoteKept {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// The claimed epoch.
+        #[serde(with = "wire::one")]
+        epoch: Epoch,
+        /// The last record before it.
+        #[serde(with = "wire::one")]
+        last: Lsn,
+        /// What the members that are left knew to be committed.
+        #[serde(with = "wire::one")]
+        known: Lsn,
+        /// The claimant led the epoch that was given up until then: nothing above `last` was acknowledged.
+        whole: bool,
+    },
+    /// F5: a copy that was given up is there.
+    FoundCopy {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// Its node.
+        #[serde(with = "wire::one")]
+        node: NodeId,
+        /// Its on-disk state.
+        #[serde(with = "wire::one")]
+        incarnation: Incarnation,
+        /// What it holds.
+        found: FoundCopy,
     },
     /// The wish that `node` become primary.
     Nominate {

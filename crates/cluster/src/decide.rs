@@ -11,11 +11,14 @@
 
 use crate::command::Command;
 use crate::detector::{CopyReport, CopyRole, CopyState, Detector};
+use crate::redundancy::Moves;
 use crate::state::State;
 use holdfast_types::{Epoch, Lsn, NodeId, Nominee, Time, VolumeId, VolumeView};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Primaries that hand over at a time because their nodes are drained: each takes a pause of its guests.
+const HAND_OVERS: usize = 8;
 /// A proposal that the state still does not show after this is made again.
 const REPEAT: Duration = Duration::from_secs(1);
 
@@ -23,6 +26,7 @@ const REPEAT: Duration = Duration::from_secs(1);
 pub(crate) struct Leading {
     since: Time,
     watches: BTreeMap<VolumeId, Watch>,
+    moves: Moves,
 }
 
 #[derive(Default)]
@@ -63,20 +67,28 @@ impl Detector {
             self.leading = None;
             return Vec::new();
         }
-        let fresh = || Leading { since: now, watches: BTreeMap::new() };
+        let fresh = || Leading { since: now, watches: BTreeMap::new(), moves: Moves::default() };
         let mut leading = self.leading.take().unwrap_or_else(fresh);
         leading.watches.retain(|id, _| state.volumes.contains_key(id));
         let mut commands = Vec::new();
-        for view in state.volumes.keys().filter_map(|id| state.view(*id)) {
+        let views: Vec<VolumeView> = state.volumes.keys().filter_map(|id| state.view(*id)).collect();
+        let mut handing_over = views.iter().filter(|v| v.nominee.is_some_and(|n| n.planned)).count();
+        for view in &views {
             let watch = leading.watches.entry(view.volume).or_default();
-            let look = Look { detector: self, view: &view, me, now, since: leading.since };
+            let may_hand_over = handing_over < HAND_OVERS;
+            let look = Look { detector: self, state, view, me, now, since: leading.since, may_hand_over };
             if let Some(command) = look.decide(watch) {
+                handing_over += usize::from(matches!(command, Command::Nominate { planned: true, .. }));
                 let repeated = watch.proposed.as_ref().is_some_and(|(c, at)| *c == command && now.since(*at) < REPEAT);
                 if !repeated {
                     watch.proposed = Some((command.clone(), now));
                     commands.push(command);
                 }
             }
+        }
+        // A fresh leader may not have heard of everybody yet.
+        if now.since(leading.since) >= self.config.failure_timeout {
+            commands.extend(self.keep_redundancy(state, &mut leading.moves, now));
         }
         self.leading = Some(leading);
         commands
@@ -86,10 +98,13 @@ impl Detector {
 /// One volume at one moment.
 struct Look<'a> {
     detector: &'a Detector,
+    state: &'a State,
     view: &'a VolumeView,
     me: NodeId,
     now: Time,
     since: Time,
+    /// Few enough primaries hand over already.
+    may_hand_over: bool,
 }
 
 impl Look<'_> {
@@ -213,17 +228,20 @@ impl Look<'_> {
         doubled.min(config.nominee_patience_max)
     }
 
-    /// A primary whose copy is to go hands over to a member that stays and follows.
+    /// A primary whose copy is to go, or whose node is to be drained, hands over to a member that stays and follows.
     fn move_away(&self) -> Option<Command> {
         let leaving = &self.view.leaving;
-        let primary = self.view.active.primary.filter(|p| leaving.contains(p))?;
+        let drained = |n: NodeId| self.state.node(n).is_some_and(crate::Node::is_drained);
+        let goes = |n: NodeId| leaving.contains(&n) || drained(n);
+        let primary = self.view.active.primary.filter(|p| self.may_hand_over && goes(*p))?;
         let follows = |n: &NodeId| {
             *n != primary
                 && !leaving.contains(n)
                 && !self.dead(*n)
                 && self.report(*n).is_some_and(|r| r.state == CopyState::InSync && r.hung.is_none())
         };
-        let log = |n: &NodeId| (self.report(*n).map(|r| (r.epoch, r.durable)), std::cmp::Reverse(*n));
+        let follows = |n: &NodeId| follows(n) && (!drained(*n) || leaving.contains(&primary));
+        let log = |n: &NodeId| (!drained(*n), self.report(*n).map(|r| (r.epoch, r.durable)), std::cmp::Reverse(*n));
         let node = self.view.active.members.iter().map(|m| m.node).filter(follows).max_by_key(log)?;
         Some(Command::Nominate { volume: self.view.volume, node, base: self.view.active.epoch, planned: true })
     }
@@ -232,7 +250,7 @@ impl Look<'_> {
     /// only seal them, and their reports may still change who is best.
     fn nominate_best(&self, but: Option<NodeId>) -> Option<Command> {
         let able: Vec<NodeId> = self.able().collect();
-        if !self.view.active.is_fence(|n| able.contains(&n)) {
+        if !self.view.is_fence(|n| able.contains(&n)) {
             return None;
         }
         let log = |n: NodeId| self.report(n).map(|r| (r.epoch, r.durable));

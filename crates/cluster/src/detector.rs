@@ -6,11 +6,14 @@
 use crate::command::{DecodeError, decode, encode};
 use crate::integrity::Integrity;
 use crate::wire;
-use holdfast_types::{Epoch, Lsn, NodeId, Time, VolumeId};
+use holdfast_types::{Epoch, Incarnation, Lsn, NodeId, Time, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// How long a copy may be gone before it is replaced, unless the configuration says otherwise.
+pub const REPLACE_AFTER: Duration = Duration::from_mins(10);
 
 /// What a node tells every other one, several times per failure timeout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,9 @@ pub struct Heartbeat {
     pub life: u64,
     /// All its copies.
     pub copies: Vec<CopyReport>,
+    /// On the file system of its copies, if it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
 }
 
 /// How one copy is.
@@ -81,6 +87,9 @@ pub struct CopyReport {
     /// How far its resync by regions is, if it needs one.
     #[serde(default)]
     pub resync: Option<ResyncProgress>,
+    /// Its orphans: at the adoption of which epoch they were cut, and their bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orphans: Vec<(u64, u64)>,
     /// What had fewer copies than promised while it led.
     #[serde(default)]
     pub exposure: Exposure,
@@ -181,6 +190,14 @@ pub enum CopyState {
     Opening,
     /// Promised a later epoch, follows nobody yet.
     Sealed,
+    /// Given up by a forced recovery, kept as evidence. `epoch` of the report is that of its last record.
+    Aside {
+        /// Its on-disk state.
+        #[serde(with = "wire::one")]
+        incarnation: Incarnation,
+        /// Nothing that it once held durably is unreadable or gone.
+        whole: bool,
+    },
 }
 
 impl Heartbeat {
@@ -221,6 +238,8 @@ pub struct DetectorConfig {
     pub nominee_patience: Duration,
     /// Up to here.
     pub nominee_patience_max: Duration,
+    /// A copy that is gone for so long is replaced on another node; `None`: never.
+    pub replace_after: Option<Duration>,
 }
 
 impl Default for DetectorConfig {
@@ -230,6 +249,7 @@ impl Default for DetectorConfig {
             restart_patience: Duration::from_secs(2),
             nominee_patience: Duration::from_secs(3),
             nominee_patience_max: Duration::from_secs(30),
+            replace_after: Some(REPLACE_AFTER),
         }
     }
 }
@@ -243,6 +263,9 @@ struct Heard {
     /// That life is about to end: another one is to be heard of within this time after `at`.
     restarts_within: Option<Duration>,
     copies: BTreeMap<VolumeId, CopyReport>,
+    /// Since when a copy says that it has failed.
+    failed: BTreeMap<VolumeId, Time>,
+    free_bytes: Option<u64>,
 }
 
 /// One per node. Its own heartbeats are fed to it, too.
@@ -269,11 +292,15 @@ impl Detector {
 
     /// A heartbeat arrived. The caller has checked that it is from whom it says.
     pub fn heard(&mut self, heartbeat: impl Borrow<Heartbeat>, now: Time) {
-        let Heartbeat { node, life, copies } = heartbeat.borrow();
+        let Heartbeat { node, life, copies, free_bytes } = heartbeat.borrow();
+        let before = self.heard.get(node).map(|h| &h.failed);
+        let since = |v: VolumeId| before.and_then(|b| b.get(&v).copied()).unwrap_or(now);
+        let failed = copies.iter().filter(|c| c.failed()).map(|c| (c.volume, since(c.volume))).collect();
         let copies = copies.iter().map(|c| (c.volume, c.clone())).collect();
         let same = self.heard.get(node).filter(|h| h.life == *life);
         let restarts_within = same.and_then(|h| h.restarts_within);
-        self.heard.insert(*node, Heard { at: now, life: *life, restarts_within, copies });
+        let heard = Heard { at: now, life: *life, restarts_within, copies, failed, free_bytes: *free_bytes };
+        self.heard.insert(*node, heard);
     }
 
     /// A heartbeat arrived that brings nothing new: the copies are as that life of the node said last.
@@ -282,7 +309,8 @@ impl Detector {
             Some(heard) if heard.life == life => heard.at = now,
             // What another life reported says nothing about this one.
             _ => {
-                let heard = Heard { at: now, life, restarts_within: None, copies: BTreeMap::new() };
+                let (copies, failed) = (BTreeMap::new(), BTreeMap::new());
+                let heard = Heard { at: now, life, restarts_within: None, copies, failed, free_bytes: None };
                 self.heard.insert(node, heard);
             }
         }
@@ -323,10 +351,27 @@ impl Detector {
         now.since(self.heard.get(&node).map_or(self.started, |h| h.at))
     }
 
+    /// When something was last heard of the node.
+    #[must_use]
+    pub fn heard_at(&self, node: NodeId) -> Option<Time> {
+        self.heard.get(&node).map(|h| h.at)
+    }
+
     /// The latest report, however old.
     #[must_use]
     pub fn report(&self, node: NodeId, volume: VolumeId) -> Option<&CopyReport> {
         self.heard.get(&node)?.copies.get(&volume)
+    }
+
+    /// Since when the copy says that it has failed, if it does.
+    pub(crate) fn failed_since(&self, node: NodeId, volume: VolumeId) -> Option<Time> {
+        self.heard.get(&node)?.failed.get(&volume).copied()
+    }
+
+    /// What the node told of its file system.
+    #[must_use]
+    pub fn free_bytes(&self, node: NodeId) -> Option<u64> {
+        self.heard.get(&node)?.free_bytes
     }
 
     /// The process of the node as last heard.

@@ -20,7 +20,7 @@
 //! Commands and snapshots are JSON in a versioned envelope: a few per hour, and an operator can read them. Unknown
 //! fields are errors: a node that does not understand a command must not skip a part of it.
 //!
-//! Deliberately absent: changes of a volume's W, draining of nodes, guest data, wall-clock time
+//! Deliberately absent: changes of a volume's W, guest data, wall-clock time
 //! (the leader checks a token's expiry before it proposes), and who of the members hears whom: a primary that only
 //! the leader can't hear is replaced, too.
 
@@ -30,7 +30,11 @@ mod decide;
 mod detector;
 mod integrity;
 mod members;
+mod outlook;
 mod placement;
+mod plan;
+mod recovery;
+mod redundancy;
 mod state;
 mod status;
 mod wire;
@@ -40,10 +44,13 @@ mod tests;
 
 pub use command::{Command, DecodeError, Outcome, Refusal, RefusalKind};
 pub use detector::{
-    CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Exposure, Heartbeat, LostCopy, ResyncProgress, SpaceLeft,
+    CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Exposure, Heartbeat, LostCopy, REPLACE_AFTER,
+    ResyncProgress, SpaceLeft,
 };
 pub use integrity::{BlockCounts, Blocks, CopyVerdict, Difference, Integrity, ScrubReport, Verdict};
-pub use members::Copies;
+pub use members::{Copies, Successor, Why};
 pub use placement::placement;
-pub use state::{Node, Phase, State, Token, Volume};
-pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status};
+pub use plan::{Plan, Planned, recovery_plan};
+pub use recovery::{FoundCopy, Kept, Known, LastHeard, Loss, Operator, Receipt};
+pub use state::{Duty, Node, Phase, State, Token, Volume};
+pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status, volume_status};

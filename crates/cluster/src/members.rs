@@ -37,6 +37,34 @@ pub struct Copies {
     /// Nodes that have not deleted a copy that counts no more.
     #[serde(with = "wire::list")]
     pub dropped: BTreeSet<NodeId>,
+    /// Learners that the leader wants in place of a member, which is wanted again if that is taken back.
+    #[serde(default, with = "wire::map", skip_serializing_if = "BTreeMap::is_empty")]
+    pub successors: BTreeMap<NodeId, Successor>,
+    /// Copies that a forced recovery gave up. They count for nothing and stay where they are, as evidence, until an operator has them
+    /// removed or made anew.
+    #[serde(default, with = "wire::by_node", skip_serializing_if = "BTreeMap::is_empty")]
+    pub aside: BTreeMap<NodeId, Incarnation>,
+}
+
+/// What a learner is to take the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Successor {
+    /// A member that goes once the learner counts.
+    #[serde(with = "wire::one")]
+    pub of: NodeId,
+    /// Because of what.
+    pub why: Why,
+}
+
+/// Why the leader moves a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// Its node is to hold none.
+    Drained,
+    /// It is gone for longer than anybody wants to wait.
+    Gone,
 }
 
 impl Copies {
@@ -55,7 +83,8 @@ impl Copies {
     /// copies than are wanted.
     pub(crate) fn leaving(&self, active: &Configuration) -> Vec<NodeId> {
         let (now, wanted) = (active.members.len(), self.wanted.len());
-        let due = (now > wanted || now == MAX_MEMBERS) && (self.renew.is_empty() || now > ANEW_BESIDE + 1);
+        let due = (now > wanted || now == MAX_MEMBERS || mutated(Mutant::GoesBeforeSuccessor))
+            && (self.renew.is_empty() || now > ANEW_BESIDE + 1);
         // While one is made anew, two others hold everything.
         let anew = |n: &NodeId| now > ANEW_BESIDE && self.renew.contains(n);
         let goes = |n: &NodeId| anew(n) || (now > 1 && due && !self.wanted.contains(n));
@@ -65,8 +94,51 @@ impl Copies {
     /// A learner is no longer wanted; it may hold files.
     fn drop_learner(&mut self, node: NodeId) {
         self.learners.remove(&node);
+        self.successors.remove(&node);
         self.wanted.remove(&node);
         self.dropped.insert(node);
+    }
+
+    /// Who is to take the place of this member.
+    #[must_use]
+    pub fn successor_of(&self, member: NodeId) -> Option<(NodeId, Why)> {
+        self.successors.iter().find(|(_, s)| s.of == member).map(|(new, s)| (*new, s.why))
+    }
+
+    /// Nothing is taken back any more.
+    fn forget_successor_of(&mut self, member: NodeId) {
+        self.successors.retain(|_, s| s.of != member);
+    }
+
+    /// F1: who counted before and does not count now is set aside, learners too.
+    pub(crate) fn give_up(&mut self, before: &Configuration, now: &Configuration) {
+        let learners = self.registered();
+        let gone = before.members.iter().chain(&learners).filter(|m| now.member(m.node).is_none());
+        let gone: Vec<Member> = gone.copied().collect();
+        let takes_back = mutated(Mutant::ForcedTakesBack);
+        if !takes_back {
+            self.aside.extend(gone.iter().map(|m| (m.node, m.incarnation)));
+        }
+        // A learner without a copy may be making one.
+        let unregistered = self.learners.keys().filter(|n| learners.iter().all(|m| m.node != **n));
+        self.dropped.extend(unregistered.copied());
+        self.learners.clear();
+        self.renew.clear();
+        self.successors.clear();
+        self.wanted = now.members.iter().map(|m| m.node).collect();
+        if takes_back {
+            self.wanted.extend(gone.iter().map(|m| m.node));
+            self.learners = gone.into_iter().map(|m| (m.node, Some(m.incarnation))).collect();
+        }
+    }
+
+    /// A node is to hold a copy. What is set aside there goes first: the new copy is made anew (S20).
+    fn want(&mut self, node: NodeId) {
+        if self.aside.remove(&node).is_some() {
+            self.dropped.insert(node);
+        }
+        self.wanted.insert(node);
+        self.learners.entry(node).or_insert(None);
     }
 
     /// The members are others now.
@@ -81,6 +153,8 @@ impl Copies {
                 self.learners.insert(gone.node, None);
             }
         }
+        let (learners, member) = (&self.learners, |n: NodeId| now.member(n).is_some());
+        self.successors.retain(|new, s| learners.contains_key(new) && member(s.of));
     }
 
     /// What is asserted after every command.
@@ -92,6 +166,16 @@ impl Copies {
         let learners: BTreeSet<NodeId> = self.learners.keys().copied().collect();
         is(to_come == learners, "learners are the wanted nodes that are no members")?;
         is(self.renew.iter().all(|n| member(n) && self.wanted.contains(n)), "what is made anew is a wanted member")?;
+        let succeeds =
+            |(new, s): (&NodeId, &Successor)| learners.contains(new) && member(&s.of) && !self.wanted.contains(&s.of);
+        is(self.successors.iter().all(succeeds), "a successor is a learner, and whom it succeeds an unwanted member")?;
+        let of: BTreeSet<NodeId> = self.successors.values().map(|s| s.of).collect();
+        is(of.len() == self.successors.len(), "two learners succeed one member")?;
+        let aside = |n: &NodeId| {
+            let elsewhere = self.wanted.contains(n) || self.dropped.contains(n);
+            self.aside.contains_key(n) && (member(n) || elsewhere)
+        };
+        is(!self.aside.keys().any(aside), "S20: a copy that was set aside counts or is to count")?;
         is(!self.dropped.iter().any(member), "S20: a member's copy is to be deleted")
     }
 }
@@ -122,19 +206,22 @@ impl Changing<'_> {
 impl State {
     pub(crate) fn add_copy(&mut self, id: VolumeId, node: NodeId) -> Result<Outcome, Refusal> {
         self.must_be_present(node)?;
+        if !self.volumes.get(&id).is_some_and(|v| v.counts_on(node)) {
+            self.may_hold(node)?;
+        }
         let who = self.name_of(node);
         let c = self.changing(id)?;
         if c.active.member(node).is_some() {
             c.copies.wanted.insert(node);
             c.copies.renew.remove(&node);
+            c.copies.forget_successor_of(node);
             return Ok(Outcome::Done);
         }
         if c.copies.wanted.len() >= MAX_MEMBERS && !c.copies.wanted.contains(&node) {
             let message = format!("volume {} is to have {MAX_MEMBERS} copies, no more fit; {who} gets none", c.name);
             return Err(Refusal::new(Invalid, message));
         }
-        c.copies.wanted.insert(node);
-        c.copies.learners.entry(node).or_insert(None);
+        c.copies.want(node);
         Ok(Outcome::Done)
     }
 
@@ -143,10 +230,17 @@ impl State {
         let c = self.changing(id)?;
         if c.copies.learners.contains_key(&node) {
             c.may_drop(node, &who)?;
+            let of = c.copies.successors.get(&node).map(|s| s.of);
             c.copies.drop_learner(node);
+            // Whom it was to succeed is needed as before.
+            c.copies.wanted.extend(of);
             return Ok(Outcome::Done);
         }
         if c.active.member(node).is_none() {
+            if c.copies.aside.remove(&node).is_some() {
+                c.copies.dropped.insert(node);
+                return Ok(Outcome::Done);
+            }
             if c.copies.dropped.contains(&node) {
                 return Ok(Outcome::Done);
             }
@@ -176,6 +270,7 @@ impl State {
         if old == new {
             return self.renew_copy(id, old);
         }
+        self.may_hold(new)?;
         let c = self.changing(id)?;
         if !c.copies.wanted.contains(&old) && c.copies.wanted.contains(&new) {
             return Ok(Outcome::Done);
@@ -193,10 +288,55 @@ impl State {
         }
         c.copies.wanted.remove(&old);
         c.copies.renew.remove(&old);
-        c.copies.wanted.insert(new);
-        if c.active.member(new).is_none() {
-            c.copies.learners.insert(new, None);
+        if c.active.member(new).is_some() {
+            c.copies.wanted.insert(new);
+        } else {
+            c.copies.want(new);
         }
+        c.copies.forget_successor_of(new);
+        Ok(Outcome::Done)
+    }
+
+    /// The leader replaces a copy, and notes why.
+    pub(crate) fn move_copy(&mut self, id: VolumeId, old: NodeId, new: NodeId, why: Why) -> Result<Outcome, Refusal> {
+        self.must_be_present(new)?;
+        self.may_hold(new)?;
+        let (from, to) = (self.name_of(old), self.name_of(new));
+        let c = self.changing(id)?;
+        if c.copies.successors.get(&new) == Some(&Successor { of: old, why }) {
+            return Ok(Outcome::Done);
+        }
+        if !c.copies.wanted.contains(&old) || c.copies.wanted.contains(&new) || c.active.member(new).is_some() {
+            let message = format!("the copies of {} are others meanwhile, {from} to {to} is no move any more", c.name);
+            return Err(Refusal::new(Stale, message));
+        }
+        let of = if c.copies.learners.contains_key(&old) {
+            c.may_drop(old, &from)?;
+            // What a successor was to succeed, its own successor does.
+            let of = c.copies.successors.get(&old).map(|s| s.of);
+            c.copies.drop_learner(old);
+            of
+        } else {
+            Some(old)
+        };
+        c.copies.wanted.remove(&old);
+        c.copies.renew.remove(&old);
+        c.copies.want(new);
+        c.copies.successors.extend(of.map(|of| (new, Successor { of, why })));
+        Ok(Outcome::Done)
+    }
+
+    /// A move is taken back while its new copy counts for nothing.
+    pub(crate) fn keep_copy(&mut self, id: VolumeId, node: NodeId) -> Result<Outcome, Refusal> {
+        let c = self.changing(id)?;
+        let Some((new, _)) = c.copies.successor_of(node) else {
+            let stays = c.copies.wanted.contains(&node);
+            let message = format!("the copy of {} on {node} has no successor that could be taken back", c.name);
+            return if stays { Ok(Outcome::Done) } else { Err(Refusal::new(Stale, message)) };
+        };
+        c.may_drop(new, &new.to_string())?;
+        c.copies.drop_learner(new);
+        c.copies.wanted.insert(node);
         Ok(Outcome::Done)
     }
 
@@ -206,9 +346,11 @@ impl State {
         let c = self.changing(id)?;
         if c.copies.learners.contains_key(&node) {
             c.may_drop(node, &who)?;
+            let succeeds = c.copies.successors.get(&node).copied();
             c.copies.drop_learner(node);
             c.copies.wanted.insert(node);
             c.copies.learners.insert(node, None);
+            c.copies.successors.extend(succeeds.map(|s| (node, s)));
             return Ok(Outcome::Done);
         }
         if c.active.member(node).is_none() {
@@ -300,6 +442,27 @@ impl State {
             Some(_) => Ok(()),
             None => Err(Refusal::new(NotFound, format!("there is no node {node}"))),
         }
+    }
+
+    /// Whether a copy may come to the node.
+    pub(crate) fn may_hold(&self, node: NodeId) -> Result<(), Refusal> {
+        let Some(n) = self.node(node) else { return Ok(()) };
+        let name = &n.name;
+        if n.witness && !mutated(Mutant::WitnessHoldsCopies) {
+            return Err(Refusal::new(
+                Invalid,
+                format!("S22: node {name} is a witness and never holds copies; choose another node"),
+            ));
+        }
+        if n.is_drained() && !mutated(Mutant::DrainedGetsCopies) {
+            return Err(Refusal::new(
+                Unsafe,
+                format!(
+                    "node {name} is to be drained and gets no copies; choose another node, or `holdfast node undrain {name}`"
+                ),
+            ));
+        }
+        Ok(())
     }
 
     fn name_of(&self, node: NodeId) -> String {

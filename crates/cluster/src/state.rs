@@ -8,6 +8,7 @@
 
 use crate::command::{DecodeError, Refusal, RefusalKind, decode, encode};
 use crate::members::Copies;
+use crate::recovery::{self, Receipt};
 use crate::wire;
 use holdfast_types::{
     ClusterId, Configuration, Durability, Epoch, Incarnation, NodeId, Nominee, Pending, QuorumRule, VolumeId,
@@ -56,10 +57,49 @@ pub struct Node {
     pub failure_domain: String,
     /// Whether it is to vote in Raft. Whether it does, Raft knows.
     pub voter_wanted: bool,
+    /// It votes, and never holds copies.
+    #[serde(default, skip_serializing_if = "wire::is_false")]
+    pub witness: bool,
     /// Of its certificate.
     pub fingerprint: String,
+    /// What the operator wants of it.
+    #[serde(default, skip_serializing_if = "Duty::is_in_service")]
+    pub wanted: Duty,
     /// Gone for ever; kept so that its id is never used again.
     pub removed: bool,
+}
+
+impl Node {
+    /// Whether it may get copies.
+    #[must_use]
+    pub fn takes_copies(&self) -> bool {
+        !self.removed && !self.witness && self.wanted == Duty::InService
+    }
+
+    /// Whether it is to hold nothing although it could.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.wanted != Duty::InService
+    }
+}
+
+/// What a node is to be for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Duty {
+    /// It holds copies and gets new ones.
+    #[default]
+    InService,
+    /// It is to hold no copy and to lead no volume.
+    Drained,
+    /// The same, and it is to leave the cluster for ever.
+    Removed,
+}
+
+impl Duty {
+    fn is_in_service(&self) -> bool {
+        *self == Duty::InService
+    }
 }
 
 /// Permission to join, once.
@@ -106,6 +146,9 @@ pub struct Volume {
     pub max_epoch: Epoch,
     /// Where in its life it stands.
     pub phase: Phase,
+    /// Of its forced recoveries, the last few, oldest first: with one its lineage is lossy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub receipts: Vec<Receipt>,
 }
 
 /// The life of a volume.
@@ -152,8 +195,8 @@ impl Volume {
             Phase::Creating { copies, .. } => copies.keys().copied().collect(),
             Phase::Open { active, copies, .. } => {
                 let members = active.members.iter().map(|m| m.node);
-                let all: BTreeSet<NodeId> =
-                    members.chain(copies.learners.keys().copied()).chain(copies.dropped.iter().copied()).collect();
+                let others = copies.learners.keys().chain(&copies.dropped).chain(copies.aside.keys()).copied();
+                let all: BTreeSet<NodeId> = members.chain(others).collect();
                 all.into_iter().collect()
             }
             Phase::Deleting { copies } => copies.iter().copied().collect(),
@@ -239,7 +282,20 @@ impl State {
         let (learners, leaving) = (copies.registered(), copies.leaving(active));
         let (active, pending, nominee) = (active.clone(), pending.clone(), *nominee);
         let (size, resizes, durability, rule) = (v.size, v.resizes.clone(), v.durability, v.rule);
-        Some(VolumeView { volume, size, resizes, durability, active, pending, nominee, learners, leaving, rule })
+        let forced = recovery::forced(&v.receipts, &active);
+        Some(VolumeView {
+            volume,
+            size,
+            resizes,
+            durability,
+            active,
+            pending,
+            nominee,
+            learners,
+            leaving,
+            rule,
+            forced,
+        })
     }
 
     /// The open volumes of which `node` holds a copy that counts or learns.
@@ -325,6 +381,7 @@ impl State {
             let wanted = volume.resizes.last().map_or(volume.first_size, |r| r.1);
             ensure(counted && wanted == volume.size, format!("{id} has a size that was not decided"))?;
             check_phase(volume).map_err(|what| format!("{id}: {what}"))?;
+            recovery::check(&volume.receipts, volume.max_epoch).map_err(|what| format!("{id}: {what}"))?;
         }
         Ok(())
     }

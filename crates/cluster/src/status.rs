@@ -5,7 +5,7 @@
 use crate::detector::{CopyReport, CopyRole, CopyState, Detector, LostCopy, ResyncProgress, SpaceLeft};
 use crate::integrity::Integrity;
 use crate::state::{Phase, State, Volume};
-use holdfast_types::{Configuration, Durability, NodeId, Nominee, Pending, Time};
+use holdfast_types::{Configuration, Durability, NodeId, Nominee, Pending, Time, VolumeId};
 use serde::Serialize;
 
 /// All of it.
@@ -30,10 +30,22 @@ pub struct NodeStatus {
     pub state: &'static str,
     /// Whether it is to vote.
     pub voter: bool,
+    /// It never holds copies.
+    pub witness: bool,
     /// Where it listens.
     pub address: String,
     /// What fails together with it.
     pub failure_domain: String,
+    /// `in_service`, `drained` or `removed`: what is wanted of it.
+    pub wanted: &'static str,
+    /// Copies on it that count or are to count.
+    pub copies_left: usize,
+    /// What becomes of each, while the node is to hold none.
+    pub notes: Vec<String>,
+    /// Copies are left, and none of them can move.
+    pub held: bool,
+    /// On the file system of its copies, if it has told.
+    pub free_bytes: Option<u64>,
 }
 
 /// A volume.
@@ -91,10 +103,10 @@ pub enum VolumeState {
 pub struct CopyStatus {
     /// Its node's name.
     pub node: String,
-    /// `primary`, `secondary`, `claimant`, `learner`, `idle` or `unknown`.
+    /// `primary`, `secondary`, `claimant`, `learner`, `aside`, `idle` or `unknown`.
     pub role: &'static str,
     /// `serving`, `in_sync`, `catching_up`, `resyncing`, `lost`, `failed`, `hung`, `opening`, `sealed`, `silent`, `creating`,
-    /// `joining`, `leaving`, `deleting` or `unknown`.
+    /// `joining`, `leaving`, `deleting`, `aside` or `unknown`.
     pub state: &'static str,
     /// As last heard.
     pub durable_lsn: Option<u64>,
@@ -120,30 +132,26 @@ pub struct CopyStatus {
 #[must_use]
 pub fn status(state: &State, detector: &Detector, now: Time) -> ClusterStatus {
     let look = Look { state, detector, now };
-    let nodes = state.nodes().map(|n| NodeStatus {
-        name: n.name.clone(),
-        id: n.id.0,
-        state: match detector.restarting(n.id, now) {
-            Some(_) => "restarting",
-            None if detector.alive(n.id, now) => "alive",
-            None => "silent",
-        },
-        voter: n.voter_wanted,
-        address: n.address.clone(),
-        failure_domain: n.failure_domain.clone(),
-    });
+    let nodes = state.nodes().map(|n| look.node(n));
     let volumes = state.volumes().map(|v| look.volume(v)).collect();
     ClusterStatus { cluster: state.name.clone(), nodes: nodes.collect(), volumes }
 }
 
-struct Look<'a> {
-    state: &'a State,
-    detector: &'a Detector,
-    now: Time,
+/// The same of one volume; `None`: there is none of that id.
+#[must_use]
+pub fn volume_status(state: &State, detector: &Detector, now: Time, volume: VolumeId) -> Option<VolumeStatus> {
+    Some(Look { state, detector, now }.volume(state.volumes.get(&volume)?))
+}
+
+/// What one node knows at one moment.
+pub(crate) struct Look<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) detector: &'a Detector,
+    pub(crate) now: Time,
 }
 
 impl Look<'_> {
-    fn name(&self, node: NodeId) -> String {
+    pub(crate) fn name(&self, node: NodeId) -> String {
         self.state.nodes.get(&node).map_or_else(|| node.to_string(), |n| n.name.clone())
     }
 
@@ -155,9 +163,15 @@ impl Look<'_> {
         let (state, reasons) = match &v.phase {
             Phase::Open { active, pending, nominee, copies } => {
                 let (state, mut reasons) = self.open(v, active, pending.as_ref(), *nominee);
+                reasons.extend(self.outlook(v));
                 let (now, wanted) = (active.members.len(), copies.wanted.len());
                 if now < wanted {
                     reasons.push(format!("{now} of {wanted} copies count, the others are joining"));
+                }
+                if let Some(receipt) = v.receipts.last().filter(|_| !copies.aside.is_empty()) {
+                    let who: Vec<String> = copies.aside.keys().map(|n| self.name(*n)).collect();
+                    let (who, lost) = (who.join(", "), receipt.sentence(v.durability));
+                    reasons.push(format!("the copies on {who} were given up by a forced recovery: {lost}"));
                 }
                 let fewer = now < wanted && state == VolumeState::Healthy;
                 (if fewer { VolumeState::Degraded } else { state }, reasons)
@@ -226,13 +240,17 @@ impl Look<'_> {
         let learns = change == Some(Change::Joins);
         CopyStatus {
             node: self.name(node),
-            role: if learns { "learner" } else { report.map_or("unknown", |r| role_word(r.role)) },
+            role: match change {
+                _ if learns => "learner",
+                Some(Change::Stays) => "aside",
+                _ => report.map_or("unknown", |r| role_word(r.role)),
+            },
             state: self.copy_state(v, node, change),
-            note: change.map(|change| self.note(v, node, change)),
+            note: self.note_of(v, node),
             durable_lsn: report.map(|r| r.durable.0),
             applied_lsn: report.map(|r| r.applied.0),
             digest: report.and_then(|r| r.digest).map(|d| format!("{d:016x}")),
-            lag_lsn: furthest.zip(report).map(|(f, r)| f - r.durable.0),
+            lag_lsn: furthest.zip(report).map(|(f, r)| f.saturating_sub(r.durable.0)),
             lag_bytes: None,
             lag_seconds: None,
             integrity: report.map(|r| r.integrity.clone()),
@@ -254,6 +272,7 @@ impl Look<'_> {
         match &v.phase {
             // It counts no more, wherever its node is.
             Phase::Open { .. } if change == Some(Change::Goes) => "deleting",
+            Phase::Open { .. } if change == Some(Change::Stays) => "aside",
             _ if !self.detector.alive(node, self.now) => "silent",
             Phase::Creating { copies, .. } if copies.get(&node) == Some(&None) => "creating",
             Phase::Deleting { .. } => "deleting",
@@ -270,12 +289,26 @@ impl Look<'_> {
         }
     }
 
+    /// What keeps a change of the copy on that node, if it is to change.
+    pub(crate) fn note_of(&self, v: &Volume, node: NodeId) -> Option<String> {
+        change_of(v, node).map(|change| self.note(v, node, change))
+    }
+
     /// What keeps a change of one copy.
     fn note(&self, v: &Volume, node: NodeId, change: Change) -> String {
         let Phase::Open { active, copies, .. } = &v.phase else { return "the volume is being deleted".to_owned() };
         let silent = !self.detector.alive(node, self.now);
         let primary = active.primary.and_then(|p| self.fresh(v, p)).filter(|r| r.state == CopyState::Serving);
         match change {
+            Change::Stays => {
+                let there = if silent { "its node does not answer; it" } else { "it" };
+                format!(
+                    "{there} was given up by a forced recovery, counts for nothing and is kept as evidence: `holdfast copy remove {0} {1}` deletes \
+                     it, `holdfast copy add {0} {1}` makes a new copy in its place",
+                    v.name,
+                    self.name(node)
+                )
+            }
             Change::Joins | Change::Goes if silent => {
                 "its node does not answer; it goes on when that returns".to_owned()
             }
@@ -427,6 +460,7 @@ impl Look<'_> {
             CopyState::Resyncing => Some(format!("the copy on {name} is resynced by regions{said}")),
             CopyState::Opening => Some(format!("the copy on {name} is opening{said}")),
             CopyState::Sealed => Some(format!("the copy on {name} waits for a new epoch{said}")),
+            CopyState::Aside { .. } => Some(format!("the copy on {name} was given up")),
         }
     }
 }
@@ -440,6 +474,8 @@ enum Change {
     Leaves,
     /// Its data is to be deleted.
     Goes,
+    /// It was given up and is evidence.
+    Stays,
 }
 
 fn change_of(v: &Volume, node: NodeId) -> Option<Change> {
@@ -449,6 +485,9 @@ fn change_of(v: &Volume, node: NodeId) -> Option<Change> {
         return (!stays).then_some(Change::Leaves);
     }
     let learns = copies.learners.contains_key(&node);
+    if copies.aside.contains_key(&node) {
+        return Some(Change::Stays);
+    }
     Some(if learns { Change::Joins } else { Change::Goes })
 }
 
@@ -479,5 +518,6 @@ fn state_word(state: &CopyState) -> &'static str {
         CopyState::Failed { .. } => "failed",
         CopyState::Opening => "opening",
         CopyState::Sealed => "sealed",
+        CopyState::Aside { .. } => "aside",
     }
 }

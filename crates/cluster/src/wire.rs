@@ -6,6 +6,12 @@ use holdfast_types::{
 };
 use serde::{Deserialize, Serialize};
 
+/// For `#[serde(skip_serializing_if)]`: what is usual is left out, so that it is what it was before there was a choice.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(crate) fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 /// A type that is a number on the wire.
 pub(crate) trait Raw: Copy + Ord {
     fn raw(self) -> u64;
@@ -109,6 +115,24 @@ pub(crate) mod incarnations {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Map, D::Error> {
         let raw = BTreeMap::<u64, Option<u64>>::deserialize(d)?;
         Ok(raw.into_iter().map(|(k, v)| (NodeId(k), v.map(Incarnation))).collect())
+    }
+}
+
+/// For `#[serde(with)]`: the on-disk state on each node.
+pub(crate) mod by_node {
+    use holdfast_types::{Incarnation, NodeId};
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::collections::BTreeMap;
+
+    type Map = BTreeMap<NodeId, Incarnation>;
+
+    pub(crate) fn serialize<S: Serializer>(value: &Map, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_map(value.iter().map(|(k, v)| (k.0, v.0)))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Map, D::Error> {
+        let raw = BTreeMap::<u64, u64>::deserialize(d)?;
+        Ok(raw.into_iter().map(|(k, v)| (NodeId(k), Incarnation(v))).collect())
     }
 }
 

@@ -48,6 +48,8 @@ pub enum MembershipChange {
     AddLearner(NodeId),
     /// Gives a vote to a node that is a learner.
     AddVoter(NodeId),
+    /// Takes the vote of a node, which goes on to receive the log. A leader hands over first.
+    TakeVote(NodeId),
     /// Takes a node out. A leader does not remove itself: transfer leadership first.
     Remove(NodeId),
 }

@@ -286,6 +286,10 @@ impl Raft {
         let (kind, id, sound) = match change {
             MembershipChange::AddLearner(id) => (ConfChangeType::AddLearnerNode, id, !votes(id) && !listens(id)),
             MembershipChange::AddVoter(id) => (ConfChangeType::AddNode, id, listens(id)),
+            MembershipChange::TakeVote(id) => {
+                let others = membership.voters.len() > 1;
+                (ConfChangeType::AddLearnerNode, id, votes(id) && others && id != self.config.id)
+            }
             MembershipChange::Remove(id) => {
                 (ConfChangeType::RemoveNode, id, (votes(id) || listens(id)) && id != self.config.id)
             }

@@ -147,7 +147,7 @@ impl<D: Device> Rig<D> {
             }
             Output::Checkpointed { volume, upto } => self.volume_mut(volume).checkpoint = upto.0,
             Output::ReadDone { volume, tag, result } => self.on_read(volume, tag, result),
-            Output::Repaired { .. } | Output::LogRead { .. } | Output::Extents { .. } => {}
+            Output::Repaired { .. } | Output::LogRead { .. } | Output::Extents { .. } | Output::Orphan { .. } => {}
             // Answers to what is not asked here.
             Output::Held { .. } | Output::LetGo { .. } | Output::Sums { .. } => {}
             Output::RegionsRead { .. }

@@ -29,6 +29,7 @@ mod lead;
 mod leave;
 mod proposals;
 mod timers;
+mod voters;
 mod wire;
 
 #[cfg(test)]
@@ -82,6 +83,8 @@ pub struct Control {
     connected: BTreeSet<NodeId>,
     /// Nodes that peers named.
     introduced: BTreeMap<NodeId, String>,
+    /// On the file system of this node's copies.
+    free_bytes: Option<u64>,
     told_local: Option<LocalView>,
     told_peers: BTreeMap<NodeId, String>,
     /// The state changed since `told_local` and `told_peers` were made.
@@ -108,12 +111,13 @@ impl Control {
         Ok(Control {
             raft: Raft::new(config.raft(), stored)?,
             replicated: Replicated::default(),
-            detector: Detector::new(config.failure_timeout, now),
+            detector: Detector::with_config(config.detector(), now),
             proposals: Proposals::new(config.me, config.life),
             copies: Copies::default(),
             watch: Watch::default(),
             connected: BTreeSet::new(),
             introduced: BTreeMap::new(),
+            free_bytes: None,
             told_local: None,
             told_peers: BTreeMap::new(),
             changed: true,
@@ -157,6 +161,7 @@ impl Control {
                 self.copies.reports = reports;
                 self.brief_heartbeats = 0;
             }
+            Input::Space(free) => self.free_bytes = Some(free),
             Input::Upkeep { node, wish } if node == self.config.me => out.push(Output::Upkeep(wish)),
             Input::Upkeep { node, wish } => out.push(Output::Send { to: node, bytes: Message::Upkeep(wish).encode() }),
             Input::Propose { token, command } => self.propose_for(token, &command, now, out),
@@ -248,11 +253,21 @@ impl Control {
         }
         self.lead(now, out);
         self.hand_over(now);
+        self.look_whether_removed(&status, out);
         if let Some(state) = self.replicated.state() {
             self.watch.liveness(state, &self.detector, now, out);
         }
         if self.applied_since_snapshot >= self.config.snapshot_every {
             self.compact(self.raft.status().applied, now, out);
+        }
+    }
+
+    /// The state says that this node was removed. As long as it has a vote, the others may need it to agree on that.
+    fn look_whether_removed(&self, status: &RaftStatus, out: &mut Vec<Output>) {
+        let me = self.config.me;
+        let removed = self.replicated.state().and_then(|s| s.nodes.get(&me)).is_some_and(|n| n.removed);
+        if removed && !status.voters.contains(&me) {
+            out.push(Output::Removed);
         }
     }
 
@@ -318,6 +333,9 @@ impl Control {
         let command = match *request {
             ControlRequest::Claim { volume, base, life } => Command::Claim { volume, base, node, life },
             ControlRequest::Activate { volume, epoch } => Command::Activate { volume, epoch },
+            ControlRequest::NoteKept { volume, epoch, last, known, whole } => {
+                Command::NoteKept { volume, epoch, last, known, whole }
+            }
             ControlRequest::Reconfigure { volume, base, life, ref members } => {
                 Command::Reconfigure { volume, base, node, life, members: members.clone() }
             }
@@ -428,7 +446,12 @@ impl Control {
     }
 
     fn own_heartbeat(&self) -> Heartbeat {
-        Heartbeat { node: self.config.me, life: self.config.life.0, copies: self.copies.reports.clone() }
+        Heartbeat {
+            node: self.config.me,
+            life: self.config.life.0,
+            copies: self.copies.reports.clone(),
+            free_bytes: self.free_bytes,
+        }
     }
 
     fn heartbeat_message(&self) -> Bytes {

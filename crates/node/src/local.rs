@@ -1,6 +1,6 @@
 //! What the control plane tells the shard that holds this node's copies.
 
-use holdfast_types::{Incarnation, VolumeId, VolumeSize, VolumeView};
+use holdfast_types::{Epoch, Incarnation, VolumeId, VolumeSize, VolumeView};
 use std::collections::BTreeMap;
 
 /// The part of the control plane's state that concerns this node's copies.
@@ -14,4 +14,17 @@ pub struct LocalView {
     pub delete: Vec<VolumeId>,
     /// Which on-disk state of each copy counts.
     pub registered: BTreeMap<VolumeId, Incarnation>,
+    /// Copies here that a forced recovery gave up.
+    pub aside: BTreeMap<VolumeId, Aside>,
+}
+
+/// A copy that counts no more and is kept as evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// Its on-disk state.
+    pub incarnation: Incarnation,
+    /// The epoch that gave it up.
+    pub epoch: Epoch,
+    /// The control plane knows what it holds, so what was never committed may become an orphan.
+    pub found: bool,
 }

@@ -6,9 +6,9 @@ use holdfast_cluster::{
     ResyncProgress, ScrubReport, SpaceLeft, Verdict,
 };
 use holdfast_replication as replication;
-use holdfast_replication::{CopyStatus, Found, ResyncStatus, RoleName};
+use holdfast_replication::{CopyStatus, Found, LogEnd, ResyncStatus, RoleName};
 use holdfast_store::Space;
-use holdfast_types::{BLOCK_SIZE, BlockRange, Epoch, NodeId, Positions, Time};
+use holdfast_types::{BLOCK_SIZE, BlockRange, Epoch, Incarnation, NodeId, Positions, Time};
 
 /// One report for each copy, for `control::Input::Reports`.
 #[must_use]
@@ -18,10 +18,20 @@ pub fn copy_reports(rows: &[CopyRow]) -> Vec<CopyReport> {
 
 fn copy_report(row: &CopyRow) -> CopyReport {
     let positions = row.status.as_ref().map_or(Positions::default(), |s| s.positions);
-    let failed = row.failed.clone().map(|reason| CopyState::Failed { reason });
+    let end = row.aside.as_ref().map(|(_, end)| end);
+    let positions = end.map_or(positions, |e| Positions {
+        applied: e.checkpoint,
+        committed: e.committed,
+        durable: e.last,
+        received: e.last,
+    });
+    let aside =
+        |(incarnation, end): &(Incarnation, LogEnd)| CopyState::Aside { incarnation: *incarnation, whole: end.whole };
+    let aside = row.aside.as_ref().map(aside);
+    let failed = row.failed.clone().map(|reason| CopyState::Failed { reason }).or(aside);
     CopyReport {
         volume: row.volume,
-        epoch: row.status.as_ref().map_or(Epoch::ZERO, |s| s.promised),
+        epoch: row.status.as_ref().map_or(Epoch::ZERO, |s| s.promised).max(end.map_or(Epoch::ZERO, |e| e.last_epoch)),
         role: row.status.as_ref().map_or(CopyRole::Idle, role),
         state: failed.unwrap_or_else(|| row.status.as_ref().map_or(CopyState::Opening, state)),
         received: positions.received,
@@ -45,6 +55,7 @@ fn copy_report(row: &CopyRow) -> CopyReport {
             seconds: s.exposure.seconds,
             byte_seconds: s.exposure.byte_seconds,
         }),
+        orphans: row.orphans.iter().map(|(epoch, bytes)| (epoch.0, *bytes)).collect(),
     }
 }
 

@@ -14,7 +14,7 @@ use agenda::Agenda;
 use bytes::Bytes;
 use holdfast_format::message::{BeatVolume, Message, ShardMessage};
 use holdfast_replication as replication;
-use holdfast_replication::{CopyStatus, GuestError, Limits, Replica, Request, RequestKey, Timers};
+use holdfast_replication::{GuestError, Limits, LogEnd, Replica, Request, RequestKey, Timers};
 use holdfast_store as store;
 use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_store::{Space, Store, StoreConfig};
@@ -26,11 +26,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 mod agenda;
+mod aside;
 mod device;
 mod queue;
 mod resyncs;
 mod retire;
+mod rows;
 mod space;
+
+pub use rows::CopyRow;
 
 /// How a shard behaves.
 #[derive(Clone, Debug)]
@@ -211,23 +215,6 @@ pub enum Output {
     },
 }
 
-/// One copy at a glance, for heartbeats and status.
-#[derive(Clone, Debug)]
-pub struct CopyRow {
-    /// The volume.
-    pub volume: VolumeId,
-    /// Role and positions; `None` while it has none (not opened, or not the registered copy).
-    pub status: Option<CopyStatus>,
-    /// Digest of the image at `status.positions.applied`.
-    pub digest: u64,
-    /// Why the copy takes no part, if it does not.
-    pub failed: Option<String>,
-    /// Whether its file system has room for it.
-    pub space: Space,
-    /// What the device has not answered for too long.
-    pub hung: Option<String>,
-}
-
 /// One copy.
 #[derive(Debug)]
 struct Copy {
@@ -237,6 +224,10 @@ struct Copy {
     digest: u64,
     failed: Option<String>,
     lanes: BTreeSet<NodeId>,
+    /// Given up: where its log ended.
+    aside: Option<LogEnd>,
+    /// What was never committed there is being made an orphan, or is one.
+    sealed: bool,
 }
 
 /// A heartbeat that was sent and may be answered.
@@ -342,6 +333,9 @@ impl Shard {
             Input::Request { volume, request } => self.replica(volume, replication::Input::Request(request), now, out),
             Input::Upkeep(Upkeep { volume, run, task }) => {
                 let input = match task {
+                    Task::DeleteOrphan { epoch } => {
+                        return self.store(store::Input::DeleteOrphan { volume, epoch }, now, out);
+                    }
                     Task::Scrub { bytes_per_second } => replication::Input::Scrub { run, bytes_per_second },
                     Task::Verify => replication::Input::Verify { run },
                 };
@@ -445,45 +439,6 @@ impl Shard {
         &self.store
     }
 
-    /// The copies at a glance, by volume. Volumes whose copy is missing have a row that says so.
-    #[must_use]
-    pub fn rows(&self) -> Vec<CopyRow> {
-        let mut rows: Vec<CopyRow> = Vec::new();
-        for (volume, copy) in &self.copies {
-            let failed = self.shard_failed.clone().or_else(|| copy.failed.clone());
-            let status = copy.replica.as_ref().map(Replica::status);
-            let hung = if failed.is_some() { None } else { self.hung(*volume) };
-            rows.push(CopyRow {
-                volume: *volume,
-                status,
-                digest: copy.digest,
-                failed,
-                space: self.space(*volume),
-                hung,
-            });
-        }
-        let broken = |(volume, why): (&VolumeId, &String)| CopyRow {
-            volume: *volume,
-            status: None,
-            digest: 0,
-            failed: Some(why.clone()),
-            space: Space::Enough,
-            hung: None,
-        };
-        rows.extend(self.broken.iter().map(broken));
-        if self.started {
-            let unknown = |v: &VolumeId| !self.copies.contains_key(v) && !self.broken.contains_key(v);
-            for view in self.local.views.iter().filter(|v| unknown(&v.volume)) {
-                // Whoever shows it says which volume: here it has no name.
-                let failed =
-                    "this node should hold a copy and has none: its disk was wiped or replaced; replace the copy";
-                let (volume, failed) = (view.volume, Some(failed.to_owned()));
-                rows.push(CopyRow { volume, status: None, digest: 0, failed, space: Space::Enough, hung: None });
-            }
-        }
-        rows
-    }
-
     fn replicas(&self) -> impl Iterator<Item = (VolumeId, &Replica)> {
         self.copies.iter().filter_map(|(v, c)| Some((*v, c.replica.as_ref()?)))
     }
@@ -519,6 +474,9 @@ impl Shard {
         }
         for volume in self.local.delete.clone() {
             self.delete(volume, now, out);
+        }
+        for volume in self.local.aside.keys().copied().collect::<Vec<_>>() {
+            self.set_aside(volume, now, out);
         }
         for view in self.local.views.clone() {
             let volume = view.volume;
@@ -565,16 +523,7 @@ impl Shard {
         if !self.deleting.insert(volume) {
             return;
         }
-        if let Some(copy) = self.copies.get_mut(&volume) {
-            let serving = copy.replica.take().is_some_and(|r| r.is_serving());
-            self.agenda.forget(volume);
-            for peer in std::mem::take(&mut copy.lanes) {
-                out.push(Output::CloseLane { peer, volume });
-            }
-            if serving {
-                out.push(Output::Serving { volume, serving: false });
-            }
-        }
+        self.end_replica(volume, out);
         self.store(store::Input::Delete { volume }, now, out);
     }
 
@@ -732,6 +681,7 @@ impl Shard {
             S::Adopted { volume, epoch, last, last_hash } => {
                 self.replica(volume, R::Adopted { epoch, last, last_hash }, now, out);
             }
+            S::Orphan { volume, epoch, news } => out.push(aside::orphan_event(volume, epoch, news)),
             S::Applied { volume, upto, digest } => {
                 if let Some(copy) = self.copies.get_mut(&volume) {
                     (copy.applied, copy.digest) = (upto, digest);
@@ -782,10 +732,14 @@ impl Shard {
     fn on_opened(&mut self, volume: VolumeId, opened: OpenedCopy, now: Time, out: &mut Vec<Output>) {
         let incarnation = opened.incarnation;
         let (applied, digest) = (opened.applied, opened.digest);
-        let copy = Copy { opened, replica: None, applied, digest, failed: None, lanes: BTreeSet::new() };
+        let (replica, failed, aside, lanes) = (None, None, None, BTreeSet::new());
+        let copy = Copy { opened, replica, applied, digest, failed, lanes, aside, sealed: false };
         self.copies.insert(volume, copy);
         if self.creating.remove(&volume) {
             out.push(Output::CopyCreated { volume, incarnation });
+        }
+        if self.started {
+            self.set_aside(volume, now, out);
         }
         if self.started
             && let Some(view) = self.view(volume).cloned()

@@ -334,6 +334,8 @@ pub enum Output {
         /// Bound on their content.
         max_bytes: usize,
     },
+    /// To the store: whoever asked for regions does not go on, and what is committed need not wait for that.
+    LetGoRegions,
     /// To the store: make the side area ready for a volume of this size.
     OpenSide(VolumeSize),
     /// To the store: say what the side area holds.
@@ -390,6 +392,27 @@ pub enum RoleName {
     Primary,
     /// Takes no part any more.
     Failed,
+}
+
+/// Where a copy's log ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Epoch of the last record.
+    pub last_epoch: Epoch,
+    /// The last record, durable or not.
+    pub last: Lsn,
+    /// Known to be committed, and held.
+    pub committed: Lsn,
+    /// In a synced image.
+    pub checkpoint: Lsn,
+    /// What it has promised.
+    pub promised: Epoch,
+    /// Which epoch wrote which part.
+    pub table: EpochTable,
+    /// Nothing that was once durable here is unreadable or gone.
+    pub whole: bool,
+    /// Another state is about to become the copy's: where that ends is not known yet.
+    pub switching: bool,
 }
 
 /// A copy at a glance.

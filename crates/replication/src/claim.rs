@@ -7,6 +7,7 @@
 //! Every stage ends when the control plane shows a newer claim, or when a higher epoch is promised here.
 
 use crate::api::Output;
+use crate::lease::Granted;
 use crate::reign::Reign;
 use crate::replica::{Replica, Role};
 use holdfast_format::message::{Message, TailReport};
@@ -36,6 +37,8 @@ pub(crate) struct Claimant {
     pub(crate) chosen: Option<Chosen>,
     /// When members that have not answered are asked again.
     pub(crate) greet_at: Time,
+    /// After a forced recovery: until then a grant of a member that counts no more may let the old primary serve reads.
+    pub(crate) leases_end: Option<Time>,
 }
 
 /// The log that the new epoch continues.
@@ -102,7 +105,7 @@ impl Replica {
             return;
         }
         c.yes.insert(from);
-        if !active.is_fence(|n| c.yes.contains(&n)) || !c.yes.contains(&self.me) {
+        if !self.view.is_fence(|n| c.yes.contains(&n)) || !c.yes.contains(&self.me) {
             self.waiting = Some(format!("{} of {} would let this copy take over", c.yes.len(), needed(active)));
         } else if now >= c.claim_at {
             c.claim_at = now + retry;
@@ -124,7 +127,9 @@ impl Replica {
         self.end_resync();
         self.waiting = Some(format!("fencing {epoch}"));
         let greet_at = now + self.timers.control_retry;
-        self.role = Role::Claimant(Claimant { pending, tails: BTreeMap::new(), chosen: None, greet_at });
+        let lease = || Granted::new(None, epoch, &self.timers, now).until;
+        let leases_end = self.view.forced.filter(|_| !mutated(Mutant::ForcedSkipsLease)).map(|_| lease());
+        self.role = Role::Claimant(Claimant { pending, tails: BTreeMap::new(), chosen: None, greet_at, leases_end });
         for peer in self.peers() {
             self.greet(peer, out);
         }
@@ -166,12 +171,27 @@ impl Replica {
         }
     }
 
+    /// After a forced recovery the leases of whoever counts no more are waited out.
+    pub(crate) fn step_claimant(&mut self, now: Time, out: &mut Vec<Output>) {
+        if let Role::Claimant(c) = &mut self.role
+            && c.leases_end.is_some_and(|at| now >= at)
+        {
+            c.leases_end = None;
+            self.choose(now, out);
+        }
+    }
+
     /// T3 and T4.
     fn choose(&mut self, now: Time, out: &mut Vec<Output>) {
         let Role::Claimant(c) = &self.role else { return };
         if c.chosen.is_some() || !c.tails.contains_key(&self.me) {
             return;
         }
+        if c.leases_end.is_some_and(|at| now < at) {
+            self.waiting = Some("waiting out leases that lost members may have granted".to_owned());
+            return;
+        }
+        let forced = self.view.forced.is_some();
         let widened = mutated(Mutant::FencesNewMembers).then(|| self.with_learners());
         let base = widened.as_ref().unwrap_or(&self.view.active);
         let registered =
@@ -187,7 +207,9 @@ impl Replica {
             return;
         }
         let valid: Vec<(NodeId, &TailReport)> = fenced.into_iter().filter(|(_, t)| tail_is_whole(t)).collect();
-        if !base.is_fence(|n| valid.iter().any(|(node, _)| *node == n)) {
+        let answered = |n: NodeId| valid.iter().any(|(node, _)| *node == n);
+        let fence = if widened.is_some() { base.is_fence(answered) } else { self.view.is_fence(answered) };
+        if !fence {
             self.waiting = Some(format!(
                 "{} of {} answered with a whole log ({} answered); the volume opens when more return",
                 valid.len(),
@@ -196,7 +218,7 @@ impl Replica {
             ));
             return;
         }
-        if self.view.durability == Durability::Flush && !memory_is_met(base, &valid) {
+        if self.view.durability == Durability::Flush && !forced && !memory_is_met(base, &valid) {
             self.waiting = Some(
                 "a member that answered has restarted and forgot what it held in memory; the volume opens when one that has \
                  not, or every member, answers"
@@ -210,8 +232,8 @@ impl Replica {
         let best = best.expect("R is at least 1");
         let committed = c.tails.values().map(|t| t.committed).max().expect("R is at least 1");
         let (source, last) = (best.0, best.1.last);
-        if last < committed {
-            // S19: loss is loud. Only more members can help.
+        if last < committed && !forced {
+            // S19: loss is loud. Only more members can help, or an operator who knows that there are none.
             self.waiting = Some(format!(
                 "the longest log of the members that answered ends at {last}, but {committed} is known to be committed: more \
                  was lost than the volume is made for, unless another member returns"
@@ -304,7 +326,10 @@ impl Replica {
         let record = self.epoch_start(&configuration);
         self.waiting = Some(format!("bringing a quorum to the start of {epoch}"));
         self.leader = Some((self.me, epoch));
-        self.role = Role::Reign(Box::new(Reign::new(self.me, configuration, first, now)));
+        let known = c.tails.values().map(|t| t.committed).max().unwrap_or_default();
+        let mut reign = Reign::new(self.me, configuration, first, now);
+        reign.known = known;
+        self.role = Role::Reign(Box::new(reign));
         self.follow_members(out);
         if first == start {
             self.append(record, out);

@@ -42,7 +42,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use api::{CopyStatus, GuestError, GuestOp, Input, Limits, Output, Request, RequestKey, RoleName, Timers};
+pub use api::{CopyStatus, GuestError, GuestOp, Input, Limits, LogEnd, Output, Request, RequestKey, RoleName, Timers};
 pub use exposure::ExposureStatus;
 pub use replica::Replica;
 pub use resync::{NotProven, ResyncStatus};

@@ -81,6 +81,11 @@ impl Log {
         self.sizes.at(self.positions.committed).size
     }
 
+    /// Epoch of the last record; 0 without one.
+    pub(crate) fn last_epoch(&self) -> Epoch {
+        self.last_epoch
+    }
+
     pub(crate) fn last_hash(&self) -> u64 {
         self.last_hash
     }
@@ -149,6 +154,11 @@ impl Log {
         }
     }
 
+    /// The highest position known to be committed, held or not.
+    pub(crate) fn commit_hint(&self) -> Lsn {
+        self.commit_hint.max(self.positions.committed)
+    }
+
     /// Records up to `lsn` are committed. Returns the new position if this copy holds more of them than it knew.
     pub(crate) fn note_committed(&mut self, lsn: Lsn) -> Option<Lsn> {
         self.commit_hint = self.commit_hint.max(lsn);
@@ -190,6 +200,13 @@ impl Log {
         // A fence of a higher epoch may have come while the store adopted: its promise stands, and as acknowledgements need
         // both to be equal, none is given for the adopted epoch.
         self.promised = self.promised.max(epoch);
+        if self.adopted != epoch
+            && let Some((_, start)) = table.entries().last()
+        {
+            // Whatever was heard before this epoch was adopted is of a log that it continues, so of records below its start; but after
+            // a forced recovery it may be of a log that was given up, and says nothing of the records that follow.
+            self.commit_hint = self.commit_hint.min(start.prev().max(self.positions.committed));
+        }
         self.adopted = epoch;
         self.table = table;
         self.sizes.cut_after(last);
@@ -309,5 +326,18 @@ mod tests {
     #[test]
     fn the_start_of_the_epoch_of_the_damage_makes_nothing_whole() {
         assert_eq!(adopted(Epoch(2)).tail().unknown_to, Some(Lsn(300)));
+    }
+
+    /// After a forced recovery that may be said of records of another log.
+    #[test]
+    fn what_was_heard_to_be_committed_above_the_start_of_an_epoch_says_nothing_in_it() {
+        let before = EpochTable::new(vec![(Epoch(1), Lsn(1))]).expect("a table");
+        let mut log = adopted(Epoch(1));
+        log.note_committed(Lsn(9));
+        assert_eq!(log.tail().committed, Lsn(9), "of the adopted epoch it is true");
+        let table = before.continued(Lsn(4), Epoch(2)).continued(Lsn(5), Epoch(3));
+        let hash = log.last_hash();
+        log.note_adopted(Epoch(3), table, Lsn(5), hash);
+        assert_eq!((log.tail().committed, log.commit_hint()), (Lsn(5), Lsn(5)), "record 6 will be another one");
     }
 }

@@ -202,6 +202,7 @@ impl Replica {
         let (adopting, table) = self.adopting.take().expect("the store adopts only what it was told to");
         assert_eq!(adopting, epoch, "the store adopts in order");
         self.log.note_adopted(epoch, table, last, last_hash);
+        self.commit_known = self.commit_known.min(self.log.commit_hint());
         self.waiting = None;
         if matches!(&self.role, Role::Reign(r) if r.next.as_ref().is_some_and(|n| n.configuration.epoch == epoch)) {
             self.open_next(now, out);

@@ -117,6 +117,8 @@ pub(crate) struct Reign {
     /// LSN of the epoch's own first record: nothing is committed before it is.
     pub(crate) start: Lsn,
     pub(crate) active: bool,
+    /// What the members that were fenced for it knew to be committed.
+    pub(crate) known: Lsn,
     pub(crate) activate_at: Time,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) tracker: Tracker,
@@ -156,6 +158,7 @@ impl Reign {
             configuration,
             start,
             active: false,
+            known: Lsn::ZERO,
             activate_at: now,
             peers,
             grants: Grants::default(),
@@ -337,6 +340,13 @@ impl Replica {
             return;
         }
         r.activate_at = now + retry;
+        if let Some(forced) = self.view.forced.filter(|f| f.noted != Some(r.epoch())) {
+            // The receipt first: an epoch that opens with less than was acknowledged never does so unsaid (S19).
+            let (epoch, last, known) = (r.epoch(), r.start.prev(), r.known);
+            let whole = self.reigned == forced.before;
+            out.push(Output::Control(ControlRequest::NoteKept { volume, epoch, last, known, whole }));
+            return;
+        }
         self.waiting = Some(format!("{} is held by a quorum; its activation is before the control plane", r.epoch()));
         out.push(Output::Control(ControlRequest::Activate { volume, epoch: r.epoch() }));
     }
@@ -380,6 +390,7 @@ impl Replica {
             "an epoch is activated only after its start is on a quorum (T8)"
         );
         r.active = true;
+        self.reigned = r.epoch();
         let served = r.before.take().is_some();
         self.waiting = None;
         out.push(Output::Event(format!("{} is active, {} is primary from record {} on", r.epoch(), self.me, r.start)));

@@ -1,6 +1,6 @@
 //! The copy as a whole: dispatches inputs, keeps the role, names the next timeout.
 
-use crate::api::{CopyStatus, Input, Limits, Output, RoleName, Timers};
+use crate::api::{CopyStatus, Input, Limits, LogEnd, Output, RoleName, Timers};
 use crate::claim::{Candidate, Claimant};
 use crate::exposure::Exposure;
 use crate::lag::Lag;
@@ -12,7 +12,7 @@ use crate::reign::{Held, PeerState, Reign};
 use crate::repair::Repairs;
 use crate::resync::Resync;
 use crate::scrub::Scrub;
-use crate::source::Serving;
+use crate::source::{Serving, ServingPass};
 use crate::verify::Verify;
 use holdfast_format::Record;
 use holdfast_format::message::{BeatVolume, Message};
@@ -46,6 +46,8 @@ pub struct Replica {
     /// Lanes to these are up.
     pub(crate) up: BTreeSet<NodeId>,
     pub(crate) role: Role,
+    /// The last epoch that this life led.
+    pub(crate) reigned: Epoch,
     /// Whose log this copy adopted.
     pub(crate) leader: Option<(NodeId, Epoch)>,
     pub(crate) granted: Option<Granted>,
@@ -61,6 +63,7 @@ pub struct Replica {
     /// No log reaches this copy.
     pub(crate) resync: Option<Resync>,
     pub(crate) serving_regions: Option<Serving>,
+    pub(crate) serving_pass: Option<ServingPass>,
     /// The time of the last input, for rates.
     pub(crate) seen: Option<Time>,
     /// The highest position heard to be committed; may be above what this copy holds.
@@ -107,6 +110,7 @@ impl Replica {
             log,
             up: BTreeSet::new(),
             role: Role::Follower,
+            reigned: Epoch::ZERO,
             leader: None,
             granted,
             released: Epoch::ZERO,
@@ -119,6 +123,7 @@ impl Replica {
             proofs: Proofs::new(opened.applied, opened.digest),
             resync: None,
             serving_regions: None,
+            serving_pass: None,
             seen: None,
             commit_known: opened.committed,
             lag: Lag::default(),
@@ -213,7 +218,7 @@ impl Replica {
         let role = match &self.role {
             Role::Candidate(c) => Some(c.ask_at),
             Role::Reign(r) => r.next_timeout(),
-            Role::Claimant(c) => Some(c.greet_at),
+            Role::Claimant(c) => Some(c.leases_end.map_or(c.greet_at, |at| at.min(c.greet_at))),
             Role::Follower => None,
         };
         let fence = self.fence.filter(|f| f.stage == FenceStage::WaitingLease).and(self.granted.map(|g| g.until));
@@ -225,7 +230,8 @@ impl Replica {
             self.exposure.next_timeout(),
         ];
         let resync = self.resync.as_ref().and_then(Resync::next_timeout);
-        upkeep.into_iter().chain([role, fence, resync]).flatten().min()
+        let pass = self.serving_pass.map(|pass| pass.until);
+        upkeep.into_iter().chain([role, fence, resync, pass]).flatten().min()
     }
 
     /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13).
@@ -365,6 +371,21 @@ impl Replica {
         self.log.size()
     }
 
+    /// Where its log ends: epoch and LSN of the last record, what it knows to be committed, and the table.
+    #[must_use]
+    pub fn log_end(&self) -> LogEnd {
+        LogEnd {
+            last_epoch: self.log.last_epoch(),
+            last: self.log.last(),
+            committed: self.log.positions.committed,
+            checkpoint: self.log.checkpoint,
+            promised: self.log.promised,
+            table: self.log.table.clone(),
+            whole: self.log.unknown_to.is_none(),
+            switching: self.is_switching(),
+        }
+    }
+
     /// The view this copy acts on.
     #[must_use]
     pub fn view(&self) -> &VolumeView {
@@ -462,6 +483,11 @@ impl Replica {
         if superseded {
             self.leave_role(out);
         }
+        if let Role::Reign(r) = &mut self.role
+            && self.view.forced.is_some_and(|f| f.noted == Some(r.epoch()))
+        {
+            r.activate_at = now;
+        }
         if matches!(&self.role, Role::Reign(r) if r.epoch() == active && !r.active) {
             self.activated(now, out);
         }
@@ -535,12 +561,14 @@ impl Replica {
     fn on_tick(&mut self, now: Time, out: &mut Vec<Output>) {
         self.step_fence(now, out);
         self.step_candidate(now, out);
+        self.step_claimant(now, out);
         self.step_repairs(now, out);
         self.step_scrub(now, out);
         self.step_verify(now, out);
         self.step_proofs(now, out);
         self.step_greetings(now, out);
         self.step_resync(now, out);
+        self.step_serving(now, out);
     }
 
     fn on_durable(&mut self, durable: Lsn, now: Time, out: &mut Vec<Output>) {
@@ -622,7 +650,9 @@ impl Replica {
             Message::NeedRegions { epoch, table, last, base } => {
                 self.on_need_regions(from, (epoch, table), last, base, now, out);
             }
-            Message::FetchRegions { epoch, request, query } => self.on_fetch_regions(from, epoch, request, query, out),
+            Message::FetchRegions { epoch, request, query } => {
+                self.on_fetch_regions(from, epoch, request, query, now, out)
+            }
             Message::Regions { epoch, request, cut, next, total, last, regions } => {
                 self.on_regions(from, (epoch, request), (cut, next, total, last), regions, now, out);
             }

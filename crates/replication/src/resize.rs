@@ -12,7 +12,7 @@
 use crate::api::Output;
 use crate::replica::{Replica, Role};
 use holdfast_format::{Draft, Record, RecordKind};
-use holdfast_types::{BlockRange, Mutant, mutated};
+use holdfast_types::BlockRange;
 
 impl Replica {
     /// Appends the record, if the log is behind what is wanted. One at a time: the next one waits until this one is committed.
@@ -22,9 +22,7 @@ impl Replica {
         if !r.active || r.draining || r.is_pausing() || last.lsn > self.log.positions.committed {
             return;
         }
-        let stale =
-            mutated(Mutant::StaleResize).then_some((last.decision, self.view.size)).filter(|s| s.1 != last.size);
-        let wanted = self.view.resizes.iter().copied().find(|(decision, _)| *decision > last.decision).or(stale);
+        let wanted = self.view.resizes.iter().copied().find(|(decision, _)| *decision > last.decision);
         let Some((decision, size)) = wanted else { return };
         let (old, new) = (last.size.blocks().0, size.blocks().0);
         let record = Record::seal(Draft {

@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(500);
 /// Pause when the last pass came too early: a source lags behind what is held already.
 const CATCH_UP: Duration = Duration::from_millis(100);
+/// The limit of bandwidth is doubled so often at most while passes do not get shorter.
+const MAX_CHASED: u32 = 10;
 /// Times that the sums may differ before only a person can help.
 const MAX_REFUSED: u32 = 3;
 
@@ -112,10 +114,12 @@ pub(crate) struct Resync {
     query: RegionQuery,
     /// What the side area holds is named in the questions: the pass can't know it otherwise.
     names_held: bool,
-    /// Of this pass: answers, the least LSN among them, and whether a region did not reach the medium.
-    answers: u64,
-    least: Option<Lsn>,
+    /// Of this pass: the least and the greatest LSN of its answers, and whether a region did not reach the medium.
+    span: Option<(Lsn, Lsn)>,
     spoiled: bool,
+    /// Bytes that the pass before brought, and passes so far that brought about as many as the one before them.
+    last_pass_bytes: Option<u64>,
+    chased: u32,
     /// Bytes that were here when it began, and that it has brought.
     before_bytes: u64,
     pass_bytes: u64,
@@ -159,9 +163,10 @@ impl Resync {
             request: 0,
             query: window(after, own.size),
             names_held: true,
-            answers: 0,
-            least: None,
+            span: None,
             spoiled: false,
+            last_pass_bytes: None,
+            chased: 0,
             before_bytes: 0,
             pass_bytes: 0,
             top: Lsn::ZERO,
@@ -199,7 +204,7 @@ impl Resync {
 
     fn begin_pass(&mut self, after: Lsn) {
         self.query = window(after, self.size);
-        (self.answers, self.least, self.spoiled) = (0, None, false);
+        (self.span, self.spoiled) = (None, false);
         (self.before_bytes, self.pass_bytes) = (self.status.done_bytes, 0);
         self.status.passes += 1;
     }
@@ -458,13 +463,15 @@ impl Replica {
 
     /// The store took an answer in; `bad` regions did not reach the medium.
     pub(crate) fn on_side_written(&mut self, bad: u64, now: Time, out: &mut Vec<Output>) {
-        let bandwidth = self.limits.resync_bandwidth.max(1);
+        let limit = self.limits.resync_bandwidth.max(1);
         let Some(r) = self.resync.as_mut().filter(|r| r.stage == Stage::Writing) else { return };
+        let bandwidth = r.bandwidth(limit);
         let answer = r.answer.take().expect("an answer was written");
         let size = r.size;
         r.tried.clear();
         r.spoiled |= bad > 0;
-        r.least = Some(r.least.map_or(answer.cut.at, |least| least.min(answer.cut.at)));
+        let (least, greatest) = r.span.unwrap_or((answer.cut.at, answer.cut.at));
+        r.span = Some((least.min(answer.cut.at), greatest.max(answer.cut.at)));
         r.top = answer.regions.iter().map(|region| region.lsn).fold(r.top, Lsn::max);
         r.note_progress(&answer);
         let bytes: usize = answer.regions.iter().map(Region::len_bytes).sum();
@@ -474,7 +481,6 @@ impl Replica {
         if let Some(next) = more {
             r.query =
                 RegionQuery { from: next, end: RegionIndex(size.regions()), after: r.query.after, held: Vec::new() };
-            r.answers += 1;
             r.pause(due, None);
         } else {
             self.end_pass_of_regions(answer.cut, due, now, out);
@@ -487,7 +493,8 @@ impl Replica {
         let applied = self.log.positions.applied;
         let hindrance = self.hindrance(cut);
         let Some(r) = &mut self.resync else { return };
-        let complete = (r.answers == 0 && !r.spoiled) || mutated(Mutant::SwitchesBeforeComplete);
+        let (least, greatest) = r.span.expect("the pass has had an answer");
+        let complete = (least == greatest && !r.spoiled) || mutated(Mutant::SwitchesBeforeComplete);
         if complete && hindrance.is_none() {
             r.stage = Stage::Proving(cut);
             r.status.paused = None;
@@ -495,8 +502,15 @@ impl Replica {
             return;
         }
         // Every region whose last LSN is at most that is held now, as of then or newer.
-        let after = r.least.unwrap_or_default().max(r.query.after);
+        let after = least.max(r.query.after);
         let spoiled = r.spoiled;
+        if !complete && r.chases() {
+            let limit = self.limits.resync_bandwidth >> 20;
+            out.push(Output::Event(format!(
+                "regions change as fast as they are fetched: the limit of {limit} MiB/s for a resync is raised {}fold until it ends",
+                1_u64 << r.chased
+            )));
+        }
         r.begin_pass(if spoiled { applied } else { after });
         r.names_held = spoiled;
         let until = if complete || spoiled { due.max(now + CATCH_UP) } else { due };
@@ -610,6 +624,19 @@ impl Replica {
 }
 
 impl Resync {
+    /// At most so many bytes per second. Guests that change regions as fast as they are fetched would keep the copy away for ever (L4).
+    fn bandwidth(&self, limit: u64) -> u64 {
+        limit.saturating_mul(1 << self.chased)
+    }
+
+    /// Whether this pass brought about as much as the one before, so that the next one must be faster.
+    fn chases(&mut self) -> bool {
+        let before = self.last_pass_bytes.replace(self.pass_bytes);
+        let chases = before.is_some_and(|before| self.pass_bytes >= before / 4 * 3) && self.chased < MAX_CHASED;
+        self.chased += u32::from(chases);
+        chases
+    }
+
     /// How much there is to come is known, or guessed by how much the part of the volume brought that was looked at.
     fn note_progress(&mut self, answer: &Answer) {
         let received = content_bytes(u64::try_from(answer.regions.len()).expect("a count of regions"));

@@ -4,16 +4,28 @@
 //! message. A block that does not match its checksum is repaired first, as for any read; if that fails, the other copy is told
 //! which one it is, and asks elsewhere: it never gets anything that was not verified here (trap 20).
 //!
-//! Bounds (P13): one question at a time; whoever asks meanwhile is told to ask another copy.
+//! Bounds (P13): one question at a time, and one pass while the store may keep the image still for it; whoever asks meanwhile is told to ask
+//! another copy. A copy that does not go on with its pass is waited for `PATIENCE`.
 
 use crate::api::Output;
 use crate::replica::Replica;
 use bytes::Bytes;
 use holdfast_format::message::{Message, NoRegions, Region, RegionQuery, RegionsFound};
 use holdfast_types::{BlockIndex, BlockRange, Epoch, NodeId, ReadFault, Time};
+use std::time::Duration;
 
 /// Bytes of one part.
 const PART: usize = 1 << 20;
+
+/// A copy that has asked for more of a pass than one answer took is expected to go on so soon.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whose pass is being answered, and until when it is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServingPass {
+    to: NodeId,
+    pub(crate) until: Time,
+}
 
 /// The question that is being answered.
 #[derive(Clone, Debug)]
@@ -32,17 +44,21 @@ impl Replica {
         epoch: Epoch,
         request: u64,
         query: RegionQuery,
+        now: Time,
         out: &mut Vec<Output>,
     ) {
+        self.step_serving(now, out);
         let follows = self.log.adopted == epoch && self.log.promised == epoch && self.resync.is_none();
         if !follows {
             return self.send(from, Message::NoRegions { epoch, request, why: NoRegions::Behind }, out);
         }
-        if self.serving_regions.as_ref().is_some_and(|s| s.to != from) {
+        let other = self.serving_regions.as_ref().is_some_and(|s| s.to != from);
+        if other || self.serving_pass.is_some_and(|pass| pass.to != from) {
             return self.send(from, Message::NoRegions { epoch, request, why: NoRegions::Busy }, out);
         }
         // A second question of the same copy: it does not wait for the first one any more.
         let tag = self.next_tag();
+        self.serving_pass = None;
         self.serving_regions = Some(Serving { tag, to: from, epoch, request, query });
         self.read_served_regions(out);
     }
@@ -64,10 +80,18 @@ impl Replica {
         match result {
             Ok(found) => {
                 self.serving_regions = None;
+                self.serving_pass = found.next.map(|_| ServingPass { to: s.to, until: now + PATIENCE });
                 self.send_regions(&s, *found, out);
             }
             Err(ReadFault::Corrupt(block)) => self.repair(block, tag, BlockRange::new(block.0, 1), now, out),
             Err(ReadFault::NotZero(_) | ReadFault::CopyFailed) => self.refuse_regions(NoRegions::Busy, out),
+        }
+    }
+
+    /// A pass that is not gone on with must not keep the image still.
+    pub(crate) fn step_serving(&mut self, now: Time, out: &mut Vec<Output>) {
+        if self.serving_pass.take_if(|pass| now >= pass.until || !self.up.contains(&pass.to)).is_some() {
+            out.push(Output::LetGoRegions);
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod durability;
+mod forced;
 mod members;
 mod repair;
 mod resize;

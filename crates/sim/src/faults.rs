@@ -161,6 +161,16 @@ fault_kinds! {
     CopyReplace,
     /// A disk is wiped, and the operator has its copies made anew.
     DiskReplaced,
+    /// An operator wants a node to hold nothing.
+    NodeDrain,
+    /// An operator takes that back, or ends it.
+    NodeUndrain,
+    /// An operator takes a node out for ever.
+    NodeRemove,
+    /// The leader has a copy made anew elsewhere that is gone for long.
+    CopyReplacedByItself,
+    /// It takes that back.
+    CopyKept,
     /// A clock jumps ahead, which no clock that counts the time since boot does: declared runs only.
     ClockJump,
     /// A node stands still and its clock with it (a guest of a hypervisor that is paused): declared runs only.
@@ -171,6 +181,9 @@ fault_kinds! {
     Verify,
     /// An operator wants a volume of another size.
     Resize,
+    /// All copies of a volume but one are gone, for ever as far as anybody knows, and an operator goes on with the one that is left; much later
+    /// they come back.
+    MajorityLost,
 }
 
 impl FaultKind {
@@ -282,6 +295,12 @@ pub(crate) const OUTAGES: &[FaultKind] = &[FaultKind::LongOutage];
 pub(crate) const MEMBERS: &[FaultKind] =
     &[FaultKind::CopyAdd, FaultKind::CopyRemove, FaultKind::CopyReplace, FaultKind::DiskReplaced];
 
+/// Nodes come into and out of service: in the same runs.
+pub(crate) const NODES: &[FaultKind] = &[FaultKind::NodeDrain, FaultKind::NodeUndrain, FaultKind::NodeRemove];
+
+/// Kinds of `world/forced.rs`. In runs of their own.
+pub(crate) const FORCED: &[FaultKind] = &[FaultKind::MajorityLost];
+
 /// Volumes become larger and smaller. Drawn apart from all else.
 pub(crate) const SIZES: &[FaultKind] = &[FaultKind::Resize];
 
@@ -328,6 +347,11 @@ impl FaultKind {
     /// Whether it is one of `world/members.rs`.
     pub(crate) fn changes_members(self) -> bool {
         MEMBERS.contains(&self)
+    }
+
+    /// Whether it is one of `world/nodes.rs`.
+    pub(crate) fn changes_nodes(self) -> bool {
+        NODES.contains(&self)
     }
 
     /// Whether it is one of `world/wide.rs`.

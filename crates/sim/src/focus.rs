@@ -37,6 +37,8 @@ pub(crate) fn of_members(seed: u64) -> Options {
         (FaultKind::CopyAdd, 6),
         (FaultKind::CopyRemove, 5),
         (FaultKind::CopyReplace, 6),
+        (FaultKind::NodeDrain, 2),
+        (FaultKind::NodeUndrain, 2),
         (FaultKind::ForcedFailover, 4),
         (FaultKind::Crash, 3),
         (FaultKind::CrashInRecovery, 1),
@@ -53,6 +55,18 @@ pub(crate) fn of_members(seed: u64) -> Options {
     (options.timers.lease, options.beat) = (Duration::from_millis(300), Duration::from_millis(30));
     options.volumes[0].clients = 3;
     (options.think, options.requests, options.depth) = (4 * MS, 1_500, 8);
+    options
+}
+
+/// The world of a seed for mistakes that only a forced recovery shows.
+pub(crate) fn of_forced(seed: u64) -> Options {
+    let profile = Profile::find("forced").expect("there is one");
+    let mut options = Setup { profile, ..Setup::default() }.options(seed);
+    options.declared = Declared::Nothing;
+    options.faults.retain(|(kind, _)| !kind.changes_members());
+    options.faults.push((FaultKind::MajorityLost, 20));
+    options.fault_interval = options.fault_interval.clamp(200 * MS, 800 * MS);
+    (options.think, options.requests) = (4 * MS, 3_000);
     options
 }
 

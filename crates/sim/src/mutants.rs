@@ -5,7 +5,7 @@
 //! checker or an assertion objects. A case that nobody objects to shows a checker that is blind, or faults that are too tame.
 
 use crate::checkers::Violation;
-use crate::focus::{focused, of_members, of_resync, of_sizes};
+use crate::focus::{focused, of_forced, of_members, of_resync, of_sizes};
 use crate::options::{Mutant as WorldMutant, Options};
 use crate::runner::{replay_mutant, run_world};
 use crate::world::World;
@@ -15,7 +15,7 @@ use holdfast_types::{Mutant, select_mutant};
 pub const FALSE_ALARM: &str = "FALSE ALARM";
 
 /// Mistakes that nothing shows while the members of a volume stay the same.
-const OF_MEMBERS: [Mutant; 7] = [
+const OF_MEMBERS: [Mutant; 10] = [
     Mutant::AppendsToOldEpochAfterReconf,
     Mutant::FencesNewMembers,
     Mutant::LearnerCounts,
@@ -23,6 +23,9 @@ const OF_MEMBERS: [Mutant; 7] = [
     Mutant::AnswersBeforeReconf,
     Mutant::LearnerGrants,
     Mutant::RemovedCopyReturns,
+    Mutant::DrainedGetsCopies,
+    Mutant::WitnessHoldsCopies,
+    Mutant::GoesBeforeSuccessor,
 ];
 
 /// Mistakes that nothing shows while the log reaches every copy.
@@ -38,6 +41,15 @@ const OF_RESYNC: [Mutant; 7] = [
 
 /// Mistakes that nothing shows while volumes keep their sizes.
 const OF_SIZES: [Mutant; 3] = [Mutant::ResizeNotRolledBack, Mutant::ShrinkKeepsBytes, Mutant::StaleResize];
+
+/// Mistakes that nothing shows while nobody forces a recovery.
+const OF_FORCED: [Mutant; 5] = [
+    Mutant::ForcedFencesFew,
+    Mutant::ForcedSkipsLease,
+    Mutant::ForcedKeepsOldMembers,
+    Mutant::ForcedTakesBack,
+    Mutant::ReceiptSaysNothing,
+];
 
 /// One mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +160,7 @@ impl Case {
             Case::Code(mutant) if OF_MEMBERS.contains(&mutant) => of_members(seed),
             Case::Code(mutant) if OF_RESYNC.contains(&mutant) => of_resync(seed),
             Case::Code(mutant) if OF_SIZES.contains(&mutant) => of_sizes(seed),
+            Case::Code(mutant) if OF_FORCED.contains(&mutant) => of_forced(seed),
             Case::Code(_) | Case::World(_) => focused(seed),
         }
     }

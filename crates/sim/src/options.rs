@@ -113,10 +113,14 @@ pub(crate) struct ControlPlan {
     pub(crate) heartbeat: Duration,
     pub(crate) failure_timeout: Duration,
     pub(crate) snapshot_every: u64,
+    /// A copy that is gone for so long is replaced.
+    pub(crate) replace_after: Duration,
     /// Nodes that the founding state names; the others join. The first one founds.
     pub(crate) named: Vec<NodeId>,
     /// A node that has no vote in Raft.
     pub(crate) learner: Option<NodeId>,
+    /// A node that votes and never holds copies.
+    pub(crate) witness: Option<NodeId>,
 }
 
 /// What a seed decides.
@@ -157,6 +161,8 @@ pub(crate) struct Options {
     pub(crate) episode: Option<Episode>,
     /// Operators change who holds copies.
     pub(crate) changes_members: bool,
+    /// Operators force recoveries.
+    pub(crate) loses_majority: bool,
     /// Fault events that happen, if not all do.
     pub(crate) kept_faults: Option<BTreeSet<u64>>,
     /// Another order of events under the same faults; 0 is the seed's own.
@@ -239,6 +245,7 @@ impl Options {
             mutant: None,
             episode: None,
             changes_members: false,
+            loses_majority: false,
             kept_faults: None,
             order: 0,
         }
@@ -320,8 +327,11 @@ fn draw_control(nodes: &[NodeId], rng: &mut Rng) -> ControlPlan {
         heartbeat: Duration::from_millis((failure_timeout / 4).min(200)),
         failure_timeout: Duration::from_millis(failure_timeout),
         snapshot_every: [3, 10, 50, 1_000][index(rng.below(4))],
+        // Longer than any run.
+        replace_after: Duration::from_hours(1),
         named,
         learner: nodes.last().copied().filter(|_| nodes.len() > 3 && rng.chance(200_000)),
+        witness: None,
     }
 }
 
@@ -336,6 +346,7 @@ impl ControlPlan {
             address: address(node),
             failure_domain: String::new(),
             voter: self.votes(node),
+            witness: self.witness == Some(node),
             fingerprint: "simulated".to_owned(),
             token_id: None,
         }
@@ -359,6 +370,7 @@ impl ControlPlan {
             heartbeat: self.heartbeat,
             failure_timeout: self.failure_timeout,
             snapshot_every: self.snapshot_every,
+            replace_after: self.replace_after,
             ..ControlConfig::new(CLUSTER, node, life, seed)
         }
     }

@@ -3,12 +3,12 @@
 //! A profile is a row of [`PROFILES`]. Within its kinds each seed still draws its own few.
 
 use crate::faults::{
-    CONTROL, DAMAGE, DISKS, FaultKind, Group, LINKS, MEMBERS, OPERATORS, PROCESSES, SIZES, UPKEEP, WIDE_DISKS,
-    WIDE_LINKS, WIDE_PROCESSES,
+    CONTROL, DAMAGE, DISKS, FORCED, FaultKind, Group, LINKS, MEMBERS, NODES, OPERATORS, OUTAGES, PROCESSES, SIZES,
+    UPKEEP, WIDE_DISKS, WIDE_LINKS, WIDE_PROCESSES,
 };
 use crate::log::MS;
 use crate::options::{Options, index};
-use holdfast_types::{Durability, Rng, VolumeSize};
+use holdfast_types::{Durability, NodeId, Rng, VolumeSize};
 
 /// A named mix.
 #[derive(Debug)]
@@ -74,9 +74,15 @@ pub static PROFILES: &[Profile] = &[
     },
     Profile {
         name: "membership",
-        about: "copies are added, removed and replaced, also while nodes are down",
-        groups: Some(&[PROCESSES, LINKS, CONTROL, OPERATORS, WIDE_LINKS, WIDE_PROCESSES, MEMBERS]),
+        about: "copies are added, removed and replaced, nodes drained and removed, also while nodes are down, some for long",
+        groups: Some(&[PROCESSES, LINKS, CONTROL, OPERATORS, WIDE_LINKS, WIDE_PROCESSES, MEMBERS, NODES, OUTAGES]),
         tune: membership,
+    },
+    Profile {
+        name: "forced",
+        about: "all copies but one are lost for ever, an operator goes on with that one, and then they come back",
+        groups: Some(&[PROCESSES, LINKS, CONTROL, OPERATORS, WIDE_LINKS, WIDE_PROCESSES, FORCED]),
+        tune: forced,
     },
     Profile {
         name: "resync",
@@ -186,6 +192,14 @@ pub(crate) fn membership(options: &mut Options) {
     options.faults.retain(|(kind, _)| !kind.fails_copies());
     let most: u64 = options.faults.iter().map(|f| f.1).sum();
     options.faults.extend(MEMBERS.iter().map(|kind| (*kind, 1 + most / 6)));
+    let mut rng = Rng::new(options.requests ^ options.think ^ 0x6e_6f64_6573);
+    options.faults.extend(NODES.iter().map(|kind| (*kind, 1 + most / 16)));
+    options.faults.extend([(FaultKind::NodeUndrain, 1 + most / 16), (FaultKind::LongOutage, 1 + most / 6)]);
+    // Where a node is left over, it may be one that never holds anything.
+    let idle = |n: &NodeId| options.volumes.iter().all(|v| !v.members.contains(n));
+    let spare = options.nodes.iter().copied().rfind(|n| *n != options.control.named[0] && idle(n));
+    options.control.witness = spare.filter(|n| rng.chance(400_000) && options.control.votes(*n));
+    options.control.replace_after = std::time::Duration::from_millis(rng.range(1_500, 4_000));
     options.volumes.truncate(2);
     options.volumes.iter_mut().for_each(|v| v.durability = holdfast_types::Durability::Sync);
     // A learner is filled from the log, which reaches back to the first record as long as nothing is trimmed. A volume that becomes
@@ -197,6 +211,32 @@ pub(crate) fn membership(options: &mut Options) {
     options.store.table_bytes = 16 << 20;
     options.store.checkpoint_interval = std::time::Duration::from_hours(1);
     options.may_lag = false;
+    options.heal_bound *= 2;
+}
+
+/// One volume of two or three copies on five nodes, so that a majority of the control plane outlives a majority of the copies.
+pub(crate) fn forced(options: &mut Options) {
+    (options.loses_majority, options.changes_members) = (true, true);
+    options.faults.retain(|(kind, _)| !kind.fails_copies() && *kind != FaultKind::CrashAll);
+    let most: u64 = options.faults.iter().map(|f| f.1).sum();
+    options.faults.push((FaultKind::MajorityLost, 2 + most / 2));
+    options.nodes = (1..=5).map(holdfast_types::NodeId).collect();
+    let named_all = options.control.named.len() > 1;
+    options.control.named = if named_all { options.nodes.clone() } else { options.nodes[..1].to_vec() };
+    options.control.learner = None;
+    options.volumes.truncate(1);
+    for volume in &mut options.volumes {
+        volume.members.truncate(3);
+        if !volume.members.contains(&volume.first_primary) {
+            volume.first_primary = volume.members[0];
+        }
+        (volume.write_quorum, volume.durability) = (2, Durability::Sync);
+        volume.clients = volume.clients.max(2);
+    }
+    options.think = options.think.min(6 * MS);
+    options.store.max_segments = options.store.max_segments.max(20);
+    options.may_lag = false;
+    options.storm = options.storm.max(12 * crate::log::SECOND);
     options.heal_bound *= 2;
 }
 

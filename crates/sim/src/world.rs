@@ -10,9 +10,11 @@ mod carry;
 mod control;
 mod damage;
 mod episode;
+mod forced;
 mod forge;
 mod guests;
 mod members;
+mod nodes;
 mod resize;
 mod settle;
 mod storm;
@@ -72,6 +74,10 @@ pub(crate) enum Event {
     Admin,
     /// The operator looks after disks that were replaced.
     Members,
+    /// The operator looks after a volume whose majority is gone.
+    Forced,
+    /// What was gone for ever comes back.
+    Revenants,
     Propose(Wish, Box<Command>),
     Client(usize),
     Fault,
@@ -201,6 +207,7 @@ pub(crate) struct World {
     forged: BTreeMap<(NodeId, VolumeId), Forged>,
     /// Comparisons whose verdicts were looked at.
     verdicts: BTreeSet<(VolumeId, u64)>,
+    lost: forced::Lost,
 }
 
 /// More events than any seed needs: a world that does not come to rest is broken.
@@ -235,7 +242,10 @@ impl World {
                 clients.push(Client::new(plan.id, plan.size, options.requests / plan.clients as u64, guests.fork()));
             }
         }
-        let checkers = Checkers::new(&options.volumes);
+        let mut checkers = Checkers::new(&options.volumes);
+        if options.loses_majority {
+            checkers.expect_losses();
+        }
         World {
             now: 0,
             seq: 0,
@@ -259,6 +269,7 @@ impl World {
             stale: BTreeMap::new(),
             forged: BTreeMap::new(),
             verdicts: BTreeSet::new(),
+            lost: forced::Lost::default(),
             options,
         }
     }
@@ -368,6 +379,8 @@ impl World {
             Event::Report(node, life) => self.report_due(node, life),
             Event::Admin => return self.admin_turn(),
             Event::Members => return self.members_turn(),
+            Event::Forced => return self.forced_turn(),
+            Event::Revenants => return self.revenants(),
             Event::Propose(wish, command) => return self.propose(wish, *command),
             Event::Client(client) => {
                 self.step_client(client);

@@ -9,6 +9,26 @@ use holdfast_types::{
     VolumeSize,
 };
 
+/// What became of an orphan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrphanNews {
+    /// Records were cut and are kept.
+    Kept {
+        /// The first record that was cut.
+        first: Lsn,
+        /// The last one.
+        last: Lsn,
+        /// Bytes that are kept.
+        bytes: u64,
+        /// Records, the last ones, that are not kept since they go beyond the bound.
+        left_out: u64,
+    },
+    /// Records were cut, and the file system has no room to keep them.
+    NoRoom,
+    /// It is gone: the bound made room for newer ones, or somebody asked for it.
+    Gone,
+}
+
 /// Into the store. Commands for one volume take effect in the order given.
 #[derive(Debug)]
 pub enum Input {
@@ -57,6 +77,13 @@ pub enum Input {
         table: EpochTable,
         /// At least `committed`, at most the last LSN.
         cut_after: Lsn,
+    },
+    /// Removes an orphan of a copy, if there is one. Answered with `Orphan`.
+    DeleteOrphan {
+        /// The volume.
+        volume: VolumeId,
+        /// The epoch at whose adoption it was cut.
+        epoch: Epoch,
     },
     /// Records up to here are committed: they may be applied to the image and read. At most the durable LSN.
     Commit {
@@ -153,7 +180,8 @@ pub enum Input {
         max_bytes: usize,
     },
     /// Reads regions for another copy, all at one LSN, as many as fit in `max_bytes` (at least one) and can be found at once. Answered
-    /// with `RegionsRead`.
+    /// with `RegionsRead`. If it is known that few regions in all are wanted, nothing is applied until the rest of them was asked for,
+    /// or `LetGoRegions`.
     ReadRegions {
         /// The volume.
         volume: VolumeId,
@@ -163,6 +191,11 @@ pub enum Input {
         query: RegionQuery,
         /// Bound on their content.
         max_bytes: usize,
+    },
+    /// Nobody asks for more of the regions that the image is kept still for.
+    LetGoRegions {
+        /// The volume.
+        volume: VolumeId,
     },
     /// Makes the side area ready. Answered with `SideOpened`.
     OpenSide {
@@ -277,6 +310,15 @@ pub enum Output {
         last: Lsn,
         /// Hash of the record at `last`.
         last_hash: u64,
+    },
+    /// Something became of an orphan, which people should know.
+    Orphan {
+        /// The volume.
+        volume: VolumeId,
+        /// The epoch at whose adoption it was cut.
+        epoch: Epoch,
+        /// What.
+        news: OrphanNews,
     },
     /// The image holds everything up to here.
     Applied {

@@ -52,6 +52,10 @@ pub struct StoreConfig {
     pub apply_batch_pages: usize,
     /// Whether regions of a side area that is part of a copy are moved to its image. What only looks at copies does not.
     pub moves_regions: bool,
+    /// Orphans kept of each copy; the oldest go first.
+    pub orphans: usize,
+    /// Bytes of them, of each copy; of a cut that is longer only its first records are kept.
+    pub orphan_bytes: u64,
     /// Applied records kept in memory for lagging copies, in bytes over all volumes.
     pub cache_bytes: u64,
     /// How long an operation that found no space waits for its next attempt.
@@ -86,6 +90,8 @@ impl Default for StoreConfig {
             table_bytes: 128 << 20,
             apply_batch_pages: 512,
             moves_regions: true,
+            orphans: 16,
+            orphan_bytes: 64 << 20,
             cache_bytes: 64 << 20,
             retry_interval: Duration::from_secs(1),
             hung_after: Duration::from_secs(3),

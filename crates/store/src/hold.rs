@@ -46,6 +46,11 @@ impl Replica {
         }
     }
 
+    /// Whether too much waits for an image that is kept still.
+    pub(crate) const fn is_pressed(&self, journal: &Journal) -> bool {
+        journal.pressure() || self.backlog > MAX_WAITING
+    }
+
     /// True if the hold has ended, so that there is something to apply.
     pub(crate) fn pump_hold(&mut self, cx: &mut Cx<'_>, journal: &Journal) -> bool {
         let Some(hold) = self.hold.as_mut() else { return false };
@@ -56,7 +61,7 @@ impl Replica {
             let (volume, digest) = (self.volume, self.tables.digest);
             cx.out.push(Output::Held { volume, at, digest });
         }
-        let pressed = self.applied == at && (journal.pressure() || self.backlog > MAX_WAITING);
+        let pressed = self.applied == at && self.is_pressed(journal);
         if pressed {
             self.let_go(cx, at, NotHeld::Pressed);
         }

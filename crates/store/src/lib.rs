@@ -32,6 +32,7 @@ mod journal;
 mod load;
 mod merge;
 mod ops;
+mod orphans;
 mod pace;
 mod pages;
 mod read;
@@ -54,7 +55,7 @@ mod tables;
 mod tests;
 mod weave;
 
-pub use api::{Input, LogGone, NotProven, Output, Space, Switch};
+pub use api::{Input, LogGone, NotProven, OrphanNews, Output, Space, Switch};
 pub use config::StoreConfig;
 pub use findings::{Findings, JournalFound, LostFrames, SegmentFound};
 pub use stats::Written;

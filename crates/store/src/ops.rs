@@ -15,7 +15,7 @@ use crate::pace::Pace;
 use crate::pages::PagesHeld;
 use crate::stats::Written;
 use holdfast_format::{TableKind, TablePage};
-use holdfast_types::{Time, VolumeId};
+use holdfast_types::{Epoch, Time, VolumeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -49,6 +49,8 @@ pub(crate) enum CopyTag {
     Superblock,
     /// Creates (false) or writes (true) the orphan.
     Orphan(bool),
+    /// Removes one.
+    OrphanGone(Epoch),
     /// Applies a part of a batch to the image.
     Apply,
     /// A step of a checkpoint.
@@ -91,7 +93,7 @@ impl Tag {
                 _,
                 CopyTag::Superblock | CopyTag::Page(..) | CopyTag::Read(..) | CopyTag::Repair(..) | CopyTag::Log(..),
             ) => Some(config.hung_after),
-            Tag::Removal(_) | Tag::Copy(_, CopyTag::Delete) => None,
+            Tag::Removal(_) | Tag::Copy(_, CopyTag::Delete | CopyTag::OrphanGone(_)) => None,
             Tag::Start(_) | Tag::Slot(_) | Tag::Copy(..) => Some(config.background_hung_after),
         }
     }
@@ -169,7 +171,8 @@ impl Ops {
 
     /// Puts an operation aside that found no space. False if it can't be repeated.
     pub(crate) fn park(&mut self, id: OpId, retry_at: Time) -> bool {
-        if self.pending.get(&id).is_none_or(|p| p.again.is_none()) {
+        let orphan = |p: &Pending| matches!(p.tag, Tag::Copy(_, CopyTag::Orphan(_)));
+        if self.pending.get(&id).is_none_or(|p| p.again.is_none() || orphan(p)) {
             return false;
         }
         let mut pending = self.pending.remove(&id).expect("found just now");

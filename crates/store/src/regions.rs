@@ -9,7 +9,9 @@
 //! the time in which nothing is applied, do not depend on the size of the volume.
 //!
 //! A pass that several answers make up belongs to several LSNs, and a large table takes many. So from the beginning of a pass on it is
-//! noted which regions change: the pass after it is told from that, in one answer if they are few.
+//! noted which regions change: the pass after it is told from that, in one answer if they are few. If they take some more, nothing is
+//! applied until the last of these answers was asked for, so that all of them belong to one LSN; whoever asked may forget to go on, so that
+//! the owner ends this after some time, and a full journal or much that waits ends it at once.
 //!
 //! A block that does not match the block table is read once more, and then the answer is which block it is.
 
@@ -39,6 +41,8 @@ const MAX_LEAVES: u64 = 1 << 14;
 const MAX_FULL_LEAVES: u64 = 64;
 /// Regions that changed since a pass began, at most.
 const MAX_CHANGED: usize = 1 << 17;
+/// A pass of so many regions at most may keep the image still: 256 MiB of content.
+const MAX_STILL: u64 = 1 << 12;
 
 /// Questions of other copies.
 #[derive(Debug, Default)]
@@ -46,6 +50,8 @@ pub(crate) struct RegionReads {
     waiting: VecDeque<Question>,
     job: Option<Job>,
     changed: Option<Changed>,
+    /// The image is kept still between the answers of the pass that asks for what changed after this.
+    still: Option<Lsn>,
 }
 
 /// Which regions changed after a record.
@@ -94,7 +100,26 @@ struct Picked {
 impl RegionReads {
     /// Nothing may be applied: the answer belongs to one LSN.
     pub(crate) const fn holds(&self) -> bool {
-        self.job.is_some()
+        self.job.is_some() || self.still.is_some()
+    }
+
+    /// The pass belongs to several LSNs, then.
+    pub(crate) const fn let_go(&mut self) {
+        self.still = None;
+    }
+
+    /// A question is to be answered: of a new pass, or of the one for which the image is kept still, or of any other.
+    fn ask(&mut self, query: &RegionQuery) {
+        if query.from.0 == 0 || self.still != Some(query.after) {
+            self.still = None;
+        }
+    }
+
+    /// It was, with these regions. Only a pass that is still from its first answer on is worth anything.
+    fn answered(&mut self, query: &RegionQuery, found: &RegionsFound) {
+        let few = (1..=MAX_STILL).contains(&found.total);
+        let begun = query.from.0 == 0 || self.still.is_some();
+        self.still = (begun && few && found.next.is_some()).then_some(query.after);
     }
 
     /// The tags of all questions, taken out: the copy fails or leaves.
@@ -159,6 +184,7 @@ impl Replica {
         // Who asks may not know yet that the volume is smaller.
         question.query.end.0 = question.query.end.0.min(size.size.regions());
         let query = &question.query;
+        self.region_reads.ask(query);
         if query.from.0 == 0 {
             self.region_reads.begin_pass(query.after, self.applied);
         }
@@ -290,7 +316,12 @@ impl Replica {
         let tag = job.question.tag;
         let result = match job.corrupt {
             Some(block) => Err(ReadFault::Corrupt(block)),
-            None => Ok(Box::new(job.found(self.region_reads.changed.as_ref()))),
+            None => {
+                let query = job.question.query.clone();
+                let found = job.found(self.region_reads.changed.as_ref());
+                self.region_reads.answered(&query, &found);
+                Ok(Box::new(found))
+            }
         };
         self.regions_read(cx, tag, result);
     }

@@ -18,10 +18,10 @@ use crate::api::{Output, Switch};
 use crate::apply::Batch;
 use crate::checkpoint::Checkpoint;
 use crate::hold::Hold;
-use crate::io::{DiskOpKind, FileId};
 use crate::journal::Journal;
 use crate::merge::{Deferred, Merge, SwitchTo};
-use crate::ops::{CopyTag, Cx};
+use crate::ops::Cx;
+use crate::orphans::Orphan;
 use crate::pages::Wait;
 use crate::read::Reads;
 use crate::regions::RegionReads;
@@ -29,7 +29,6 @@ use crate::runs::RunMap;
 use crate::side::Side;
 use crate::superblock::{Waiter, Writer};
 use crate::tables::{Tables, Tree};
-use bytes::{Bytes, BytesMut};
 use holdfast_format::{Record, Superblock, TableKind, TablePage};
 use holdfast_types::{
     BlockIndex, Durable, Epoch, EpochTable, Lsn, Mutant, OpenedCopy, Resized, Sizes, Time, VolumeId, VolumeSize,
@@ -84,7 +83,7 @@ pub(crate) struct Adoption {
     pub(crate) epoch: Epoch,
     table: EpochTable,
     cut_after: Lsn,
-    orphan: Vec<Bytes>,
+    pub(crate) orphan: Orphan,
     /// The copy takes another state with it.
     pub(crate) switch: Option<SwitchTo>,
 }
@@ -155,7 +154,9 @@ pub(crate) struct Replica {
     pub(crate) unknown_to: Option<Lsn>,
     /// What was promised when the copy was opened: what can't be read may have been acknowledged up to this epoch.
     promised_before: Epoch,
-    pub(crate) orphans: BTreeSet<Epoch>,
+    pub(crate) orphans: BTreeMap<Epoch, u64>,
+    /// Those that are being removed.
+    pub(crate) orphans_leaving: BTreeSet<Epoch>,
     /// Bytes of the records above `applied`.
     pub(crate) backlog: u64,
     /// Where batches end, because somebody wants to know the digest there.
@@ -230,7 +231,8 @@ impl Replica {
             commit_hint: sb.committed,
             unknown_to: None,
             promised_before: sb.promised,
-            orphans: BTreeSet::new(),
+            orphans: BTreeMap::new(),
+            orphans_leaving: BTreeSet::new(),
             backlog: 0,
             digests_at: BTreeSet::new(),
             debt: 0,
@@ -288,6 +290,9 @@ impl Replica {
         self.pump_merge_size(cx);
         self.pump_deferred(cx);
         self.pump_side(cx);
+        if self.is_pressed(journal) {
+            self.region_reads.let_go();
+        }
         self.pump_regions(cx);
         if matches!(self.stage, Stage::Replaying | Stage::Open) {
             let hurry = hurry || self.stage == Stage::Replaying || self.settles();
@@ -476,12 +481,11 @@ impl Replica {
         self.carried = self.known_committed;
         let cut = self.log.split_off(&cut_after.next());
         self.sizes.cut_after(cut_after);
-        let mut orphan = Vec::new();
+        let mut orphan = Orphan::default();
         for entry in cut.into_values() {
             let record = entry.record.expect("uncommitted records are in memory");
             self.backlog -= len_of(&record);
-            orphan.push(Bytes::copy_from_slice(&record.header().encode()));
-            orphan.push(record.body().clone());
+            orphan.push(&record, cx.config.orphan_bytes);
         }
         let (last_epoch, last_hash) = if cut_after == self.received {
             (self.received_epoch, self.received_hash)
@@ -492,36 +496,16 @@ impl Replica {
         self.durable = cut_after;
         self.received_epoch = last_epoch;
         self.received_hash = last_hash;
-        let empty = orphan.is_empty();
+        let empty = orphan.parts.is_empty();
         self.adoption = Some(Adoption { epoch, table, cut_after, orphan, switch });
         if empty {
             self.adopt_in_superblock(cx);
         } else {
-            self.create_orphan(cx, epoch);
+            self.create_orphan(cx);
         }
     }
 
-    fn create_orphan(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
-        self.orphans.insert(epoch);
-        let adoption = self.adoption.as_ref().expect("an orphan is written for an adoption");
-        let len = adoption.orphan.iter().map(|part| u64::try_from(part.len()).expect("about 1 MiB")).sum();
-        let kind = DiskOpKind::Create { len, written: false };
-        cx.copy_op(self.volume, CopyTag::Orphan(false), FileId::Orphan(self.volume, epoch), kind);
-    }
-
-    /// The orphan exists, or is written.
-    pub(crate) fn orphan_done(&mut self, cx: &mut Cx<'_>, written: bool) {
-        let adoption = self.adoption.as_mut().expect("an orphan is written for an adoption");
-        if written {
-            return self.adopt_in_superblock(cx);
-        }
-        let data = std::mem::take(&mut adoption.orphan);
-        let file = FileId::Orphan(self.volume, adoption.epoch);
-        let kind = DiskOpKind::Write { offset: 0, data: vec![joined(&data)], durable: true };
-        cx.copy_op(self.volume, CopyTag::Orphan(true), file, kind);
-    }
-
-    fn adopt_in_superblock(&mut self, cx: &mut Cx<'_>) {
+    pub(crate) fn adopt_in_superblock(&mut self, cx: &mut Cx<'_>) {
         let adoption = self.adoption.as_ref().expect("an adoption is under way");
         assert_eq!(adoption.cut_after, self.received, "nothing is appended during an adoption");
         self.sb.promised = adoption.epoch;
@@ -537,6 +521,7 @@ impl Replica {
     pub(crate) fn adopted(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
         let adoption = self.adoption.take().expect("an adoption was made durable");
         self.barrier = false;
+        self.bound_orphans(cx);
         if let Some(to) = adoption.switch {
             self.switched(cx, epoch, to);
             self.cut = Some(self.received);
@@ -578,10 +563,4 @@ impl Replica {
             scrubbed: self.sb.scrubbed,
         }
     }
-}
-
-fn joined(parts: &[Bytes]) -> Bytes {
-    let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
-    parts.iter().for_each(|part| all.extend_from_slice(part));
-    all.freeze()
 }

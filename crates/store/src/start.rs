@@ -77,7 +77,7 @@ pub(crate) struct Found {
     pub(crate) failed: BTreeMap<VolumeId, String>,
     /// Volumes whose creation or deletion never ended: their files go away.
     pub(crate) garbage: BTreeSet<VolumeId>,
-    pub(crate) orphans: BTreeMap<VolumeId, BTreeSet<Epoch>>,
+    pub(crate) orphans: BTreeMap<VolumeId, BTreeMap<Epoch, u64>>,
     pub(crate) findings: Findings,
 }
 
@@ -371,11 +371,12 @@ impl Start {
         }
     }
 
-    fn orphans(&self) -> BTreeMap<VolumeId, BTreeSet<Epoch>> {
-        let mut orphans: BTreeMap<VolumeId, BTreeSet<Epoch>> = BTreeMap::new();
-        for file in self.files.keys() {
+    /// With their lengths.
+    fn orphans(&self) -> BTreeMap<VolumeId, BTreeMap<Epoch, u64>> {
+        let mut orphans: BTreeMap<VolumeId, BTreeMap<Epoch, u64>> = BTreeMap::new();
+        for (file, len) in &self.files {
             if let FileId::Orphan(volume, epoch) = file {
-                orphans.entry(*volume).or_default().insert(*epoch);
+                orphans.entry(*volume).or_default().insert(*epoch, *len);
             }
         }
         orphans

@@ -64,7 +64,7 @@ enum Phase {
 /// A copy that has failed or is being removed.
 #[derive(Debug, Default)]
 struct Leaving {
-    orphans: BTreeSet<Epoch>,
+    orphans: BTreeMap<Epoch, u64>,
     /// What the journal keeps for it; everything, if it could not even be opened.
     held: Held,
     /// To be removed; false for a copy that only failed.
@@ -241,7 +241,15 @@ impl Store {
     ) {
         self.touched.insert(volume);
         let reply = match result {
-            Err(DiskError::NotFound) if tag == CopyTag::Delete => DiskReply::Done,
+            Err(DiskError::NotFound) if matches!(tag, CopyTag::Delete | CopyTag::OrphanGone(_)) => DiskReply::Done,
+            // A cut must not wait for room to remember what it cuts (L8).
+            Err(DiskError::NoSpace) if matches!(tag, CopyTag::Orphan(_)) => {
+                let Store { ops, config, replicas, .. } = self;
+                if let Some(replica) = replicas.get_mut(&volume) {
+                    replica.orphan_has_no_room(&mut Cx { ops, out, now, config }, tag == CopyTag::Orphan(true));
+                }
+                return;
+            }
             Err(error) => return self.copy_error(volume, (tag, file), error, out),
             Ok(reply) => reply,
         };
@@ -265,6 +273,7 @@ impl Store {
                 replica.maybe_replay();
             }
             (CopyTag::Orphan(written), _) => replica.orphan_done(cx, written),
+            (CopyTag::OrphanGone(epoch), _) => replica.orphan_gone(cx, epoch),
             (CopyTag::Apply, _) => replica.write_done(cx),
             (CopyTag::Checkpoint, _) => replica.checkpoint_done(cx),
             (CopyTag::Shorten, _) => replica.shortening -= 1,
@@ -314,6 +323,12 @@ impl Store {
             Input::Adopt { volume, epoch, table, cut_after } => {
                 assert_eq!(table.entries().last().map(|e| e.0), Some(epoch), "the adopted epoch ends the table");
                 self.queue(volume, Command::Adopt { epoch, table, cut_after });
+            }
+            Input::DeleteOrphan { volume, epoch } => {
+                let Store { ops, config, replicas, .. } = self;
+                if let Some(replica) = replicas.get_mut(&volume) {
+                    replica.delete_orphan(&mut Cx { ops, out, now, config }, epoch);
+                }
             }
             Input::Commit { volume, upto } => {
                 if let Some(replica) = self.serving(volume) {
@@ -540,7 +555,7 @@ impl Store {
             if leaving.superblock_gone {
                 files = vec![FileId::Image(v), FileId::BlockTable(v), FileId::RegionTable(v)];
                 files.extend([FileId::SideImage(v), FileId::SideBlocks(v), FileId::SideRegions(v)]);
-                files.extend(leaving.orphans.iter().map(|epoch| FileId::Orphan(v, *epoch)));
+                files.extend(leaving.orphans.keys().map(|epoch| FileId::Orphan(v, *epoch)));
             }
             leaving.missing = Some(u32::try_from(files.len()).expect("a few files"));
             for file in files {

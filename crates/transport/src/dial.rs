@@ -6,11 +6,13 @@
 //! A change of address, or its removal, leads back to the start from everywhere. The task ends with the endpoint.
 
 use crate::config::Lane;
-use crate::endpoint::Shared;
+use crate::endpoint::{REMOVED, Shared};
+use crate::events::Event;
 use crate::header::WELCOME;
 use crate::outgoing::Writer;
 use crate::pki;
 use holdfast_types::NodeId;
+use quinn::ConnectionError;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
@@ -56,8 +58,11 @@ impl Dialler {
                 Ok(connection) => {
                     tracing::info!(peer = %self.peer, %address, "connected");
                     let begun = Instant::now();
+                    shared.set_dialled(self.peer, Some(&connection));
                     let ended = self.serve(&connection).await;
+                    shared.set_dialled(self.peer, None);
                     if let Some(reason) = connection.close_reason() {
+                        self.look_whether_removed(&reason).await;
                         tracing::info!(peer = %self.peer, %address, %reason, "disconnected");
                     }
                     ended?;
@@ -65,6 +70,10 @@ impl Dialler {
                     if begun.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
+                }
+                Err(error) if is_farewell(error.downcast_ref()) => {
+                    tracing::warn!(peer = %self.peer, %address, error, "this node was removed from the cluster");
+                    self.tell_removed().await;
                 }
                 // Once per outage: a dead peer must not fill the log.
                 Err(error) if !told => {
@@ -78,6 +87,18 @@ impl Dialler {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
             }
         }
+    }
+
+    /// The handshake has proven who says so.
+    async fn look_whether_removed(&self, reason: &ConnectionError) {
+        if is_farewell(Some(reason)) {
+            self.tell_removed().await;
+        }
+    }
+
+    async fn tell_removed(&self) {
+        // Without an owner nobody is left to be told.
+        let _ = self.shared.events.send(true, Event::Removed { by: self.peer }).await;
     }
 
     /// Until the connection is lost or not wanted any more.
@@ -118,6 +139,12 @@ impl Dialler {
     }
 }
 
+/// Whether the peer closed the connection because this node was removed.
+fn is_farewell(reason: Option<&ConnectionError>) -> bool {
+    let Some(ConnectionError::ApplicationClosed(close)) = reason else { return false };
+    close.error_code == quinn::VarInt::from_u32(REMOVED)
+}
+
 type Cause = Box<dyn Error + Send + Sync>;
 
 /// Connects and waits for the welcome: before it, the peer may still refuse us.
@@ -129,7 +156,7 @@ async fn dial(shared: &Shared, peer: NodeId, address: SocketAddr) -> Result<quin
         let connection = connecting.await?;
         let mut welcome = [0; WELCOME.len()];
         let mut stream = connection.accept_uni().await?;
-        stream.read_exact(&mut welcome).await?;
+        stream.read_exact(&mut welcome).await.map_err(|e| lost(&connection, e.into()))?;
         if welcome != WELCOME {
             connection.close(0u32.into(), b"expected a welcome of version 1");
             return Err("the peer speaks another version; upgrade the older of the two agents".into());
@@ -137,4 +164,9 @@ async fn dial(shared: &Shared, peer: NodeId, address: SocketAddr) -> Result<quin
         Ok(connection)
     };
     tokio::time::timeout(shared.config.handshake_timeout, welcomed).await.map_err(|_| "no answer in time")?
+}
+
+/// Why the connection was lost, if that is why a stream of it failed.
+fn lost(connection: &quinn::Connection, error: Cause) -> Cause {
+    connection.close_reason().map_or(error, Into::into)
 }

@@ -8,11 +8,12 @@ use crate::incoming::{self, Current};
 use crate::join;
 use crate::limiter::Limiter;
 use crate::outgoing::OutLane;
+use crate::stats::PeerStats;
 use crate::tls;
 use bytes::Bytes;
 use holdfast_types::{ClusterId, NodeId};
 use quinn::Connection;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 /// Kernel buffers of the socket: a burst of bulk must not be dropped before we get the processor.
 const SOCKET_BUFFER: usize = 4 << 20;
+/// Closes a connection to a node that is not known: it was removed, or will be known in a moment.
+pub(crate) const UNKNOWN: u32 = 1;
+/// Closes a connection to a node that was removed from the cluster.
+pub(crate) const REMOVED: u32 = 2;
 /// Log lines per second that strangers can cause.
 const REFUSALS_PER_SECOND: u32 = 5;
 
@@ -53,8 +58,12 @@ struct State {
     peers: BTreeMap<NodeId, Peer>,
     /// Newest incoming connection of each peer.
     connections: BTreeMap<NodeId, Connection>,
+    /// The connection to each peer that we dialled and that was welcomed: what we send goes there.
+    dialled: BTreeMap<NodeId, Connection>,
     /// Newest incoming stream of each lane, also after its end: at most twice `max_lanes` per peer.
     incoming: BTreeMap<(NodeId, Lane), Current>,
+    /// Nodes whose certificate counts no more.
+    removed: BTreeSet<NodeId>,
     closed: bool,
 }
 
@@ -104,6 +113,11 @@ impl Endpoint {
         self.shared.quinn.local_addr()
     }
 
+    /// Nodes that were removed from the cluster for ever: they are told so when they dial.
+    pub fn set_removed(&self, removed: BTreeSet<NodeId>) {
+        self.shared.lock().removed = removed;
+    }
+
     /// The peers and where they are: these are dialled and accepted, all others closed and refused.
     pub fn set_peers(&self, peers: &BTreeMap<NodeId, SocketAddr>) {
         let mut state = self.shared.lock();
@@ -117,10 +131,11 @@ impl Endpoint {
                 entry.set(None);
             }
         }
-        state.connections.retain(|peer, connection| {
+        let State { connections, removed, .. } = &mut *state;
+        connections.retain(|peer, connection| {
             let known = peers.contains_key(peer);
             if !known {
-                connection.close(1u32.into(), b"this node was removed from the cluster");
+                connection.close(farewell(removed.contains(peer)).into(), b"this node was removed from the cluster");
             }
             known
         });
@@ -160,6 +175,13 @@ impl Endpoint {
         entry.push(session, len, message, self.shared.config.queue_bytes)
     }
 
+    /// How the connections do that this endpoint dialled, by peer. Counters are of the present connection of each.
+    #[must_use]
+    pub fn peer_stats(&self) -> Vec<(NodeId, PeerStats)> {
+        let state = self.shared.lock();
+        state.dialled.iter().map(|(peer, connection)| (*peer, PeerStats::of(connection))).collect()
+    }
+
     /// Closes every connection and waits until peers have been told and the port is free (or a second has passed).
     pub async fn shutdown(self) {
         let quinn = self.shared.quinn.clone();
@@ -186,6 +208,7 @@ impl Drop for Endpoint {
         // Diallers see their address channel closed and end; readers and writers end with the connections.
         state.peers.clear();
         state.connections.clear();
+        state.dialled.clear();
         drop(state);
         self.shared.events.close();
         self.shared.quinn.close(0u32.into(), b"the agent is stopping");
@@ -251,11 +274,17 @@ impl Shared {
         self.lock().knows(peer)
     }
 
+    /// Whether `peer` was removed from the cluster.
+    pub(crate) fn was_removed(&self, peer: NodeId) -> bool {
+        self.lock().removed.contains(&peer)
+    }
+
     /// Makes `connection` the one that `peer` sends on; closes it if `peer` was removed meanwhile.
     pub(crate) fn replace_connection(&self, peer: NodeId, connection: &Connection) {
         let mut state = self.lock();
         if state.closed || !state.knows(peer) {
-            connection.close(1u32.into(), b"this node was removed from the cluster");
+            let code = farewell(state.removed.contains(&peer));
+            connection.close(code.into(), b"this node was removed from the cluster");
         } else if let Some(older) = state.connections.insert(peer, connection.clone()) {
             older.close(0u32.into(), b"replaced by a newer connection");
         }
@@ -265,6 +294,15 @@ impl Shared {
         let mut state = self.lock();
         if state.connections.get(&peer).is_some_and(|c| c.stable_id() == connection.stable_id()) {
             state.connections.remove(&peer);
+        }
+    }
+
+    /// What the dialler of `peer` sends on; `None`: nothing now.
+    pub(crate) fn set_dialled(&self, peer: NodeId, connection: Option<&Connection>) {
+        let mut state = self.lock();
+        match connection.filter(|_| !state.closed) {
+            Some(connection) => drop(state.dialled.insert(peer, connection.clone())),
+            None => drop(state.dialled.remove(&peer)),
         }
     }
 
@@ -288,6 +326,11 @@ impl Shared {
             tracing::warn!("refused {what}");
         }
     }
+}
+
+/// The code of a connection that is closed because its peer is none.
+fn farewell(removed: bool) -> u32 {
+    if removed { REMOVED } else { UNKNOWN }
 }
 
 fn listen(

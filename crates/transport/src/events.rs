@@ -61,6 +61,11 @@ pub enum Event {
         /// What was sent, in one piece.
         bytes: Bytes,
     },
+    /// A peer says, and proves to be one, that this node was removed from the cluster.
+    Removed {
+        /// Who.
+        by: NodeId,
+    },
     /// A node without a certificate asks to become a member. Nothing about it is verified.
     Join {
         /// Where it asks from.

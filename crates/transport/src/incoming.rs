@@ -5,7 +5,7 @@
 //! streams of one life of the peer the older is known by its session and refused, however late it arrives (trap 10).
 
 use crate::config::Lane;
-use crate::endpoint::Shared;
+use crate::endpoint::{REMOVED, Shared, UNKNOWN};
 use crate::events::{Event, Gone};
 use crate::header::{self, Header};
 use crate::join;
@@ -80,28 +80,32 @@ async fn accept(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSem
             drop(permit);
             receive(shared, connection, peer).await;
         }
-        Err(reason) => {
-            connection.close(1u32.into(), reason.as_bytes());
+        Err((code, reason)) => {
+            connection.close(code.into(), reason.as_bytes());
             shared.refused(&format_args!("{remote}: {reason}"));
         }
     }
 }
 
-/// Who this is, if it may send to us; otherwise why not.
-fn admit(shared: &Shared, connection: &Connection) -> Result<NodeId, String> {
-    let (cluster, peer) = tls::peer_of(connection)
-        .ok_or("expected a node's certificate, found none; join the cluster first (`holdfast join`)")?;
+/// Who this is, if it may send to us; otherwise the code to close with, and why.
+fn admit(shared: &Shared, connection: &Connection) -> Result<NodeId, (u32, String)> {
+    let refuse = |reason: String| Err((UNKNOWN, reason));
+    let Some((cluster, peer)) = tls::peer_of(connection) else {
+        return refuse(
+            "expected a node's certificate, found none; join the cluster first (`holdfast join`)".to_owned(),
+        );
+    };
     if cluster != shared.cluster {
-        return Err(format!("expected a node of cluster {}, found {peer} of cluster {cluster}", shared.cluster));
+        return refuse(format!("expected a node of cluster {}, found {peer} of cluster {cluster}", shared.cluster));
     }
     if peer == shared.node {
-        return Err(format!("found a second {peer}: two agents use the same certificate; stop one of them"));
+        return refuse(format!("found a second {peer}: two agents use the same certificate; stop one of them"));
+    }
+    if shared.was_removed(peer) {
+        return Err((REMOVED, format!("{peer} was removed from the cluster; it may join again as a new node")));
     }
     if !shared.is_known(peer) {
-        return Err(format!(
-            "{peer} is not among the nodes that {} knows; it was removed, or not added yet",
-            shared.node
-        ));
+        return refuse(format!("{peer} is not among the nodes that {} knows; it was not added yet", shared.node));
     }
     Ok(peer)
 }

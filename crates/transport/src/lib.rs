@@ -28,6 +28,7 @@ mod join;
 mod limiter;
 mod outgoing;
 pub mod pki;
+mod stats;
 mod tls;
 
 pub use config::{Identity, Lane, TransportConfig};
@@ -35,3 +36,4 @@ pub use endpoint::Endpoint;
 pub use error::{JoinError, SendError, TransportError};
 pub use events::{Event, Events};
 pub use join::{JoinReply, MAX_JOIN_BYTES, join_client};
+pub use stats::PeerStats;

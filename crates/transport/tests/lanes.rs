@@ -141,7 +141,7 @@ async fn ten_thousand_messages_arrive_in_order_on_each_lane_between_three_nodes(
                         received += 1;
                     }
                     Event::LaneDown { .. } | Event::IncomingClosed { .. } => panic!("nothing breaks"),
-                    Event::Incoming { .. } | Event::Join { .. } => {}
+                    Event::Incoming { .. } | Event::Join { .. } | Event::Removed { .. } => {}
                 }
             }
             node
@@ -283,6 +283,22 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
         rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_was_removed_is_told_so_at_once_and_whenever_it_dials() {
+    let (mut a, b) = pair(|| config(0)).await;
+    a.endpoint.open(b.id, Lane::Control);
+    a.up(b.id, Lane::Control).await;
+    b.endpoint.set_removed([a.id].into());
+    b.endpoint.set_peers(&BTreeMap::new());
+    let mut told = 0;
+    while told < 2 {
+        if let Event::Removed { by } = a.next().await {
+            assert_eq!(by, b.id);
+            told += 1;
+        }
     }
 }
 

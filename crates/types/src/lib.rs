@@ -32,4 +32,4 @@ pub use rng::Rng;
 pub use sizes::{Resized, Sizes};
 pub use time::Time;
 pub use units::{BlockCount, BlockIndex, BlockRange, ByteOffset, RegionIndex, VolumeSize, VolumeSizeError};
-pub use view::{ControlRequest, Life, Nominee, Pending, VolumeView};
+pub use view::{ControlRequest, Forced, Life, Nominee, Pending, VolumeView};

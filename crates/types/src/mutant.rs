@@ -37,6 +37,19 @@ macro_rules! mutants {
 }
 
 mutants! {
+    // Of a forced recovery.
+
+    /// After a forced recovery a fence of any R of the members that are left is enough.
+    ForcedFencesFew: "open F2",
+    /// After a forced recovery nobody waits for the leases that lost members may have granted.
+    ForcedSkipsLease: "open F2",
+    /// A forced recovery leaves the lost members in the configuration.
+    ForcedKeepsOldMembers: "F1",
+    /// A copy that was set aside and comes back is taken for a member.
+    ForcedTakesBack: "F5",
+    /// The receipt of a forced recovery calls everything kept.
+    ReceiptSaysNothing: "F4",
+
     // The mistakes that docs/PROTOCOL.md names in its last section.
 
     /// An epoch is activated before W members hold its start.
@@ -77,6 +90,12 @@ mutants! {
     LearnerGrants: "open N8",
     /// A removed member's copy stays, and is taken again when its node is added again.
     RemovedCopyReturns: "open S20",
+    /// A node that is to be drained gets copies.
+    DrainedGetsCopies: "drain",
+    /// A witness gets copies.
+    WitnessHoldsCopies: "S22",
+    /// A member goes before whoever takes its place counts.
+    GoesBeforeSuccessor: "M1",
     // Resync by regions.
 
     /// A target switches although the source has more regions for it.
@@ -231,8 +250,8 @@ mutants! {
     ResizeNotRolledBack: "resize",
     /// What a smaller volume cuts off stays in image and tables.
     ShrinkKeepsBytes: "resize",
-    /// A primary follows a wish for a size that is older than its log.
-    StaleResize: "open resize",
+    /// A wish for a size undoes what was decided since whoever has it looked.
+    StaleResize: "resize",
     /// The content of a record is not checked against its checksum.
     BodyNotVerified: "S18",
 }

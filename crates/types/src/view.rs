@@ -1,6 +1,6 @@
 //! What the control plane has decided about a volume, as one of its copies sees it.
 
-use crate::{Configuration, Durability, Epoch, Member, NodeId, QuorumRule, VolumeId, VolumeSize};
+use crate::{Configuration, Durability, Epoch, Lsn, Member, Mutant, NodeId, QuorumRule, VolumeId, VolumeSize, mutated};
 
 /// Random id of one life of an agent process. An epoch belongs to one life (N0): a restarted primary no longer knows
 /// its volatile tail, so it never appends to its old epoch.
@@ -30,6 +30,18 @@ pub struct VolumeView {
     pub leaving: Vec<NodeId>,
     /// How W follows from the number of members.
     pub rule: QuorumRule,
+    /// The active configuration was made by a forced recovery and nobody has opened it yet.
+    pub forced: Option<Forced>,
+}
+
+/// A forced recovery that goes on: what was acknowledged before may be held by no member, so no write quorum of the
+/// active configuration stands for it. Every member must be fenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forced {
+    /// The epoch that was given up.
+    pub before: Epoch,
+    /// The claimed epoch of which the control plane knows where it continues the log; nothing else is activated.
+    pub noted: Option<Epoch>,
 }
 
 impl VolumeView {
@@ -48,7 +60,18 @@ impl VolumeView {
             learners: Vec::new(),
             leaving: Vec::new(),
             rule,
+            forced: None,
         }
+    }
+
+    /// Whether the members for which `answered` holds may decide what the log is: they meet every set that may have
+    /// acknowledged a write, or, after a forced recovery, are all that is left.
+    #[must_use]
+    pub fn is_fence(&self, answered: impl Fn(NodeId) -> bool) -> bool {
+        if self.forced.is_some() && !mutated(Mutant::ForcedFencesFew) {
+            return self.active.members.iter().all(|m| answered(m.node));
+        }
+        self.active.is_fence(answered)
     }
 
     /// The copy on `node` that belongs to the volume, whether it counts or still learns.
@@ -104,6 +127,19 @@ pub enum ControlRequest {
         life: Life,
         /// The members of the next epoch: one more or one less than now.
         members: Vec<Member>,
+    },
+    /// After a forced recovery, before T8: where the pending epoch continues the log, for the loss receipt.
+    NoteKept {
+        /// The volume.
+        volume: VolumeId,
+        /// The claimed epoch.
+        epoch: Epoch,
+        /// The last record that is kept.
+        last: Lsn,
+        /// What the members that were left knew to be committed.
+        known: Lsn,
+        /// This life led the epoch that was given up until then: nothing above `last` was acknowledged.
+        whole: bool,
     },
     /// T8: make the pending epoch the active one, if it is still the pending one.
     Activate {

@@ -1,9 +1,9 @@
 //! Which keys exist, and which one was probably meant.
 
 const SECTIONS: [(&str, &[&str]); 4] = [
-    ("node", &["name", "data_dir", "failure_domain", "on_term"]),
+    ("node", &["name", "data_dir", "failure_domain", "witness", "on_term"]),
     ("listen", &["peer", "advertise", "metrics", "admin", "nbd_dir"]),
-    ("cluster", &["voter", "heartbeat", "failure_timeout", "lease", "restart_window"]),
+    ("cluster", &["voter", "heartbeat", "failure_timeout", "lease", "replace_after", "restart_window"]),
     (
         "limits",
         &[

@@ -44,6 +44,8 @@ pub struct ClusterOptions {
     pub nodes: usize,
     /// TOML appended to each configuration: sections `[cluster]` and `[limits]` are free.
     pub extra: String,
+    /// Each node serves its metrics on a port of its own.
+    pub metrics: bool,
     /// Where each node runs; empty: all of them on loopback.
     pub hosts: Vec<Host>,
 }
@@ -61,7 +63,7 @@ impl ClusterOptions {
     /// Three nodes with default timers.
     #[must_use]
     pub fn new(binary: PathBuf, dir: PathBuf) -> ClusterOptions {
-        ClusterOptions { binary, dir, nodes: 3, extra: String::new(), hosts: Vec::new() }
+        ClusterOptions { binary, dir, nodes: 3, extra: String::new(), metrics: false, hosts: Vec::new() }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{ClusterOptions, HarnessError, Host};
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,6 +22,7 @@ pub struct Node {
     admin: PathBuf,
     log: PathBuf,
     host: Option<Host>,
+    metrics: Option<SocketAddr>,
     child: Option<Child>,
 }
 
@@ -35,6 +36,7 @@ impl Node {
             admin: dir.join("admin.sock"),
             log: dir.join("log"),
             host: options.hosts.get(at - 1).cloned(),
+            metrics: options.metrics.then(free_tcp).transpose().map_err(|e| io_error("find a free TCP port", e))?,
             child: None,
             name,
             dir,
@@ -55,8 +57,9 @@ impl Node {
         let path = |path: &Path| toml_string(&path.display().to_string());
         let address = self.host.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |host| host.address);
         let peer = SocketAddr::new(address, port);
+        let metrics = self.metrics.map_or_else(String::new, |address| format!("metrics = \"{address}\"\n"));
         format!(
-            "[node]\nname = {}\ndata_dir = {}\n\n[listen]\npeer = \"{peer}\"\nadmin = {}\nnbd_dir = {}\n\n{extra}\n",
+            "[node]\nname = {}\ndata_dir = {}\n\n[listen]\npeer = \"{peer}\"\nadmin = {}\nnbd_dir = {}\n{metrics}\n{extra}\n",
             toml_string(&self.name),
             path(&self.data_dir()),
             path(&self.admin),
@@ -94,6 +97,12 @@ impl Node {
         &self.log
     }
 
+    /// Where it serves its metrics, if it does.
+    #[must_use]
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
     /// Where a volume is attached on this node.
     #[must_use]
     pub fn socket(&self, volume: &str) -> PathBuf {
@@ -117,7 +126,8 @@ impl Node {
     }
 
     /// How the agent ended, if it did so without having been killed by us.
-    pub(super) fn ended(&self) -> Option<String> {
+    #[must_use]
+    pub fn ended(&self) -> Option<String> {
         let pid = self.pid()?;
         // SAFETY: siginfo_t is plain data, for which all zeroes is valid; waitid fills it.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -225,6 +235,11 @@ fn free_ports() -> io::Result<u16> {
         }
     }
     Err(last)
+}
+
+/// A TCP port of the loopback that nobody uses now.
+fn free_tcp() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 fn toml_string(text: &str) -> String {

@@ -1,6 +1,6 @@
 //! The JSON that scripts rely on: names and types change only with a note in the changelog.
 
-use crate::commands::Wish;
+use crate::commands::{Duty, Wish};
 use holdfast_agent::admin::pb;
 use serde_json::{Value, json};
 
@@ -31,7 +31,17 @@ fn node(node: &pb::Node) -> Value {
         "copies": node.copies,
         "primaries": node.primaries,
         "draining": node.draining,
+        "wanted": node.wanted,
+        "witness": node.witness,
+        "copies_left": node.copies_left,
+        "notes": node.notes,
+        "free_bytes": node.free_bytes,
     })
+}
+
+/// Without the node unless it was waited for, and is still one.
+pub(crate) fn duty_json(name: &str, duty: Duty, done: bool, reached: Option<&pb::Node>) -> Value {
+    json!({ "node": name, "wanted": duty.word(), "done": done, "reached": reached.map(node) })
 }
 
 pub(crate) fn volumes_json(volumes: &[pb::Volume]) -> Value {
@@ -60,6 +70,7 @@ pub(crate) fn volume_json(volume: &pb::Volume) -> Value {
         "nbd_socket": optional(&volume.nbd_socket),
         "pending_epoch": (volume.pending_epoch != 0).then_some(volume.pending_epoch),
         "pending_primary": optional(&volume.pending_primary),
+        "receipts": volume.receipts.iter().map(super::receipt_json).collect::<Value>(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Tables and sentences.
 
-use crate::commands::Wish;
+use crate::commands::{Duty, Wish};
 use crate::units;
 use comfy_table::{Cell, Table, TableComponent, presets};
 use holdfast_agent::admin::pb;
@@ -14,7 +14,7 @@ pub(crate) fn status_text(status: &pb::StatusResponse) -> String {
     let leader = if status.leader.is_empty() { "none" } else { &status.leader };
     let mut out = format!("cluster {}, leader {leader}, answered by {}\n", status.cluster, status.answered_by);
     out += &warnings("", &status.r#unsafe);
-    let _ = writeln!(out, "\n{}", nodes_table(&status.nodes));
+    let _ = writeln!(out, "\n{}", nodes_text(&status.nodes));
     match status.volumes.as_slice() {
         [] => out += "\nno volumes; create one with: holdfast volume create NAME --size SIZE\n",
         [one] => out += &format!("\n{}", volume_text(one)),
@@ -29,15 +29,46 @@ pub(crate) fn status_text(status: &pb::StatusResponse) -> String {
     out
 }
 
-pub(crate) fn nodes_table(nodes: &[pb::Node]) -> String {
+/// The table, and what becomes of the copies on nodes that are to hold none.
+pub(crate) fn nodes_text(nodes: &[pb::Node]) -> String {
+    let mut out = nodes_table(nodes);
+    for node in nodes {
+        for note in &node.notes {
+            let _ = write!(out, "\n{} is to be {}: {note}", node.name, node.wanted);
+        }
+    }
+    out
+}
+
+pub(crate) fn duty_text(name: &str, duty: Duty, done: bool) -> String {
+    match (duty, done) {
+        (Duty::InService, _) => format!("{name} is in service"),
+        (Duty::Drained, true) => format!("{name} is drained: it holds no copy that counts"),
+        (Duty::Drained, false) => format!("{name} is to be drained. See: holdfast node list"),
+        (Duty::Removed, true) => {
+            format!("{name} was removed from the cluster; its data directory is of no use any more")
+        }
+        (Duty::Removed, false) => format!("{name} is to be removed. See: holdfast node list"),
+    }
+}
+
+fn nodes_table(nodes: &[pb::Node]) -> String {
     let mut table = table(&["node", "state", "raft", "address", "domain", "copies", "primaries"]);
     for node in nodes {
-        let raft = match (node.leader, node.voter) {
-            (true, _) => "leader",
-            (false, true) => "voter",
-            (false, false) => UNKNOWN,
+        let raft = match (node.leader, node.voter, node.witness) {
+            (true, _, false) => "leader",
+            (true, _, true) => "leader, witness",
+            (false, true, false) => "voter",
+            (false, true, true) => "witness",
+            (false, false, _) => UNKNOWN,
         };
-        let state = if node.draining { format!("{}, draining", node.state) } else { node.state.clone() };
+        let wish = match (node.wanted.as_str(), node.copies_left + node.primaries) {
+            ("drained", 0) => ", drained",
+            ("drained", _) => ", draining",
+            ("removed", _) => ", to be removed",
+            _ => "",
+        };
+        let state = format!("{}{wish}", node.state);
         let (copies, primaries) = (node.copies.to_string(), node.primaries.to_string());
         let row = [&node.name, state.as_str(), raft, &node.address, &node.failure_domain, &copies, &primaries];
         table.add_row(row.map(Cell::new));
@@ -109,12 +140,13 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
     for copy in volume.copies.iter().filter(|copy| !copy.note.is_empty()) {
         let _ = writeln!(out, "the copy on {} is {}: {}", copy.node, copy.state, copy.note);
     }
+    out += &super::receipts_text(volume);
     out + &super::integrity_lines(volume)
 }
 
 /// How many copies a quorum is of.
 fn counting(volume: &pb::Volume) -> usize {
-    let counts = |copy: &&pb::Copy| copy.role != "learner" && copy.state != "deleting";
+    let counts = |copy: &&pb::Copy| !matches!(copy.role.as_str(), "learner" | "aside") && copy.state != "deleting";
     match volume.copies.iter().filter(counts).count() {
         // The volume itself is being deleted.
         0 => volume.copies.len(),

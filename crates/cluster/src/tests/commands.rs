@@ -58,7 +58,15 @@ fn a_join_token_admits_one_node_once() {
         let Command::AddNode { address, failure_domain, voter, fingerprint, .. } = add_node(name) else {
             unreachable!()
         };
-        Command::AddNode { name: name.into(), address, failure_domain, voter, fingerprint, token_id: Some(token) }
+        Command::AddNode {
+            name: name.into(),
+            address,
+            failure_domain,
+            voter,
+            witness: false,
+            fingerprint,
+            token_id: Some(token),
+        }
     };
     assert_eq!(refused(&state, &join("n9", 4)), NotFound);
     assert_eq!(state.apply(&join("n9", 5)), Ok(Outcome::Node(NodeId(2))));

@@ -25,6 +25,7 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         learners: Vec::new(),
         space: SpaceLeft::Enough,
         integrity: Integrity::default(),
+        orphans: Vec::new(),
         resync: None,
         exposure: crate::Exposure::default(),
         clients: 0,
@@ -37,18 +38,18 @@ fn failed() -> CopyReport {
     report(CopyRole::Idle, CopyState::Failed { reason: "EIO".into() }, 1, 99)
 }
 
-fn serving() -> CopyReport {
+pub(crate) fn serving() -> CopyReport {
     report(CopyRole::Primary, CopyState::Serving, 1, 10)
 }
 
-fn in_sync(durable: u64) -> CopyReport {
+pub(crate) fn in_sync(durable: u64) -> CopyReport {
     report(CopyRole::Secondary, CopyState::InSync, 1, durable)
 }
 
-struct Scene {
-    state: State,
-    detector: Detector,
-    now: Time,
+pub(crate) struct Scene {
+    pub(crate) state: State,
+    pub(crate) detector: Detector,
+    pub(crate) now: Time,
     /// What each live node says.
     live: Vec<(u64, Option<CopyReport>)>,
     is_leader: bool,
@@ -59,18 +60,18 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(state: State, live: Vec<(u64, Option<CopyReport>)>) -> Scene {
+    pub(crate) fn new(state: State, live: Vec<(u64, Option<CopyReport>)>) -> Scene {
         let detector = Detector::new(Duration::from_secs(1), Time::ZERO);
         Scene { state, detector, now: Time::ZERO, live, is_leader: true, log: Vec::new(), applies: true }
     }
 
-    fn run(&mut self, ms: u64) -> Vec<Command> {
+    pub(crate) fn run(&mut self, ms: u64) -> Vec<Command> {
         let before = self.log.len();
         for _ in 0..ms / 100 {
             self.now = self.now + Duration::from_millis(100);
             for (node, copy) in &self.live {
                 let copies = copy.iter().cloned().collect();
-                self.detector.heard(Heartbeat { node: NodeId(*node), life: 1, copies }, self.now);
+                self.detector.heard(Heartbeat { node: NodeId(*node), life: 1, copies, free_bytes: None }, self.now);
             }
             for command in self.detector.decide(&self.state, ME, self.is_leader, self.now) {
                 if self.applies {
@@ -82,12 +83,12 @@ impl Scene {
         self.log[before..].iter().map(|(_, c)| c.clone()).collect()
     }
 
-    fn say(&mut self, node: u64, copy: Option<CopyReport>) {
+    pub(crate) fn say(&mut self, node: u64, copy: Option<CopyReport>) {
         self.live.retain(|(n, _)| *n != node);
         self.live.push((node, copy));
     }
 
-    fn silence(&mut self, node: u64) {
+    pub(crate) fn silence(&mut self, node: u64) {
         self.live.retain(|(n, _)| *n != node);
     }
 
@@ -310,7 +311,8 @@ fn copies_spread_over_failure_domains_then_over_nodes() {
     for (name, domain) in [("a", "r1"), ("b", "r1"), ("c", "r2"), ("d", "r2"), ("e", "r3")] {
         let Command::AddNode { address, fingerprint, .. } = add_node(name) else { unreachable!() };
         let (name, failure_domain) = (name.to_owned(), domain.to_owned());
-        let node = Command::AddNode { name, address, failure_domain, voter: true, fingerprint, token_id: None };
+        let (voter, witness) = (true, false);
+        let node = Command::AddNode { name, address, failure_domain, voter, witness, fingerprint, token_id: None };
         state.apply(&node).unwrap();
     }
     let ids = |state: &State, n, alive: fn(NodeId) -> bool| -> Vec<u64> {
@@ -326,6 +328,6 @@ fn copies_spread_over_failure_domains_then_over_nodes() {
 
 #[test]
 fn heartbeats_survive_the_wire() {
-    let heartbeat = Heartbeat { node: NodeId(1), life: u64::MAX, copies: vec![failed(), serving()] };
+    let heartbeat = Heartbeat { node: NodeId(1), life: u64::MAX, copies: vec![failed(), serving()], free_bytes: None };
     assert_eq!(Heartbeat::decode(&heartbeat.encode()).unwrap(), heartbeat);
 }

@@ -2,6 +2,8 @@ mod commands;
 mod decider;
 mod glance;
 mod random;
+mod recovery;
+mod redundancy;
 
 use crate::{Command, Outcome, Phase, State};
 use holdfast_types::{ClusterId, Durability, Epoch, Incarnation, Life, NodeId, VolumeId};
@@ -12,6 +14,7 @@ pub(crate) fn add_node(name: &str) -> Command {
         address: format!("{name}:7000"),
         failure_domain: format!("rack-{name}"),
         voter: true,
+        witness: false,
         fingerprint: "ab12".into(),
         token_id: None,
     }

@@ -1,6 +1,7 @@
 //! Random commands: the invariants hold, and what was agreed is the same for everybody.
 
 use super::*;
+use crate::{Duty, Why};
 use holdfast_types::{NodeId, VolumeId};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         1 => ("[a-c]", any::<bool>(), proptest::option::of(0_u64..3)).prop_map(|(name, voter, token_id)| {
             let (address, fingerprint) = ("a:1".into(), "ff".into());
-            Command::AddNode { name, address, failure_domain: String::new(), voter, fingerprint, token_id }
+            Command::AddNode { name, address, failure_domain: String::new(), voter, witness: false, fingerprint, token_id }
         }),
         1 => node().prop_map(|node| Command::RemoveNode { node }),
         1 => (0_u64..3).prop_map(|id| Command::AddToken { id, hash: format!("{id:064x}"), expires: id }),
@@ -41,7 +42,25 @@ fn command() -> impl Strategy<Value = Command> {
             Command::Nominate { volume, node, base, planned }
         }),
         1 => (volume(), epoch()).prop_map(|(volume, base)| Command::ClearNominee { volume, base }),
+        6 => copies(volume(), node()),
+        2 => (node(), prop_oneof![4 => Just(Duty::InService), 2 => Just(Duty::Drained), 1 => Just(Duty::Removed)])
+            .prop_map(|(node, wanted)| Command::WantNode { node, wanted }),
     ]
+}
+
+/// What is wanted of the copies of a volume, by an operator and by the leader.
+fn copies(
+    volume: impl Strategy<Value = VolumeId>,
+    node: impl Strategy<Value = NodeId> + Clone,
+) -> impl Strategy<Value = Command> {
+    (volume, node.clone(), node, 0_u8..6).prop_map(|(volume, old, new, what)| match what {
+        0 => Command::AddCopy { volume, node: new },
+        1 => Command::RemoveCopy { volume, node: old },
+        2 => Command::ReplaceCopy { volume, old, new },
+        3 => Command::MoveCopy { volume, old, new, why: Why::Drained },
+        4 => Command::MoveCopy { volume, old, new, why: Why::Gone },
+        _ => Command::KeepCopy { volume, node: old },
+    })
 }
 
 /// A command, and whether to aim it at what is there: random epochs alone would hardly ever hit.
@@ -75,7 +94,7 @@ fn shots() -> impl Strategy<Value = Vec<Shot>> {
             start
         })
     ];
-    (start, proptest::collection::vec((command(), proptest::bool::weighted(0.8)), 0..80)).prop_map(|(a, b)| {
+    (start, proptest::collection::vec((command(), proptest::bool::weighted(0.8)), 0..110)).prop_map(|(a, b)| {
         let mut a: Vec<Shot> = a.into_iter().map(|c| (c, false)).collect();
         a.extend(b);
         a

@@ -303,7 +303,9 @@ impl World {
                 self.view.nominee = None;
                 self.note(Step::Activate { epoch: small(epoch) });
             }
-            ControlRequest::Reconfigure { .. } => unreachable!("nobody changes the members of this world"),
+            ControlRequest::Reconfigure { .. } | ControlRequest::NoteKept { .. } => {
+                unreachable!("nobody changes the members of this world")
+            }
         }
         self.publish();
     }

@@ -4,7 +4,7 @@ use super::applied::Replicated;
 use crate::local::LocalView;
 use crate::upkeep::Upkeep;
 use bytes::Bytes;
-use holdfast_cluster::{Command, CopyReport, Outcome, Refusal, State};
+use holdfast_cluster::{Command, CopyReport, DetectorConfig, Outcome, REPLACE_AFTER, Refusal, State};
 use holdfast_consensus::{PersistBatch, RaftConfig};
 use holdfast_types::{ClusterId, ControlRequest, Incarnation, Life, NodeId, VolumeId};
 use std::collections::BTreeMap;
@@ -30,6 +30,8 @@ pub struct ControlConfig {
     pub heartbeat: Duration,
     /// Silence after which a node counts as down.
     pub failure_timeout: Duration,
+    /// A copy that is gone for so long is replaced on another node; zero: never.
+    pub replace_after: Duration,
     /// Source of Raft's random choices; fresh for each process in production.
     pub seed: u64,
     /// Commands after which the log is replaced by the state.
@@ -48,6 +50,7 @@ impl ControlConfig {
             tick: Duration::from_millis(200),
             heartbeat: Duration::from_millis(200),
             failure_timeout: Duration::from_secs(1),
+            replace_after: REPLACE_AFTER,
             seed,
             snapshot_every: 1000,
         }
@@ -59,6 +62,11 @@ impl ControlConfig {
         assert!(self.failure_timeout >= self.heartbeat * 2, "one lost heartbeat is no failure: {self:?}");
         assert!(!self.tick.is_zero() && self.tick <= self.failure_timeout, "several ticks fit in a timeout: {self:?}");
         assert!(self.snapshot_every > 0, "a log that is always replaced by the state is no log");
+    }
+
+    pub(super) fn detector(&self) -> DetectorConfig {
+        let replace_after = Some(self.replace_after).filter(|d| !d.is_zero());
+        DetectorConfig { failure_timeout: self.failure_timeout, replace_after, ..DetectorConfig::default() }
     }
 
     /// A new leader after one to two failure timeouts: about when the failure detector has made up its mind.
@@ -108,6 +116,8 @@ pub enum Input {
     },
     /// How this node's copies are now; replaces the last ones.
     Reports(Vec<CopyReport>),
+    /// Bytes free on the file system of this node's copies.
+    Space(u64),
     /// An operator's wish for a copy of a node; may get lost on the way.
     Upkeep {
         /// Who holds the copy.
@@ -167,6 +177,8 @@ pub enum Output {
     },
     /// For the operator.
     Event(Event),
+    /// This node was removed from the cluster, and nobody needs it any more.
+    Removed,
     /// This node can't go on; the sentence says why.
     Fatal(String),
 }

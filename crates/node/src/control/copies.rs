@@ -2,8 +2,8 @@
 
 use super::Output;
 use super::events::{Event, EventKind};
-use crate::local::LocalView;
-use holdfast_cluster::{Command, CopyReport, Phase, State, Volume};
+use crate::local::{Aside, LocalView};
+use holdfast_cluster::{Command, CopyReport, CopyState, FoundCopy, Phase, State, Volume};
 use holdfast_types::{Incarnation, NodeId, Time, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -54,6 +54,16 @@ impl Copies {
                 commands.push(Command::RegisterCopy { volume, node: me, incarnation: *incarnation });
             }
         }
+        for report in &self.reports {
+            let CopyState::Aside { incarnation, whole } = report.state else { continue };
+            let volume = report.volume;
+            let missing = aside(state, me).get(&volume).is_some_and(|a| a.incarnation == incarnation && !a.found);
+            if missing && due(&mut self.proposed, volume, now) {
+                let found =
+                    FoundCopy { last_epoch: report.epoch, last: report.received, committed: report.committed, whole };
+                commands.push(Command::FoundCopy { volume, node: me, incarnation, found });
+            }
+        }
         for volume in &self.deleted {
             if due(&mut self.proposed, *volume, now) {
                 commands.push(Command::CopyDeleted { volume: *volume, node: me });
@@ -88,7 +98,17 @@ pub(super) fn local_view(state: &State, me: NodeId) -> LocalView {
         create: state.copies_wanted(me),
         delete: state.copies_unwanted(me),
         registered: registered.collect(),
+        aside: aside(state, me),
     }
+}
+
+fn aside(state: &State, me: NodeId) -> BTreeMap<VolumeId, Aside> {
+    let of = |(id, v): (&VolumeId, &Volume)| {
+        let Phase::Open { copies, .. } = &v.phase else { return None };
+        let (incarnation, epoch) = (*copies.aside.get(&me)?, v.receipts.last()?.epoch);
+        Some((*id, Aside { incarnation, epoch, found: state.was_found(*id, me) }))
+    };
+    state.volumes.iter().filter_map(of).collect()
 }
 
 /// The on-disk states that count.

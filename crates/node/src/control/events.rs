@@ -3,8 +3,8 @@
 use super::Output;
 use super::copies::registered_copies;
 use super::lead::present;
-use holdfast_cluster::{Detector, State, Volume};
-use holdfast_types::{Configuration, Epoch, Incarnation, NodeId, Time, VolumeId, VolumeView};
+use holdfast_cluster::{Detector, Duty, Phase, Receipt, State, Successor, Volume, Why};
+use holdfast_types::{Configuration, Durability, Epoch, Incarnation, NodeId, Time, VolumeId, VolumeView};
 use std::collections::BTreeMap;
 
 /// Kinds of events, named as the admin API names them.
@@ -36,6 +36,14 @@ pub enum EventKind {
     CopyRegistered,
     /// A copy is refused.
     CopyFailed,
+    /// A node is to be drained, to be removed, or in service again.
+    NodeWanted,
+    /// The leader moves a copy, or takes that back.
+    CopyMoved,
+    /// An operator gave up members that are gone.
+    ForcedRecovery,
+    /// What a forced recovery lost is known, or known better.
+    LossReceipt,
 }
 
 impl EventKind {
@@ -56,6 +64,10 @@ impl EventKind {
             EventKind::VolumeDeleted => "volume_deleted",
             EventKind::CopyRegistered => "copy_registered",
             EventKind::CopyFailed => "copy_failed",
+            EventKind::NodeWanted => "node_wanted",
+            EventKind::CopyMoved => "copy_moved",
+            EventKind::ForcedRecovery => "forced_recovery",
+            EventKind::LossReceipt => "loss_receipt",
         }
     }
 }
@@ -77,7 +89,7 @@ pub struct Event {
 #[derive(Default)]
 pub(super) struct Watch {
     leader: Option<String>,
-    nodes: BTreeMap<NodeId, String>,
+    nodes: BTreeMap<NodeId, (String, Duty)>,
     alive: BTreeMap<NodeId, bool>,
     volumes: BTreeMap<VolumeId, Seen>,
     /// The first state is no news: it is what was stored.
@@ -90,6 +102,9 @@ struct Seen {
     size: u64,
     view: Option<VolumeView>,
     registered: BTreeMap<NodeId, Incarnation>,
+    successors: BTreeMap<NodeId, Successor>,
+    durability: Durability,
+    receipts: Vec<Receipt>,
 }
 
 impl Watch {
@@ -125,7 +140,8 @@ impl Watch {
 
     /// Compares the state with the one before.
     pub(super) fn state(&mut self, state: &State, now: Time, out: &mut Vec<Output>) {
-        let nodes: BTreeMap<NodeId, String> = present(state).map(|(id, n)| (id, n.name.clone())).collect();
+        let nodes: BTreeMap<NodeId, (String, Duty)> =
+            present(state).map(|(id, n)| (id, (n.name.clone(), n.wanted))).collect();
         let volumes: BTreeMap<VolumeId, Seen> = state.volumes.iter().map(|(id, v)| (*id, see(state, *id, v))).collect();
         if std::mem::replace(&mut self.started, true) {
             self.nodes_changed(&nodes, now, out);
@@ -134,11 +150,22 @@ impl Watch {
         (self.nodes, self.volumes) = (nodes, volumes);
     }
 
-    fn nodes_changed(&self, nodes: &BTreeMap<NodeId, String>, now: Time, out: &mut Vec<Output>) {
-        for (node, name) in nodes.iter().filter(|(node, _)| !self.nodes.contains_key(node)) {
-            emit(out, now, EventKind::NodeAdded, None, format!("node {name} joined as {node}"));
+    fn nodes_changed(&self, nodes: &BTreeMap<NodeId, (String, Duty)>, now: Time, out: &mut Vec<Output>) {
+        for (node, (name, wanted)) in nodes {
+            match self.nodes.get(node) {
+                None => emit(out, now, EventKind::NodeAdded, None, format!("node {name} joined as {node}")),
+                Some((_, before)) if before != wanted => {
+                    let what = match wanted {
+                        Duty::InService => "is in service again",
+                        Duty::Drained => "is to be drained: its copies move to other nodes",
+                        Duty::Removed => "is to leave the cluster",
+                    };
+                    emit(out, now, EventKind::NodeWanted, None, format!("node {name} {what}"));
+                }
+                Some(_) => {}
+            }
         }
-        for (_, name) in self.nodes.iter().filter(|(node, _)| !nodes.contains_key(node)) {
+        for (_, (name, _)) in self.nodes.iter().filter(|(node, _)| !nodes.contains_key(node)) {
             emit(out, now, EventKind::NodeRemoved, None, format!("node {name} was removed"));
         }
     }
@@ -146,11 +173,11 @@ impl Watch {
     fn volumes_changed(
         &self,
         volumes: &BTreeMap<VolumeId, Seen>,
-        nodes: &BTreeMap<NodeId, String>,
+        nodes: &BTreeMap<NodeId, (String, Duty)>,
         now: Time,
         out: &mut Vec<Output>,
     ) {
-        let name = |node: NodeId| nodes.get(&node).cloned().unwrap_or_else(|| node.to_string());
+        let name = |node: NodeId| nodes.get(&node).map_or_else(|| node.to_string(), |(name, _)| name.clone());
         for (id, after) in volumes {
             if let Some(before) = self.volumes.get(id) {
                 changes(before, after, &name, now, out);
@@ -172,6 +199,12 @@ fn see(state: &State, id: VolumeId, volume: &Volume) -> Seen {
         size: volume.size.bytes(),
         view: state.view(id),
         registered: registered_copies(volume),
+        successors: match &volume.phase {
+            Phase::Open { copies, .. } => copies.successors.clone(),
+            Phase::Creating { .. } | Phase::Deleting { .. } => BTreeMap::new(),
+        },
+        durability: volume.durability,
+        receipts: volume.receipts.clone(),
     }
 }
 
@@ -188,7 +221,11 @@ fn changes(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Ti
         let message = format!("volume {} is to have {} bytes instead of {}", after.name, after.size, before.size);
         emit(out, now, EventKind::VolumeResized, volume, message);
     }
+    receipts_changed(before, after, name, now, out);
     let Some(now_view) = &after.view else { return };
+    for message in moves(before, after, now_view, name) {
+        emit(out, now, EventKind::CopyMoved, volume, message);
+    }
     let then_view = before.view.as_ref();
     if let Some(nominee) = now_view.nominee
         && then_view.and_then(|v| v.nominee) != Some(nominee)
@@ -211,10 +248,56 @@ fn changes(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Ti
     }
 }
 
+/// Copies that the leader began to move, and moves that ended.
+fn moves(before: &Seen, after: &Seen, view: &VolumeView, name: &dyn Fn(NodeId) -> String) -> Vec<String> {
+    let began = after.successors.iter().filter(|(new, s)| before.successors.get(new) != Some(s)).map(|(new, s)| {
+        let why = match s.why {
+            Why::Drained => "its node is to be drained",
+            Why::Gone => "it was gone for longer than replace_after",
+        };
+        format!("the copy on {} is replaced on {}: {why}", name(s.of), name(*new))
+    });
+    let ended = before.successors.iter().filter(|(new, s)| after.successors.get(new) != Some(s)).map(|(new, s)| {
+        if view.active.member(*new).is_some() {
+            format!("the copy on {} counts in place of the one on {}", name(*new), name(s.of))
+        } else {
+            format!("the copy on {} is not replaced on {} any more", name(s.of), name(*new))
+        }
+    });
+    began.chain(ended).collect()
+}
+
+/// Who ordered which forced recovery, and what it cost.
+fn receipts_changed(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Time, out: &mut Vec<Output>) {
+    let volume = Some(after.name.as_str());
+    for receipt in &after.receipts {
+        let known = before.receipts.iter().find(|r| r.number == receipt.number);
+        if known.is_none() {
+            let names = |members: &mut dyn Iterator<Item = NodeId>| members.map(name).collect::<Vec<_>>().join(", ");
+            let left = names(&mut receipt.survivors.iter().map(|m| m.node));
+            let given_up = names(&mut receipt.given_up().map(|m| m.node));
+            let by = &receipt.by;
+            let uid = by.uid.map_or_else(|| "an unknown user".to_owned(), |uid| format!("{} (uid {uid})", by.user));
+            let message = format!(
+                "forced recovery {} by {uid} on {}: epoch {} with {left} succeeds epoch {}; the copies on {given_up} are given up",
+                receipt.number, by.host, receipt.epoch, receipt.before.epoch
+            );
+            emit(out, now, EventKind::ForcedRecovery, volume, message);
+        }
+        let (said, says) = (known.map(|r| r.loss(before.durability)), receipt.loss(after.durability));
+        if said != Some(says) && receipt.opened {
+            let message = format!("forced recovery {}: {}", receipt.number, receipt.sentence(after.durability));
+            emit(out, now, EventKind::LossReceipt, volume, message);
+        }
+    }
+}
+
 /// Who reigns, after whom, and why.
 fn reign(before: &VolumeView, after: &VolumeView, name: &dyn Fn(NodeId) -> String) -> String {
     let why = match before.nominee {
         _ if before.active.epoch == Epoch::ZERO => "the volume opens for the first time",
+        _ if after.forced.is_some() => "an operator goes on with the copies that are left",
+        _ if before.forced.is_some() => "it goes on with the copies that are left",
         Some(nominee) if nominee.planned => "a planned switchover",
         Some(_) => "the control plane chose its primary",
         None => "its primary asked for it",

@@ -1,26 +1,29 @@
 //! What the leader does besides ordering proposals: decisions of the failure detector, and Raft's membership.
 
+use super::voters::{Step, Voters};
 use super::{Control, MEMBERSHIP, Output};
-use holdfast_cluster::{Node, State};
+use holdfast_cluster::{Command, Duty, Node, State};
 use holdfast_consensus as consensus;
 use holdfast_consensus::{MembershipChange, RaftStatus};
 use holdfast_types::{NodeId, Time};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// A learner this close to the end of the log may become a voter: waiting for it costs no election timeout.
-const CAUGHT_UP: u64 = 64;
 
 impl Control {
     /// The leader's turn; on others it does nothing.
     pub(super) fn lead(&mut self, now: Time, out: &mut Vec<Output>) {
         let status = self.raft.status();
         let Some(state) = self.replicated.state() else { return };
-        let commands = self.detector.decide(state, self.config.me, status.is_leader, now);
-        let change = if status.is_leader { membership(state, &status, self.config.me) } else { None };
+        let mut commands = self.detector.decide(state, self.config.me, status.is_leader, now);
+        let mut step = None;
+        if status.is_leader {
+            commands.extend(removals(state, &status));
+            let gone = self.gone_for_long(state, now);
+            step = membership(&Voters { state, status: &status, me: self.config.me, gone });
+        }
         for command in commands {
             self.propose(&command, now);
         }
-        match change {
+        match step {
             Some(Step::Change(change)) => {
                 self.raft(consensus::Input::ChangeMembership { token: MEMBERSHIP, change }, now, out);
             }
@@ -28,36 +31,34 @@ impl Control {
             None => {}
         }
     }
+
+    /// Nodes of which nothing was heard for as long as a copy may be gone.
+    fn gone_for_long(&self, state: &State, now: Time) -> BTreeSet<NodeId> {
+        let patience = self.config.replace_after;
+        let gone = |n: &Node| !patience.is_zero() && self.detector.silence(n.id, now) >= patience;
+        state.nodes().filter(|n| gone(n)).map(|n| n.id).collect()
+    }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Change(MembershipChange),
-    /// A leader that is to go hands over first.
-    HandOver(NodeId),
+/// Nodes that are to leave and have no vote: until then the others might need them to agree on it, afterwards nobody does.
+fn removals(state: &State, status: &RaftStatus) -> Vec<Command> {
+    let leaves = |(id, n): &(NodeId, &Node)| n.wanted == Duty::Removed && !status.voters.contains(id);
+    present(state).filter(leaves).map(|(node, _)| Command::RemoveNode { node }).collect()
 }
 
-/// The next step from Raft's membership to the one that the state wants. Refused and repeated while one is under way.
-fn membership(state: &State, status: &RaftStatus, me: NodeId) -> Option<Step> {
+/// The next step from Raft's membership to the one that the state wants: everybody listens, some vote, nobody else is there.
+fn membership(voters: &Voters<'_>) -> Option<Step> {
+    let Voters { state, status, me, .. } = voters;
     let in_raft: BTreeSet<NodeId> = status.voters.iter().chain(&status.learners).copied().collect();
     let in_state: BTreeSet<NodeId> = present(state).map(|(id, _)| id).collect();
     if let Some(node) = in_state.difference(&in_raft).next() {
         return Some(Step::Change(MembershipChange::AddLearner(*node)));
     }
-    let caught_up = |node: NodeId| {
-        status.progress.iter().any(|p| p.node == node && p.recent_active && p.matched + CAUGHT_UP >= status.last_index)
-    };
-    let promoted = |(id, node): (NodeId, &Node)| {
-        (node.voter_wanted && status.learners.contains(&id) && caught_up(id)).then_some(id)
-    };
-    if let Some(node) = present(state).find_map(promoted) {
-        return Some(Step::Change(MembershipChange::AddVoter(node)));
+    if let Some(step) = voters.step() {
+        return Some(step);
     }
-    let gone = in_raft.difference(&in_state).copied().min_by_key(|node| *node == me)?;
-    if gone != me {
-        return Some(Step::Change(MembershipChange::Remove(gone)));
-    }
-    status.progress.iter().find(|p| p.recent_active && status.voters.contains(&p.node)).map(|p| Step::HandOver(p.node))
+    let gone = in_raft.difference(&in_state).copied().find(|node| node != me)?;
+    Some(Step::Change(MembershipChange::Remove(gone)))
 }
 
 /// The nodes that are not removed.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::upkeep::{Task, Upkeep};
-use holdfast_cluster::{CopyReport, CopyRole, CopyState, Integrity, Outcome, RefusalKind, SpaceLeft};
+use holdfast_cluster::{CopyReport, CopyRole, CopyState, Duty, Integrity, Outcome, RefusalKind, SpaceLeft};
 use holdfast_types::{ClusterId, Durability, Epoch, Incarnation, Life, Lsn, Rng, VolumeId};
 
 const N1: NodeId = NodeId(1);
@@ -23,6 +23,7 @@ struct Seen {
     upkeep: Vec<Upkeep>,
     done: Vec<(u64, Result<Outcome, Failure>)>,
     events: Vec<Event>,
+    removed: bool,
 }
 
 struct Net {
@@ -46,6 +47,7 @@ fn node(name: &str) -> Command {
         address: format!("{name}:7400"),
         failure_domain: name.to_owned(),
         voter: true,
+        witness: false,
         fingerprint: "ab".to_owned(),
         token_id: None,
     }
@@ -150,6 +152,7 @@ impl Net {
             Output::Upkeep(wish) => seen.upkeep.push(wish),
             Output::Done { token, result } => seen.done.push((token, result)),
             Output::Event(event) => seen.events.push(event),
+            Output::Removed => seen.removed = true,
             Output::Fatal(why) => panic!("{id}: {why}"),
         }
     }
@@ -278,6 +281,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         learners: Vec::new(),
         space: SpaceLeft::Enough,
         integrity: Integrity::default(),
+        orphans: Vec::new(),
         resync: None,
         exposure: holdfast_cluster::Exposure::default(),
         clients: 0,
@@ -540,4 +544,42 @@ fn another_clusters_log_is_refused() {
     let reason = fatal.expect("a state of another cluster ends the control plane");
     assert!(reason.contains(&CLUSTER.to_string()) && reason.contains(&ClusterId(8).to_string()), "{reason}");
     assert!(control.state().is_none(), "nothing of it is taken over");
+}
+
+#[test]
+fn a_leader_that_is_to_leave_hands_over_loses_its_vote_and_is_told() {
+    let mut net = Net::three(14);
+    net.loss_per_million = 0;
+    assert!(net.until(5000, |net| net.controls[&N1].raft_status().voters.len() == 3), "all three vote");
+    let leader = net.leader().unwrap();
+    let asked = if leader == N1 { N2 } else { N1 };
+    let leave = Command::WantNode { node: leader, wanted: Duty::Removed };
+    assert_eq!(net.propose(asked, leave), Ok(Outcome::Done));
+    let gone = |net: &Net| {
+        let control = &net.controls[&asked];
+        let status = control.raft_status();
+        let in_raft = status.voters.contains(&leader) || status.learners.contains(&leader);
+        !in_raft && control.state().unwrap().node(leader).is_none()
+    };
+    assert!(net.until(20_000, gone), "{:?}", net.controls[&asked].raft_status());
+    assert_eq!(net.controls[&asked].raft_status().voters.len(), 2);
+    assert!(net.seen[&leader].removed, "it heard of it while the others still talked to it");
+    assert!(!net.seen[&asked].removed);
+}
+
+#[test]
+fn a_vote_is_not_taken_where_the_rest_could_not_agree() {
+    let mut net = Net::three(15);
+    net.loss_per_million = 0;
+    assert!(net.until(5000, |net| net.controls[&N1].raft_status().voters.len() == 3), "all three vote");
+    let leader = net.leader().unwrap();
+    let others: Vec<NodeId> = [N1, N2, N3].into_iter().filter(|n| *n != leader).collect();
+    net.cut.insert(others[0]);
+    net.run(5000);
+    let leave = Command::WantNode { node: others[1], wanted: Duty::Removed };
+    assert_eq!(net.propose(leader, leave), Ok(Outcome::Done));
+    net.run(10_000);
+    assert_eq!(net.controls[&leader].raft_status().voters.len(), 3, "one of the two others does not answer");
+    net.cut.clear();
+    assert!(net.until(20_000, |net| net.controls[&leader].raft_status().voters.len() == 2));
 }

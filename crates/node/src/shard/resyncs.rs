@@ -29,6 +29,7 @@ impl Shard {
         use store::Input as S;
         let input = match output {
             R::ReadRegions { tag, query, max_bytes } => S::ReadRegions { volume, tag, query, max_bytes },
+            R::LetGoRegions => S::LetGoRegions { volume },
             R::OpenSide(size) => S::OpenSide { volume, size },
             R::HeldInSide { from, max } => S::HeldInSide { volume, from, max },
             R::WriteSide(regions) => S::WriteSide { volume, regions },

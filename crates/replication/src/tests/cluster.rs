@@ -59,6 +59,8 @@ pub(super) struct Cluster {
     next_request: u64,
     /// How often guests of a node were disconnected.
     ends: BTreeMap<NodeId, u64>,
+    /// What a forced recovery goes on with: last record, known to be committed, all of it.
+    pub(super) kept: Option<(Lsn, Lsn, bool)>,
     /// Writes ask for FUA.
     pub(super) fua: bool,
 }
@@ -118,6 +120,7 @@ impl Cluster {
             replies: BTreeMap::new(),
             next_request: 0,
             ends: BTreeMap::new(),
+            kept: None,
             fua: false,
         };
         for id in ids {
@@ -144,6 +147,21 @@ impl Cluster {
     /// The member is to go.
     pub(super) fn leave(&mut self, node: NodeId) {
         self.view.leaving = vec![node];
+        self.publish();
+        self.settle();
+    }
+
+    /// F1: an operator goes on with these.
+    pub(super) fn force(&mut self, survivors: &[u64], primary: NodeId) {
+        self.max_epoch = self.max_epoch.next();
+        let before = self.view.active.epoch;
+        let left = |m: &Member| survivors.contains(&m.node.0);
+        let members: Vec<Member> = self.view.active.members.iter().copied().filter(left).collect();
+        let write_quorum = self.view.rule.write_quorum(members.len());
+        let (epoch, primary) = (self.max_epoch, Some(primary));
+        self.view.active = Configuration { epoch, primary, members, write_quorum };
+        self.view.forced = Some(Forced { before, noted: None });
+        (self.view.pending, self.view.nominee) = (None, None);
         self.publish();
         self.settle();
     }
@@ -565,6 +583,14 @@ impl Cluster {
                     self.view.pending = Some(Pending { configuration, base, life, same_primary: true });
                 }
             }
+            ControlRequest::NoteKept { epoch, last, known, whole, .. } => {
+                let Some(forced) = self.view.forced.as_mut() else { return };
+                forced.noted = Some(epoch);
+                self.kept = Some((last, known, whole));
+            }
+            ControlRequest::Activate { epoch, .. } if self.view.forced.is_some_and(|f| f.noted != Some(epoch)) => {
+                unreachable!("F4: {epoch} is to be activated before anybody knows what is kept")
+            }
             ControlRequest::Activate { epoch, .. }
                 if self.view.pending.as_ref().is_some_and(|p| p.configuration.epoch == epoch) =>
             {
@@ -573,6 +599,7 @@ impl Cluster {
                 self.view.learners.retain(|m| active.member(m.node).is_none());
                 self.view.leaving.retain(|n| active.member(*n).is_some());
                 self.view.nominee = None;
+                self.view.forced = None;
             }
             _ => return,
         }

@@ -37,6 +37,8 @@ pub(crate) struct Committed {
     sizes: Sizes,
     /// Those that nobody has asked about.
     told: Vec<Resized>,
+    /// Records are kept when they are committed: a part of the log may have to be taken back.
+    keeps: bool,
 }
 
 impl Committed {
@@ -52,7 +54,33 @@ impl Committed {
             changes: BTreeMap::new(),
             sizes: Sizes::new(Resized { lsn: Lsn::ZERO, size, decision: 0 }),
             told: Vec::new(),
+            keeps: false,
         }
+    }
+
+    /// From now on what was committed can be taken back.
+    pub(crate) fn keep_records(&mut self) {
+        self.keeps = true;
+    }
+
+    /// An operator has given up everything above `to`: the changes that are lost by it, and their records.
+    pub(crate) fn roll_back(&mut self, to: Lsn) -> Vec<(u64, Lsn)> {
+        assert!(self.keeps, "records were kept");
+        let gone =
+            |(change, (lsn, _)): (&u64, &(Lsn, Epoch))| (*lsn > to && self.holds(*change)).then_some((*change, *lsn));
+        let lost: Vec<(u64, Lsn)> = self.changes.iter().filter_map(gone).collect();
+        if to >= self.last() {
+            return lost;
+        }
+        self.log.truncate(index(to.0));
+        self.digests = vec![0];
+        self.blocks.iter_mut().for_each(|slot| *slot = (None, 0));
+        for (lsn, (_, epoch)) in (1..).zip(self.log.clone()) {
+            let record = self.seen[&(Lsn(lsn), epoch)].record.clone();
+            self.apply(&record.expect("it is kept"));
+        }
+        self.deferred.retain(|(_, lsn, _)| *lsn <= to);
+        lost
     }
 
     /// The size at the end of the committed log.
@@ -96,6 +124,14 @@ impl Committed {
         self.blocks[index(block)].0.as_ref()
     }
 
+    /// Which change a sector holds by the committed log; 0: zeros.
+    pub(crate) fn change_at(&self, sector: u64) -> u64 {
+        let per_block = (BLOCK_SIZE / SECTOR_SIZE) as u64;
+        let (block, at) = (sector / per_block, index(sector % per_block) * SECTOR_SIZE);
+        let content = self.block(block).map(|data| &data[at..at + SECTOR_SIZE]);
+        content.and_then(|content| change_in(content, sector)).unwrap_or(0)
+    }
+
     /// Records on the wire.
     pub(crate) fn observe(&mut self, records: &[Record]) -> Result<(), Violation> {
         for record in records {
@@ -125,7 +161,8 @@ impl Committed {
         let path = self.path(epoch, lsn)?;
         for (lsn, epoch) in &path {
             let seen = self.seen.get_mut(&(*lsn, *epoch)).expect("the path was walked on records that were seen");
-            let (hash, record) = (seen.hash, seen.record.take());
+            let record = if self.keeps { seen.record.clone() } else { seen.record.take() };
+            let hash = seen.hash;
             self.log.push((hash, *epoch));
             self.apply(&record.expect("it is committed once"));
         }

@@ -4,7 +4,8 @@
 //! Nothing here relies on the asserts of the state machine: what a volume's configuration was before is remembered here.
 
 use super::Violation;
-use holdfast_cluster::{Copies, Phase, State};
+use crate::faults::FaultKind;
+use holdfast_cluster::{Copies, Duty, Phase, Receipt, State, Why};
 use holdfast_node::LocalView;
 use holdfast_types::{Configuration, Epoch, NodeId, Pending, VolumeId, VolumeView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,8 @@ pub(crate) struct Activation {
     /// Members that were none before.
     pub(crate) added: Vec<NodeId>,
     pub(crate) configuration: Configuration,
+    /// It opens a volume of which an operator gave up copies.
+    pub(crate) receipt: Option<Receipt>,
 }
 
 /// What was ever decided about one volume.
@@ -27,6 +30,8 @@ pub(crate) struct Activation {
 struct History {
     claims: BTreeMap<Epoch, Pending>,
     active: BTreeMap<Epoch, Configuration>,
+    /// Epochs without records, by which an operator gave up copies.
+    forced: BTreeSet<Epoch>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +43,10 @@ pub(crate) struct Control {
     newest: u64,
     views: BTreeMap<VolumeId, VolumeView>,
     copies: BTreeMap<VolumeId, Copies>,
+    duties: BTreeMap<NodeId, Duty>,
+    removed: BTreeSet<NodeId>,
+    /// What the leader did by itself since that was last asked.
+    moves: Vec<FaultKind>,
     /// Active and highest epoch that the present life of a node was told of.
     told: BTreeMap<(NodeId, VolumeId), (Epoch, Epoch)>,
 }
@@ -51,6 +60,21 @@ impl Control {
     /// What the operator wants of an open volume, and what is.
     pub(crate) fn copies(&self, volume: VolumeId) -> Option<&Copies> {
         self.copies.get(&volume)
+    }
+
+    /// What is wanted of each node that is one.
+    pub(crate) fn duties(&self) -> &BTreeMap<NodeId, Duty> {
+        &self.duties
+    }
+
+    /// Whether the node left for ever.
+    pub(crate) fn is_removed(&self, node: NodeId) -> bool {
+        self.removed.contains(&node)
+    }
+
+    /// Moves that the leader began or took back since this was last asked.
+    pub(crate) fn take_moves(&mut self) -> Vec<FaultKind> {
+        std::mem::take(&mut self.moves)
     }
 
     /// Terms in which somebody led.
@@ -77,14 +101,35 @@ impl Control {
         }
         let mut activations = Vec::new();
         for view in state.volumes.keys().filter_map(|v| state.view(*v)) {
+            never_on_witness(state, &view)?;
             let history = self.histories.entry(view.volume).or_default();
-            activations.extend(history.look(&view)?);
+            let copies = match &state.volumes[&view.volume].phase {
+                Phase::Open { copies, .. } => Some(copies),
+                Phase::Creating { .. } | Phase::Deleting { .. } => None,
+            };
+            if let (Some(before), Some(copies)) = (self.copies.get(&view.volume), copies) {
+                history.keeps_copies(&view, [before, copies])?;
+            }
+            let receipts = &state.volumes[&view.volume].receipts;
+            activations.extend(history.look(&view, receipts)?);
             if index >= self.newest {
-                if let Some(Phase::Open { copies, .. }) = state.volumes.get(&view.volume).map(|v| &v.phase) {
+                if let Some(copies) = copies {
+                    if let Some(before) = self.copies.get(&view.volume) {
+                        self.moves.extend(moves(&view, before, copies));
+                        serves_where_wanted(&view, before, copies, |n| {
+                            let duty = self.duties.get(&n).copied();
+                            duty.is_some_and(|d| d != Duty::InService)
+                                && state.node(n).is_some_and(holdfast_cluster::Node::is_drained)
+                        })?;
+                    }
                     self.copies.insert(view.volume, copies.clone());
                 }
                 self.views.insert(view.volume, view);
             }
+        }
+        if index >= self.newest {
+            self.duties = state.nodes().map(|n| (n.id, n.wanted)).collect();
+            self.removed.extend(state.nodes.values().filter(|n| n.removed).map(|n| n.id));
         }
         self.newest = self.newest.max(index);
         Ok(activations)
@@ -115,7 +160,7 @@ impl Control {
 
 impl History {
     /// Compares one view with all that was seen; what became active, if that is new.
-    fn look(&mut self, view: &VolumeView) -> Result<Option<Activation>, Violation> {
+    fn look(&mut self, view: &VolumeView, receipts: &[Receipt]) -> Result<Option<Activation>, Violation> {
         let id = view.volume;
         if let Some(pending) = &view.pending {
             let claim = self.claims.entry(pending.configuration.epoch).or_insert_with(|| pending.clone());
@@ -141,7 +186,33 @@ impl History {
             let text = format!("{id}: {} was never active when {} became so", active.epoch, last.epoch);
             return Err(Violation::new("S14", text));
         }
-        self.succeeds(id, &last, active)
+        if let Some(receipt) = receipts.iter().find(|r| r.epoch == active.epoch) {
+            self.forced.insert(active.epoch);
+            return forced(id, &last, active, receipt);
+        }
+        let mut activation = self.succeeds(id, &last, active)?;
+        if self.forced.contains(&last.epoch)
+            && let Some(activation) = &mut activation
+        {
+            activation.receipt = receipts.iter().find(|r| r.epoch == last.epoch).cloned();
+        }
+        Ok(activation)
+    }
+
+    /// A member goes only where more of them are than are wanted, or where it is made anew: whoever takes its place counts first.
+    fn keeps_copies(&self, view: &VolumeView, known: [&Copies; 2]) -> Result<(), Violation> {
+        let Some(pending) = &view.pending else { return Ok(()) };
+        let (now, next) = (&view.active.members, &pending.configuration.members);
+        if self.claims.contains_key(&pending.configuration.epoch) || next.len() >= now.len() {
+            return Ok(());
+        }
+        let goes = |n: NodeId| pending.configuration.member(n).is_none();
+        let due = |c: &Copies| now.len() > c.wanted.len() || c.renew.iter().any(|n| goes(*n));
+        if now.len() == holdfast_types::MAX_MEMBERS || known.into_iter().any(due) {
+            return Ok(());
+        }
+        let text = format!("{}: {next:?} after {now:?}, of which nobody was to go yet: {known:?}", view.volume);
+        Err(Violation::new("copies", text))
     }
 
     fn founded(&self, view: &VolumeView) -> Result<Option<Activation>, Violation> {
@@ -185,8 +256,58 @@ impl History {
         let added = next.members.iter().filter(|m| !last.members.contains(m)).map(|m| m.node).collect();
         let (volume, epoch, same_primary) = (id, next.epoch, claim.same_primary);
         let configuration = next.clone();
-        Ok(Some(Activation { volume, epoch, primary, same_primary, added, configuration }))
+        Ok(Some(Activation { volume, epoch, primary, same_primary, added, configuration, receipt: None }))
     }
+}
+
+/// What the leader began or took back by itself.
+fn moves(view: &VolumeView, before: &Copies, now: &Copies) -> Vec<FaultKind> {
+    let new = now.successors.iter().filter(|(n, s)| s.why == Why::Gone && before.successors.get(n) != Some(s));
+    let gone = before.successors.keys().filter(|n| !now.wanted.contains(n) && view.active.member(**n).is_none());
+    new.map(|_| FaultKind::CopyReplacedByItself).chain(gone.map(|_| FaultKind::CopyKept)).collect()
+}
+
+/// S22: a witness never counts, and never is about to.
+fn never_on_witness(state: &State, view: &VolumeView) -> Result<(), Violation> {
+    let all = view.active.members.iter().chain(&view.learners);
+    let holders = all.chain(view.pending.iter().flat_map(|p| &p.configuration.members)).map(|m| m.node);
+    match holders.into_iter().find(|n| state.nodes.get(n).is_some_and(|n| n.witness)) {
+        Some(node) => Err(Violation::new("S22", format!("{}: {node} is a witness and holds a copy", view.volume))),
+        None => Ok(()),
+    }
+}
+
+/// A node that is to be drained gets no copy that it had not.
+fn serves_where_wanted(
+    view: &VolumeView,
+    before: &Copies,
+    now: &Copies,
+    drained: impl Fn(NodeId) -> bool,
+) -> Result<(), Violation> {
+    let had = |n: &NodeId| before.wanted.contains(n) || view.active.member(*n).is_some();
+    match now.wanted.iter().find(|n| !had(n) && drained(**n)) {
+        Some(node) => {
+            Err(Violation::new("drain", format!("{}: {node} is to be drained and is to get a copy", view.volume)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// An operator's epoch has some of the members of the one before, as they were registered, and a receipt that says so.
+fn forced(
+    id: VolumeId,
+    last: &Configuration,
+    next: &Configuration,
+    receipt: &Receipt,
+) -> Result<Option<Activation>, Violation> {
+    let known = next.members.iter().all(|m| last.members.contains(m));
+    let sound = known && next.members == receipt.survivors && receipt.before == *last && receipt.kept.is_none();
+    if sound && next.primary.is_some_and(|p| next.member(p).is_some()) && next.epoch > last.epoch {
+        return Ok(None);
+    }
+    let text =
+        format!("{id}: the forced {} after {} is {next:?} after {last:?} by {receipt:?}", next.epoch, last.epoch);
+    Err(Violation::new("S21", text))
 }
 
 fn digest(bytes: &[u8]) -> u64 {
@@ -213,7 +334,8 @@ mod tests {
         for name in ["n1", "n2"] {
             let (name, address, fingerprint) = (name.to_owned(), format!("{name}:1"), "ab".to_owned());
             let failure_domain = String::new();
-            let node = Command::AddNode { name, address, failure_domain, voter: true, fingerprint, token_id: None };
+            let (voter, witness) = (true, false);
+            let node = Command::AddNode { name, address, failure_domain, voter, witness, fingerprint, token_id: None };
             done(&mut state, &node);
         }
         let (name, durability, nodes) = ("v1".to_owned(), Durability::Sync, vec![N1, N2]);

@@ -15,6 +15,8 @@ pub(crate) struct Epochs {
     /// The highest epoch under which each node has answered anybody: a promise that left the node.
     promised: BTreeMap<NodeId, Epoch>,
     answered: BTreeMap<Lsn, (Epoch, NodeId)>,
+    /// Epochs below were given up by an operator.
+    given_up: Epoch,
 }
 
 impl Epochs {
@@ -79,8 +81,22 @@ impl Epochs {
         Ok(())
     }
 
+    /// An operator gave up every epoch below `epoch`, and with them what stood above `to`.
+    pub(crate) fn give_up(&mut self, epoch: Epoch, to: Lsn) {
+        self.given_up = epoch;
+        self.answered.retain(|lsn, _| *lsn <= to);
+    }
+
+    pub(crate) fn is_given_up(&self, epoch: Epoch) -> bool {
+        epoch < self.given_up
+    }
+
     /// A change was answered at a position, in a session that began in `epoch`.
     pub(crate) fn answered(&mut self, lsn: Lsn, record: Epoch, node: NodeId, epoch: Epoch) -> Result<(), Violation> {
+        if self.is_given_up(epoch) {
+            let text = format!("record {lsn} of {record} was answered by {node} in {epoch}, which had been given up");
+            return Err(Violation::new("S11", text));
+        }
         let first = *self.answered.entry(lsn).or_insert((record, node));
         let primary = self.primaries.get(&record).copied();
         if first != (record, node) || !self.reaches(epoch, record) || primary != Some(node) {

@@ -21,6 +21,7 @@ use crate::options::VolumePlan;
 use epochs::Epochs;
 use flush::Flushes;
 use freshness::Freshness;
+use holdfast_cluster::{Loss, Receipt};
 use holdfast_format::message::{BeatVolume, Message};
 use holdfast_format::{Record, RecordHeader};
 use holdfast_types::{Configuration, Durability, Epoch, Life, Lsn, NodeId, VolumeId};
@@ -77,6 +78,8 @@ pub(crate) struct VolumeChecks {
     pub(crate) sizes: sizes::Wishes,
     /// Only where writes are answered from memories.
     memories: Option<Memories>,
+    /// What forced recoveries lost of what was answered: by the epoch that gave it up.
+    pub(crate) losses: Vec<(Epoch, Vec<Lsn>)>,
 }
 
 /// All checkers.
@@ -85,6 +88,8 @@ pub(crate) struct Checkers {
     volumes: BTreeMap<VolumeId, VolumeChecks>,
     identity: Identity,
     pub(crate) control: control::Control,
+    /// What a copy alone holds may become the volume's.
+    watches_journals: bool,
 }
 
 impl Checkers {
@@ -97,13 +102,21 @@ impl Checkers {
             freshness: Freshness::default(),
             flushes: Flushes::default(),
             sizes: sizes::Wishes::default(),
+            losses: Vec::new(),
             memories: (plan.durability == Durability::Flush).then(|| Memories::new(&plan.members, plan.write_quorum)),
         };
         Checkers {
             volumes: plans.iter().map(|p| (p.id, checks(p))).collect(),
             identity: Identity::default(),
             control: control::Control::default(),
+            watches_journals: false,
         }
+    }
+
+    /// Copies may be given up: what was committed may be taken back, and what one copy alone holds may be committed.
+    pub(crate) fn expect_losses(&mut self) {
+        self.watches_journals = true;
+        self.volumes.values_mut().for_each(|v| v.committed.keep_records());
     }
 
     pub(crate) fn volume(&mut self, id: VolumeId) -> &mut VolumeChecks {
@@ -170,6 +183,9 @@ impl Checkers {
 
     /// Whether a node is alone in an epoch of any volume: what it appends there is never sent.
     pub(crate) fn is_alone(&self, node: NodeId) -> bool {
+        if self.watches_journals {
+            return true;
+        }
         self.volumes.keys().any(|v| self.alone_in(*v, node).next().is_some())
     }
 
@@ -184,7 +200,7 @@ impl Checkers {
     pub(crate) fn journals(&mut self, node: NodeId, records: &[Record]) -> Result<(), Violation> {
         for record in records {
             let volume = record.header().volume;
-            if self.alone_in(volume, node).any(|epoch| epoch == record.epoch()) {
+            if self.watches_journals || self.alone_in(volume, node).any(|epoch| epoch == record.epoch()) {
                 self.volume(volume).committed.observe(std::slice::from_ref(record))?;
             }
         }
@@ -258,7 +274,8 @@ impl VolumeChecks {
 
     /// A primary of an active epoch calls everything up to `lsn` committed.
     pub(crate) fn commit(&mut self, epoch: Epoch, lsn: Lsn) -> Result<(), Violation> {
-        if !self.epochs.was_activated(epoch) {
+        // What is said of an epoch that was given up is of a log that is no more.
+        if !self.epochs.was_activated(epoch) || self.epochs.is_given_up(epoch) {
             return Ok(());
         }
         // Said of an epoch that goes on in the next one with other members.
@@ -269,6 +286,25 @@ impl VolumeChecks {
             self.quorums.committed(lsn, epoch, under)?;
         }
         self.settle_memories(None)
+    }
+
+    /// An operator's recovery opens: everything above `to` is lost, and the receipt must say so.
+    fn given_up(&mut self, receipt: &Receipt, to: Lsn) -> Result<(), Violation> {
+        if receipt.kept.map(|k| k.last) != Some(to) {
+            let text = format!("the new epoch continues record {to}, the receipt says {:?}", receipt.kept);
+            return Err(Violation::new("S19", text));
+        }
+        let lost = self.committed.roll_back(to);
+        let answered: Vec<Lsn> =
+            lost.iter().filter(|(change, _)| self.register.was_answered(*change)).map(|(_, lsn)| *lsn).collect();
+        if receipt.loss(Durability::Sync) == Loss::Nothing && !answered.is_empty() {
+            let text = format!("the receipt says that nothing is lost, but records {answered:?} had been answered");
+            return Err(Violation::new("S19", text));
+        }
+        lost.iter().for_each(|(change, _)| self.flushes.forget(*change));
+        self.epochs.give_up(receipt.epoch, to);
+        self.losses.push((receipt.epoch, answered));
+        Ok(())
     }
 
     /// The control plane activated an epoch.
@@ -289,10 +325,17 @@ impl VolumeChecks {
                 format!("{epoch} was activated although {node} never sent its first record"),
             ));
         };
+        if let Some(receipt) = &active.receipt {
+            self.given_up(receipt, start.prev())?;
+        }
         for added in &active.added {
             self.quorums.holds_start(*added, start, epoch)?;
         }
         self.commit(epoch, start)?;
+        if active.receipt.is_some() {
+            let committed = &self.committed;
+            self.register.roll_back(now, |sector| committed.change_at(sector));
+        }
         self.settle_memories((!active.same_primary).then_some((epoch, now)))
     }
 }

@@ -141,6 +141,23 @@ impl Register {
         }
     }
 
+    /// Whether the guest was told that a change is done.
+    pub(crate) fn was_answered(&self, change: u64) -> bool {
+        self.changes.get(&change).is_some_and(|c| c.answered.is_some() && !c.errored)
+    }
+
+    /// An operator gave up a part of the log: what each sector holds is what the rest of the log says, whatever was answered.
+    pub(crate) fn roll_back(&mut self, now: Nanos, held: impl Fn(u64) -> u64) {
+        for (sector, entries) in (0..).zip(&mut self.sectors) {
+            let survivor = held(sector);
+            for e in entries.iter_mut() {
+                e.dead_since = Some(e.dead_since.unwrap_or(now).min(now));
+            }
+            entries.retain(|e| e.change != survivor);
+            entries.push(Entry { change: survivor, dead_since: None, killer: 0 });
+        }
+    }
+
     /// A read will never be answered.
     pub(crate) fn read_dropped(&mut self, id: u64, invoked: Nanos) {
         self.reads.remove(&(invoked, id));

@@ -26,6 +26,8 @@ pub(crate) enum Wish {
     Renew,
     /// Another size.
     Resize,
+    /// A node is to be drained, in service, or removed: a fault of this kind.
+    Nodes(FaultKind),
 }
 
 /// A proposal that waits for its outcome.
@@ -127,8 +129,11 @@ impl World {
                 self.at(at, Event::Propose(asked.wish, Box::new(asked.command)));
             }
             Wish::Members(kind) if result.is_ok() => self.fired(kind),
+            // A removal counts when it is done.
+            Wish::Nodes(kind) if result.is_ok() && kind != FaultKind::NodeRemove => self.fired(kind),
             Wish::Resize if result.is_ok() => self.fired(FaultKind::Resize),
-            Wish::Nominate { .. } | Wish::Withdraw | Wish::Members(_) | Wish::Renew | Wish::Resize => {}
+            Wish::Nominate { .. } | Wish::Withdraw | Wish::Members(_) | Wish::Renew | Wish::Resize | Wish::Nodes(_) => {
+            }
         }
     }
 }

@@ -113,7 +113,8 @@ impl World {
             if let Some(epoch) = reign {
                 v.commit(epoch, status.positions.committed)?;
             }
-            let believed = !self.nodes[&id].disk.damage().digest_may_differ(row.volume);
+            let given_up = self.lost.given_up.contains_key(&id);
+            let believed = !given_up && !self.nodes[&id].disk.damage().digest_may_differ(row.volume);
             let v = self.checkers.volume(row.volume);
             if status.role != RoleName::Failed && believed {
                 v.committed.image_at(id, led.contains(&row.volume), status.positions.applied, row.digest)?;

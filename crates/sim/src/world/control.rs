@@ -34,7 +34,7 @@ impl World {
             self.carry_control(id, output)?;
         }
         self.schedule_control_wake(id);
-        Ok(())
+        self.retire_removed()
     }
 
     pub(super) fn control_wake(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
@@ -87,8 +87,12 @@ impl World {
             format!("{id}: its state is the one after {}", status.applied)
         });
         self.look_at_members();
+        self.look_at_evidence();
         for a in activations {
             self.activated(&a)?;
+        }
+        for kind in self.checkers.control.take_moves() {
+            self.fired(kind);
         }
         Ok(())
     }
@@ -139,6 +143,7 @@ impl World {
                 let of = event.volume.map(|v| format!(" {v}:")).unwrap_or_default();
                 self.note("control", &[id.0, event.message.len() as u64], || format!("{id}:{of} {}", event.message));
             }
+            Output::Removed => self.note("removed", &[id.0], || format!("{id} was removed")),
             Output::Fatal(why) => {
                 return Err(Violation::new("gave up", format!("the control plane of {id} can't go on: {why}")));
             }
@@ -294,12 +299,21 @@ impl World {
         if let Some(command) = self.admin.unfinished() {
             return Some(format!("{command:?} was never carried out"));
         }
-        let voters: Vec<NodeId> =
-            self.options.nodes.iter().copied().filter(|n| self.options.control.votes(*n)).collect();
+        let may: Vec<NodeId> = self.options.nodes.iter().copied().filter(|n| self.options.control.votes(*n)).collect();
+        // Three or five of those that may, or as many as there are.
+        let wanted = match may.len() {
+            few @ 0..=3 => few,
+            4 => 3,
+            _ => 5,
+        };
+        let agreed = self.nodes[&leader].control.as_ref().map(Control::raft_status)?.voters;
+        if agreed.len() != wanted || !agreed.iter().all(|n| may.contains(n)) {
+            return Some(format!("{agreed:?} vote, expected {wanted} of {may:?}"));
+        }
         self.options.nodes.iter().find_map(|id| {
             let status = self.nodes[id].control.as_ref().map(Control::raft_status)?;
-            let well = status.leader == Some(leader) && status.voters == voters;
-            (!well).then(|| format!("{id} does not follow {leader} among the voters {voters:?}: {status:?}"))
+            let well = status.leader == Some(leader) && status.voters == agreed;
+            (!well).then(|| format!("{id} does not follow {leader} among the voters {agreed:?}: {status:?}"))
         })
     }
 

@@ -38,7 +38,7 @@ impl World {
                 }
                 volume
             }
-            ControlRequest::Reconfigure { .. } => return Ok(()),
+            ControlRequest::Reconfigure { .. } | ControlRequest::NoteKept { .. } => return Ok(()),
         };
         let view = state.view(volume);
         self.note("forge", &[id.0, volume.0], || format!("{id} is granted {request:?}"));
@@ -46,7 +46,8 @@ impl World {
             let Some(mut configuration) = view.as_ref().map(|v| v.active.clone()) else { return Ok(()) };
             (configuration.epoch, configuration.primary) = (epoch, Some(id));
             let (same_primary, added) = (false, Vec::new());
-            self.activated(&Activation { volume, epoch, primary: id, same_primary, added, configuration })?;
+            let receipt = None;
+            self.activated(&Activation { volume, epoch, primary: id, same_primary, added, configuration, receipt })?;
         }
         let state = self.nodes[&id].control.as_ref().and_then(Control::state);
         let registered = |s: &holdfast_cluster::State| {

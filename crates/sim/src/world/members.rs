@@ -129,6 +129,7 @@ impl World {
             && copies.learners.is_empty()
             && copies.renew.is_empty()
             && copies.dropped.is_empty()
+            && copies.successors.is_empty()
             && self.lost_copies.is_empty();
         (!settled).then(|| format!("{volume} is to have {copies:?}, {:?} are lost", self.lost_copies))
     }

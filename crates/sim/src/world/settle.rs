@@ -14,6 +14,7 @@ impl World {
     pub(super) fn settle(&mut self) -> Result<(), Violation> {
         self.settling = Some(self.now);
         self.note("settle", &[], || "everything heals".to_owned());
+        self.end_of_losses()?;
         let keys: Vec<u64> = self.partitions.keys().copied().collect();
         for key in keys {
             self.cure(Cure::Partition(key))?;
@@ -91,6 +92,7 @@ impl World {
         }
         for plan in self.options.volumes.clone() {
             self.checkers.volume(plan.id).committed.settle_deferred()?;
+            self.judge_receipts(plan.id)?;
         }
         for id in self.options.nodes.clone() {
             if !self.atlas.is_hurt(id) && !self.options.may_lag {
@@ -105,7 +107,11 @@ impl World {
     fn sickness(&mut self) -> Option<String> {
         let volumes: Vec<VolumeId> = self.options.volumes.iter().map(|v| v.id).collect();
         let sick = volumes.into_iter().find_map(|v| {
-            self.volume_sickness(v).or_else(|| self.members_sickness(v)).or_else(|| self.size_sickness(v))
+            self.volume_sickness(v)
+                .or_else(|| self.members_sickness(v))
+                .or_else(|| self.drain_sickness(v))
+                .or_else(|| self.size_sickness(v))
+                .or_else(|| self.receipts_sickness(v))
         });
         sick.or_else(|| self.control_sickness())
     }

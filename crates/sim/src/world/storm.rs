@@ -64,6 +64,9 @@ impl World {
         if kind.changes_members() {
             return self.change_members(kind, node);
         }
+        if kind.changes_nodes() {
+            return self.change_nodes(kind, node);
+        }
         if kind.is_wide() {
             return self.start_wide_fault(kind, node);
         }
@@ -110,6 +113,7 @@ impl World {
                 Ok(())
             }
             FaultKind::Resize => self.start_resize(),
+            FaultKind::MajorityLost => self.lose_majority(),
             FaultKind::Detach => {
                 self.detach_somebody();
                 Ok(())
@@ -226,6 +230,9 @@ impl World {
 
     /// S16 on the bytes of every image of a node.
     pub(super) fn look_at_images(&mut self, id: NodeId, quiet: bool) -> Result<(), Violation> {
+        if self.lost.given_up.contains_key(&id) {
+            return Ok(());
+        }
         for plan in &self.options.volumes {
             // A copy that counts no more is what it was when it was dropped.
             let view = self.checkers.control.view(plan.id);
@@ -401,6 +408,8 @@ impl World {
     pub(super) fn cure(&mut self, cure: Cure) -> Result<(), Violation> {
         let now = self.now;
         match cure {
+            // Whoever was removed is let in by nobody.
+            Cure::Restart { node, .. } if self.is_gone(node) || !self.options.nodes.contains(&node) => {}
             Cure::Restart { node, and_crash } => {
                 self.start_node(node)?;
                 if and_crash && self.settling.is_none() {

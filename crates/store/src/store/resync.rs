@@ -24,6 +24,9 @@ impl Store {
             Input::OpenSide { volume, size } => {
                 self.with_copy(volume, now, out, |replica, cx| replica.open_side(cx, size));
             }
+            Input::LetGoRegions { volume } => {
+                self.with_copy(volume, now, out, |replica, _| replica.region_reads.let_go());
+            }
             Input::DropSide { volume } => self.with_copy(volume, now, out, Replica::drop_side),
             Input::HeldInSide { volume, from, max } => {
                 self.with_copy(volume, now, out, |replica, cx| replica.held_in_side(cx, from, max));

@@ -8,7 +8,7 @@ use crate::ops::Tag;
 use crate::replica::{Replica, Stage};
 use crate::stats::Written;
 use holdfast_format::PAGE_BYTES;
-use holdfast_types::{Positions, VolumeId};
+use holdfast_types::{Epoch, Positions, VolumeId};
 
 impl Store {
     /// Whether guests should hand over more. Images that can't keep up slow the journal and thereby everybody who waits
@@ -36,6 +36,24 @@ impl Store {
         self.ops.pace.rate()
     }
 
+    /// Bytes of the segment files that are part of the journal.
+    #[must_use]
+    pub fn journal_bytes(&self) -> u64 {
+        self.journal.segments.len() as u64 * self.config.segment_bytes
+    }
+
+    /// Bytes of segment files that the journal does not grow beyond.
+    #[must_use]
+    pub fn journal_bound(&self) -> u64 {
+        u64::from(self.config.max_segments) * self.config.segment_bytes
+    }
+
+    /// Bytes of records that wait for a frame of the journal.
+    #[must_use]
+    pub const fn staged_bytes(&self) -> u64 {
+        self.journal.queue_bytes()
+    }
+
     /// What was written since the start, and what for.
     #[must_use]
     pub const fn written(&self) -> Written {
@@ -46,6 +64,12 @@ impl Store {
     #[must_use]
     pub fn backlog_bytes(&self) -> u64 {
         self.replicas.values().map(|r| r.backlog).sum()
+    }
+
+    /// The orphans of a copy: at the adoption of which epoch they were cut, and their bytes.
+    #[must_use]
+    pub fn orphans(&self, volume: VolumeId) -> Vec<(Epoch, u64)> {
+        self.replicas.get(&volume).map_or_else(Vec::new, |r| r.orphans.iter().map(|(e, b)| (*e, *b)).collect())
     }
 
     /// Whether appends wait for a journal segment.

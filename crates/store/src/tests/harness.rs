@@ -256,6 +256,7 @@ impl Harness {
     fn output(&mut self, output: Output) {
         match output {
             Output::Disk(op) => self.disk.submit(op),
+            Output::Orphan { .. } => {}
             Output::Started => self.started = true,
             Output::Opened { volume, copy } => {
                 if self.strict {

@@ -306,6 +306,60 @@ fn what_is_noted_of_a_pass_is_what_the_tables_say() {
 }
 
 /// What only looks at a copy finds all of it, though regions are still to be moved to its image, and moves none.
+/// Appends and commits, and does not wait for the image.
+fn write_on(a: &mut Harness, records: u64) {
+    for _ in 0..records {
+        a.append(V, 1);
+        commit(a);
+    }
+    a.drain_disk();
+}
+
+/// Answers of one region each to what changed after a record, with writes between them: the records that they belong to.
+fn pass_under_writes(a: &mut Harness, after: u64, mut meanwhile: impl FnMut(&mut Harness)) -> Vec<Lsn> {
+    let mut asked = query(after, Vec::new());
+    let mut at = Vec::new();
+    loop {
+        let found = ask(a, asked.clone(), 1);
+        at.push(found.cut.at);
+        match found.next {
+            Some(next) => asked.from = next,
+            None => return at,
+        }
+        meanwhile(a);
+        while a.tick() {
+            a.drain_disk();
+        }
+    }
+}
+
+#[test]
+fn the_answers_of_a_short_pass_belong_to_one_record_though_writes_go_on() {
+    let mut a = source(5, 30);
+    let first = Lsn(a.models[&V].last());
+    let whole = pass_under_writes(&mut a, 0, |a| write_on(a, 3));
+    assert!(whole.len() > 1 && whole[0] == first, "{whole:?}");
+    assert!(whole.windows(2).all(|w| w[0] < w[1]), "a pass over all of the volume keeps nothing waiting: {whole:?}");
+
+    // All regions have changed since, and are few.
+    let after = whole[0].0;
+    write(&mut a, 40);
+    let short = pass_under_writes(&mut a, after, |a| write_on(a, 3));
+    assert!(short.len() > 1, "{short:?}");
+    assert!(short.iter().all(|at| *at == short[0]), "{short:?}");
+    a.quiesce();
+    let last = a.models[&V].last();
+    assert_eq!(a.store.positions(V).expect("it is open").applied, Lsn(last), "nothing waits for a pass that is over");
+
+    // Whoever asked does not go on, and the owner says so.
+    write(&mut a, 40);
+    let left = pass_under_writes(&mut a, short[0].0, |a| {
+        write_on(a, 3);
+        a.input(Input::LetGoRegions { volume: V });
+    });
+    assert!(left.len() > 1 && left.windows(2).all(|w| w[0] < w[1]), "{left:?}");
+}
+
 #[test]
 fn a_copy_is_read_whole_while_its_regions_are_beside_the_image() {
     for seed in 0..20 {
