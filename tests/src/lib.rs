@@ -4,6 +4,8 @@
 //! measured.
 
 mod blocks;
+pub mod guest;
+pub mod netns;
 pub mod scrape;
 
 pub use blocks::Blocks;
@@ -75,19 +77,39 @@ impl TestCluster {
         TestCluster::start_as(3, extra, false, prepare).await
     }
 
+    /// A node on each host of a network, which is to be dropped after the cluster.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_in(lan: &netns::Lan) -> TestCluster {
+        let hosts = lan.hosts();
+        TestCluster::start_with_options(hosts.len(), |options| options.hosts = hosts.to_vec(), |_| ()).await.0
+    }
+
     async fn start_as<D>(
         nodes: usize,
         extra: &str,
         metrics: bool,
         prepare: impl FnOnce(&Path) -> D,
     ) -> (TestCluster, D) {
+        let set = |options: &mut ClusterOptions| {
+            extra.clone_into(&mut options.extra);
+            options.metrics = metrics;
+        };
+        TestCluster::start_with_options(nodes, set, prepare).await
+    }
+
+    async fn start_with_options<D>(
+        nodes: usize,
+        set: impl FnOnce(&mut ClusterOptions),
+        prepare: impl FnOnce(&Path) -> D,
+    ) -> (TestCluster, D) {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = scratch();
         let device = prepare(dir.path());
         let mut options = ClusterOptions::new(binary().to_path_buf(), dir.path().to_path_buf());
-        extra.clone_into(&mut options.extra);
+        set(&mut options);
         options.nodes = nodes;
-        options.metrics = metrics;
         let mut test = TestCluster { cluster: None, dir: Some(dir), _turn: turn };
         match Cluster::start(options).await {
             Ok(cluster) => test.cluster = Some(cluster),

@@ -11,6 +11,7 @@ use crate::peer::{Doors, gid_of};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 
@@ -40,8 +41,8 @@ impl AdminSocket {
         Ok(AdminSocket { listener, doors: Doors::new(admin_gid, viewer_gid), audit: Audit::new(paths.audit()) })
     }
 
-    /// Answers for ever.
-    pub(crate) async fn serve(self, service: Service) {
+    /// Answers until the other end of `closed` is dropped and the answers that are under way have been given.
+    pub(crate) async fn serve(self, service: Service, closed: oneshot::Receiver<()>) {
         let AdminSocket { listener, doors, audit } = self;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
@@ -58,7 +59,9 @@ impl AdminSocket {
             .add_service(Guard::new(reflection, audit.clone()))
             .add_service(Guard::new(health_service, audit.clone()))
             .add_service(Guard::new(AdminServer::new(service), audit));
-        if let Err(error) = server.serve_with_incoming(connections).await {
+        // An error is what it is told by.
+        let closed = async { drop(closed.await) };
+        if let Err(error) = server.serve_with_incoming_shutdown(connections, closed).await {
             tracing::error!(%error, "the admin socket stopped answering");
         }
     }

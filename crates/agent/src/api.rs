@@ -263,6 +263,16 @@ impl Admin for Service {
         Ok(Response::new(pb::NodeListResponse { nodes }))
     }
 
+    async fn node_restart(&self, _: Request<pb::NodeRestartRequest>) -> Answer<pb::NodeRestartResponse> {
+        let look = |view: &View<'_>| Ok((view.name(view.me), view.control.led()));
+        let (node, led) = self.look(look).await?;
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Ask::Restart(answer)).await.map_err(|_| stopping())?;
+        let within_seconds = answered.await.map_err(|_| stopping())?.as_secs();
+        let primaries = u32::try_from(led).unwrap_or(u32::MAX);
+        Ok(Response::new(pb::NodeRestartResponse { node, primaries, within_seconds }))
+    }
+
     async fn node_drain(&self, request: Request<pb::NodeDrainRequest>) -> Answer<pb::NodeDrainResponse> {
         let name = request.into_inner().node;
         let command = self.look(move |view| nodes::drain(view, &name)).await?;

@@ -45,6 +45,20 @@ pub struct NodeConfig {
     /// It votes and never holds copies.
     #[serde(default)]
     pub witness: bool,
+    /// What SIGTERM means for the volumes whose primary is here.
+    #[serde(default)]
+    pub on_term: OnTerm,
+}
+
+/// What becomes of the primaries of an agent that is told to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTerm {
+    /// Other nodes take them: the host goes away.
+    #[default]
+    HandOver,
+    /// They wait for this node's agent to start again: its guests run on.
+    Stay,
 }
 
 /// `[listen]`
@@ -96,6 +110,9 @@ pub struct ClusterConfig {
     /// How long a primary may serve reads without hearing from a quorum.
     #[serde(deserialize_with = "quantity::duration")]
     pub lease: Duration,
+    /// How long the others wait for an agent that ends to be restarted, before somebody else leads what it led.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub restart_window: Duration,
     /// A copy that is gone for so long is replaced on another node; `0s`: never.
     #[serde(deserialize_with = "quantity::duration")]
     pub replace_after: Duration,
@@ -108,6 +125,7 @@ impl Default for ClusterConfig {
             heartbeat: Duration::from_millis(200),
             failure_timeout: Duration::from_secs(1),
             lease: Duration::from_secs(2),
+            restart_window: Duration::from_secs(30),
             replace_after: REPLACE_AFTER,
         }
     }
@@ -168,6 +186,9 @@ pub struct LimitsConfig {
     pub resync_bandwidth: u64,
     /// Copies of this node that do so at a time.
     pub resyncs: u32,
+    /// How long handing over all primaries may take when the agent ends.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub handover_timeout: Duration,
 }
 
 impl Default for LimitsConfig {
@@ -182,6 +203,7 @@ impl Default for LimitsConfig {
             scrub_period: Duration::from_hours(24 * 30),
             resync_bandwidth: 64 << 20,
             resyncs: 2,
+            handover_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -337,6 +359,8 @@ impl Config {
         let least = c.heartbeat * 2;
         let what = format!("{least:?} to 60s: two heartbeats or more");
         ensure((least..=Duration::from_secs(60)).contains(&c.lease), "cluster.lease", &what, || show(c.lease))?;
+        let window = Duration::from_secs(1)..=Duration::from_mins(10);
+        ensure(window.contains(&c.restart_window), "cluster.restart_window", "1s to 10m", || show(c.restart_window))?;
         let least = c.failure_timeout * 2;
         let what = format!("{least:?} or more: two failure timeouts, or 0s for never");
         ensure(c.replace_after.is_zero() || c.replace_after >= least, "cluster.replace_after", &what, || {
@@ -372,6 +396,10 @@ impl Config {
         let slow = l.resync_bandwidth;
         ensure(slow >= 1 << 20, "limits.resync_bandwidth", "1MiB or more", || format!("{slow} bytes per second"))?;
         ensure(l.resyncs >= 1, "limits.resyncs", "1 or more", || l.resyncs.to_string())?;
+        let handover = l.handover_timeout;
+        ensure(handover <= Duration::from_mins(10), "limits.handover_timeout", "0s to 10m", || {
+            format!("{handover:?}")
+        })?;
         let period = l.scrub_period;
         let sound = period.is_zero() || period >= Duration::from_hours(1);
         ensure(sound, "limits.scrub_period", "1h or more, or 0s for never", || format!("{period:?}"))?;

@@ -1,6 +1,7 @@
 //! The control thread's loop: carries what the world does to [`holdfast_node::control::Control`], and what it wants to the
 //! world. The admin API reaches it through a channel, so that every question is answered from one state.
 
+use crate::ending::{Ending, How, Stop};
 use crate::error::AgentError;
 use crate::found::FOUNDER;
 use crate::hooks::{Hooks, RoleChange};
@@ -47,6 +48,8 @@ pub(crate) enum Ask {
     Propose(Command, oneshot::Sender<Result<Outcome, Failure>>),
     /// An operator's wish for a copy of a node.
     Upkeep(NodeId, Upkeep),
+    /// End, for a supervisor to start the agent anew; what is led here waits for it, at most as long as the answer says.
+    Restart(oneshot::Sender<Duration>),
     /// So many bytes are free on the file system of this node's copies.
     Space(u64),
     /// Something happened to a volume beside the loop: kind, name, what.
@@ -86,9 +89,27 @@ enum Check {
     Admitted(NodeId, String),
 }
 
+/// Where things come from, beside the shard.
+pub(crate) struct Arrivals {
+    pub(crate) events: Events,
+    pub(crate) written: mpsc::Receiver<Written>,
+    pub(crate) asks: mpsc::Receiver<Ask>,
+    pub(crate) stop: Stop,
+}
+
+/// What one turn of the loop came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Went,
+    /// A signal.
+    Stop,
+    /// What the loop lives of has ended.
+    Over,
+}
+
 /// The loop's own state, beside what it was made of.
 pub(crate) struct ControlLoop {
-    parts: Parts,
+    pub(crate) parts: Parts,
     sessions: BTreeMap<NodeId, u64>,
     waiting: BTreeMap<u64, Waiting>,
     next_token: u64,
@@ -102,6 +123,12 @@ pub(crate) struct ControlLoop {
     unsent_view: bool,
     /// The same for the peers.
     unsent_peers: Option<BTreeMap<NodeId, ShardPeer>>,
+    /// The shard was not told yet that it is to retire.
+    pub(crate) unsent_retire: bool,
+    /// The shard said that it has.
+    pub(crate) retired: bool,
+    /// By an operator.
+    asked_to_end: Option<How>,
     peers: BTreeMap<NodeId, String>,
     out: Vec<Output>,
     fatal: Option<AgentError>,
@@ -121,6 +148,7 @@ pub(crate) struct Parts {
     pub(crate) ca: Option<pki::CaMaterial>,
     pub(crate) ca_pem: String,
     pub(crate) address: SocketAddr,
+    pub(crate) ending: Ending,
 }
 
 impl ControlLoop {
@@ -138,6 +166,9 @@ impl ControlLoop {
             event_counts: BTreeMap::new(),
             unsent_view: false,
             unsent_peers: None,
+            unsent_retire: false,
+            retired: false,
+            asked_to_end: None,
             peers: BTreeMap::new(),
             out: Vec::new(),
             fatal: None,
@@ -145,45 +176,53 @@ impl ControlLoop {
         }
     }
 
-    /// Runs until `stop` resolves, or something can't go on.
-    pub(crate) async fn run(
-        mut self,
-        mut events: Events,
-        mut written: mpsc::Receiver<Written>,
-        mut asks: mpsc::Receiver<Ask>,
-        stop: impl Future<Output = ()>,
-    ) -> Result<(), AgentError> {
-        tokio::pin!(stop);
+    /// Runs until it is told to end, or something can't go on.
+    pub(crate) async fn run(mut self, mut from: Arrivals) -> Result<(), AgentError> {
         self.feed(Input::Tick).await;
-        loop {
-            if let Some(fatal) = self.fatal.take() {
-                return Err(fatal);
+        let how = loop {
+            if let Some(how) = self.asked_to_end {
+                break Some(how);
             }
-            let sleep = self.parts.control.next_timeout().since(random::now());
-            tokio::select! {
-                () = &mut stop => break,
-                event = events.recv() => match event { Some(e) => self.on_event(e).await, None => break },
-                done = written.recv() => match done {
-                    Some(Written::Batch(batch)) => self.feed(Input::Persisted { batch }).await,
-                    Some(Written::Failed(error)) => return Err(error),
-                    None => break,
-                },
-                message = self.parts.shard.from.recv() => match message {
-                    Some(message) => self.on_shard(message).await,
-                    None => return Err(AgentError::Shard { reason: "its thread ended".to_owned() }),
-                },
-                ask = asks.recv() => if let Some(ask) = ask { self.on_ask(ask).await },
-                () = tokio::time::sleep(sleep) => self.feed(Input::Tick).await,
+            match self.turn(&mut from, None).await? {
+                Turn::Went => {}
+                Turn::Stop => break Some(self.parts.ending.on_term),
+                Turn::Over => break None,
             }
-            self.offer_again();
+        };
+        if let Some(how) = how {
+            self.end(&mut from, how).await?;
         }
-        // The shard ends by itself when its end of the link closes.
-        let _ = self.parts.shard.to.try_send(ToShard::Shutdown);
         self.parts.endpoint.shutdown().await;
         Ok(())
     }
 
-    async fn feed(&mut self, input: Input) {
+    /// Waits for anything and takes care of it, until the next timer or `until` at the latest.
+    pub(crate) async fn turn(&mut self, from: &mut Arrivals, until: Option<Time>) -> Result<Turn, AgentError> {
+        if let Some(fatal) = self.fatal.take() {
+            return Err(fatal);
+        }
+        let next = self.parts.control.next_timeout();
+        let sleep = until.map_or(next, |until| until.min(next)).since(random::now());
+        tokio::select! {
+            () = from.stop.wanted() => return Ok(Turn::Stop),
+            event = from.events.recv() => match event { Some(e) => self.on_event(e).await, None => return Ok(Turn::Over) },
+            done = from.written.recv() => match done {
+                Some(Written::Batch(batch)) => self.feed(Input::Persisted { batch }).await,
+                Some(Written::Failed(error)) => return Err(error),
+                None => return Ok(Turn::Over),
+            },
+            message = self.parts.shard.from.recv() => match message {
+                Some(message) => self.on_shard(message).await,
+                None => return Err(AgentError::Shard { reason: "its thread ended".to_owned() }),
+            },
+            ask = from.asks.recv() => if let Some(ask) = ask { self.on_ask(ask).await },
+            () = tokio::time::sleep(sleep) => self.feed(Input::Tick).await,
+        }
+        self.offer_again();
+        Ok(Turn::Went)
+    }
+
+    pub(crate) async fn feed(&mut self, input: Input) {
         let mut out = std::mem::take(&mut self.out);
         self.parts.control.handle(input, random::now(), &mut out);
         for output in out.drain(..) {
@@ -281,7 +320,8 @@ impl ControlLoop {
     }
 
     /// What did not fit into the link to the shard; only the newest of each counts.
-    fn offer_again(&mut self) {
+    pub(crate) fn offer_again(&mut self) {
+        self.unsent_retire = self.unsent_retire && self.parts.shard.to.try_send(ToShard::Retire).is_err();
         if let Some(peers) = self.unsent_peers.take()
             && let Err(mpsc::error::TrySendError::Full(ToShard::Peers(peers))) =
                 self.parts.shard.to.try_send(ToShard::Peers(peers))
@@ -328,6 +368,7 @@ impl ControlLoop {
                 let name = volume.and_then(|v| Some(self.parts.control.state()?.volumes.get(&v)?.name.clone()));
                 self.happened("shard", name, message);
             }
+            FromShard::Retired => self.retired = true,
             FromShard::Fatal(reason) => self.fatal = Some(AgentError::Shard { reason }),
         }
     }
@@ -357,6 +398,11 @@ impl ControlLoop {
                 epoch_changes: &self.epoch_changes,
                 event_counts: &self.event_counts,
             }),
+            Ask::Restart(answer) => {
+                self.asked_to_end = Some(How::Stay);
+                // Whoever asked has gone.
+                let _ = answer.send(self.parts.ending.restart_window);
+            }
             Ask::Space(free) => self.feed(Input::Space(free)).await,
             Ask::Happened(kind, volume, message) => self.happened(kind, Some(volume), message),
             Ask::Measure(answer) => {

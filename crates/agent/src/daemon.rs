@@ -2,8 +2,9 @@
 
 use crate::admin_socket::AdminSocket;
 use crate::api::Service;
-use crate::config::Config;
-use crate::control::{Ask, ControlLoop, Parts};
+use crate::config::{Config, OnTerm};
+use crate::control::{Arrivals, Ask, ControlLoop, Parts};
+use crate::ending::{Ending, How, Stop};
 use crate::error::AgentError;
 use crate::found::credentials;
 use crate::hooks::Hooks;
@@ -21,7 +22,6 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing_subscriber::EnvFilter;
 
@@ -34,8 +34,10 @@ const SPACE_INTERVAL: Duration = Duration::from_secs(10);
 /// What the shard logs as it ends should stand before the sentence that says why the agent ends. A shard that hangs (a dead
 /// disk) must not keep it from ending.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long answers of the admin socket that are under way may take when the agent ends.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT, or until an operator has it restarted.
 ///
 /// # Errors
 /// What keeps it from starting or from going on.
@@ -71,6 +73,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         metrics::spawn(listener, Vitals { asks: asks.clone() })?;
     }
     let hooks = Hooks::new(config.hooks.clone(), asks.clone());
+    let (close, closed) = oneshot::channel::<()>();
     let parts = Parts {
         me: identity.node,
         cluster: identity.cluster,
@@ -83,12 +86,19 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         ca: authority(&paths)?,
         ca_pem: credentials.ca_pem.clone(),
         address: config.advertised(),
+        ending: ending(&config),
     };
     tracing::info!(node = config.node.name, id = %identity.node, cluster = %identity.cluster, peer = %config.listen.peer, "the agent runs");
-    let (server, stop) = announce(asks, admin)?;
+    let (mut server, stop) = announce(asks, admin, closed)?;
     // A task of its own: each wake-up of the future that the runtime blocks on costs two system calls more.
-    let ended = tokio::spawn(ControlLoop::new(parts, hooks).run(events, written, asked, stop)).await;
+    let arrivals = Arrivals { events, written, asks: asked, stop };
+    let ended = tokio::spawn(ControlLoop::new(parts, hooks).run(arrivals)).await;
     let ended = ended.expect("a panic of any thread ends the process");
+    drop(close);
+    // Answers that are on their way get there; a stream of events has no end.
+    if tokio::time::timeout(LAST_ANSWERS, &mut server).await.is_err() {
+        server.abort();
+    }
     server.abort();
     space.abort();
     // The socket is this process's own while it holds the lock of its directory.
@@ -110,6 +120,17 @@ async fn last_words(paths: &Paths, ended: Result<(), AgentError>, shard: JoinHan
     ended
 }
 
+const fn ending(config: &Config) -> Ending {
+    Ending {
+        on_term: match config.node.on_term {
+            OnTerm::HandOver => How::HandOver,
+            OnTerm::Stay => How::Stay,
+        },
+        handover: config.limits.handover_timeout,
+        restart_window: config.cluster.restart_window,
+    }
+}
+
 fn control_config(config: &Config, identity: &Identity, life: Life) -> ControlConfig {
     ControlConfig {
         peers: identity.peers.clone(),
@@ -122,20 +143,18 @@ fn control_config(config: &Config, identity: &Identity, life: Life) -> ControlCo
     }
 }
 
-/// Serves the admin socket, tells the supervisor that the agent runs, and what ends it.
+/// Serves the admin socket until the other end of `closed` is dropped, tells the supervisor that the agent runs, and what ends it.
 fn announce(
     asks: mpsc::Sender<Ask>,
     admin: AdminSocket,
-) -> Result<(tokio::task::JoinHandle<()>, impl Future<Output = ()>), AgentError> {
-    let signal = stop_signal().map_err(|e| AgentError::io("listen for signals as", Path::new("SIGTERM"), e))?;
+    closed: oneshot::Receiver<()>,
+) -> Result<(tokio::task::JoinHandle<()>, Stop), AgentError> {
     let notifier = Notifier::from_env();
+    let stop = Stop::new(notifier.clone());
+    let stop = stop.map_err(|e| AgentError::io("listen for signals as", Path::new("SIGTERM"), e))?;
     tokio::spawn(notifier.clone().feed_watchdog(Vitals { asks: asks.clone() }));
-    let server = tokio::spawn(admin.serve(Service { asks }));
+    let server = tokio::spawn(admin.serve(Service { asks }, closed));
     notifier.ready();
-    let stop = async move {
-        signal.await;
-        notifier.stopping();
-    };
     Ok((server, stop))
 }
 
@@ -217,15 +236,4 @@ fn die_of_any_panic() {
             std::process::exit(101);
         }
     }));
-}
-
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

@@ -51,6 +51,12 @@ pub enum AgentError {
         /// `node.data_dir`.
         data_dir: PathBuf,
     },
+    /// A second signal while the agent was ending.
+    #[error(
+        "the agent was ending and got a second signal, so it ended at once: requests in flight have no answer and clients send them \
+         again, the next start replays the journal"
+    )]
+    Interrupted,
     /// The name in the configuration is not the one the node joined with.
     #[error(
         "expected node.name to be {joined:?}, the name under which this node joined, found {configured:?}; names do not change"

@@ -24,16 +24,8 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 
 /// Calls of the API that change nothing.
-const LOOKS: [&str; 8] = [
-    "Status",
-    "NodeList",
-    "VolumeList",
-    "VolumeShow",
-    "Events",
-    "RecoveryPlan",
-    "OrphanList",
-    "OrphanShow",
-];
+const LOOKS: [&str; 8] =
+    ["Status", "NodeList", "VolumeList", "VolumeShow", "Events", "RecoveryPlan", "OrphanList", "OrphanShow"];
 /// The API; other services on the socket (health, reflection) only look.
 const API: &str = "/holdfast.admin.v1.Admin/";
 /// Longest request that changes something.

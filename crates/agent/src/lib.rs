@@ -13,6 +13,7 @@ mod audit;
 pub mod config;
 mod control;
 mod daemon;
+mod ending;
 mod error;
 mod found;
 mod guard;

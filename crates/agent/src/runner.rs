@@ -71,7 +71,11 @@ struct Runner {
     histories: BTreeMap<VolumeId, History>,
     /// Whether the shard takes more from guests, as all connections were told. `None`: some were told nothing yet.
     admitted: Option<bool>,
+    /// The control thread waits for the word that nothing is led here any more.
+    retiring: bool,
 }
+
+const PORT_NEEDED: &str = "the shard uses the port after that of listen.peer, which must be free too";
 
 /// Runs until the control plane says stop or is gone. `ready` is told once the shard has everything that it needs to start.
 ///
@@ -81,9 +85,8 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
     let ShardPort { mut from_control, to_control } = port;
     let (me, gap) = (options.shard.me, options.shard.timers.lease / 4);
     let disk = Disk::open(&options.disk).map_err(|e| e.to_string())?;
-    let (endpoint, mut events) = Endpoint::bind(options.transport, &options.identity)
-        .await
-        .map_err(|e| format!("{e}; the shard uses the port after that of listen.peer, which must be free too"))?;
+    let bound = Endpoint::bind(options.transport, &options.identity).await;
+    let (endpoint, mut events) = bound.map_err(|e| format!("{e}; {PORT_NEEDED}"))?;
     let dir = options.nbd_dir.display();
     let (guests, mut from_guests) = guests::registry(&options.nbd_dir, options.max_requests).map_err(|e| {
         format!("expected to hold the volumes' sockets in {dir}: {e}; create it, or set [listen] nbd_dir")
@@ -115,6 +118,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         meter: DiskMeter::default(),
         histories: BTreeMap::new(),
         admitted: None,
+        retiring: false,
     };
     r.shard.handle(Input::Start, now, &mut r.out);
     r.finish(now);
@@ -182,6 +186,10 @@ impl Runner {
         self.tell_guests();
         if now >= self.report_at {
             self.report(now);
+        }
+        // Told until there is room for it.
+        if self.retiring && self.shard.is_retired() {
+            self.retiring = self.to_control.try_send(FromShard::Retired).is_err();
         }
     }
 
@@ -378,6 +386,10 @@ impl Runner {
                 let _ = answer.send(self.sample(now));
             }
             ToShard::Upkeep(wish) => self.shard.handle(Input::Upkeep(wish), now, &mut self.out),
+            ToShard::Retire => {
+                self.retiring = true;
+                self.shard.handle(Input::Retire, now, &mut self.out);
+            }
             ToShard::Shutdown => {}
         }
     }

@@ -28,9 +28,11 @@ pub(crate) enum ToShard {
     Peers(BTreeMap<NodeId, ShardPeer>),
     /// An operator's wish for a copy here.
     Upkeep(Upkeep),
+    /// Let go of the volumes once everything in flight is answered, and make checkpoints. Answered with `Retired`.
+    Retire,
     /// How the shard is, for a scrape or the watchdog.
     Measure(oneshot::Sender<ShardSample>),
-    /// Stop: let go of the volumes, then end the thread.
+    /// End the thread.
     Shutdown,
 }
 
@@ -78,6 +80,8 @@ pub(crate) enum FromShard {
         /// One sentence.
         message: String,
     },
+    /// Nothing is led here any more, and checkpoints cover what was committed.
+    Retired,
     /// The shard can't go on; the agent ends with this sentence.
     Fatal(String),
 }

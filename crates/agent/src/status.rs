@@ -26,7 +26,13 @@ pub(crate) fn status(view: &View<'_>) -> Result<pb::StatusResponse, Status> {
             u32::try_from(volumes.iter().filter(|v| f(v)).count()).unwrap_or(u32::MAX)
         };
         pb::Node {
-            state: if id == view.me || n.state == "alive" { "up" } else { "down" }.to_owned(),
+            state: match n.state {
+                "restarting" => "restarting",
+                _ if id == view.me => "up",
+                "alive" => "up",
+                _ => "down",
+            }
+            .to_owned(),
             voter: raft.voters.contains(&id),
             leader: raft.leader == Some(id),
             id: n.id,
@@ -96,6 +102,8 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
         copies_wanted: u32::try_from(v.copies_wanted).unwrap_or(u32::MAX),
         copies: v.copies.into_iter().map(|c| copy(view, c)).collect(),
         exposure: v.exposure,
+        exposed_bytes: v.exposed.map(|e| e.0),
+        exposed_seconds: v.exposed.map(|e| e.1),
         reason: v.reasons.first().filter(|_| v.state != VolumeState::Healthy).cloned().unwrap_or_default(),
         r#unsafe: v.reasons,
         nbd_socket: if primary_here { socket.display().to_string() } else { String::new() },

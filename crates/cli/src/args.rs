@@ -47,6 +47,11 @@ pub(crate) enum Command {
         /// Only this volume
         volume: Option<String>,
     },
+    /// Explain a volume in sentences: what state, why, what is unsafe, what happens by itself, what you could do
+    Explain {
+        /// The volume
+        volume: String,
+    },
     /// Nodes of the cluster
     #[command(subcommand)]
     Node(NodeCommand),
@@ -160,6 +165,12 @@ pub(crate) struct JoinArgs {
 pub(crate) enum NodeCommand {
     /// List the nodes
     List,
+    /// End the agent of this node, for its supervisor to start it anew, without a failover
+    #[command(long_about = "End the agent of this node, for its supervisor to start it anew, without a failover.\n\n\
+        For another version of it, or another configuration, under running VMs. The agent answers what is in flight, makes its \
+        checkpoints and ends with status 0; the other nodes wait cluster.restart_window (30s) for it before somebody else leads what it \
+        led. VMs that are attached with a reconnect-delay above that see a pause. Returns once the agent has agreed.")]
+    Restart,
     /// Move everything away from a node, while the VMs run
     #[command(long_about = "Move everything away from a node, while the VMs run.\n\n\
         The node gets no new copies, its primaries hand over, and its copies are replaced on other nodes one by one: an old copy stays \
@@ -660,7 +671,9 @@ mod tests {
             "holdfast agent --config F",
             "holdfast status --output json",
             "holdfast status vm1 --socket /tmp/a.sock",
+            "holdfast explain vm1 --output json",
             "holdfast node list",
+            "holdfast node restart",
             "holdfast volume create vm1 --size 10GiB --copies 3 --quorum 2 --durability sync --on n1,n2,n3 --primary n1",
             "holdfast volume list",
             "holdfast volume show vm1",

@@ -11,6 +11,7 @@ pub(crate) use nodes::Duty;
 
 use crate::args::{Command, CreateArgs, FailoverArgs, Output, TokenCommand, VolumeCommand};
 use crate::error::CliError;
+use crate::explain::explain;
 use crate::output;
 use holdfast_agent::admin::{AdminClient, connect, pb};
 use holdfast_agent::config::{parse_duration, parse_size};
@@ -42,6 +43,7 @@ pub(crate) async fn run(
     let mut agent = Agent::connect(socket, limit).await?;
     match command {
         Command::Status { volume } => status(&mut agent, output, volume).await,
+        Command::Explain { volume } => explained(&mut agent, output, volume).await,
         Command::Node(command) => nodes::run(&mut agent, output, command).await,
         Command::Token(TokenCommand::Create { valid }) => token_create(&mut agent, output, &valid).await,
         Command::Volume(command) => volume(&mut agent, output, command).await,
@@ -202,6 +204,13 @@ async fn status(agent: &mut Agent<'_>, output: Output, volume: Option<String>) -
     let request = pb::StatusRequest { volume: volume.unwrap_or_default() };
     let status = agent.ask(async |c| c.status(request).await).await?;
     output::print(output, || output::status_json(&status), || output::status_text(&status));
+    Ok(())
+}
+
+async fn explained(agent: &mut Agent<'_>, output: Output, volume: String) -> Result<(), CliError> {
+    let status = agent.ask(async |c| c.status(pb::StatusRequest { volume: volume.clone() }).await).await?;
+    let found = status.volumes.first().map(|found| explain(&status, found)).unwrap_or_default();
+    output::print(output, || found.json(&volume), || found.text());
     Ok(())
 }
 

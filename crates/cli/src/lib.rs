@@ -15,6 +15,7 @@ mod commands;
 mod daemon;
 mod demo;
 mod error;
+mod explain;
 pub mod harness;
 mod manual;
 mod offline;

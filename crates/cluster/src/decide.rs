@@ -145,12 +145,17 @@ impl Look<'_> {
     /// Whether the primary is to be left alone.
     fn lead(&self, watch: &mut Watch) -> Lead {
         let Some(primary) = self.view.active.primary else { return Lead::Lost };
-        if self.dead(primary) {
-            watch.idle = None;
-            return Lead::Lost;
-        }
         let report = self.report(primary);
         if report.is_some_and(CopyReport::failed) || self.hung_and_replaceable(primary) {
+            return Lead::Lost;
+        }
+        if self.detector.restarting(primary, self.now).is_some() {
+            // It lets go by itself and comes back where its guests wait; a failover would leave them behind.
+            (watch.idle, watch.trying) = (None, None);
+            return Lead::Well;
+        }
+        if self.dead(primary) {
+            watch.idle = None;
             return Lead::Lost;
         }
         let acts = |r: &CopyReport| matches!(r.role, CopyRole::Primary | CopyRole::Claimant);

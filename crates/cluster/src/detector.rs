@@ -90,6 +90,21 @@ pub struct CopyReport {
     /// Its orphans: at the adoption of which epoch they were cut, and their bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orphans: Vec<(u64, u64)>,
+    /// What had fewer copies than promised while it led.
+    #[serde(default)]
+    pub exposure: Exposure,
+}
+
+/// Acknowledged data with fewer copies than promised, as a primary counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exposure {
+    /// Bytes, now.
+    pub bytes: u64,
+    /// For so many seconds.
+    pub seconds: u64,
+    /// Bytes × seconds in this life of the process.
+    pub byte_seconds: u64,
 }
 
 /// Whether a copy finds the space that it needs.
@@ -239,9 +254,14 @@ impl Default for DetectorConfig {
     }
 }
 
+/// Longer no node is waited for, whatever it says: its volumes would stand still behind a mistyped number.
+const LONGEST_RESTART: Duration = Duration::from_mins(10);
+
 struct Heard {
     at: Time,
     life: u64,
+    /// That life is about to end: another one is to be heard of within this time after `at`.
+    restarts_within: Option<Duration>,
     copies: BTreeMap<VolumeId, CopyReport>,
     /// Since when a copy says that it has failed.
     failed: BTreeMap<VolumeId, Time>,
@@ -277,7 +297,10 @@ impl Detector {
         let since = |v: VolumeId| before.and_then(|b| b.get(&v).copied()).unwrap_or(now);
         let failed = copies.iter().filter(|c| c.failed()).map(|c| (c.volume, since(c.volume))).collect();
         let copies = copies.iter().map(|c| (c.volume, c.clone())).collect();
-        self.heard.insert(*node, Heard { at: now, life: *life, copies, failed, free_bytes: *free_bytes });
+        let same = self.heard.get(node).filter(|h| h.life == *life);
+        let restarts_within = same.and_then(|h| h.restarts_within);
+        let heard = Heard { at: now, life: *life, restarts_within, copies, failed, free_bytes: *free_bytes };
+        self.heard.insert(*node, heard);
     }
 
     /// A heartbeat arrived that brings nothing new: the copies are as that life of the node said last.
@@ -287,9 +310,26 @@ impl Detector {
             // What another life reported says nothing about this one.
             _ => {
                 let (copies, failed) = (BTreeMap::new(), BTreeMap::new());
-                self.heard.insert(node, Heard { at: now, life, copies, failed, free_bytes: None });
+                let heard = Heard { at: now, life, restarts_within: None, copies, failed, free_bytes: None };
+                self.heard.insert(node, heard);
             }
         }
+    }
+
+    /// That life of the node is about to end, and promises another one within this time, counted from its last word. It may still be heard
+    /// for a while: it lets go of what it leads first.
+    pub fn restarts(&mut self, node: NodeId, life: u64, within: Duration, now: Time) {
+        let within = within.min(LONGEST_RESTART);
+        if let Some(heard) = self.heard.get_mut(&node).filter(|h| h.life == life) {
+            (heard.at, heard.restarts_within) = (now, Some(within));
+        }
+    }
+
+    /// What is left of the time that a node has asked for to restart, until something is heard of its next life.
+    #[must_use]
+    pub fn restarting(&self, node: NodeId, now: Time) -> Option<Duration> {
+        let heard = self.heard.get(&node)?;
+        heard.restarts_within?.checked_sub(now.since(heard.at)).filter(|left| !left.is_zero())
     }
 
     /// Something else arrived from the node, after its first heartbeat on the same ordered lane.

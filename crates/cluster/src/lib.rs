@@ -44,8 +44,8 @@ mod tests;
 
 pub use command::{Command, DecodeError, Outcome, Refusal, RefusalKind};
 pub use detector::{
-    CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Heartbeat, LostCopy, REPLACE_AFTER, ResyncProgress,
-    SpaceLeft,
+    CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Exposure, Heartbeat, LostCopy, REPLACE_AFTER,
+    ResyncProgress, SpaceLeft,
 };
 pub use integrity::{BlockCounts, Blocks, CopyVerdict, Difference, Integrity, ScrubReport, Verdict};
 pub use members::{Copies, Successor, Why};

@@ -21,7 +21,11 @@ impl Look<'_> {
         NodeStatus {
             name: n.name.clone(),
             id: n.id.0,
-            state: if self.detector.alive(n.id, self.now) { "alive" } else { "silent" },
+            state: match self.detector.restarting(n.id, self.now) {
+                Some(_) => "restarting",
+                None if self.detector.alive(n.id, self.now) => "alive",
+                None => "silent",
+            },
             voter: n.voter_wanted,
             witness: n.witness,
             address: n.address.clone(),

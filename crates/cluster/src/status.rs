@@ -26,7 +26,7 @@ pub struct NodeStatus {
     pub name: String,
     /// Its id.
     pub id: u64,
-    /// `alive` or `silent`.
+    /// `alive`, `silent`, or `restarting` while the others wait for its next life.
     pub state: &'static str,
     /// Whether it is to vote.
     pub voter: bool,
@@ -73,8 +73,10 @@ pub struct VolumeStatus {
     pub copies_wanted: usize,
     /// Its copies.
     pub copies: Vec<CopyStatus>,
-    /// Byte-seconds with too few copies; `None`: not measured.
+    /// Bytes × seconds with too few copies, counted by all who led it in their present lives; `None`: none of them was heard of.
     pub exposure: Option<u64>,
+    /// Bytes that have too few copies now, and for how many seconds; `None`: no primary was heard of lately.
+    pub exposed: Option<(u64, u64)>,
     /// What is unsafe, and why; empty if healthy.
     #[serde(rename = "unsafe")]
     pub reasons: Vec<String>,
@@ -202,9 +204,21 @@ impl Look<'_> {
                 Phase::Creating { .. } | Phase::Deleting { .. } => v.holders().len(),
             },
             copies: v.holders().into_iter().map(|n| self.copy(v, n)).collect(),
-            exposure: None,
+            exposure: self.exposure(v),
+            exposed: self.exposed(v),
             reasons,
         }
+    }
+
+    fn exposure(&self, v: &Volume) -> Option<u64> {
+        let counted = v.holders().into_iter().filter_map(|n| self.detector.report(n, v.id));
+        counted.map(|r| r.exposure.byte_seconds).reduce(u64::saturating_add)
+    }
+
+    fn exposed(&self, v: &Volume) -> Option<(u64, u64)> {
+        let Phase::Open { active, .. } = &v.phase else { return None };
+        let report = self.fresh(v, active.primary?).filter(|r| r.state == CopyState::Serving)?;
+        Some((report.exposure.bytes, report.exposure.seconds))
     }
 
     /// What the primary serves, as last heard: what is decided is carried out in the volume's log.
@@ -413,6 +427,12 @@ impl Look<'_> {
     /// What is wrong with one copy.
     fn complaint(&self, v: &Volume, node: NodeId) -> Option<String> {
         let name = self.name(node);
+        if let Some(left) = self.detector.restarting(node, self.now) {
+            let left = left.as_secs();
+            return Some(format!(
+                "the agent of {name} restarts: what it leads waits for it, for {left} s more at most"
+            ));
+        }
         if !self.detector.alive(node, self.now) {
             return Some(format!("{name} is silent for {} s", self.detector.silence(node, self.now).as_secs()));
         }

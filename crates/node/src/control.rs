@@ -26,6 +26,7 @@ mod applied;
 mod copies;
 mod events;
 mod lead;
+mod leave;
 mod proposals;
 mod timers;
 mod voters;
@@ -91,6 +92,8 @@ pub struct Control {
     applied_since_snapshot: u64,
     /// Heartbeats until the reports are told again; 0 as soon as they have changed.
     brief_heartbeats: u32,
+    /// This process is to end, and hands over what it leads.
+    leaving: Option<leave::Leaving>,
     /// Peers to which Raft spoke since the last heartbeat: they know that this node lives.
     spoken_to: BTreeSet<NodeId>,
     tick: Every,
@@ -120,6 +123,7 @@ impl Control {
             changed: true,
             applied_since_snapshot: 0,
             brief_heartbeats: 0,
+            leaving: None,
             spoken_to: BTreeSet::new(),
             // At once: the first one brings what is stored.
             tick: Every::from(config.tick, now),
@@ -161,6 +165,12 @@ impl Control {
             Input::Upkeep { node, wish } if node == self.config.me => out.push(Output::Upkeep(wish)),
             Input::Upkeep { node, wish } => out.push(Output::Send { to: node, bytes: Message::Upkeep(wish).encode() }),
             Input::Propose { token, command } => self.propose_for(token, &command, now, out),
+            Input::HandOver => {
+                self.leaving.get_or_insert_default();
+                self.hand_over(now);
+            }
+            Input::Restarts { within } => self.say_restarts(within, now, out),
+            Input::StepDown => self.step_down(now, out),
         }
         self.propose_for_copies(now);
         self.send_proposals(now, out);
@@ -242,6 +252,7 @@ impl Control {
             self.raft(consensus::Input::Campaign, now, out);
         }
         self.lead(now, out);
+        self.hand_over(now);
         self.look_whether_removed(&status, out);
         if let Some(state) = self.replicated.state() {
             self.watch.liveness(state, &self.detector, now, out);
@@ -283,6 +294,9 @@ impl Control {
                 }
             }
             Some(Message::Upkeep(wish)) => out.push(Output::Upkeep(wish)),
+            Some(Message::Restarts(life, ms)) => {
+                self.detector.restarts(from, life.0, Duration::from_millis(u64::from(ms)), now);
+            }
             Some(Message::Forward(data)) => self.forwarded(from, data, now, out),
             None => {}
         }

@@ -2,8 +2,8 @@
 
 use crate::shard::CopyRow;
 use holdfast_cluster::{
-    BlockCounts, Blocks, CopyReport, CopyRole, CopyState, CopyVerdict, Difference, Integrity, LostCopy, ResyncProgress,
-    ScrubReport, SpaceLeft, Verdict,
+    BlockCounts, Blocks, CopyReport, CopyRole, CopyState, CopyVerdict, Difference, Exposure, Integrity, LostCopy,
+    ResyncProgress, ScrubReport, SpaceLeft, Verdict,
 };
 use holdfast_replication as replication;
 use holdfast_replication::{CopyStatus, Found, LogEnd, ResyncStatus, RoleName};
@@ -50,6 +50,11 @@ fn copy_report(row: &CopyRow) -> CopyReport {
         size: row.status.as_ref().map(|s| (s.size.size.bytes(), s.size.decision)),
         hung: row.hung.clone(),
         resync: row.status.as_ref().and_then(|s| s.resync.as_ref()).map(progress),
+        exposure: row.status.as_ref().map_or_else(Exposure::default, |s| Exposure {
+            bytes: s.exposure.bytes,
+            seconds: s.exposure.seconds,
+            byte_seconds: s.exposure.byte_seconds,
+        }),
         orphans: row.orphans.iter().map(|(epoch, bytes)| (epoch.0, *bytes)).collect(),
     }
 }

@@ -30,6 +30,7 @@ mod aside;
 mod device;
 mod queue;
 mod resyncs;
+mod retire;
 mod rows;
 mod space;
 
@@ -122,6 +123,8 @@ pub enum Input {
         /// The connection.
         session: SessionId,
     },
+    /// The process is about to end, see [`Shard::is_retired`].
+    Retire,
     /// A time named by `next_timeout` has come.
     Tick,
 }
@@ -267,6 +270,7 @@ pub struct Shard {
     store_out: VecDeque<store::Output>,
     carrying: bool,
     agenda: Agenda,
+    retiring: retire::Retiring,
     /// Copies that the last `maintain` looked at.
     maintained: BTreeSet<VolumeId>,
 }
@@ -302,6 +306,7 @@ impl Shard {
             store_out: VecDeque::new(),
             carrying: false,
             agenda: Agenda::default(),
+            retiring: retire::Retiring::No,
             maintained: BTreeSet::new(),
         }
     }
@@ -340,6 +345,7 @@ impl Shard {
             Input::SessionClosed { volume, session } => {
                 self.replica(volume, replication::Input::SessionClosed(session), now, out);
             }
+            Input::Retire => self.retire(now, out),
             Input::Tick => self.on_tick(now, out),
         }
     }
@@ -359,6 +365,7 @@ impl Shard {
             self.send_beats(now, out);
         }
         self.allow_resyncs(now, out);
+        self.step_retire(now, out);
         self.tell_of_space(out);
         self.tell_of_device(now, out);
         for volume in &maintained {
@@ -541,6 +548,9 @@ impl Shard {
             Some(Replica::new(self.config.me, self.config.life, view.clone(), &copy.opened, timers, limits, now));
         self.agenda.touch(volume);
         self.follow_lanes(volume, out);
+        if self.retiring != retire::Retiring::No {
+            self.replica(volume, replication::Input::Retire, now, out);
+        }
         let up: Vec<NodeId> = self.up.iter().filter(|(v, _)| *v == volume).map(|(_, p)| *p).collect();
         for peer in up {
             self.replica(volume, replication::Input::PeerUp(peer), now, out);

@@ -1,5 +1,6 @@
 //! What goes into a replica and what comes out.
 
+use crate::exposure::ExposureStatus;
 use crate::resync::{NotProven, ResyncStatus};
 use crate::scrub::ScrubStatus;
 use crate::verify::VerifyStatus;
@@ -208,6 +209,8 @@ pub enum Input {
     },
     /// The store: its device stopped answering (true), or answers again.
     Hung(bool),
+    /// The process is about to end: a primary answers what it has admitted, lets go, and does not want to lead any more.
+    Retire,
     /// The store: answer to `Output::ReadRegions`.
     RegionsRead {
         /// Copied from the question.
@@ -447,4 +450,6 @@ pub struct CopyStatus {
     pub learners: Vec<(NodeId, String)>,
     /// What it waits for, if anything.
     pub waiting: Option<String>,
+    /// As primary, now or earlier: what had fewer copies than promised.
+    pub exposure: ExposureStatus,
 }

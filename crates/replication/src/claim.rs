@@ -56,7 +56,7 @@ impl Replica {
         if active.member(self.me).is_none_or(|m| m.incarnation != self.log.incarnation) {
             return false;
         }
-        if self.hung {
+        if self.hung || self.retiring {
             return false;
         }
         match self.view.nominee.filter(|n| n.base == active.epoch) {

@@ -20,6 +20,7 @@
 
 mod api;
 mod claim;
+mod exposure;
 mod guest;
 mod lag;
 mod lease;
@@ -42,6 +43,7 @@ mod verify;
 mod tests;
 
 pub use api::{CopyStatus, GuestError, GuestOp, Input, Limits, LogEnd, Output, Request, RequestKey, RoleName, Timers};
+pub use exposure::ExposureStatus;
 pub use replica::Replica;
 pub use resync::{NotProven, ResyncStatus};
 pub use scrub::{Found, ScrubStatus};

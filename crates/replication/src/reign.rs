@@ -5,6 +5,7 @@
 
 use crate::api::Output;
 use crate::claim::tail_is_whole;
+use crate::exposure::{News, Written};
 use crate::guest::Guests;
 use crate::lease::Grants;
 use crate::reconfigure::{Before, Check};
@@ -133,6 +134,8 @@ pub(crate) struct Reign {
     pub(crate) greet_at: Time,
     /// LSNs at which images are compared, and this copy's digest there once it is known.
     pub(crate) digests: BTreeMap<Lsn, Option<u64>>,
+    /// Bytes that were changed in this reign, for the exposure.
+    pub(crate) written: Written,
     /// Appended in this round, not handed to store and members yet.
     pub(crate) fresh: Vec<Record>,
     /// What the store was last told to be dispensable.
@@ -165,6 +168,7 @@ impl Reign {
             change_at: None,
             greet_at: now,
             digests: BTreeMap::new(),
+            written: Written::new(start.prev()),
             fresh: Vec::new(),
             trimmed: Lsn::ZERO,
             told: Lsn::ZERO,
@@ -190,6 +194,19 @@ impl Reign {
     pub(crate) fn trim(&self, own: Lsn) -> Lsn {
         let of_peers = self.peers.values().map(|p| p.checkpoint).filter(|_| !mutated(Mutant::TrimsTooMuch));
         of_peers.min().map_or(own, |c| c.min(own))
+    }
+
+    /// Bytes that are committed and that a copy which is to stay lacks: members and learners, but not those that are leaving.
+    fn exposed(&self, me: NodeId, own: Lsn, committed: Lsn, leaving: &[NodeId], size: u64) -> u64 {
+        let stays = |node: &NodeId| !leaving.contains(node);
+        let peers = self.peers.iter().filter(|(node, _)| stays(node));
+        // Of a copy that no log reaches, nobody here knows what it still has.
+        if peers.clone().any(|(_, p)| matches!(p.state, PeerState::Lost | PeerState::Resyncing)) {
+            return size;
+        }
+        let own = Some(own).filter(|_| stays(&me));
+        let least = peers.map(|(_, p)| p.held).chain(own).min().unwrap_or(committed);
+        self.written.between(least, committed).min(size)
     }
 
     pub(crate) fn take_fresh(&mut self) -> Vec<Record> {
@@ -228,6 +245,7 @@ impl Replica {
             return;
         }
         let Role::Reign(r) = &mut self.role else { unreachable!("only a reign appends records of its own") };
+        r.written.push(record.lsn(), record.header().range.count.bytes());
         r.fresh.push(record);
     }
 
@@ -239,6 +257,35 @@ impl Replica {
         self.step_activation(now, out);
         self.step_overtaken(now, out);
         self.step_change(now, out);
+    }
+
+    /// Counts what has fewer copies than it should.
+    pub(crate) fn step_exposure(&mut self, now: Time, out: &mut Vec<Output>) {
+        let (me, own, committed) = (self.me, self.log.positions.durable, self.log.positions.committed);
+        let (leaving, size) = (&self.view.leaving, self.log.size().bytes());
+        let bytes = match &mut self.role {
+            Role::Reign(r) if r.serves() => {
+                let least = r.peers.values().map(|p| p.held).min().unwrap_or(own);
+                r.written.forget(least.min(own).min(committed));
+                r.exposed(me, own, committed, leaving, size)
+            }
+            _ => 0,
+        };
+        let text = match self.exposure.look(bytes, now) {
+            Some(News::Begun { bytes }) => {
+                format!("{bytes} bytes that were acknowledged have fewer copies than promised")
+            }
+            Some(News::Ended { byte_seconds, seconds, most }) if self.is_serving() => format!(
+                "all copies hold what was acknowledged: for {seconds} s up to {most} bytes had fewer than promised, {byte_seconds} \
+                 byte-seconds"
+            ),
+            Some(News::Ended { byte_seconds, seconds, most }) => format!(
+                "the exposure is not measured here any more: for {seconds} s up to {most} bytes had fewer copies than promised, \
+                 {byte_seconds} byte-seconds"
+            ),
+            None => return,
+        };
+        out.push(Output::Event(text));
     }
 
     /// What was appended in this round goes out.
@@ -538,7 +585,8 @@ impl Replica {
     pub(crate) fn release(&mut self, out: &mut Vec<Output>) {
         let Some((epoch, last)) = self.abdicate(out) else { return };
         self.waiting = Some(format!("{epoch} was handed over at record {last}"));
-        out.push(Output::Event(format!("{epoch} is released at record {last} for a switchover")));
+        let why = if self.retiring { "the agent ends" } else { "for a switchover" };
+        out.push(Output::Event(format!("{epoch} is released at record {last}: {why}")));
     }
 
     /// Ends this reign and tells the members, which may fence at once.

@@ -2,6 +2,7 @@
 
 use crate::api::{CopyStatus, Input, Limits, LogEnd, Output, RoleName, Timers};
 use crate::claim::{Candidate, Claimant};
+use crate::exposure::Exposure;
 use crate::lag::Lag;
 use crate::lease::Granted;
 use crate::log::Log;
@@ -68,6 +69,7 @@ pub struct Replica {
     /// The highest position heard to be committed; may be above what this copy holds.
     pub(crate) commit_known: Lsn,
     lag: Lag,
+    pub(crate) exposure: Exposure,
     /// What the copy waits for, for status.
     pub(crate) waiting: Option<String>,
     /// A primary wants to know the digest here.
@@ -75,6 +77,8 @@ pub struct Replica {
     pub(crate) next_tag: u64,
     /// The device does not answer, as far as anybody can tell.
     pub(crate) hung: bool,
+    /// The process is about to end.
+    pub(crate) retiring: bool,
     failed: bool,
 }
 
@@ -123,10 +127,12 @@ impl Replica {
             seen: None,
             commit_known: opened.committed,
             lag: Lag::default(),
+            exposure: Exposure::default(),
             waiting: None,
             digest_for: None,
             next_tag: 0,
             hung: false,
+            retiring: false,
             failed: false,
         }
     }
@@ -172,6 +178,7 @@ impl Replica {
                 self.hung = hung;
                 self.want(now, out);
             }
+            Input::Retire => self.retire(out),
             Input::RegionsRead { tag, result } => self.on_regions_read(tag, result, now, out),
             Input::SideOpened { count, top } => self.on_side_opened(count, top, now, out),
             Input::SideHeld { held, end } => self.on_side_held(held, end, now, out),
@@ -195,6 +202,7 @@ impl Replica {
         }
         self.lag.note(self.log.positions.durable, self.commit_known, now);
         self.maintain_reign(now, out);
+        self.step_exposure(now, out);
         if self.verify_outlived() {
             self.give_up_verify(now, out);
         }
@@ -219,6 +227,7 @@ impl Replica {
             self.scrub.next_timeout(),
             self.verify.next_timeout(),
             self.proofs.next_timeout(),
+            self.exposure.next_timeout(),
         ];
         let resync = self.resync.as_ref().and_then(Resync::next_timeout);
         let pass = self.serving_pass.map(|pass| pass.until);
@@ -244,6 +253,12 @@ impl Replica {
     #[must_use]
     pub fn is_serving(&self) -> bool {
         matches!(&self.role, Role::Reign(r) if r.serves())
+    }
+
+    /// Whether it leads, or tries to: false for one that retires only once it has let go.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        !self.failed && !matches!(self.role, Role::Follower)
     }
 
     /// What a heartbeat says of this volume, for each node that gets one.
@@ -346,6 +361,7 @@ impl Replica {
             },
             learners: self.learners_status(),
             waiting: self.waiting.clone(),
+            exposure: self.exposure.status(),
         }
     }
 
@@ -500,8 +516,21 @@ impl Replica {
                 self.step_drain(out);
             }
             Some(_) if r.active => self.release(out),
-            _ if r.draining => self.resume(now, out),
+            _ if r.draining && !self.retiring => self.resume(now, out),
             _ => {}
+        }
+    }
+
+    /// The process is about to end. What a reign has admitted is answered first; one that serves nobody yet just ends.
+    fn retire(&mut self, out: &mut Vec<Output>) {
+        self.retiring = true;
+        match &mut self.role {
+            Role::Reign(r) if r.serves() => {
+                r.draining = true;
+                self.step_drain(out);
+            }
+            Role::Reign(_) | Role::Claimant(_) | Role::Candidate(_) => self.leave_role(out),
+            Role::Follower => {}
         }
     }
 

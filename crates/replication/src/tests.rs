@@ -420,3 +420,32 @@ fn a_record_of_another_volume_or_behind_the_end_goes_nowhere() {
         assert_eq!(c.log(N2), before);
     }
 }
+
+#[test]
+fn a_primary_that_retires_answers_what_it_has_admitted_and_leads_no_more() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.run_for(Duration::from_millis(300));
+    c.hold_store(N1);
+    c.cut(N3);
+    let held = c.write(N1, 0, b"admitted before");
+    assert_eq!(c.reply(held), None, "one copy is no quorum");
+    c.retire(N1);
+    let late = c.write(N1, 4096, b"came after");
+    assert_eq!(c.status(N1).role, RoleName::Primary, "it drains first");
+    c.release_store(N1);
+    c.run_for(Duration::from_millis(100));
+    assert_eq!(c.reply(held), Some(Vec::new()));
+    assert_eq!(c.reply(late), None, "nothing is answered that was not begun: its client sends it again");
+    c.run_for(Duration::from_secs(5));
+    assert_eq!(c.status(N1).role, RoleName::Secondary, "though the control plane still calls it primary");
+    assert_eq!(c.active().primary, Some(N1));
+    c.crash(N1);
+    c.restart(N1);
+    c.join(N3);
+    c.run_for(Duration::from_millis(500));
+    assert_eq!(c.status(N1).role, RoleName::Primary, "its next life waits for no lease");
+    let r = c.read(N1, 0, 15);
+    c.run_for(Duration::from_millis(100));
+    assert_eq!(c.reply(r).as_deref(), Some(b"admitted before".as_slice()));
+}

@@ -235,6 +235,9 @@ pub enum Input {
         /// Where to.
         switch: Switch,
     },
+    /// The process is about to end: every copy applies what is committed now and makes a checkpoint, so that the next start has little to
+    /// replay. `Store::is_settled` says when that is done.
+    Settle,
     /// The side area is not needed any more. Not answered. A copy that appends records does so by itself.
     DropSide {
         /// The volume.

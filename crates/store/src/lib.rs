@@ -44,6 +44,7 @@ mod resize;
 mod ring;
 mod runs;
 mod sectors;
+mod settle;
 mod side;
 mod start;
 mod stats;

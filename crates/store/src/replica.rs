@@ -139,6 +139,8 @@ pub(crate) struct Replica {
     pub(crate) applied_bytes: u64,
     pub(crate) first_applied: Option<Time>,
     pub(crate) checkpoint_now: bool,
+    /// The process is about to end: a checkpoint is to cover this.
+    pub(crate) settle_to: Option<Lsn>,
     pub(crate) reads: Reads,
     pub(crate) region_reads: RegionReads,
     pub(crate) side: Side,
@@ -219,6 +221,7 @@ impl Replica {
             applied_bytes: 0,
             first_applied: None,
             checkpoint_now: false,
+            settle_to: None,
             reads: Reads::default(),
             region_reads: RegionReads::default(),
             side: Side::default(),
@@ -292,7 +295,7 @@ impl Replica {
         }
         self.pump_regions(cx);
         if matches!(self.stage, Stage::Replaying | Stage::Open) {
-            let hurry = hurry || self.stage == Stage::Replaying;
+            let hurry = hurry || self.stage == Stage::Replaying || self.settles();
             if !self.yields_to_batch() {
                 self.pump_merge(cx);
             }
@@ -303,7 +306,7 @@ impl Replica {
             }
             self.finish_replay(cx);
             let presses = cx.ops.pages.presses(self.tables.changed(), cx.config.table_pages());
-            self.checkpoint_now |= presses && self.applied > self.checkpoint;
+            self.checkpoint_now |= (presses && self.applied > self.checkpoint) || self.settles_by_checkpoint();
             self.pump_checkpoint(cx);
         }
         self.pump_merged(cx);

@@ -406,8 +406,21 @@ impl Store {
                     replica.repair(&mut Cx { ops, out, now, config }, block, data);
                 }
             }
+            Input::Settle => self.settle_copies(),
             other => self.resync(other, now, out),
         }
+    }
+
+    pub(crate) fn open_replicas(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.values().filter(|r| r.stage == Stage::Open)
+    }
+
+    pub(crate) fn replicas_mut(&mut self) -> impl Iterator<Item = &mut Replica> {
+        self.replicas.values_mut()
+    }
+
+    pub(crate) fn touch_all(&mut self) {
+        self.touched.extend(self.replicas.keys());
     }
 
     fn read(&mut self, volume: VolumeId, tag: u64, range: BlockRange, whole: bool, now: Time, out: &mut Vec<Output>) {

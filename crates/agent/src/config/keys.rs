@@ -1,9 +1,9 @@
 //! Which keys exist, and which one was probably meant.
 
 pub(super) const SECTIONS: [(&str, &[&str]); 5] = [
-    ("node", &["name", "data_dir", "failure_domain", "witness"]),
+    ("node", &["name", "data_dir", "failure_domain", "witness", "on_term"]),
     ("listen", &["peer", "advertise", "metrics", "admin", "admin_group", "viewer_group", "nbd_dir"]),
-    ("cluster", &["voter", "heartbeat", "failure_timeout", "lease", "replace_after"]),
+    ("cluster", &["voter", "heartbeat", "failure_timeout", "lease", "replace_after", "restart_window"]),
     (
         "limits",
         &[
@@ -16,6 +16,7 @@ pub(super) const SECTIONS: [(&str, &[&str]); 5] = [
             "scrub_period",
             "resync_bandwidth",
             "resyncs",
+            "handover_timeout",
         ],
     ),
     ("hooks", &["dir", "timeout"]),

@@ -62,6 +62,11 @@ pub(super) async fn run(agent: &mut Agent<'_>, output: Output, command: NodeComm
             output::print(output, || output::nodes_json(&nodes), || output::nodes_text(&nodes));
             return Ok(());
         }
+        NodeCommand::Restart => {
+            let answer = agent.ask(async |c| c.node_restart(pb::NodeRestartRequest {}).await).await?;
+            output::print(output, || output::restart_json(&answer), || output::restart_text(&answer));
+            return Ok(());
+        }
         NodeCommand::Drain { node, wait } => {
             let request = pb::NodeDrainRequest { node: node.clone() };
             agent.ask(async |c| c.node_drain(request).await).await?;

@@ -18,7 +18,8 @@ pub use sync::InSync;
 
 use holdfast_agent::admin::{AdminClient, connect, pb};
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -45,13 +46,24 @@ pub struct ClusterOptions {
     pub extra: String,
     /// Each node serves its metrics on a port of its own.
     pub metrics: bool,
+    /// Where each node runs; empty: all of them on loopback.
+    pub hosts: Vec<Host>,
+}
+
+/// A network namespace that exists, for one node.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its name, as `ip netns` knows it.
+    pub namespace: String,
+    /// Where the others reach it.
+    pub address: IpAddr,
 }
 
 impl ClusterOptions {
     /// Three nodes with default timers.
     #[must_use]
     pub fn new(binary: PathBuf, dir: PathBuf) -> ClusterOptions {
-        ClusterOptions { binary, dir, nodes: 3, extra: String::new(), metrics: false }
+        ClusterOptions { binary, dir, nodes: 3, extra: String::new(), metrics: false, hosts: Vec::new() }
     }
 }
 
@@ -116,8 +128,8 @@ impl Cluster {
         let token = token.await.map_err(|found| HarnessError::Refused { what: "create a token".to_owned(), found })?;
         let config = self.nodes[at].config().to_owned();
         let (address, token) = (OsStr::new(&token.address), OsStr::new(&token.token));
-        self.holdfast(["join".as_ref(), address, "--token".as_ref(), token, "--config".as_ref(), config.as_os_str()])
-            .await?;
+        let args = ["join".as_ref(), address, "--token".as_ref(), token, "--config".as_ref(), config.as_os_str()];
+        self.holdfast_at(at, args).await?;
         self.launch(at)
     }
 
@@ -150,6 +162,29 @@ impl Cluster {
     /// SIGKILL, and waits for the end.
     pub fn kill(&mut self, at: usize) {
         self.nodes[at].kill();
+    }
+
+    /// SIGTERM. The process is to end by itself, see [`Cluster::ended`].
+    pub fn terminate(&mut self, at: usize) {
+        self.nodes[at].signal(libc::SIGTERM);
+    }
+
+    /// Waits until the process of a node that was told to end has ended.
+    ///
+    /// # Errors
+    /// Not in time, or there is none.
+    pub async fn ended(&mut self, at: usize, limit: Duration) -> Result<std::process::ExitStatus, HarnessError> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.nodes[at].reap() {
+                return Ok(status);
+            }
+            if start.elapsed() > limit {
+                let (what, found) = (format!("the agent of {} to end", self.nodes[at].name()), "it runs".to_owned());
+                return Err(HarnessError::Timeout { what, waited: limit, found, tails: self.log_tails() });
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// SIGSTOP: the process stands still and its sockets stay open.
@@ -275,9 +310,18 @@ impl Cluster {
     /// # Errors
     /// It could not be run, took too long, or failed.
     pub async fn holdfast(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<String, HarnessError> {
+        self.holdfast_at(0, args).await
+    }
+
+    /// The same on the host of a node.
+    async fn holdfast_at(
+        &self,
+        at: usize,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<String, HarnessError> {
         let args: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
         let what = format!("run `holdfast {}`", args.first().map(|arg| arg.to_string_lossy()).unwrap_or_default());
-        let output = command(&self.options.binary, &args)
+        let output = command(&mut self.nodes[at].command(&self.options.binary).into(), &args)
             .await
             .map_err(|source| HarnessError::Io { what: what.clone(), source })?;
         if output.status.success() {
@@ -306,8 +350,7 @@ impl Cluster {
 }
 
 /// Runs a program to its end, or kills it.
-async fn command(program: &Path, args: &[std::ffi::OsString]) -> std::io::Result<Output> {
-    let mut command = tokio::process::Command::new(program);
+async fn command(command: &mut tokio::process::Command, args: &[std::ffi::OsString]) -> std::io::Result<Output> {
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
     let late = |_| Err(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("it took longer than {COMMAND:?}")));
     timeout(COMMAND, command.output()).await.unwrap_or_else(late)

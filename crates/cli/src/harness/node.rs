@@ -1,12 +1,12 @@
 //! One agent process, its files, and its signals.
 
-use super::{ClusterOptions, HarnessError};
+use super::{ClusterOptions, HarnessError, Host};
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// Longest path of a Unix socket, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
@@ -21,6 +21,7 @@ pub struct Node {
     config: PathBuf,
     admin: PathBuf,
     log: PathBuf,
+    host: Option<Host>,
     metrics: Option<SocketAddr>,
     child: Option<Child>,
 }
@@ -34,6 +35,7 @@ impl Node {
             config: dir.join("config.toml"),
             admin: dir.join("admin.sock"),
             log: dir.join("log"),
+            host: options.hosts.get(at - 1).cloned(),
             metrics: options.metrics.then(free_tcp).transpose().map_err(|e| io_error("find a free TCP port", e))?,
             child: None,
             name,
@@ -53,9 +55,11 @@ impl Node {
 
     fn config_text(&self, port: u16, extra: &str) -> String {
         let path = |path: &Path| toml_string(&path.display().to_string());
+        let address = self.host.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |host| host.address);
+        let peer = SocketAddr::new(address, port);
         let metrics = self.metrics.map_or_else(String::new, |address| format!("metrics = \"{address}\"\n"));
         format!(
-            "[node]\nname = {}\ndata_dir = {}\n\n[listen]\npeer = \"127.0.0.1:{port}\"\nadmin = {}\nnbd_dir = {}\n{metrics}\n{extra}\n",
+            "[node]\nname = {}\ndata_dir = {}\n\n[listen]\npeer = \"{peer}\"\nadmin = {}\nnbd_dir = {}\n{metrics}\n{extra}\n",
             toml_string(&self.name),
             path(&self.data_dir()),
             path(&self.admin),
@@ -142,11 +146,21 @@ impl Node {
         })
     }
 
+    /// The binary, to be run where this node is.
+    pub(super) fn command(&self, binary: &Path) -> Command {
+        let Some(host) = &self.host else { return Command::new(binary) };
+        // It replaces itself by the program: the process that is started is the agent.
+        let mut command = Command::new("ip");
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+        command.env("PATH", path).args(["netns", "exec", &host.namespace]).arg(binary);
+        command
+    }
+
     pub(super) fn launch(&mut self, binary: &Path) -> Result<(), HarnessError> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.map_err(|e| io_error(format!("open {}", self.log.display()), e))?;
         let twin = log.try_clone().map_err(|e| io_error("share a log", e))?;
-        let mut command = Command::new(binary);
+        let mut command = self.command(binary);
         command.arg("agent").arg("--config").arg(&self.config);
         // A log file is no terminal, whatever the agent takes it for.
         command.stdin(Stdio::null()).stdout(log).stderr(twin).env("NO_COLOR", "1");
@@ -162,6 +176,13 @@ impl Node {
         // Both fail only for a process that has ended already, which is what is wanted.
         let _ = child.kill();
         let _ = child.wait();
+    }
+
+    /// How it ended, if it has; it can be launched again then.
+    pub(super) fn reap(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        self.child = None;
+        Some(status)
     }
 
     pub(super) fn signal(&self, signal: i32) {

@@ -63,6 +63,8 @@ pub(crate) fn volume_json(volume: &pb::Volume) -> Value {
         "copies_wanted": volume.copies_wanted,
         "copies": volume.copies.iter().map(copy).collect::<Value>(),
         "exposure": volume.exposure,
+        "exposed_bytes": volume.exposed_bytes,
+        "exposed_seconds": volume.exposed_seconds,
         "unsafe": volume.r#unsafe,
         "clients": volume.clients,
         "nbd_socket": optional(&volume.nbd_socket),
@@ -95,6 +97,10 @@ fn copy(copy: &pb::Copy) -> Value {
             "paused": optional(&r.paused),
         })),
     })
+}
+
+pub(crate) fn restart_json(answer: &pb::NodeRestartResponse) -> Value {
+    json!({ "node": answer.node, "primaries": answer.primaries, "within_seconds": answer.within_seconds })
 }
 
 pub(crate) fn token_json(token: &pb::TokenCreateResponse) -> Value {

@@ -11,16 +11,16 @@ pub(crate) use integrity::{
 };
 
 pub(crate) use json::{
-    copies_json, deleted_json, duty_json, event_json, failover_json, nodes_json, status_json, token_json, volume_json,
-    volumes_json,
+    copies_json, deleted_json, duty_json, event_json, failover_json, nodes_json, restart_json, status_json, token_json,
+    volume_json, volumes_json,
 };
 pub(crate) use losses::{
     orphan_shown_json, orphan_shown_text, orphans_json, orphans_text, plan_text, receipt_json, receipts_text,
     recovered_json, recovered_text,
 };
 pub(crate) use text::{
-    copies_text, deleted_text, duty_text, event_line, failover_text, nodes_text, status_text, table, token_text,
-    volume_text, volumes_table,
+    copies_text, deleted_text, duty_text, event_line, failover_text, nodes_text, restart_text, status_text, table,
+    token_text, volume_text, volumes_table,
 };
 
 use crate::args::Output;

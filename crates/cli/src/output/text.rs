@@ -115,6 +115,10 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
         let _ = writeln!(out, "epoch {} is claimed by {}", volume.pending_epoch, known(&volume.pending_primary));
     }
     out += &attach(volume);
+    if let Some(bytes) = volume.exposed_bytes.filter(|n| *n > 0) {
+        let (seconds, sum) = (volume.exposed_seconds.unwrap_or(0), volume.exposure.unwrap_or(0));
+        let _ = writeln!(out, "exposed: {bytes} bytes have too few copies for {seconds} s; so far {sum} byte-seconds");
+    }
     if let Some(clients) = volume.clients.filter(|n| *n > 0) {
         let _ = writeln!(out, "clients attached: {clients}");
     }
@@ -158,6 +162,14 @@ pub(crate) fn copies_text(wish: &Wish, reached: Option<&pb::Volume>) -> String {
     let off = wish.off.as_ref().map(|node| format!("none on {node}"));
     let wish_words: Vec<String> = on.into_iter().chain(off).collect();
     format!("{0} is to have {1}. See: holdfast status {0}", wish.volume, wish_words.join(" and "))
+}
+
+pub(crate) fn restart_text(answer: &pb::NodeRestartResponse) -> String {
+    let pb::NodeRestartResponse { node, primaries, within_seconds } = answer;
+    format!(
+        "the agent of {node} answers what is in flight and ends; {primaries} volumes that it leads wait up to {within_seconds} s for its \
+         next start"
+    )
 }
 
 pub(crate) fn token_text(token: &pb::TokenCreateResponse) -> String {

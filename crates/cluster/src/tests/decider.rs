@@ -27,6 +27,7 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         integrity: Integrity::default(),
         orphans: Vec::new(),
         resync: None,
+        exposure: crate::Exposure::default(),
         clients: 0,
         size: None,
         hung: None,
@@ -192,6 +193,36 @@ fn a_restarted_primary_has_time_to_claim_by_itself() {
     scene.say(1, Some(report(CopyRole::Claimant, CopyState::Opening, 1, 10)));
     assert!(scene.run(29_000).is_empty());
     assert_eq!(scene.run(2000).len(), 1, "it tries without end");
+}
+
+#[test]
+fn a_primary_that_restarts_is_waited_for_as_long_as_it_asked_and_no_longer() {
+    let sealed = || Some(report(CopyRole::Secondary, CopyState::Sealed, 1, 10));
+    let mut scene = Scene::healthy();
+    scene.detector.restarts(NodeId(1), 9, Duration::from_secs(20), scene.now);
+    assert_eq!(scene.detector.restarting(NodeId(1), scene.now), None, "the word of another life");
+    scene.detector.restarts(NodeId(1), 1, Duration::from_secs(20), scene.now);
+    scene.say(1, sealed());
+    assert!(scene.run(5_000).is_empty(), "it lets go of its leases, and is still heard");
+    scene.silence(1);
+    assert!(scene.run(19_500).is_empty(), "its guests wait where it comes back");
+    assert_eq!(scene.run(1_000), [nominate(1, 2, false)], "it does not come back");
+    let mut scene = Scene::healthy();
+    scene.detector.restarts(NodeId(1), 1, Duration::from_secs(20), scene.now);
+    scene.silence(1);
+    assert!(scene.run(5_000).is_empty());
+    scene.detector.heard(Heartbeat { node: NodeId(1), life: 2, copies: Vec::new(), free_bytes: None }, scene.now);
+    assert_eq!(scene.detector.restarting(NodeId(1), scene.now), None, "the next life has asked for nothing");
+    assert_eq!(scene.run(3_000), [nominate(1, 2, false)], "and that one died");
+    let mut scene = Scene::healthy();
+    scene.detector.restarts(NodeId(1), 1, Duration::from_secs(20), scene.now);
+    scene.say(1, Some(failed()));
+    assert_eq!(scene.run(200), [nominate(1, 2, false)], "a copy that failed does not come back with its agent");
+    let mut scene = Scene::healthy();
+    scene.detector.restarts(NodeId(1), 1, Duration::from_hours(9), scene.now);
+    scene.silence(1);
+    assert!(scene.run(599_000).is_empty());
+    assert_eq!(scene.run(2_000), [nominate(1, 2, false)], "nobody is waited for without end");
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn each_state_of_a_volume_has_its_reasons() {
     let v = glance(&state, &[(1, Primary, Serving, 9), (2, Secondary, InSync, 9), (3, Secondary, InSync, 7)]);
     assert_eq!((v.state, v.reasons.len()), (VolumeState::Healthy, 0));
     assert_eq!(v.copies.iter().map(|c| c.lag_lsn).collect::<Vec<_>>(), [Some(0), Some(0), Some(2)]);
-    assert_eq!((v.primary.as_deref(), v.exposure), (Some("n1"), None));
+    assert_eq!((v.primary.as_deref(), v.exposure), (Some("n1"), Some(0)));
 
     let v = glance(&state, &[(1, Primary, Serving, 9), (2, Secondary, InSync, 9), (3, Secondary, CatchingUp, 1)]);
     assert_eq!((v.state, v.reasons.join(";")), (VolumeState::Degraded, "the copy on n3 is catching up".into()));

@@ -132,6 +132,15 @@ pub enum Input {
         /// What.
         command: Command,
     },
+    /// This process is to end: what it leads is handed over, see [`super::Control::to_hand_over`].
+    HandOver,
+    /// This process is to end, and another one to follow: what it leads is to wait for that.
+    Restarts {
+        /// At most so long, from its last word on.
+        within: Duration,
+    },
+    /// This process is to end: if it leads Raft, another voter is to do so.
+    StepDown,
 }
 
 /// What a node's control plane asks of its surroundings. To be carried out in order.

@@ -283,6 +283,7 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         integrity: Integrity::default(),
         orphans: Vec::new(),
         resync: None,
+        exposure: holdfast_cluster::Exposure::default(),
         clients: 0,
         size: None,
         hung: None,
@@ -474,6 +475,61 @@ fn wishes_reach_the_node_that_they_are_for_and_no_other() {
     assert_eq!(net.seen[&N1].upkeep, [verify]);
     assert_eq!(net.seen[&NodeId(2)].upkeep, [scrub]);
     assert!(net.seen[&NodeId(3)].upkeep.is_empty());
+}
+
+#[test]
+fn a_node_that_ends_hands_over_to_one_that_follows_and_to_the_next_if_nothing_comes_of_it() {
+    let mut net = Net::with_volume(21);
+    net.open(N1);
+    for id in [N2, N3] {
+        net.input(id, Input::Reports(vec![report(CopyRole::Secondary, CopyState::InSync)]));
+    }
+    net.input(N3, Input::Reports(vec![report(CopyRole::Secondary, CopyState::CatchingUp)]));
+    net.run(3000);
+    assert_eq!((net.controls[&N1].led(), net.controls[&N2].led()), (1, 0));
+    assert_eq!(net.view(N1).unwrap().nominee, None, "nobody was asked");
+    net.input(N1, Input::HandOver);
+    let nominee = |net: &Net| net.view(N2).and_then(|v| v.nominee);
+    assert!(net.until(1000, |net| nominee(net).is_some_and(|n| n.node == N2 && n.planned)), "{:?}", nominee(&net));
+    net.input(N3, Input::Reports(vec![report(CopyRole::Secondary, CopyState::InSync)]));
+    assert!(
+        net.until(10_000, |net| nominee(net).is_some_and(|n| n.node == N3)),
+        "N2 does nothing: {:?}",
+        nominee(&net)
+    );
+    assert_eq!(net.controls[&N1].to_hand_over(net.now), 1);
+    net.open(N3);
+    net.run(500);
+    assert_eq!((net.controls[&N1].to_hand_over(net.now), net.controls[&N1].led()), (0, 0));
+    net.input(N3, Input::HandOver);
+    net.kill(N1);
+    net.kill(N2);
+    net.run(2000);
+    assert_eq!(net.controls[&N3].to_hand_over(net.now), 0, "nobody is left to be waited for");
+}
+
+#[test]
+fn a_node_that_restarts_keeps_what_it_leads_and_lets_another_lead_raft() {
+    let mut net = Net::with_volume(22);
+    net.open(N1);
+    for id in [N2, N3] {
+        net.input(id, Input::Reports(vec![report(CopyRole::Secondary, CopyState::InSync)]));
+    }
+    net.run(3000);
+    net.input(N1, Input::Restarts { within: Duration::from_secs(15) });
+    net.run(100);
+    let leader = net.leader().unwrap();
+    net.input(leader, Input::StepDown);
+    assert!(
+        net.until(2000, |net| net.leader().is_some_and(|l| l != leader)),
+        "another one leads, without an election timeout"
+    );
+    net.kill(N1);
+    net.run(12_000);
+    assert_eq!(net.view(N2).unwrap().nominee, None, "it is waited for, whoever leads Raft by now");
+    assert!(net.controls[&N2].detector().restarting(N1, net.now).is_some());
+    let taken = |net: &Net| net.view(N2).unwrap().nominee.is_some();
+    assert!(net.until(8000, taken), "and no longer than it asked for");
 }
 
 #[test]

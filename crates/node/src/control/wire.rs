@@ -18,6 +18,7 @@ const TAG_FORWARD: u8 = 3;
 const TAG_ALIVE: u8 = 4;
 const TAG_PEERS: u8 = 5;
 const TAG_UPKEEP: u8 = 6;
+const TAG_RESTARTS: u8 = 7;
 
 /// Most nodes that one message introduces, and the longest address of one.
 pub(super) const MAX_INTRODUCED: usize = 1024;
@@ -42,6 +43,8 @@ pub(super) enum Message {
     Peers(BTreeMap<NodeId, String>),
     /// An operator's wish for a copy of the receiver.
     Upkeep(Upkeep),
+    /// That life of the sender ends now, and another one is to follow within so many milliseconds: what it leads is to wait for it.
+    Restarts(Life, u32),
 }
 
 impl Message {
@@ -49,6 +52,7 @@ impl Message {
         let alive;
         let peers;
         let upkeep;
+        let restarts;
         let (tag, body) = match self {
             Message::Raft(body) => (TAG_RAFT, body),
             Message::Heartbeat(body) => (TAG_HEARTBEAT, body),
@@ -64,6 +68,13 @@ impl Message {
             Message::Upkeep(wish) => {
                 upkeep = wish.encode();
                 (TAG_UPKEEP, &upkeep)
+            }
+            Message::Restarts(life, within_ms) => {
+                let mut body = BytesMut::with_capacity(12);
+                body.put_u64_le(life.0);
+                body.put_u32_le(*within_ms);
+                restarts = body.freeze();
+                (TAG_RESTARTS, &restarts)
             }
         };
         let mut out = BytesMut::with_capacity(1 + body.len());
@@ -84,6 +95,7 @@ impl Message {
             TAG_ALIVE if bytes.len() == 8 => Some(Message::Alive(Life(bytes.get_u64_le()))),
             TAG_PEERS => decode_peers(bytes).map(Message::Peers),
             TAG_UPKEEP => Upkeep::decode(bytes).map(Message::Upkeep),
+            TAG_RESTARTS if bytes.len() == 12 => Some(Message::Restarts(Life(bytes.get_u64_le()), bytes.get_u32_le())),
             _ => None,
         }
     }
@@ -171,6 +183,7 @@ mod tests {
         for message in [
             raft,
             alive,
+            Message::Restarts(Life(7), u32::MAX),
             wish(Task::Verify),
             wish(Task::Scrub { bytes_per_second: 100 << 20 }),
             Message::Peers(peers.clone()),

@@ -347,6 +347,12 @@ impl Cluster {
         self.fail_store(node);
     }
 
+    /// Its process is about to end.
+    pub(super) fn retire(&mut self, node: NodeId) {
+        self.queue.push_back((node, Input::Retire));
+        self.settle();
+    }
+
     /// Its device does not answer, nor does the one that holds its control plane's log: it does not hear of nominations.
     pub(super) fn hang(&mut self, node: NodeId, hung: bool) {
         self.node(node).held = hung;

@@ -311,3 +311,37 @@ fn cut_tails_do_not_return() {
     }
     assert_eq!(h.models[&V].last(), 12);
 }
+
+#[test]
+fn a_store_that_settles_leaves_the_next_start_nothing_to_replay() {
+    let mut h = one_volume(41);
+    for _ in 0..20 {
+        h.append(V, 1);
+    }
+    h.drain_disk();
+    h.commit(V, 20);
+    assert!(h.store.is_settled(), "nobody asked for it");
+    h.input(Input::Settle);
+    assert!(!h.store.is_settled());
+    let before = h.checkpoints;
+    // What comes meanwhile is for the next life.
+    h.append(V, 1);
+    let since = h.now;
+    for _ in 0..1_000 {
+        if h.store.is_settled() {
+            break;
+        }
+        if !h.complete_one() {
+            assert!(h.tick());
+        }
+    }
+    assert!(h.store.is_settled() && h.checkpoints > before);
+    let interval = small().checkpoint_interval;
+    assert!(h.now.since(since) < interval, "it waits for no interval: {:?} of {interval:?}", h.now.since(since));
+    let writes = |h: &Harness| h.disk.files[&FileId::Image(V)].medium.clone();
+    let image = writes(&h);
+    h.crash(false);
+    h.start();
+    assert_eq!(writes(&h), image, "the next start writes nothing to the image");
+    h.quiesce();
+}
