@@ -10,6 +10,7 @@ use holdfast_cli::workload::{Plan, Workload};
 use holdfast_tests::netns::{Drops, Lan};
 use holdfast_tests::{PATIENCE, TestCluster, number_from_env};
 use holdfast_types::Rng;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep};
 
@@ -18,21 +19,27 @@ const SIZE: u64 = 64 << 20;
 /// Beyond the failure timeout (1 s) and the lease (2 s) together.
 const OUTAGE: Duration = Duration::from_secs(5);
 
+/// Networks have the names of their process: one test after another.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// In this order they are dropped.
 struct Parted {
     workload: Workload,
     cluster: TestCluster,
     lan: Lan,
+    turn: MutexGuard<'static, ()>,
 }
 
 impl Parted {
     async fn start(seed: u64) -> Parted {
+        // A test that failed leaves nothing behind that the next one could trip over.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let lan = Lan::new(3);
         let cluster = TestCluster::start_in(&lan).await;
         cluster.volume(VOLUME, SIZE).await;
         let workload = Workload::start(Plan::new(cluster.sockets(VOLUME), VOLUME, 0..SIZE, seed)).unwrap();
         cluster.acknowledges(&workload, 200).await;
-        Parted { workload, cluster, lan }
+        Parted { workload, cluster, lan, turn }
     }
 
     fn others(at: usize) -> [usize; 2] {
@@ -70,7 +77,7 @@ impl Parted {
     }
 
     async fn prove(self) {
-        let Parted { workload, cluster, lan } = self;
+        let Parted { workload, cluster, lan, turn } = self;
         let progress = workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
         assert!(progress.violations.is_empty() && progress.failure.is_none(), "{progress:#?}");
         cluster.wait_healthy(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
@@ -78,6 +85,7 @@ impl Parted {
         println!("{} writes acknowledged, {} reads checked", progress.acknowledged, progress.reads);
         drop(cluster);
         drop(lan);
+        drop(turn);
     }
 }
 

@@ -201,6 +201,14 @@ impl Changing<'_> {
         }
         Ok(())
     }
+
+    fn may_want(&self, node: NodeId, who: &str) -> Result<(), Refusal> {
+        if self.copies.wanted.len() < MAX_MEMBERS || self.copies.wanted.contains(&node) {
+            return Ok(());
+        }
+        let message = format!("volume {} is to have {MAX_MEMBERS} copies, no more fit; {who} gets none", self.name);
+        Err(Refusal::new(Invalid, message))
+    }
 }
 
 impl State {
@@ -211,15 +219,12 @@ impl State {
         }
         let who = self.name_of(node);
         let c = self.changing(id)?;
+        c.may_want(node, &who)?;
         if c.active.member(node).is_some() {
             c.copies.wanted.insert(node);
             c.copies.renew.remove(&node);
             c.copies.forget_successor_of(node);
             return Ok(Outcome::Done);
-        }
-        if c.copies.wanted.len() >= MAX_MEMBERS && !c.copies.wanted.contains(&node) {
-            let message = format!("volume {} is to have {MAX_MEMBERS} copies, no more fit; {who} gets none", c.name);
-            return Err(Refusal::new(Invalid, message));
         }
         c.copies.want(node);
         Ok(Outcome::Done)
@@ -365,6 +370,12 @@ impl State {
             );
             return Err(Refusal::new(Unsafe, message));
         }
+        // It stays where it is after all: whoever was to succeed it is not needed.
+        if let Some((new, _)) = c.copies.successor_of(node) {
+            c.may_drop(new, &new.to_string())?;
+            c.copies.drop_learner(new);
+        }
+        c.may_want(node, &who)?;
         c.copies.wanted.insert(node);
         c.copies.renew.insert(node);
         Ok(Outcome::Done)

@@ -74,6 +74,14 @@ pub fn recovery_plan(
     let unix = |at: Time| now_ms.saturating_sub(u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX));
     let members: Vec<Planned> =
         view.active.members.iter().map(|m| planned(detector, m.node, volume, now, &unix)).collect();
+    let comes_back = |n: NodeId| {
+        let starts = detector.alive(n, now) && detector.report(n, volume).is_none();
+        starts || detector.restarting(n, now).is_some()
+    };
+    if let Some(m) = view.active.members.iter().find(|m| comes_back(m.node)) {
+        let who = node_name(m.node);
+        return refuse(Unsafe, format!("{who} is just starting, with its copy of {name}; wait for what it says"));
+    }
     let survivors: Vec<NodeId> = members.iter().filter(|p| p.survives).map(|p| p.heard.node).collect();
     if survivors.is_empty() {
         let who: Vec<String> = members.iter().map(|p| format!("{} ({})", node_name(p.heard.node), p.state)).collect();

@@ -359,7 +359,10 @@ impl State {
     #[must_use]
     pub fn was_found(&self, id: VolumeId, node: NodeId) -> bool {
         let Some(volume) = self.volumes.get(&id) else { return false };
-        let mine = volume.receipts.iter().rev().find(|r| r.given_up().any(|m| m.node == node));
+        let Phase::Open { copies, .. } = &volume.phase else { return false };
+        let Some(incarnation) = copies.aside.get(&node) else { return false };
+        let this = |m: Member| m.node == node && m.incarnation == *incarnation;
+        let mine = volume.receipts.iter().rev().find(|r| r.given_up().any(this));
         // One that learned and never counted tells nothing about what was acknowledged.
         mine.is_none_or(|r| r.found.contains_key(&node))
     }

@@ -88,6 +88,9 @@ impl Detector {
 
     /// For how long the copy has been of no use, if it is of none: its node is silent, or it has failed.
     pub(crate) fn gone_for(&self, volume: VolumeId, node: NodeId, now: Time) -> Option<Duration> {
+        if self.restarting(node, now).is_some() {
+            return None;
+        }
         if !self.alive(node, now) {
             return Some(self.silence(node, now));
         }

@@ -64,6 +64,8 @@ pub struct Replica {
     pub(crate) resync: Option<Resync>,
     pub(crate) serving_regions: Option<Serving>,
     pub(crate) serving_pass: Option<ServingPass>,
+    /// How often the limit of a resync was doubled, until the log reaches this copy again.
+    pub(crate) chased: u32,
     /// The time of the last input, for rates.
     pub(crate) seen: Option<Time>,
     /// The highest position heard to be committed; may be above what this copy holds.
@@ -124,6 +126,7 @@ impl Replica {
             resync: None,
             serving_regions: None,
             serving_pass: None,
+            chased: 0,
             seen: None,
             commit_known: opened.committed,
             lag: Lag::default(),

@@ -142,7 +142,14 @@ struct Answer {
 }
 
 impl Resync {
-    fn new(primary: NodeId, (epoch, table): (Epoch, EpochTable), base: Lsn, after: Lsn, own: Resized) -> Resync {
+    fn new(
+        primary: NodeId,
+        (epoch, table): (Epoch, EpochTable),
+        base: Lsn,
+        after: Lsn,
+        own: Resized,
+        chased: u32,
+    ) -> Resync {
         let status = ResyncStatus {
             source: None,
             passes: 1,
@@ -166,7 +173,7 @@ impl Resync {
             span: None,
             spoiled: false,
             last_pass_bytes: None,
-            chased: 0,
+            chased,
             before_bytes: 0,
             pass_bytes: 0,
             top: Lsn::ZERO,
@@ -278,7 +285,7 @@ impl Replica {
                 }
             }
             None => {
-                self.resync = Some(Resync::new(from, (epoch, table), base, applied, own));
+                self.resync = Some(Resync::new(from, (epoch, table), base, applied, own, self.chased));
                 out.push(Output::Event(format!(
                     "the log no longer reaches this copy, which is at record {applied}: it is resynced by regions"
                 )));
@@ -290,7 +297,7 @@ impl Replica {
     /// The log reaches this copy after all, or it leads.
     pub(crate) fn end_resync(&mut self) {
         if !self.is_switching() {
-            self.resync = None;
+            (self.resync, self.chased) = (None, 0);
         }
     }
 
@@ -575,6 +582,8 @@ impl Replica {
     ) {
         let r = self.resync.take().expect("the store switches only when it was told to");
         assert!(r.stage == Stage::Switching && r.epoch == epoch, "the store switches in order: {r:?}");
+        // If the log has moved past it meanwhile, the next resync must not begin as slowly as this one did.
+        self.chased = r.chased;
         let size = Resized { lsn: last, size: r.size, decision: r.decision };
         self.log.note_switched(epoch, r.table, size, (last_epoch, last_hash));
         self.commit_known = self.commit_known.max(last);
@@ -608,6 +617,8 @@ impl Replica {
         r.refused += 1;
         let begins = r.refused < MAX_REFUSED;
         let then = if begins { "it begins again" } else { "replace this copy" };
+        // Perhaps the source is wrong about what changed.
+        r.tried.extend(r.status.source);
         out.push(Output::Event(format!("the resync of this copy failed: {why}; {then}")));
         out.push(Output::DropSide);
         r.status.done_bytes = 0;

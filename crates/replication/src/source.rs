@@ -83,7 +83,11 @@ impl Replica {
                 self.serving_pass = found.next.map(|_| ServingPass { to: s.to, until: now + PATIENCE });
                 self.send_regions(&s, *found, out);
             }
-            Err(ReadFault::Corrupt(block)) => self.repair(block, tag, BlockRange::new(block.0, 1), now, out),
+            Err(ReadFault::Corrupt(block)) => {
+                // A repair may take long.
+                out.push(Output::LetGoRegions);
+                self.repair(block, tag, BlockRange::new(block.0, 1), now, out);
+            }
             Err(ReadFault::NotZero(_) | ReadFault::CopyFailed) => self.refuse_regions(NoRegions::Busy, out),
         }
     }
@@ -116,6 +120,7 @@ impl Replica {
 
     fn refuse_regions(&mut self, why: NoRegions, out: &mut Vec<Output>) {
         let Some(s) = self.serving_regions.take() else { return };
+        out.push(Output::LetGoRegions);
         self.send(s.to, Message::NoRegions { epoch: s.epoch, request: s.request, why }, out);
     }
 

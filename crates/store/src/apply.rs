@@ -249,7 +249,7 @@ impl Replica {
         let batch = self.batch.take().expect("the batch that was written");
         if let Some(record) = &batch.resize {
             self.resize_tables(record);
-            self.region_reads.note_cut();
+            self.region_reads.forget_changes();
         }
         for (start, end, record) in batch.runs.iter().filter(|_| batch.resize.is_none()) {
             self.tables.touch_regions(start, end, record.lsn());

@@ -205,6 +205,8 @@ impl Replica {
         let Proven { cut, sums, blocks, regions, .. } = *to.proven;
         let RegionCut { at, epoch: last_epoch, hash: last_hash, .. } = cut;
         self.tables.replace(blocks, regions, sums);
+        // What came from the side area was noted by nobody.
+        self.region_reads.forget_changes();
         self.sizes = Sizes::new(Resized { lsn: at, size: cut.size, decision: cut.resized });
         self.cut_off = cut.cut;
         (self.received, self.received_epoch, self.received_hash) = (at, last_epoch, last_hash);

@@ -144,8 +144,8 @@ impl RegionReads {
         }
     }
 
-    /// The volume became smaller: what lay behind its end is not named region by region.
-    pub(crate) fn note_cut(&mut self) {
+    /// Something changed that is not named region by region: what a cut took off, what came from a side area.
+    pub(crate) fn forget_changes(&mut self) {
         self.changed = None;
     }
 

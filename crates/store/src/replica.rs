@@ -290,7 +290,7 @@ impl Replica {
         self.pump_merge_size(cx);
         self.pump_deferred(cx);
         self.pump_side(cx);
-        if self.is_pressed(journal) {
+        if self.is_pressed(journal) || matches!(self.commands.front(), Some(Command::Switch(_))) {
             self.region_reads.let_go();
         }
         self.pump_regions(cx);

@@ -3,9 +3,9 @@
 use super::{node_named, refused_as, volume_named};
 use crate::admin::pb;
 use crate::control::View;
+use crate::peer::{Peer, user_name};
 use crate::random;
 use holdfast_cluster::{Command, Operator, Plan, recovery_plan};
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Status};
 
 /// Longest name of a user or host that is taken over.
@@ -61,22 +61,10 @@ fn planned(view: &View<'_>, volume: &str, to: &str) -> Result<Plan, Status> {
 
 /// Who is at the other end of the admin socket, by the word of the kernel.
 pub(super) fn operator<T>(request: &Request<T>) -> Operator {
-    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    let uid = peer.map(|cred| cred.uid());
-    let user = uid.and_then(user_name).unwrap_or_default();
+    let uid = request.extensions().get::<Peer>().map(|peer| peer.uid);
+    let user = uid.map(user_name).unwrap_or_default();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Operator { uid, user: cut(&user), host: cut(host.trim()) }
-}
-
-/// As the local files know it; a user of a directory service has its number alone.
-fn user_name(uid: u32) -> Option<String> {
-    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
-    let of = |line: &str| {
-        let mut fields = line.split(':');
-        let (name, id) = (fields.next()?, fields.nth(1)?);
-        (id.parse() == Ok(uid)).then(|| name.to_owned())
-    };
-    passwd.lines().find_map(of)
 }
 
 fn cut(text: &str) -> String {

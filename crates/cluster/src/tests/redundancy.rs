@@ -276,3 +276,30 @@ fn an_operator_may_undo_what_the_leader_began() {
     assert!(copies(&scene).successors.is_empty(), "what an operator wants is not taken back");
     assert_eq!(wanted(&scene), [1, 2, 5]);
 }
+
+#[test]
+fn a_copy_that_is_being_replaced_is_made_anew_where_it_is_and_its_successor_goes() {
+    let mut scene = five();
+    scene.state.apply(&moved(3, 4, Why::Gone)).unwrap();
+    let anew = Command::ReplaceCopy { volume: VolumeId(1), old: NodeId(3), new: NodeId(3) };
+    scene.state.apply(&anew).unwrap();
+    assert_eq!((wanted(&scene), copies(&scene).successors.len()), (vec![1, 2, 3], 0));
+    assert!(copies(&scene).renew.contains(&NodeId(3)) && copies(&scene).dropped.contains(&NodeId(4)));
+}
+
+#[test]
+fn a_copy_is_not_taken_back_beside_as_many_as_a_volume_may_have() {
+    let mut state = cluster(8);
+    state.apply(&create("disk", &[1, 2, 3, 4, 5, 6, 7])).unwrap();
+    for node in 1..=7 {
+        state.apply(&register(1, node, 10 + node)).unwrap();
+    }
+    state.apply(&claim(0, 1)).unwrap();
+    state.apply(&activate(1)).unwrap();
+    state.apply(&moved(7, 8, Why::Drained)).unwrap();
+    let back = Command::AddCopy { volume: VolumeId(1), node: NodeId(7) };
+    assert_eq!(state.apply(&back).unwrap_err().kind, RefusalKind::Invalid);
+    state.apply(&Command::ReplaceCopy { volume: VolumeId(1), old: NodeId(7), new: NodeId(7) }).unwrap();
+    let Phase::Open { copies, .. } = phase(&state) else { panic!("it is open") };
+    assert_eq!(copies.wanted.len(), 7);
+}

@@ -35,7 +35,9 @@ impl Control {
     /// Nodes of which nothing was heard for as long as a copy may be gone.
     fn gone_for_long(&self, state: &State, now: Time) -> BTreeSet<NodeId> {
         let patience = self.config.replace_after;
-        let gone = |n: &Node| !patience.is_zero() && self.detector.silence(n.id, now) >= patience;
+        let announced = |n: &Node| self.detector.restarting(n.id, now).is_some();
+        let silent = |n: &Node| self.detector.silence(n.id, now) >= patience;
+        let gone = |n: &Node| !patience.is_zero() && silent(n) && !announced(n);
         state.nodes().filter(|n| gone(n)).map(|n| n.id).collect()
     }
 }
