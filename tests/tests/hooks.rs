@@ -5,7 +5,7 @@
 use holdfast_tests::{PATIENCE, TestCluster, scratch};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 const VOLUME: &str = "vm1";
@@ -86,7 +86,7 @@ fn shipped(hook: &str, role: &str, domain: &str) -> (bool, String) {
     fs::write(dir.path().join(format!("{VOLUME}.env")), "").unwrap();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/hooks").join(hook);
     let tools = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
-    let mut command = Command::new(PathBuf::from(path));
+    let mut command = Command::new(path);
     command.env("PATH", tools).env("HOLDFAST_VM_DIR", dir.path());
     command.env("HOLDFAST_VOLUME", VOLUME).env("HOLDFAST_ROLE", role).env("HOLDFAST_EPOCH", "3");
     let output = command.output().unwrap();

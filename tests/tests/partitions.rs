@@ -10,8 +10,8 @@ use holdfast_cli::workload::{Plan, Workload};
 use holdfast_tests::netns::{Drops, Lan};
 use holdfast_tests::{PATIENCE, TestCluster, number_from_env};
 use holdfast_types::Rng;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
 const VOLUME: &str = "parted";
@@ -20,7 +20,7 @@ const SIZE: u64 = 64 << 20;
 const OUTAGE: Duration = Duration::from_secs(5);
 
 /// Networks have the names of their process: one test after another.
-static TURN: Mutex<()> = Mutex::new(());
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// In this order they are dropped.
 struct Parted {
@@ -32,8 +32,7 @@ struct Parted {
 
 impl Parted {
     async fn start(seed: u64) -> Parted {
-        // A test that failed leaves nothing behind that the next one could trip over.
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = TURN.lock().await;
         let lan = Lan::new(3);
         let cluster = TestCluster::start_in(&lan).await;
         cluster.volume(VOLUME, SIZE).await;

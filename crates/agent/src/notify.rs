@@ -23,10 +23,11 @@ impl Notifier {
     /// From the environment that the supervisor set.
     pub(crate) fn from_env() -> Notifier {
         let variable = |name| std::env::var_os(name);
-        Notifier::new(variable("NOTIFY_SOCKET"), variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"))
+        let (usec, pid) = (variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
+        Notifier::new(variable("NOTIFY_SOCKET"), usec.as_ref(), pid.as_ref())
     }
 
-    fn new(socket: Option<OsString>, usec: Option<OsString>, pid: Option<OsString>) -> Notifier {
+    fn new(socket: Option<OsString>, usec: Option<&OsString>, pid: Option<&OsString>) -> Notifier {
         let Some(name) = socket.filter(|s| !s.is_empty()) else { return Notifier::default() };
         let to = address(&name).and_then(|to| {
             let socket = UnixDatagram::unbound()?;
@@ -37,8 +38,8 @@ impl Notifier {
         let to = to.inspect_err(|error| {
             tracing::warn!(%error, socket = ?name, "expected a socket of the supervisor in NOTIFY_SOCKET; it is told nothing");
         });
-        let ours = pid.as_ref().and_then(number).is_none_or(|pid| pid == u64::from(std::process::id()));
-        let watchdog = usec.as_ref().and_then(number).filter(|usec| ours && *usec > 0).map(Duration::from_micros);
+        let ours = pid.and_then(number).is_none_or(|pid| pid == u64::from(std::process::id()));
+        let watchdog = usec.and_then(number).filter(|usec| ours && *usec > 0).map(Duration::from_micros);
         Notifier { to: to.ok(), watchdog }
     }
 
@@ -128,7 +129,9 @@ mod tests {
 
     #[test]
     fn a_watchdog_is_only_ours_if_it_says_so() {
-        let watchdog = |usec, pid| Notifier::new(os("@none"), usec, pid).watchdog;
+        let watchdog = |usec: Option<OsString>, pid: Option<OsString>| {
+            Notifier::new(os("@none"), usec.as_ref(), pid.as_ref()).watchdog
+        };
         let me = std::process::id();
         assert_eq!(watchdog(os("2000000"), None), Some(Duration::from_secs(2)));
         assert_eq!(watchdog(os("2000000"), os(&me.to_string())), Some(Duration::from_secs(2)));
