@@ -91,11 +91,11 @@ mutants! {
     /// A removed member's copy stays, and is taken again when its node is added again.
     RemovedCopyReturns: "open S20",
     /// A node that is to be drained gets copies.
-    DrainedGetsCopies: "drain",
+    DrainedGetsCopies: "open drain",
     /// A witness gets copies.
-    WitnessHoldsCopies: "S22",
+    WitnessHoldsCopies: "open S22",
     /// A member goes before whoever takes its place counts.
-    GoesBeforeSuccessor: "M1",
+    GoesBeforeSuccessor: "open M1",
     // Resync by regions.
 
     /// A target switches although the source has more regions for it.
