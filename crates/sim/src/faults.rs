@@ -339,6 +339,11 @@ pub(crate) fn started() -> impl Iterator<Item = FaultKind> {
 }
 
 impl FaultKind {
+    /// What the cluster does about other kinds, now and then: counted, and not to be had on request.
+    pub(crate) const fn is_answer(self) -> bool {
+        matches!(self, FaultKind::CopyReplacedByItself | FaultKind::CopyKept)
+    }
+
     /// Whether it is one of `world/damage.rs`.
     pub(crate) fn is_damage(self) -> bool {
         DAMAGE.contains(&self)

@@ -194,7 +194,7 @@ pub(crate) fn membership(options: &mut Options) {
     options.faults.extend(MEMBERS.iter().map(|kind| (*kind, 1 + most / 6)));
     let mut rng = Rng::new(options.requests ^ options.think ^ 0x6e_6f64_6573);
     options.faults.extend(NODES.iter().map(|kind| (*kind, 1 + most / 16)));
-    options.faults.extend([(FaultKind::NodeUndrain, 1 + most / 16), (FaultKind::LongOutage, 1 + most / 6)]);
+    options.faults.extend([(FaultKind::NodeUndrain, 1 + most / 4), (FaultKind::LongOutage, 1 + most / 6)]);
     // Where a node is left over, it may be one that never holds anything.
     let idle = |n: &NodeId| options.volumes.iter().all(|v| !v.members.contains(n));
     let spare = options.nodes.iter().copied().rfind(|n| *n != options.control.named[0] && idle(n));

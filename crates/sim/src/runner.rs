@@ -233,7 +233,7 @@ impl Summary {
     #[must_use]
     pub fn silent_faults(&self, setup: &Setup) -> Vec<FaultKind> {
         let expected = setup.profile.kinds().unwrap_or_else(|| FaultKind::ALL.to_vec());
-        expected.into_iter().filter(|k| !self.faults.contains_key(k)).collect()
+        expected.into_iter().filter(|k| !k.is_answer() && !self.faults.contains_key(k)).collect()
     }
 
     /// What a large enough batch did not test although it should have. A chosen cluster may not be able to have each fault.
