@@ -235,8 +235,8 @@ impl Summary {
         let expected = setup.profile.kinds().unwrap_or_else(|| FaultKind::ALL.to_vec());
         // Few seeds of a mixed batch take nodes in and out of service; those of the profile for that are asked.
         let mixed = setup.profile.kinds().is_none();
-        let asked = |k: &FaultKind| !k.is_answer() && !(mixed && NODES.contains(k));
-        expected.into_iter().filter(|k| asked(k) && !self.faults.contains_key(k)).collect()
+        let unasked = |k: &FaultKind| k.is_answer() || mixed && NODES.contains(k);
+        expected.into_iter().filter(|k| !unasked(k) && !self.faults.contains_key(k)).collect()
     }
 
     /// What a large enough batch did not test although it should have. A chosen cluster may not be able to have each fault.
