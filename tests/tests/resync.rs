@@ -4,8 +4,7 @@
 
 use holdfast_agent::admin::pb;
 use holdfast_cli::workload::{Plan, Workload};
-use holdfast_tests::{PATIENCE, TestCluster, binary};
-use std::process::{Command, Output};
+use holdfast_tests::{PATIENCE, TestCluster};
 use std::time::Duration;
 
 const VOLUME: &str = "left";
@@ -17,12 +16,6 @@ const SMALL_JOURNAL: &str =
 const HOT: u64 = 16 << 20;
 /// A resync of all of it takes some seconds, and the machine may be busy.
 const LONG: Duration = Duration::from_secs(240);
-
-async fn holdfast(cluster: &TestCluster, node: usize, args: &[&str]) -> Output {
-    let mut command = Command::new(binary());
-    command.args(args).arg("--socket").arg(cluster.nodes()[node].admin());
-    tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
-}
 
 async fn writes(cluster: &TestCluster, workload: &Workload, mib: u64) {
     let goal = workload.progress().bytes_written + (mib << 20);
@@ -71,7 +64,7 @@ async fn prove(cluster: &TestCluster, workload: Workload, copies: usize) {
     let all = cluster.wait_in_sync(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(all.copies, copies);
     let primary = cluster.primary(VOLUME).await;
-    let verified = holdfast(cluster, primary, &["verify", VOLUME]).await;
+    let verified = cluster.run(primary, &["verify", VOLUME]).await;
     let said = String::from_utf8_lossy(&verified.stdout);
     assert!(verified.status.success(), "{said} {}", String::from_utf8_lossy(&verified.stderr));
 }
@@ -94,9 +87,9 @@ async fn a_copy_that_was_away_for_too_long_comes_back_by_regions_though_it_is_ki
     assert!(volume.r#unsafe.iter().any(|s| s.contains(&name) && s.contains("MiB fetched")), "{:?}", volume.r#unsafe);
     let resync = copy.resync.unwrap();
     assert!(resync.total_bytes >= resync.done_bytes && !resync.source.is_empty(), "{resync:?}");
-    let json = holdfast(&cluster, primary, &["status", "--output", "json"]).await;
+    let json = cluster.run(primary, &["status", "--output", "json"]).await;
     assert!(String::from_utf8_lossy(&json.stdout).contains("resyncing"), "{json:?}");
-    let refused = holdfast(&cluster, primary, &["failover", VOLUME, "--to", &name]).await;
+    let refused = cluster.run(primary, &["failover", VOLUME, "--to", &name]).await;
     assert_eq!(refused.status.code(), Some(3), "{}", String::from_utf8_lossy(&refused.stderr));
 
     workload.phase("kill");
@@ -109,7 +102,7 @@ async fn a_copy_that_was_away_for_too_long_comes_back_by_regions_though_it_is_ki
     copy_is(&cluster, &name, "the copy to be back", |c| c.state == "healthy").await;
     writes(&cluster, &workload, 4).await;
     prove(&cluster, workload, 3).await;
-    let events = holdfast(&cluster, left, &["events", "--volume", VOLUME]).await;
+    let events = cluster.run(left, &["events", "--volume", VOLUME]).await;
     let events = String::from_utf8_lossy(&events.stdout);
     assert!(events.contains("was resynced to record"), "{events}");
 }
@@ -127,7 +120,7 @@ async fn a_new_copy_of_an_old_volume_is_filled_by_regions() {
     age(&cluster, 60).await;
     let workload = load(&cluster);
 
-    let asked = holdfast(&cluster, 0, &["copy", "add", VOLUME, "n4", "--no-wait"]).await;
+    let asked = cluster.run(0, &["copy", "add", VOLUME, "n4", "--no-wait"]).await;
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
     let begun = |c: &pb::Copy| c.resync.as_ref().is_some_and(|r| r.done_bytes > 4 << 20);
     copy_is(&cluster, "n4", "regions to have come", begun).await;

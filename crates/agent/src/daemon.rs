@@ -96,9 +96,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let ended = ended.expect("a panic of any thread ends the process");
     drop(close);
     // Answers that are on their way get there; a stream of events has no end.
-    if tokio::time::timeout(LAST_ANSWERS, &mut server).await.is_err() {
-        server.abort();
-    }
+    let _ = tokio::time::timeout(LAST_ANSWERS, &mut server).await;
     server.abort();
     space.abort();
     // The socket is this process's own while it holds the lock of its directory.
