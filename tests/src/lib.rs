@@ -12,7 +12,7 @@ pub use blocks::Blocks;
 
 use holdfast_agent::admin::pb;
 use holdfast_cli::harness::{Cluster, ClusterOptions};
-use holdfast_cli::workload::Workload;
+use holdfast_cli::workload::{Progress, Workload};
 use std::ffi::OsStr;
 use std::fs;
 use std::ops::{Deref, DerefMut};
@@ -165,6 +165,43 @@ impl TestCluster {
         command.args(args).args(["--socket", &socket, "--output", "json"]).output().expect("the binary can be run")
     }
 
+    /// What the binary says on one node, to stdout and then to stderr.
+    ///
+    /// # Panics
+    /// It fails.
+    pub async fn succeeds(&self, node: usize, args: &[&str]) -> String {
+        let output = self.run(node, args).await;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{args:?}\nstdout: {out}\nstderr: {err}");
+        format!("{out}{err}")
+    }
+
+    /// On the first node the binary ends with this status, and says why.
+    ///
+    /// # Panics
+    /// It does something else.
+    pub async fn fails(&self, args: &[&str], status: i32, why: &str) {
+        let output = self.run(0, args).await;
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {err}");
+        assert!(err.contains(why), "{args:?}: expected {why:?} in {err}");
+    }
+
+    /// Makes a volume on these nodes, and waits until it serves.
+    ///
+    /// # Panics
+    /// It does not come to that.
+    pub async fn volume_on(&self, name: &str, size_bytes: u64, on: &[&str], primary: &str) -> pb::Volume {
+        let request = pb::VolumeCreateRequest {
+            name: name.to_owned(),
+            size_bytes,
+            on: on.iter().map(|n| (*n).to_owned()).collect(),
+            primary: primary.to_owned(),
+            ..Default::default()
+        };
+        self.create_volume(request, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"))
+    }
+
     /// Waits for so many more acknowledged writes.
     ///
     /// # Panics
@@ -292,6 +329,16 @@ pub fn try_tool<S: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = S>) 
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/local/sbin:/usr/sbin:/sbin";
     let output = Command::new(name).args(args).env("PATH", path).output();
     output.unwrap_or_else(|e| panic!("expected the tool {name}, found: {e}; run scripts/setup"))
+}
+
+/// Ends a load that must have gone well: nothing acknowledged was lost, nothing read was wrong, and it came to its end.
+///
+/// # Panics
+/// It did not.
+pub async fn finish(workload: Workload) -> Progress {
+    let progress = workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    assert!(progress.violations.is_empty() && progress.failure.is_none(), "{progress:#?}");
+    progress
 }
 
 /// Runs a tool of others that must succeed, and returns what it printed.

@@ -79,14 +79,7 @@ fn copy<'a>(volume: &'a pb::Volume, node: &str) -> &'a pb::Copy {
 }
 
 async fn create(cluster: &TestCluster) {
-    let request = pb::VolumeCreateRequest {
-        name: VOLUME.to_owned(),
-        size_bytes: SIZE,
-        on: ["n1", "n2", "n3"].map(str::to_owned).to_vec(),
-        primary: "n1".to_owned(),
-        ..Default::default()
-    };
-    let volume = cluster.create_volume(request, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    let volume = cluster.volume_on(VOLUME, SIZE, &["n1", "n2", "n3"], "n1").await;
     assert_eq!((volume.primary.as_str(), volume.epoch), ("n1", 1), "the records below are counted from there");
 }
 

@@ -2,40 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
-use holdfast_agent::admin::pb;
 use holdfast_cli::workload::{Plan, Workload};
-use holdfast_tests::{PATIENCE, TestCluster};
+use holdfast_tests::{PATIENCE, TestCluster, finish};
 
 const VOLUME: &str = "v";
 const SIZE: u64 = 64 << 20;
 /// A new copy is filled from the journals alone: they must still hold the volume's first record.
 const LONG_SEGMENTS: &str = "\n[limits]\njournal_segment = \"64MiB\"\njournal_max = \"512MiB\"\n";
 const REFUSED: i32 = 3;
-
-async fn succeeds(cluster: &TestCluster, at: usize, args: &[&str]) -> String {
-    let output = cluster.run(at, args).await;
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{args:?}\nstdout: {out}\nstderr: {err}");
-    format!("{out}{err}")
-}
-
-async fn refused(cluster: &TestCluster, args: &[&str], why: &str) {
-    let output = cluster.run(0, args).await;
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(REFUSED), "{args:?}: {err}");
-    assert!(err.contains(why), "{args:?}: expected {why:?} in {err}");
-}
-
-async fn create(cluster: &TestCluster, on: &[&str], primary: &str) {
-    let request = pb::VolumeCreateRequest {
-        name: VOLUME.to_owned(),
-        size_bytes: SIZE,
-        on: on.iter().map(|n| (*n).to_owned()).collect(),
-        primary: primary.to_owned(),
-        ..Default::default()
-    };
-    cluster.create_volume(request, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
-}
 
 fn load(cluster: &TestCluster, seed: u64) -> Workload {
     let mut plan = Plan::new(cluster.sockets(VOLUME), VOLUME, 0..SIZE, seed);
@@ -46,8 +20,7 @@ fn load(cluster: &TestCluster, seed: u64) -> Workload {
 
 /// Ends the load, and shows that nothing was lost and that all copies on exactly these nodes are equal.
 async fn prove(cluster: &TestCluster, workload: Workload, on: &[&str]) {
-    let progress = workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
-    assert!(progress.violations.is_empty() && progress.failure.is_none(), "{progress:#?}");
+    finish(workload).await;
     cluster.wait_healthy(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     let all = cluster.wait_in_sync(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(all.copies, on.len());
@@ -59,18 +32,18 @@ async fn prove(cluster: &TestCluster, workload: Workload, on: &[&str]) {
 #[tokio::test]
 async fn a_copy_is_replaced_while_the_primary_dies() {
     let mut cluster = TestCluster::start_of(4, LONG_SEGMENTS).await;
-    create(&cluster, &["n1", "n2", "n3"], "n2").await;
+    cluster.volume_on(VOLUME, SIZE, &["n1", "n2", "n3"], "n2").await;
     let workload = load(&cluster, 5);
     cluster.acknowledges(&workload, 100).await;
 
-    succeeds(&cluster, 0, &["copy", "replace", VOLUME, "n3", "n4", "--no-wait"]).await;
+    cluster.succeeds(0, &["copy", "replace", VOLUME, "n3", "n4", "--no-wait"]).await;
     let primary = cluster.primary(VOLUME).await;
     workload.phase("kill");
     cluster.kill(primary);
     cluster.acknowledges(&workload, 100).await;
     cluster.launch(primary).unwrap();
     // The wish stands, and to wish it again changes nothing.
-    let said = succeeds(&cluster, 0, &["copy", "replace", VOLUME, "n3", "n4"]).await;
+    let said = cluster.succeeds(0, &["copy", "replace", VOLUME, "n3", "n4"]).await;
     assert!(said.contains("n4"), "{said}");
     cluster.acknowledges(&workload, 100).await;
     prove(&cluster, workload, &["n1", "n2", "n4"]).await;
@@ -79,16 +52,16 @@ async fn a_copy_is_replaced_while_the_primary_dies() {
 #[tokio::test]
 async fn copies_come_and_go_and_the_last_good_ones_stay() {
     let mut cluster = TestCluster::start_of(4, LONG_SEGMENTS).await;
-    create(&cluster, &["n1", "n2", "n3"], "n1").await;
+    cluster.volume_on(VOLUME, SIZE, &["n1", "n2", "n3"], "n1").await;
     let workload = load(&cluster, 6);
     cluster.acknowledges(&workload, 100).await;
 
-    let said = succeeds(&cluster, 0, &["copy", "add", VOLUME, "n4"]).await;
+    let said = cluster.succeeds(0, &["copy", "add", VOLUME, "n4"]).await;
     assert!(said.contains("a write needs 3 of 4 copies"), "{said}");
     cluster.acknowledges(&workload, 100).await;
 
     // The primary's own copy: it hands over first.
-    succeeds(&cluster, 1, &["copy", "remove", VOLUME, "n1", "--yes"]).await;
+    cluster.succeeds(1, &["copy", "remove", VOLUME, "n1", "--yes"]).await;
     cluster.acknowledges(&workload, 100).await;
 
     // Of the three others one is down: no good one may go, the one that is down may.
@@ -100,14 +73,15 @@ async fn copies_come_and_go_and_the_last_good_ones_stay() {
         if state == "degraded" { Ok(()) } else { Err(state) }
     });
     noticed.await.unwrap_or_else(|e| panic!("{e}"));
-    refused(
-        &cluster,
-        &["copy", "remove", VOLUME, "n2", "--yes"],
-        "expected 2 good copies of v beside the one on n2, found 1",
-    )
-    .await;
-    succeeds(&cluster, 0, &["copy", "remove", VOLUME, "n4", "--yes"]).await;
-    refused(&cluster, &["copy", "remove", VOLUME, "n2", "--yes"], "expected 2 good copies").await;
+    cluster
+        .fails(
+            &["copy", "remove", VOLUME, "n2", "--yes"],
+            REFUSED,
+            "expected 2 good copies of v beside the one on n2, found 1",
+        )
+        .await;
+    cluster.succeeds(0, &["copy", "remove", VOLUME, "n4", "--yes"]).await;
+    cluster.fails(&["copy", "remove", VOLUME, "n2", "--yes"], REFUSED, "expected 2 good copies").await;
     cluster.acknowledges(&workload, 100).await;
 
     // It learns of that when it returns, and deletes its data.

@@ -4,38 +4,13 @@
 
 use holdfast_agent::admin::pb;
 use holdfast_cli::workload::{Plan, Workload};
-use holdfast_tests::{PATIENCE, TestCluster, binary};
+use holdfast_tests::{PATIENCE, TestCluster, binary, finish};
 use std::process::Command;
 use std::time::Duration;
 
 const SIZE: u64 = 32 << 20;
 const FAILED: i32 = 1;
 const REFUSED: i32 = 3;
-
-async fn succeeds(cluster: &TestCluster, at: usize, args: &[&str]) -> String {
-    let output = cluster.run(at, args).await;
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{args:?}\nstdout: {out}\nstderr: {err}");
-    format!("{out}{err}")
-}
-
-async fn fails(cluster: &TestCluster, args: &[&str], status: i32, why: &str) {
-    let output = cluster.run(0, args).await;
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{args:?}: {err}");
-    assert!(err.contains(why), "{args:?}: expected {why:?} in {err}");
-}
-
-async fn create(cluster: &TestCluster, name: &str, on: &[&str], primary: &str) {
-    let request = pb::VolumeCreateRequest {
-        name: name.to_owned(),
-        size_bytes: SIZE,
-        on: on.iter().map(|n| (*n).to_owned()).collect(),
-        primary: primary.to_owned(),
-        ..Default::default()
-    };
-    cluster.create_volume(request, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
-}
 
 fn load(cluster: &TestCluster, volume: &str, seed: u64) -> Workload {
     let mut plan = Plan::new(cluster.sockets(volume), volume, 0..SIZE, seed);
@@ -45,8 +20,7 @@ fn load(cluster: &TestCluster, volume: &str, seed: u64) -> Workload {
 
 /// Ends the load, and shows that nothing was lost and that all copies on exactly these nodes are equal.
 async fn prove(cluster: &TestCluster, volume: &str, workload: Workload, on: &[&str]) {
-    let progress = workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
-    assert!(progress.violations.is_empty() && progress.failure.is_none(), "{progress:#?}");
+    finish(workload).await;
     cluster.wait_healthy(volume, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     let all = cluster.wait_in_sync(volume, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(all.copies, on.len());
@@ -63,20 +37,20 @@ async fn node(cluster: &TestCluster, name: &str) -> Option<pb::Node> {
 #[tokio::test]
 async fn a_node_is_drained_under_load_and_put_back() {
     let cluster = TestCluster::start_of(4, "").await;
-    create(&cluster, "v", &["n1", "n2", "n3"], "n3").await;
-    create(&cluster, "w", &["n2", "n3", "n4"], "n2").await;
+    cluster.volume_on("v", SIZE, &["n1", "n2", "n3"], "n3").await;
+    cluster.volume_on("w", SIZE, &["n2", "n3", "n4"], "n2").await;
     let (v, w) = (load(&cluster, "v", 11), load(&cluster, "w", 12));
     cluster.acknowledges(&v, 50).await;
     cluster.acknowledges(&w, 50).await;
 
-    let said = succeeds(&cluster, 0, &["node", "drain", "n3"]).await;
+    let said = cluster.succeeds(0, &["node", "drain", "n3"]).await;
     assert!(said.contains("n3 is drained"), "{said}");
     assert!(said.contains("left on n3"), "progress is told: {said}");
-    succeeds(&cluster, 1, &["node", "drain", "n3"]).await;
+    cluster.succeeds(1, &["node", "drain", "n3"]).await;
     let drained = node(&cluster, "n3").await.unwrap();
     assert_eq!((drained.wanted.as_str(), drained.copies_left, drained.primaries), ("drained", 0, 0));
-    fails(&cluster, &["copy", "add", "v", "n3"], REFUSED, "n3 is to be drained and gets no copies").await;
-    let shown = succeeds(&cluster, 0, &["node", "list"]).await;
+    cluster.fails(&["copy", "add", "v", "n3"], REFUSED, "n3 is to be drained and gets no copies").await;
+    let shown = cluster.succeeds(0, &["node", "list"]).await;
     assert!(shown.contains("up, drained"), "{shown}");
     cluster.acknowledges(&v, 50).await;
     cluster.acknowledges(&w, 50).await;
@@ -84,24 +58,24 @@ async fn a_node_is_drained_under_load_and_put_back() {
     prove(&cluster, "w", w, &["n1", "n2", "n4"]).await;
 
     // Nobody is left to take one more node's copies: they stay, and the command says so.
-    fails(&cluster, &["node", "drain", "n4"], FAILED, "no other node answers that is in service").await;
+    cluster.fails(&["node", "drain", "n4"], FAILED, "no other node answers that is in service").await;
     let held = cluster.status(0).await.unwrap().r#unsafe;
     assert!(held.iter().any(|s| s.contains("n4 can't be drained")), "{held:?}");
-    succeeds(&cluster, 0, &["node", "undrain", "n4"]).await;
-    succeeds(&cluster, 0, &["node", "undrain", "n3"]).await;
+    cluster.succeeds(0, &["node", "undrain", "n4"]).await;
+    cluster.succeeds(0, &["node", "undrain", "n3"]).await;
     assert_eq!(node(&cluster, "n3").await.unwrap().wanted, "in_service");
-    succeeds(&cluster, 0, &["copy", "add", "v", "n3"]).await;
+    cluster.succeeds(0, &["copy", "add", "v", "n3"]).await;
 }
 
 #[tokio::test]
 async fn a_dead_node_is_replaced_and_removed_and_can_do_nothing_when_it_returns() {
     let mut cluster = TestCluster::start_of(4, "\n[cluster]\nreplace_after = \"4s\"\n").await;
-    create(&cluster, "v", &["n1", "n2", "n3"], "n3").await;
+    cluster.volume_on("v", SIZE, &["n1", "n2", "n3"], "n3").await;
     let workload = load(&cluster, "v", 13);
     cluster.acknowledges(&workload, 50).await;
-    fails(&cluster, &["node", "remove", "n3"], REFUSED, "expected no copy that counts on n3, found 1").await;
-    fails(&cluster, &["node", "remove", "n1"], REFUSED, "use --socket of another node").await;
-    fails(&cluster, &["node", "remove", "n9"], FAILED, "found \"n9\"").await;
+    cluster.fails(&["node", "remove", "n3"], REFUSED, "expected no copy that counts on n3, found 1").await;
+    cluster.fails(&["node", "remove", "n1"], REFUSED, "use --socket of another node").await;
+    cluster.fails(&["node", "remove", "n9"], FAILED, "found \"n9\"").await;
 
     // The primary's host dies for good: first another copy takes over, then a spare node takes its place.
     cluster.kill(2);
@@ -118,13 +92,13 @@ async fn a_dead_node_is_replaced_and_removed_and_can_do_nothing_when_it_returns(
         if counts("n4") && !counts("n3") { Ok(()) } else { Err(format!("{:?}", volume.copies)) }
     });
     rebuilt.await.unwrap_or_else(|e| panic!("{e}"));
-    let events = succeeds(&cluster, 0, &["events"]).await;
+    let events = cluster.succeeds(0, &["events"]).await;
     assert!(events.contains("the copy on n3 is replaced on n4: it was gone for longer than replace_after"), "{events}");
     cluster.acknowledges(&workload, 50).await;
 
-    let said = succeeds(&cluster, 0, &["node", "remove", "n3"]).await;
+    let said = cluster.succeeds(0, &["node", "remove", "n3"]).await;
     assert!(said.contains("n3 was removed"), "{said}");
-    succeeds(&cluster, 0, &["node", "remove", "n3"]).await;
+    cluster.succeeds(0, &["node", "remove", "n3"]).await;
     assert!(node(&cluster, "n3").await.is_none());
 
     // It does not know of that. Whoever it asks tells it, and it says so and ends, now and at each start.
@@ -158,9 +132,9 @@ async fn a_dead_node_is_replaced_and_removed_and_can_do_nothing_when_it_returns(
 #[tokio::test]
 async fn a_live_node_that_is_drained_leaves_and_its_agent_ends() {
     let mut cluster = TestCluster::start_of(4, "").await;
-    create(&cluster, "v", &["n1", "n2", "n3"], "n1").await;
-    succeeds(&cluster, 0, &["node", "drain", "n3"]).await;
-    succeeds(&cluster, 0, &["node", "remove", "n3"]).await;
+    cluster.volume_on("v", SIZE, &["n1", "n2", "n3"], "n1").await;
+    cluster.succeeds(0, &["node", "drain", "n3"]).await;
+    cluster.succeeds(0, &["node", "remove", "n3"]).await;
     let since = std::time::Instant::now();
     while cluster.nodes()[2].ended().is_none() {
         assert!(since.elapsed() < PATIENCE, "the agent of a removed node ends");

@@ -4,7 +4,7 @@
 
 use holdfast_agent::admin::pb;
 use holdfast_cli::workload::{Plan, Workload};
-use holdfast_tests::{PATIENCE, TestCluster};
+use holdfast_tests::{PATIENCE, TestCluster, finish};
 use std::time::Duration;
 
 const VOLUME: &str = "left";
@@ -30,8 +30,7 @@ async fn writes(cluster: &TestCluster, workload: &Workload, mib: u64) {
 async fn age(cluster: &TestCluster, mib: u64) {
     let workload = Workload::start(Plan::new(cluster.sockets(VOLUME), VOLUME, HOT..SIZE, 1)).unwrap();
     writes(cluster, &workload, mib).await;
-    let progress = workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
-    assert!(progress.violations.is_empty() && progress.failure.is_none(), "{progress:#?}");
+    finish(workload).await;
 }
 
 fn load(cluster: &TestCluster) -> Workload {
@@ -58,8 +57,7 @@ async fn copy_is(
 
 /// Nothing acknowledged was lost, every copy counts, and their images are equal.
 async fn prove(cluster: &TestCluster, workload: Workload, copies: usize) {
-    let progress = workload.finish(PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
-    assert!(progress.violations.is_empty() && progress.failure.is_none(), "{progress:#?}");
+    finish(workload).await;
     cluster.wait_healthy(VOLUME, LONG).await.unwrap_or_else(|e| panic!("{e}"));
     let all = cluster.wait_in_sync(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(all.copies, copies);
