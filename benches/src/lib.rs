@@ -6,9 +6,11 @@
 //! | `raw` | durable writes with nothing between them and the kernel |
 //! | `shard` | the real store on the real disk driver |
 //! | `journal` | the journal's micro-benchmark |
+//! | `micro` | steps of a write's way without a device, to be counted in instructions |
 //!
 //! Deliberately absent: latency of whole clusters, which is `holdfast bench`.
 
 pub mod journal;
+pub mod micro;
 pub mod raw;
 pub mod shard;

@@ -26,7 +26,9 @@ pub struct Shard {
     /// When what is not durable yet was appended.
     sent: VecDeque<Instant>,
     latencies: Vec<Duration>,
+    /// The start has ended, and the copy that it found is open.
     started: bool,
+    replays: bool,
     open: bool,
     adopted: bool,
 }
@@ -54,6 +56,7 @@ impl Shard {
             sent: VecDeque::new(),
             latencies: Vec::new(),
             started: false,
+            replays: false,
             open: false,
             adopted: false,
         };
@@ -137,8 +140,11 @@ impl Shard {
         for output in out {
             match output {
                 Output::Disk(op) => ops.push(op),
-                Output::Started => self.started = true,
+                Output::Started { opening } => {
+                    (self.started, self.replays) = (opening.is_empty(), !opening.is_empty());
+                }
                 Output::Opened { copy, .. } => {
+                    self.started |= self.replays;
                     (self.open, self.table) = (true, copy.table);
                     (self.last, self.last_hash, self.durable) = (copy.last, copy.last_hash, copy.last);
                 }

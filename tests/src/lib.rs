@@ -4,14 +4,16 @@
 //! measured.
 
 mod blocks;
+pub mod browser;
 pub mod guest;
+pub mod machine;
 pub mod netns;
 pub mod scrape;
 
 pub use blocks::Blocks;
 
 use holdfast_agent::admin::pb;
-use holdfast_cli::harness::{Cluster, ClusterOptions};
+use holdfast_cli::harness::{Build, Cluster, ClusterOptions};
 use holdfast_cli::workload::{Progress, Workload};
 use std::ffi::OsStr;
 use std::fs;
@@ -23,7 +25,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 /// No wait of a test is longer.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -60,6 +62,18 @@ impl TestCluster {
         TestCluster::start_as(nodes, extra, false, |_| ()).await.0
     }
 
+    /// Two nodes that hold copies, `n1` and `n2`, and a witness.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_pair(extra: &str) -> TestCluster {
+        let set = |options: &mut ClusterOptions| {
+            extra.clone_into(&mut options.extra);
+            options.witness = true;
+        };
+        TestCluster::start_with_options(3, set, |_| ()).await.0
+    }
+
     /// Three nodes that serve their metrics.
     ///
     /// # Panics
@@ -77,6 +91,14 @@ impl TestCluster {
         TestCluster::start_as(3, extra, false, prepare).await
     }
 
+    /// The same, with metrics.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_observed_on<D>(extra: &str, prepare: impl FnOnce(&Path) -> D) -> (TestCluster, D) {
+        TestCluster::start_as(3, extra, true, prepare).await
+    }
+
     /// A node on each host of a network, which is to be dropped after the cluster.
     ///
     /// # Panics
@@ -84,6 +106,18 @@ impl TestCluster {
     pub async fn start_in(lan: &netns::Lan) -> TestCluster {
         let hosts = lan.hosts();
         TestCluster::start_with_options(hosts.len(), |options| options.hosts = hosts.to_vec(), |_| ()).await.0
+    }
+
+    /// A node for each of these builds.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_builds(builds: &[Build], extra: &str) -> TestCluster {
+        let set = |options: &mut ClusterOptions| {
+            builds.clone_into(&mut options.builds);
+            extra.clone_into(&mut options.extra);
+        };
+        TestCluster::start_with_options(builds.len(), set, |_| ()).await.0
     }
 
     async fn start_as<D>(
@@ -350,6 +384,20 @@ pub fn tool<S: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = S>) -> S
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name} failed with {}:\n{out}{err}", output.status);
     out.into_owned()
+}
+
+/// The Debian package of the binary under test, made in this directory.
+///
+/// # Panics
+/// It can't be made.
+#[must_use]
+pub fn package_in(dir: &Path) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/package");
+    let args = ["--binary".as_ref(), binary().as_os_str(), "--out".as_ref(), dir.as_os_str()];
+    tool(script.to_str().expect("the repository's path is text"), args);
+    let files = fs::read_dir(dir).expect("scripts/package made it").flatten().map(|entry| entry.path());
+    let package = files.into_iter().find(|path| path.extension() == Some("deb".as_ref()));
+    package.expect("scripts/package leaves a package")
 }
 
 /// A whole number from the environment.

@@ -36,7 +36,7 @@ impl Lan {
         let name = |what: &str| format!("holdfast-{}-{what}", std::process::id());
         let lan = Lan {
             hosts: (1..=hosts)
-                .map(|at| Host { namespace: name(&at.to_string()), address: IpAddr::V4(Ipv4Addr::new(10, 77, 0, at)) })
+                .map(|at| Host { namespace: name(&at.to_string()), address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, at)) })
                 .collect(),
             switch: name("switch"),
         };

@@ -8,11 +8,15 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 const VOLUME: &str = "vm1";
+/// With two copies.
+const PAIR: &str = "vm2";
 
 fn ops(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops").join(file)
@@ -250,5 +254,114 @@ async fn a_killed_node_lets_alerts_fire_that_end_when_it_is_back() {
         if alerts.is_empty() { Ok(()) } else { Err(format!("{:?}", alerts.keys())) }
     });
     quiet.await.unwrap_or_else(|e| panic!("{e}"));
+    assert!(prometheus.broken_rules().unwrap().is_empty());
+}
+
+/// Waits until all of these are told: their cause is there. How long it must last before somebody is woken is the rules' own test.
+async fn told(cluster: &TestCluster, prometheus: &Prometheus, cause: &str, expected: &[&str]) {
+    let what = format!("{expected:?} after {cause}");
+    let waits = cluster.wait_for(&what, 2 * PATIENCE, async |_| {
+        let alerts = prometheus.alerts()?;
+        let missing: Vec<&&str> =
+            expected.iter().filter(|name| !alerts.keys().any(|(alert, _)| alert == **name)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} not among {:?}", alerts.keys())) }
+    });
+    waits.await.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Scraped anew, as they are now.
+async fn scraped(cluster: &TestCluster, prometheus: &Prometheus) {
+    let waits = cluster.wait_for("three agents to be scraped", PATIENCE, async |_| match prometheus.targets_up()? {
+        3 => Ok(()),
+        up => Err(format!("{up} up")),
+    });
+    waits.await.unwrap_or_else(|e| panic!("{e}"));
+    // Twice more: what counts is seen as it was before the next cause.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+}
+
+/// Flips a bit of the sixth block of the first volume's copy.
+fn rot(cluster: &TestCluster, node: usize) {
+    let image = cluster.nodes()[node].data_dir().join("shard-0/copies/1/image.raw");
+    let file = fs::OpenOptions::new().read(true).write(true).open(image).unwrap();
+    let (mut byte, at) = ([0], 5 * 4096 + 77);
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// What the rules are for, done to real agents: each is told by the real Prometheus.
+#[tokio::test]
+async fn real_causes_are_told() {
+    let mut cluster = TestCluster::start_observed("\n[cluster]\ncertificate_lifetime = \"24h\"\n").await;
+    cluster.volume(VOLUME, 16 << 20).await;
+    let pair = ["volume", "create", PAIR, "--size", "16MiB", "--on", "n1,n2", "--degraded", "allow"];
+    cluster.succeeds(0, &pair).await;
+    let write = |cluster: &TestCluster, at: usize| {
+        let write = ["-f", "raw", "-c", "write -P 0x5a 0 4M", "-c", "flush", &cluster.uri(at, VOLUME)];
+        tool("qemu-io", write);
+    };
+    write(&cluster, cluster.primary(VOLUME).await);
+    cluster.succeeds(0, &["verify", VOLUME]).await;
+    let dir = scratch();
+    let targets: Vec<SocketAddr> = cluster.nodes().iter().map(|node| node.metrics().unwrap()).collect();
+    let prometheus = Prometheus::start(dir.path(), &targets);
+    scraped(&cluster, &prometheus).await;
+    let certificates = ["HoldfastCertificateNotRenewed", "HoldfastCertificateEnds"];
+    told(&cluster, &prometheus, "certificates of a day", &certificates).await;
+
+    let from = cluster.primary(VOLUME).await;
+    for turn in 1..=6 {
+        let to = cluster.nodes()[(from + turn) % 3].name().to_owned();
+        cluster.succeeds(0, &["failover", VOLUME, "--to", &to]).await;
+        cluster.wait_healthy(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    }
+    told(&cluster, &prometheus, "six switchovers", &["HoldfastEpochFlapping"]).await;
+
+    // Longer than until the next checkpoint: what a start replays it writes again, and heals it.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    for node in 0..3 {
+        cluster.kill(node);
+        rot(&cluster, node);
+    }
+    (0..3).for_each(|node| cluster.launch(node).unwrap());
+    scraped(&cluster, &prometheus).await;
+    cluster.wait_healthy(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    let primary = cluster.primary(VOLUME).await;
+    let scrubbed = cluster.ask(primary, &["scrub", VOLUME, "--rate", "1GiB/s"]);
+    assert_eq!(scrubbed.status.code(), Some(1), "{scrubbed:?}");
+    let read = try_tool("qemu-io", ["-f", "raw", "-c", "read 20k 4k", &cluster.uri(primary, VOLUME)]);
+    let said = String::from_utf8_lossy(&read.stdout).into_owned() + &String::from_utf8_lossy(&read.stderr);
+    assert!(said.contains("Input/output error"), "{said}");
+    let rotten = ["HoldfastBitRot", "HoldfastBlocksUnrepairable", "HoldfastGuestErrors"];
+    told(&cluster, &prometheus, "a block that every copy lost", &rotten).await;
+
+    for _ in 0..2 {
+        cluster.kill(1);
+        cluster.launch(1).unwrap();
+        scraped(&cluster, &prometheus).await;
+    }
+    told(&cluster, &prometheus, "three starts of an agent", &["HoldfastRestarts"]).await;
+    cluster.wait_healthy(PAIR, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+
+    cluster.kill(1);
+    let serves = cluster.wait_for("another primary", PATIENCE, async |cluster| {
+        let volume = cluster.volume(VOLUME).await?;
+        let serves = volume.primary != "n2" && volume.state == "degraded";
+        if serves { Ok(volume.primary) } else { Err(format!("{} {}", volume.primary, volume.state)) }
+    });
+    let primary = serves.await.unwrap_or_else(|e| panic!("{e}"));
+    write(&cluster, cluster.index_of(&primary).unwrap());
+    let gone = [
+        "HoldfastAgentDown",
+        "HoldfastNodeUnreachable",
+        "HoldfastVolumeDegraded",
+        "HoldfastVolumeSingleCopy",
+        "HoldfastCopyBehind",
+    ];
+    told(&cluster, &prometheus, "the death of a node", &gone).await;
+
+    cluster.kill(2);
+    told(&cluster, &prometheus, "the death of the majority", &["HoldfastNoLeader"]).await;
     assert!(prometheus.broken_rules().unwrap().is_empty());
 }

@@ -90,6 +90,13 @@ fn a_node_without_a_cluster() {
     let socket = files.path("nobody.sock").display().to_string();
     refuse(&["status", "--socket", &socket], FAILED, &["nobody.sock", "--socket"]);
     refuse(&["join", "127.0.0.1:1", "--token", "nonsense", "--config", &config], USAGE, &["token"]);
+    let from = |file: &str| ["join", "127.0.0.1:1", "--config", &config, "--token-file", file].map(str::to_owned);
+    let refuse_file =
+        |file: &str, status, words: &[&str]| refuse(&from(file).each_ref().map(String::as_str), status, words);
+    refuse_file("/nonexistent/token", FAILED, &["read the token", "/nonexistent/token"]);
+    // Of standard input, which is empty, and of a file that is no text and has no end.
+    refuse_file("-", USAGE, &["expected a join token"]);
+    refuse_file("/dev/zero", USAGE, &["expected a join token"]);
     refuse(&["join", "nowhere", "--token", "nonsense", "--config", &config], USAGE, &["HOST:PORT"]);
     refuse(&["volume", "create", "v", "--size", "large", "--socket", &socket], USAGE, &["--size", "large"]);
 }
@@ -131,9 +138,24 @@ async fn volumes_and_nodes() {
     ask(&["volume", "show", "unknown"], FAILED, &["unknown"]);
     ask(&["status", "unknown"], FAILED, &["unknown"]);
     ask(&["volume", "delete", "unknown", "--yes"], FAILED, &["unknown"]);
-    ask(&["volume", "delete", "taken"], USAGE, &["for ever", "--yes"]);
-    ask(&["copy", "remove", "taken", "n1"], USAGE, &["the copy of taken on n1", "--yes"]);
+    // One rule for all that can't be undone: without a terminal and without --yes it is refused, and nothing is asked of the cluster.
+    for (args, what) in [
+        (&["volume", "delete", "taken"][..], "for ever"),
+        (&["copy", "remove", "taken", "n1"], "the copy of taken on n1"),
+        (&["node", "remove", "n3"], "n3"),
+        (&["orphan", "delete", "taken/n1/1"], "taken/n1/1"),
+        (&["bench", "--nbd", "nbd://127.0.0.1:1/taken"], "overwrites"),
+    ] {
+        ask(args, REFUSED, &[what, "--yes", "nothing was done"]);
+    }
     ask(&["failover", "unknown"], FAILED, &["unknown"]);
+    ask(&["token", "create", "--valid", "721h"], USAGE, &["--valid", "720h"]);
+    ask(&["top", "--interval", "soon"], USAGE, &["--interval", "soon"]);
+    // What is refused leaves no files, so that it may be asked again.
+    let files = Files::new();
+    let target = files.path("lost.raw").display().to_string();
+    ask(&["orphan", "export", "taken/n2/9", "--to", &target], FAILED, &["taken/n2/9"]);
+    assert!(walk(files.dir.path()).is_empty(), "{:?}", walk(files.dir.path()));
     ask(&["failover", "taken", "--to", "n9"], FAILED, &["n9"]);
     let primary = cluster.nodes()[cluster.primary("taken").await].name().to_owned();
     ask(&["failover", "taken", "--to", &primary], REFUSED, &[&primary, "already"]);
@@ -247,24 +269,79 @@ async fn what_belongs_to_another() {
     cluster.wait_healthy("v", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
 }
 
+/// The copies of a node whose journal is not what it wrote take no part; the node itself answers, says why, and keeps its vote.
+#[tokio::test]
+async fn an_answer_that_cannot_be_printed_is_a_failure() {
+    let cluster = TestCluster::start().await;
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = cluster.command(0, &["status"]).stdout(full).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(FAILED), "{err}");
+    assert!(err.contains("could not be printed") && !err.contains("panicked"), "{err}");
+}
+
 #[tokio::test]
 async fn journals_that_are_not_ours() {
     let mut cluster = TestCluster::start().await;
     cluster.volume("v", SIZE).await;
     cluster.wait_in_sync("v", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     cluster.kill(2);
-    let config = cluster.nodes()[2].config().display().to_string();
-    let segment = first_segment(&cluster.nodes()[2].data_dir().join("shard-0"));
+    let shard = cluster.nodes()[2].data_dir().join("shard-0");
+    let segment = first_segment(&shard);
     let whole = fs::read(&segment).unwrap();
     File::options().write(true).open(&segment).unwrap().set_len(whole.len() as u64 / 2 + 100).unwrap();
-    refuse(&["agent", "--config", &config], FAILED, &["segment"]);
+    journal_refused(&mut cluster, &shard).await;
     let mut foreign = File::create(&segment).unwrap();
     foreign.write_all(&vec![0x5A; whole.len()]).unwrap();
     drop(foreign);
-    refuse(&["agent", "--config", &config], FAILED, &["segment"]);
+    journal_refused(&mut cluster, &shard).await;
     fs::write(&segment, whole).unwrap();
     cluster.launch(2).unwrap();
     cluster.wait_in_sync("v", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+
+    // Without the original files: a replacement waits, and says for what, until they are moved away as a whole.
+    cluster.kill(2);
+    fs::write(&segment, b"").unwrap();
+    journal_refused(&mut cluster, &shard).await;
+    cluster.launch(2).unwrap();
+    cluster.succeeds(0, &["copy", "replace", "v", "n3", "n3", "--no-wait"]).await;
+    let told = cluster.wait_for("the replacement to say what it waits for", PATIENCE, async |cluster| {
+        let volume = cluster.volume("v").await?;
+        let note = volume.copies.iter().find(|c| c.node == "n3").map(|c| c.note.clone()).unwrap_or_default();
+        if note.contains("can't make or delete a copy") && note.contains("as a whole") { Ok(()) } else { Err(note) }
+    });
+    told.await.unwrap_or_else(|e| panic!("{e}"));
+    cluster.kill(2);
+    fs::rename(&shard, shard.with_extension("refused")).unwrap();
+    cluster.launch(2).unwrap();
+    cluster.wait_in_sync("v", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Starts n3 and ends it, when its own status has said what is wrong and what to do. Nothing in its directory changes.
+async fn journal_refused(cluster: &mut TestCluster, shard: &Path) {
+    let before: Vec<(PathBuf, u64)> =
+        walk(shard).into_iter().map(|f| (f.clone(), f.metadata().unwrap().len())).collect();
+    cluster.launch(2).unwrap();
+    let told = cluster.wait_for("n3 to refuse its journal", PATIENCE, async |cluster| {
+        let status = cluster.status(2).await?;
+        let volume = status.volumes.first().ok_or("no volume is known there yet")?;
+        let copy = volume.copies.iter().find(|c| c.node == "n3").ok_or("no copy of n3")?;
+        let said = volume.r#unsafe.join("; ");
+        let says =
+            ["segment", "put the original files back", "restart the agent"].iter().all(|word| said.contains(word));
+        if copy.state == "failed" && says { Ok(()) } else { Err(format!("{}: {said}", copy.state)) }
+    });
+    told.await.unwrap_or_else(|e| panic!("{e}"));
+    let answers = cluster.ask(2, &["status"]);
+    assert!(answers.status.success(), "{answers:?}");
+    // A new copy in its place can't be made there either, and whoever asks for one is told why.
+    let created = cluster.run(0, &["volume", "create", "w", "--size", "16MiB"]).await;
+    let said = String::from_utf8_lossy(&created.stderr).into_owned();
+    assert!(!created.status.success() && said.contains("have not all failed"), "{said}");
+    cluster.kill(2);
+    let after: Vec<(PathBuf, u64)> =
+        walk(shard).into_iter().map(|f| (f.clone(), f.metadata().unwrap().len())).collect();
+    assert_eq!(before, after, "the files are evidence");
 }
 
 /// The first file below `dir` whose path names a segment.

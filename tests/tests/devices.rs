@@ -24,8 +24,8 @@ const SICK: usize = 1;
 const NAME: &str = "n2";
 /// Volumes under load. Faults of a single copy hit the first.
 const VOLUMES: [&str; 2] = ["first", "second"];
-/// Until people are told. Far less on an idle machine; a machine that also builds is slow.
-const SEEN: Duration = Duration::from_secs(20);
+/// How long a volume may take to open that perhaps never does.
+const OPENS: Duration = Duration::from_secs(20);
 const CALM: Duration = Duration::from_millis(700);
 
 /// What is to be seen.
@@ -92,10 +92,14 @@ impl Sick {
             self.fs.rules().add(rule.clone());
         }
         let told = if case.end == End::Masked { self.masked().await } else { self.noticed(case).await };
-        let noticed = start.elapsed();
+        self.mend(case, hits, start.elapsed(), &told).await;
+    }
+
+    /// Guests go on in spite of the fault, which was met since there had been `before` hits. Then it goes, and all become healthy.
+    async fn mend(&mut self, case: &Case, before: u64, noticed: Duration, told: &str) {
         goes_on(&self.loads).await;
         check(&self.loads);
-        let hits = self.fs.rules().counts().hits() - hits;
+        let hits = self.fs.rules().counts().hits() - before;
         assert!(hits > 0, "{}: no operation was hit", case.name);
         self.fs.rules().clear();
         if matches!(case.end, End::Failed | End::Gone) {
@@ -109,6 +113,48 @@ impl Sick {
         check(&self.loads);
         let pause = pause(&self.loads, case.name);
         println!("{}: {hits} hits, told after {noticed:?}, longest pause {pause:?}: {told}", case.name);
+    }
+
+    /// The device errs while the agent starts, and is sound again for the next start. Nothing else is asked of the other volume's copy
+    /// than that it is as sound as before, where the fault is not its own.
+    async fn start_with(&mut self, case: &Case) {
+        lead(&self.cluster, false).await;
+        let hits = self.fs.rules().counts().hits();
+        self.loads.iter().for_each(|load| load.phase(case.name));
+        self.cluster.kill(SICK);
+        let start = Instant::now();
+        for rule in &case.rules {
+            self.fs.rules().add(rule.clone());
+        }
+        self.cluster.launch(SICK).unwrap();
+        // What is told before is of the agent's life before. Of a fault that passes all is to be met.
+        let passes: Option<u64> = case.rules.iter().map(|rule| rule.times).sum();
+        let least = hits + passes.unwrap_or(1);
+        until(&format!("{}: an operation that it hits", case.name), async || {
+            let found = self.fs.rules().counts();
+            if found.hits() >= least { Ok(()) } else { Err(found.to_string()) }
+        })
+        .await;
+        let affected = if case.both { &VOLUMES[..] } else { &VOLUMES[..1] };
+        let failed = if case.end == End::Failed { affected } else { &[] };
+        let mut told = String::new();
+        for volume in VOLUMES {
+            told += &until(&format!("{}: {volume}", case.name), async || {
+                let found = Cluster::volume(&self.cluster, volume).await?;
+                let said = found.r#unsafe.join("; ");
+                let copy = found.copies.iter().find(|c| c.node == NAME);
+                let state = copy.map(|c| c.state.clone()).unwrap_or_default();
+                let as_expected = if failed.contains(&volume) {
+                    state == "failed"
+                        && ["has failed", NAME, "errno 5", "device", "restart"].iter().all(|word| said.contains(word))
+                } else {
+                    found.state == "healthy"
+                };
+                if as_expected { Ok(said) } else { Err(format!("{}, {state} on {NAME}: {said}", found.state)) }
+            })
+            .await;
+        }
+        self.mend(case, hits, start.elapsed(), &told).await;
     }
 
     /// Reads and writes go on for a while, with every copy.
@@ -204,7 +250,7 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) 
             Ok(value) => return value,
             Err(found) => found,
         };
-        assert!(start.elapsed() < SEEN, "{what}: not within {SEEN:?}; found last: {found}");
+        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}; found last: {found}");
         sleep(Duration::from_millis(20)).await;
     }
 }
@@ -294,10 +340,49 @@ async fn devices_that_do_not_answer() {
         case("a hung device of a primary", true, End::Hung, true, vec![Rule::new("", &Op::DATA, Fault::Hang)]),
         case("a hung device of a secondary", false, End::Hung, true, vec![Rule::new("", &Op::DATA, Fault::Hang)]),
         case("a hung image of a primary", true, End::Hung, false, vec![Rule::new(IMAGE, &[Op::Read], Fault::Hang)]),
+        case(
+            "hung writes to an image of a primary",
+            true,
+            End::Failed,
+            false,
+            vec![Rule::new(IMAGE, &[Op::Write], Fault::Hang)],
+        ),
         case("a slow device of a secondary", false, End::Masked, true, vec![slow.clone()]),
         case("a slow device of a primary", true, End::Masked, true, vec![slow]),
     ])
     .await;
+}
+
+/// What a device does while an agent starts: it stays, says what it can't read, and takes part with the rest.
+#[tokio::test]
+async fn errors_while_an_agent_starts() {
+    let eio = libc::EIO;
+    let read = |path: &str| vec![errno(path, &[Op::Read], eio)];
+    let few = |rule: Rule| vec![Rule { times: Some(5), ..rule }];
+    let mut sick = Sick::start().await;
+    for case in [
+        case("EIO reading a journal's segments", false, End::Failed, true, read("journal/segment")),
+        case("EIO reading the journal's head", false, End::Failed, true, read("journal/head")),
+        case("EIO writing the journal", false, End::Failed, true, vec![errno("journal", &[Op::Write], eio)]),
+        case("EIO reading one superblock", false, End::Failed, false, read("copies/1/superblock")),
+        case(
+            "too few descriptors for a while",
+            false,
+            End::Masked,
+            true,
+            few(errno("journal", &[Op::Open], libc::EMFILE)),
+        ),
+        case(
+            "a slow device",
+            false,
+            End::Masked,
+            true,
+            few(Rule::new("shard-0", &Op::DATA, Fault::Delay(Duration::from_millis(200)))),
+        ),
+    ] {
+        sick.start_with(&case).await;
+    }
+    sick.prove().await;
 }
 
 /// A small ext4 on a loop device.
@@ -359,6 +444,20 @@ impl Drop for Small {
         let _ = try_tool("umount", ["--lazy", &self.mount_point.display().to_string()]);
         let _ = try_tool("losetup", ["--detach", &self.device]);
     }
+}
+
+/// What a copy's node can't hold is refused by whichever node is asked, before anything is made or resized.
+#[tokio::test]
+async fn a_length_that_no_file_can_have_is_refused() {
+    let (cluster, _small) = TestCluster::start_on("", Small::mount).await;
+    cluster.volume("v", 64 << 20).await;
+    let why = format!("{NAME} has a file system whose files have at most 17592186040320 bytes");
+    cluster.fails(&["volume", "create", "w", "--size", "17TiB", "--on", "n1,n2,n3"], 1, &why).await;
+    cluster.fails(&["volume", "create", "w", "--size", "17TiB"], 1, &why).await;
+    cluster.fails(&["volume", "resize", "v", "--size", "17TiB"], 1, &why).await;
+    assert_eq!(cluster.volume_names().await, ["v"]);
+    let healthy = cluster.wait_healthy("v", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(healthy.size, 64 << 20);
 }
 
 /// The real thing: ENOSPC and a read-only remount of ext4.
@@ -449,7 +548,7 @@ async fn writes_that_were_never_written_are_found_missing() {
     (0..3).for_each(|at| cluster.launch(at).unwrap());
     let mut found = 0;
     for load in loads {
-        match load.finish(SEEN).await {
+        match load.finish(OPENS).await {
             Ok(progress) => {
                 assert!(progress.violations.lost() > 0, "lost writes are found: {:?}", progress.violations);
                 println!("found {} lost writes", progress.violations.lost());

@@ -42,6 +42,10 @@ async fn sigterm_hands_the_volumes_over() {
     assert_eq!(status.code(), Some(0), "{}", cluster.log_tails());
     let said = log(&cluster, primary);
     assert!(said.contains("is released at record") && said.contains("the agent has ended"), "{}", cluster.log_tails());
+    // What is about a volume says where it was: in the words of the thread that did it, and as an event.
+    let place = format!("volume=\"{VOLUME}\" epoch={} lsn=", before.epoch);
+    let released: Vec<&str> = said.lines().filter(|line| line.contains("is released at record")).collect();
+    assert!(released.len() == 2 && released.iter().all(|line| line.contains(&place)), "{released:#?}");
     assert!(!cluster.nodes()[primary].admin().exists(), "it took its admin socket away");
     let after = (*cluster).volume(VOLUME).await.unwrap();
     assert_ne!(after.primary, before.primary, "another node leads when the process has ended");

@@ -113,7 +113,7 @@ async fn the_last_copy_goes_on_and_the_receipt_says_what_that_cost() {
     let refused = cluster.run(3, &force).await;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(UNSAFE), "{said}");
-    for expected in ["n1", "n2", "unreachable", "make sure that its host is off", "add --yes"] {
+    for expected in ["n1", "n2", "unreachable", "make sure that its host is off", "--yes"] {
         assert!(said.contains(expected), "expected {expected:?} in {said}");
     }
     assert_eq!(volume_is(&cluster, 3, "the volume", |_| true).await.epoch, 1, "nothing was done");
@@ -245,7 +245,7 @@ async fn what_a_deposed_primary_alone_had_written_is_kept_and_can_be_got_out() {
     assert_eq!(held(&image, 0..9), [0, 1, 2, 3, 4, 8], "what was never acknowledged is not in the volume");
 
     // From any node; and a restart finds what is left.
-    asked(&cluster, 1, &["orphan", "delete", &id]).await;
+    asked(&cluster, 1, &["orphan", "delete", &id, "--yes"]).await;
     let gone = cluster.wait_for("the orphan to be gone", PATIENCE, async |cluster| {
         let copies = cluster.nodes()[0].data_dir().join("shard-0/copies");
         let orphans =

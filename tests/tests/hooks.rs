@@ -75,6 +75,30 @@ async fn the_new_primarys_node_is_told_and_says_how_it_went() {
     told.await.unwrap_or_else(|e| panic!("{e}"));
 }
 
+/// What is told when the volumes are handed over belongs to the end of the agent: a supervisor kills what is left.
+#[tokio::test]
+async fn an_agent_that_ends_waits_for_its_hooks() {
+    let dir = scratch();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (began, ended) = (dir.path().join("began"), dir.path().join("ended"));
+    let text = format!(
+        "[ $HOLDFAST_ROLE = secondary ] || exit 0\necho $HOLDFAST_NODE >> {}\nsleep 3\necho $HOLDFAST_NODE >> {}",
+        began.display(),
+        ended.display()
+    );
+    script(&dir.path().join("10-stops-a-vm"), &text);
+    let mut cluster = TestCluster::start_with(&format!("[hooks]\ndir = {:?}\n", dir.path())).await;
+    cluster.volume(VOLUME, 64 << 20).await;
+    let primary = cluster.primary(VOLUME).await;
+    cluster.terminate(primary);
+    let status = cluster.ended(primary, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(status.code(), Some(0), "{}", cluster.log_tails());
+    let name = format!("{}\n", cluster.nodes()[primary].name());
+    for path in [began, ended] {
+        assert_eq!(fs::read_to_string(&path).unwrap_or_default(), name, "{}\n{}", path.display(), cluster.log_tails());
+    }
+}
+
 /// Runs a shipped hook with tools that only write down what they were asked.
 fn shipped(hook: &str, role: &str, domain: &str) -> (bool, String) {
     let dir = scratch();

@@ -153,7 +153,7 @@ fn damage(dir: &Path, files: &Path) {
 
     flip(&there.join("shard-0/copies/1/superblock"), 4096 + 60);
     fsck(DAMAGED, &there);
-    let (_, err) = holdfast(USAGE, &["fsck", text(&there), "--repair"]);
+    let (_, err) = holdfast(REFUSED, &["fsck", text(&there), "--repair"]);
     assert!(err.contains("--yes"), "{err}");
     let (out, _) = holdfast(OK, &["fsck", text(&there), "--repair", "--yes"]);
     assert!(out.contains("done: write copy 2 of 4") && out.contains("clean"), "{out}");

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
-use holdfast_tests::{PATIENCE, binary, scratch, tool, try_tool};
+use holdfast_tests::{PATIENCE, package_in, scratch, tool, try_tool};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -29,17 +29,7 @@ fn package() -> &'static Package {
     static PACKAGE: OnceLock<Package> = OnceLock::new();
     PACKAGE.get_or_init(|| {
         let dir = scratch();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/package");
-        tool(
-            script.to_str().unwrap(),
-            ["--binary".as_ref(), binary().as_os_str(), "--out".as_ref(), dir.path().as_os_str()],
-        );
-        let file = fs::read_dir(dir.path())
-            .unwrap()
-            .flatten()
-            .map(|e| e.path())
-            .find(|p| p.extension() == Some("deb".as_ref()));
-        let file = file.expect("scripts/package leaves a package");
+        let file = package_in(dir.path());
         let root = dir.path().join("root");
         tool("dpkg-deb", ["-x".as_ref(), file.as_os_str(), root.as_os_str()]);
         Package { _dir: dir, file, root }
@@ -85,6 +75,11 @@ fn the_package_holds_what_it_should() {
     for script in ["postinst", "prerm", "postrm"] {
         tool("sh", ["-n".as_ref(), control.path().join(script).as_os_str()]);
     }
+    // What an agent ends with that was removed from its cluster: tests/nodes.rs sees it do so.
+    let unit = fs::read_to_string(root.join("lib/systemd/system/holdfast.service")).unwrap();
+    for line in ["Restart=always", "RestartPreventExitStatus=4"] {
+        assert!(unit.lines().any(|found| found == line), "expected {line} in\n{unit}");
+    }
     let said = tool(root.join("usr/bin/holdfast").to_str().unwrap(), ["--version"]);
     assert_eq!(said.trim(), format!("holdfast {}", env!("CARGO_PKG_VERSION")));
 }
@@ -92,12 +87,8 @@ fn the_package_holds_what_it_should() {
 #[test]
 fn the_same_files_give_the_same_package() {
     let dir = scratch();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/package");
-    tool(
-        script.to_str().unwrap(),
-        ["--binary".as_ref(), binary().as_os_str(), "--out".as_ref(), dir.path().as_os_str()],
-    );
-    let again = dir.path().join(package().file.file_name().unwrap());
+    let again = package_in(dir.path());
+    assert_eq!(again.file_name(), package().file.file_name());
     assert!(fs::read(again).unwrap() == fs::read(&package().file).unwrap(), "two runs differ");
 }
 
@@ -210,8 +201,11 @@ fn the_units_command_runs_and_feeds_its_watchdog() {
     // The packaged file, with what it asks for, and everything below this test's directory.
     let shown = fs::read_to_string(root.join("etc/holdfast/holdfast.toml")).unwrap();
     let set = |text: String, key: &str, value: String| {
-        let line =
-            text.lines().find(|l| l.starts_with(&format!("#{key} = "))).unwrap_or_else(|| panic!("{key}")).to_owned();
+        let line = text
+            .lines()
+            .find(|l| l.trim_start_matches('#').starts_with(&format!("{key} = ")))
+            .unwrap_or_else(|| panic!("{key}"))
+            .to_owned();
         text.replacen(&line, &format!("{key} = {value:?}"), 1)
     };
     let path = |name: &str| at(name).display().to_string();

@@ -18,12 +18,12 @@ pub use pb::admin_client::AdminClient;
 /// The admin socket did not take the connection.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "expected a running agent on {socket}, but could not connect: {cause}; start it with `holdfast agent --config FILE`, \
-     or name its socket with --socket"
+    "expected a running agent on {socket}, but could not connect: {cause}; {cure}, or name its socket with --socket"
 )]
 pub struct ConnectError {
     socket: String,
     cause: String,
+    cure: &'static str,
     #[source]
     source: tonic::transport::Error,
 }
@@ -35,7 +35,13 @@ pub struct ConnectError {
 pub async fn connect(socket: &Path) -> Result<AdminClient<Channel>, ConnectError> {
     let failed = |source: tonic::transport::Error| ConnectError {
         socket: socket.display().to_string(),
-        cause: innermost(&source),
+        cause: innermost(&source).to_string(),
+        cure: match innermost(&source).downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+            Some(std::io::ErrorKind::PermissionDenied) => {
+                "ask as root or as the agent's user, or have listen.admin_group or listen.viewer_group set to a group of yours"
+            }
+            _ => "start it with `holdfast agent --config FILE`",
+        },
         source,
     };
     let absolute = std::path::absolute(socket).unwrap_or_else(|_| PathBuf::from(socket));
@@ -44,10 +50,10 @@ pub async fn connect(socket: &Path) -> Result<AdminClient<Channel>, ConnectError
 }
 
 /// The layers above only say that the transport failed; the system's word is at the bottom.
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string()
+    cause
 }

@@ -4,10 +4,12 @@ use crate::admin::{DESCRIPTOR_SET, pb::admin_server::AdminServer};
 use crate::api::Service;
 use crate::audit::Audit;
 use crate::config::ListenConfig;
+use crate::doors::Doors;
 use crate::error::AgentError;
 use crate::guard::Guard;
 use crate::paths::Paths;
-use crate::peer::{Doors, gid_of};
+use crate::peer::gid_of;
+use crate::refusals::{RefusalCounts, Refusals};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use tokio::net::UnixListener;
@@ -15,12 +17,16 @@ use tokio::sync::oneshot;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 
+/// Calls of one connection at once.
+const STREAMS: u32 = 64;
+
 /// Bound, and not served yet.
 #[derive(Debug)]
 pub(crate) struct AdminSocket {
     listener: UnixListener,
     doors: Doors,
     audit: Audit,
+    refused: RefusalCounts,
 }
 
 impl AdminSocket {
@@ -38,12 +44,19 @@ impl AdminSocket {
         let viewer_gid = gid("listen.viewer_group", &config.viewer_group)?;
         let mask = if admin_gid.is_some() || viewer_gid.is_some() { 0o111 } else { 0o177 };
         let listener = listen(&config.admin, mask)?;
-        Ok(AdminSocket { listener, doors: Doors::new(admin_gid, viewer_gid), audit: Audit::new(paths.audit()) })
+        let (doors, audit) = (Doors::new(admin_gid, viewer_gid), Audit::new(paths.audit()));
+        Ok(AdminSocket { listener, doors, audit, refused: RefusalCounts::default() })
+    }
+
+    /// How often somebody was refused.
+    pub(crate) fn refused(&self) -> RefusalCounts {
+        self.refused.clone()
     }
 
     /// Answers until the other end of `closed` is dropped and the answers that are under way have been given.
     pub(crate) async fn serve(self, service: Service, closed: oneshot::Receiver<()>) {
-        let AdminSocket { listener, doors, audit } = self;
+        let AdminSocket { listener, doors, audit, refused } = self;
+        let refusals = Refusals::new(refused, audit.clone(), service.asks.clone());
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -51,14 +64,23 @@ impl AdminSocket {
         let reflection = reflection.expect("the descriptor sets were built with this binary");
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<AdminServer<Service>>().await;
-        let connections = UnixListenerStream::new(listener).filter_map(move |accepted| match accepted {
-            Ok(stream) => doors.admit(stream).map(Ok),
-            Err(error) => Some(Err(error)),
+        let at_the_door = refusals.clone();
+        let connections = UnixListenerStream::new(listener).filter_map(move |accepted| {
+            let stream = match accepted {
+                Ok(stream) => doors.admit(stream),
+                Err(error) => return Some(Err(error)),
+            };
+            let told = |peer| {
+                let refusals = at_the_door.clone();
+                tokio::spawn(async move { refusals.connection(peer).await });
+            };
+            stream.map_err(told).ok().map(Ok)
         });
         let server = tonic::transport::Server::builder()
-            .add_service(Guard::new(reflection, audit.clone()))
-            .add_service(Guard::new(health_service, audit.clone()))
-            .add_service(Guard::new(AdminServer::new(service), audit));
+            .max_concurrent_streams(STREAMS)
+            .add_service(Guard::new(reflection, audit.clone(), refusals.clone()))
+            .add_service(Guard::new(health_service, audit.clone(), refusals.clone()))
+            .add_service(Guard::new(AdminServer::new(service), audit, refusals));
         // An error is what it is told by.
         let closed = async { drop(closed.await) };
         if let Err(error) = server.serve_with_incoming_shutdown(connections, closed).await {

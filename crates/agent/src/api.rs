@@ -1,21 +1,22 @@
 //! The admin service: checks what a person asks, proposes it, and puts the outcome into words.
 
 mod copies;
+mod grants;
 mod nodes;
 mod orphans;
 mod recovery;
 
 use crate::admin::pb::{self, admin_server::Admin};
 use crate::control::{Ask, Happened, View};
+use crate::metrics::{PATIENCE, Vitals};
 use crate::random;
 use crate::token::{Token, hex, unhex};
 use crate::upkeep;
-use holdfast_cluster::{Command, Outcome, Refusal, RefusalKind, placement};
+use holdfast_cluster::{Command, CopyReport, CopyState, Degraded, Outcome, Refusal, RefusalKind, placement};
 use holdfast_node::control::Failure;
 use holdfast_transport::pki;
 use holdfast_types::{Durability, NodeId, VolumeId, VolumeSize};
-use std::fs::File;
-use std::path::Path;
+use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::BroadcastStream;
@@ -23,6 +24,11 @@ use tonic::{Request, Response, Status};
 
 /// How long a join token may be used unless the operator says otherwise, in seconds.
 const TOKEN_SECONDS: u64 = 3600;
+/// A month: who finds a forgotten one later finds nothing.
+const MOST_TOKEN_SECONDS: u64 = 30 * 24 * 3600;
+
+/// How long `status` waits for lags: it is to say within a second why I/O waits.
+const LAGS: Duration = Duration::from_millis(300);
 
 /// Answers the admin socket; every question goes through the control thread's loop.
 #[derive(Clone)]
@@ -42,6 +48,20 @@ impl Service {
         let ask = Ask::Look(Box::new(move |view| drop(answer.send(look(view)))));
         self.asks.send(ask).await.map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())?
+    }
+
+    /// What `status` shows. A shard that does not answer at once keeps nobody from the rest: lags stay unknown.
+    async fn status_here(&self) -> Result<pb::StatusResponse, Status> {
+        let mut status = self.look(|view| view.status()).await?;
+        if status.volumes.iter().any(|v| v.primary == status.answered_by) {
+            Vitals { asks: self.asks.clone() }.take(LAGS).await.add_lags(&mut status.volumes);
+        }
+        Ok(status)
+    }
+
+    /// The volume as `status` shows it.
+    async fn shown(&self, name: &str) -> Result<pb::Volume, Status> {
+        one_volume(self.status_here().await?, name)
     }
 
     async fn wish(&self, wishes: upkeep::Wishes) -> Result<(), Status> {
@@ -77,6 +97,7 @@ pub(crate) fn refused_as(refused: &Refusal) -> Status {
         RefusalKind::Exists => Status::already_exists(text),
         RefusalKind::Unsafe => Status::failed_precondition(text),
         RefusalKind::Stale => Status::aborted(text),
+        RefusalKind::Broken => Status::internal(text),
     }
 }
 
@@ -101,9 +122,30 @@ pub(crate) fn node_named(view: &View<'_>, name: &str) -> Result<NodeId, Status> 
     state.node_by_name(name).ok_or_else(unknown)
 }
 
+/// What a volume's log has, in bytes and by which decision, where that may be more than is known of: in a control plane that was
+/// recovered. A resize that goes by less would cut what has grown.
+fn size_in_log(view: &View<'_>, volume: VolumeId) -> Result<Option<(u64, u64)>, Status> {
+    let state = view.control.state().filter(|s| !s.recoveries.is_empty());
+    let Some(active) = state.and_then(|s| s.view(volume)).map(|v| v.active) else { return Ok(None) };
+    let leads = |report: &&CopyReport| report.state == CopyState::Serving;
+    let report = active.primary.and_then(|node| view.control.detector().report(node, volume));
+    let size = report.filter(leads).and_then(|r| r.size);
+    size.map(Some).ok_or_else(|| {
+        Status::failed_precondition(
+            "the control plane was recovered once, and what size the volume's log has is not known before its primary serves: see `holdfast \
+             status`, and ask again then",
+        )
+    })
+}
+
 pub(crate) fn volume_named(view: &View<'_>, name: &str) -> Result<VolumeId, Status> {
     view.control.state().and_then(|s| s.volume_by_name(name)).ok_or_else(|| no_volume(name))
 }
+
+/// Both choices, and what each promises.
+pub const TWO_COPIES: &str = "expected --degraded stall or --degraded allow with two copies, found neither: stall means that every acknowledged write is on both \
+    disks, always, and that writes wait while one copy is gone, until it is back or replaced; allow means that the copy which is left goes on alone once a \
+    majority of the voters has agreed, and that what is acknowledged meanwhile is on one disk only and is lost with it";
 
 fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Status> {
     let invalid = |text: String| Status::invalid_argument(text);
@@ -119,8 +161,15 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
     let alive = |n: NodeId| view.alive(n);
     let present = state.nodes().filter(|n| n.takes_copies()).count();
     let copies = if r.copies == 0 { present.min(3) } else { usize::try_from(r.copies).unwrap_or(usize::MAX) };
+    let takes = |n: NodeId| view.control.detector().takes_length(n, r.size_bytes).is_ok();
     let nodes = if r.on.is_empty() {
-        placement(state, copies, alive)
+        let works = |n: NodeId| alive(n) && !view.control.detector().has_failed(n);
+        let nodes = placement(state, copies, |n| works(n) && takes(n));
+        if nodes.len() < copies {
+            let others: Vec<NodeId> = state.nodes().map(|n| n.id).filter(|n| works(*n) && !nodes.contains(n)).collect();
+            takes_length(view, &others, r.size_bytes)?;
+        }
+        nodes
     } else {
         r.on.iter().map(|name| node_named(view, name)).collect::<Result<Vec<_>, _>>()?
     };
@@ -133,32 +182,50 @@ fn creation(view: &View<'_>, r: &pb::VolumeCreateRequest) -> Result<Command, Sta
     }
     if r.on.is_empty() && nodes.len() != copies {
         return Err(Status::unavailable(format!(
-            "expected {copies} nodes in service that answer for {copies} copies, found {}; start or join more nodes, or ask for another \
-             --copies",
+            "expected {copies} nodes in service that answer, and whose copies have not all failed, for {copies} copies, found {}; start, \
+             mend or join more nodes, or ask for another --copies",
             nodes.len()
         )));
     }
+    takes_length(view, &nodes, r.size_bytes)?;
     let primary = if r.primary.is_empty() { None } else { Some(node_named(view, &r.primary)?) };
     let usual = if durability == Durability::Async { 1 } else { nodes.len() / 2 + 1 };
     let quorum = if r.quorum == 0 { u32::try_from(usual).unwrap_or(u32::MAX) } else { r.quorum };
     let write_quorum =
         u8::try_from(quorum).map_err(|_| invalid(format!("expected a quorum of at most 7, found {quorum}")))?;
-    Ok(Command::CreateVolume { name: r.name.clone(), size: r.size_bytes, durability, write_quorum, nodes, primary })
+    let degraded = chosen(&r.degraded, nodes.len(), durability)?;
+    let limits = grants::limits(r.iops, r.bytes_per_second, r.burst_ms)?;
+    let socket = grants::access(&r.socket_owner, &r.socket_group, r.socket_mode)?;
+    let (name, size) = (r.name.clone(), r.size_bytes);
+    Ok(Command::CreateVolume { name, size, durability, write_quorum, nodes, primary, degraded, limits, socket })
 }
 
-/// Refuses a size that no file can have here: every copy would fail when its image is to become that long. The file systems of
-/// the other nodes are taken to be of the same kind.
-fn fits(data_dir: &Path, size: u64) -> Result<(), Status> {
-    let path = data_dir.join("length-probe");
-    let made = File::create(&path).and_then(|file| file.set_len(size));
-    // A leftover is empty space, and the next probe replaces it.
-    let _ = std::fs::remove_file(&path);
-    made.map_err(|e| {
-        Status::failed_precondition(format!(
-            "expected the file system of {} to take a file of {size} bytes, found: {e}; xfs does, ext4 ends at 16 TiB",
-            data_dir.display()
-        ))
-    })
+/// What is to become of writes while one of two copies is gone. Nobody can choose that for the operator.
+fn chosen(degraded: &str, copies: usize, durability: Durability) -> Result<Option<Degraded>, Status> {
+    let pair = copies == 2 && durability != Durability::Async;
+    match degraded {
+        "" if pair => Err(Status::invalid_argument(TWO_COPIES)),
+        "" => Ok(None),
+        "allow" => Ok(Some(Degraded::Allow)),
+        "stall" => Ok(Some(Degraded::Stall)),
+        other => Err(Status::invalid_argument(format!("expected --degraded allow or stall, found {other:?}"))),
+    }
+}
+
+/// Refuses a size that no file can have on one of these nodes, as far as they have told: a copy there could not be made, and one
+/// whose image is to become that long fails for good.
+pub(crate) fn takes_length(view: &View<'_>, nodes: &[NodeId], size: u64) -> Result<(), Status> {
+    let detector = view.control.detector();
+    let refuses = |n: &NodeId| Some(format!("{} {}", view.name(*n), detector.takes_length(*n, size).err()?));
+    let refusing: Vec<String> = nodes.iter().filter_map(refuses).collect();
+    if refusing.is_empty() {
+        return Ok(());
+    }
+    Err(Status::out_of_range(format!(
+        "expected file systems that take a file of {size} bytes, found that {}; xfs does, ext4 ends at 16 TiB: choose a smaller size, or other \
+         nodes",
+        refusing.join(", ")
+    )))
 }
 
 /// What deletes a volume, and the nodes that will not hear of it yet.
@@ -193,7 +260,12 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::
     let detector = view.control.detector();
     let alive = |n: NodeId| view.alive(n);
     let primary = active.primary.and_then(|p| detector.report(p, volume));
-    let lost = |n: NodeId| primary.and_then(|p| p.lost.iter().find(|l| l.node == n));
+    // By the primary's word, or by its own, whichever was heard first.
+    let fetches = |n: NodeId| detector.report(n, volume).is_some_and(|r| r.state == CopyState::Resyncing);
+    let lost = |n: NodeId| {
+        let known = primary.and_then(|p| p.lost.iter().find(|l| l.node == n)).map(|l| l.reason.clone());
+        known.or_else(|| fetches(n).then(|| "it is being resynced by regions".to_owned()))
+    };
     let to = if r.to.is_empty() {
         let fit = |n: &NodeId| Some(*n) != active.primary && alive(*n) && lost(*n).is_none();
         let candidates = active.members.iter().map(|m| m.node).filter(fit);
@@ -219,7 +291,7 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::
         return Err(Status::failed_precondition(format!(
             "expected a copy that the log of {} reaches, found that {}: {name} could serve only after it has fetched \
              everything from another copy; choose another node with --to, or --force it",
-            r.volume, lost.reason
+            r.volume, lost
         )));
     }
     let planned = !r.force && active.primary.is_some_and(alive);
@@ -248,7 +320,7 @@ impl Admin for Service {
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
         let name = request.into_inner().volume;
-        let mut status = self.look(|view| view.status()).await?;
+        let mut status = self.status_here().await?;
         if !name.is_empty() {
             status.volumes.retain(|v| v.name == name);
             if status.volumes.is_empty() {
@@ -298,6 +370,11 @@ impl Admin for Service {
     async fn token_create(&self, request: Request<pb::TokenCreateRequest>) -> Answer<pb::TokenCreateResponse> {
         let valid = match request.into_inner().valid_seconds {
             0 => TOKEN_SECONDS,
+            n if n > MOST_TOKEN_SECONDS => {
+                let found =
+                    format!("--valid: expected at most 720h, found {n} s; a token that nobody uses up must end");
+                return Err(Status::invalid_argument(found));
+            }
             n => n,
         };
         let expires = (random::unix_ms() / 1000).saturating_add(valid);
@@ -328,18 +405,18 @@ impl Admin for Service {
         let name = request.name.clone();
         let command = self.look(move |view| creation(view, &request)).await?;
         self.propose(command).await?;
-        let volume = one_volume(self.look(|view| view.status()).await?, &name)?;
+        let volume = self.shown(&name).await?;
         Ok(Response::new(pb::VolumeCreateResponse { volume: Some(volume) }))
     }
 
     async fn volume_list(&self, _: Request<pb::VolumeListRequest>) -> Answer<pb::VolumeListResponse> {
-        let volumes = self.look(|view| view.status()).await?.volumes;
+        let volumes = self.status_here().await?.volumes;
         Ok(Response::new(pb::VolumeListResponse { volumes }))
     }
 
     async fn volume_show(&self, request: Request<pb::VolumeShowRequest>) -> Answer<pb::VolumeShowResponse> {
         let name = request.into_inner().name;
-        let volume = one_volume(self.look(|view| view.status()).await?, &name)?;
+        let volume = self.shown(&name).await?;
         Ok(Response::new(pb::VolumeShowResponse { volume: Some(volume) }))
     }
 
@@ -350,14 +427,34 @@ impl Admin for Service {
             let volume = volume_named(view, &named)?;
             let known = view.control.state().and_then(|s| s.volumes.get(&volume));
             if known.is_some_and(|v| size > v.size.bytes()) {
-                fits(view.data_dir, size)?;
+                takes_length(view, &known.map(holdfast_cluster::Volume::holders).unwrap_or_default(), size)?;
             }
-            Ok((volume, known.and_then(|v| v.resizes.last()).map_or(0, |r| r.0)))
+            let after = known.and_then(|v| v.resizes.last()).map_or(0, |r| r.0);
+            let found = size_in_log(view, volume)?.filter(|(_, decision)| *decision > after);
+            Ok(Command::ResizeVolume { volume, after, size, shrink, found })
         };
-        let (volume, after) = self.look(look).await?;
-        self.propose(Command::ResizeVolume { volume, after, size, shrink }).await?;
-        let volume = one_volume(self.look(|view| view.status()).await?, &name)?;
+        let command = self.look(look).await?;
+        self.propose(command).await?;
+        let volume = self.shown(&name).await?;
         Ok(Response::new(pb::VolumeResizeResponse { volume: Some(volume) }))
+    }
+
+    async fn volume_limit(&self, request: Request<pb::VolumeLimitRequest>) -> Answer<pb::VolumeLimitResponse> {
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let command = self.look(move |view| grants::limit(view, &request)).await?;
+        self.propose(command).await?;
+        let volume = self.shown(&name).await?;
+        Ok(Response::new(pb::VolumeLimitResponse { volume: Some(volume) }))
+    }
+
+    async fn volume_socket(&self, request: Request<pb::VolumeSocketRequest>) -> Answer<pb::VolumeSocketResponse> {
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let command = self.look(move |view| grants::share(view, &request)).await?;
+        self.propose(command).await?;
+        let volume = self.shown(&name).await?;
+        Ok(Response::new(pb::VolumeSocketResponse { volume: Some(volume) }))
     }
 
     async fn volume_delete(&self, request: Request<pb::VolumeDeleteRequest>) -> Answer<pb::VolumeDeleteResponse> {
@@ -415,7 +512,7 @@ impl Admin for Service {
     }
 
     async fn recover(&self, request: Request<pb::RecoverRequest>) -> Answer<pb::RecoverResponse> {
-        let by = recovery::operator(&request);
+        let by = recovery::operator_of(&request);
         let request = request.into_inner();
         let command = self.look(move |view| recovery::order(view, &request, by)).await?;
         match self.propose(command).await? {
@@ -449,6 +546,11 @@ impl Admin for Service {
         let wishes = self.look(move |view| orphans::deletion(view, &id)).await?;
         self.wish(wishes).await?;
         Ok(Response::new(pb::OrphanDeleteResponse {}))
+    }
+
+    async fn counters(&self, _: Request<pb::CountersRequest>) -> Answer<pb::CountersResponse> {
+        let answers = Vitals { asks: self.asks.clone() }.take(PATIENCE).await;
+        answers.counters().map(Response::new).map_err(Status::unavailable)
     }
 
     async fn events(&self, request: Request<pb::EventsRequest>) -> Answer<Self::EventsStream> {

@@ -1,6 +1,9 @@
 //! `data_dir/audit.log`: who asked for what, and what came of it. One JSON object on each line, on stable storage before the
 //! call goes on; a call has two lines with the same `id`: one with the outcome `asked` before anything is done, and one after.
 //!
+//! A line is bounded ([`TEXT_BYTES`], [`LIST_ITEMS`]): whoever is refused could otherwise push out with a few long arguments what
+//! others did. What was cut says how much.
+//!
 //! At [`ROTATE_AT`] the file is renamed to `audit.log.1`, that to `audit.log.2`, and so on; [`KEPT`] of them stay.
 //!
 //! A line that can't be written goes to the agent's log, and the call goes on: a full disk must not keep an operator from
@@ -18,6 +21,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 const ROTATE_AT: u64 = 16 << 20;
 /// Older files.
 const KEPT: u32 = 4;
+
+/// What is kept of a text, and of a list.
+const TEXT_BYTES: usize = 256;
+const LIST_ITEMS: usize = 16;
 
 /// Appends to the log; clones share it.
 #[derive(Clone, Debug)]
@@ -60,9 +67,9 @@ impl Audit {
             "uid": entry.uid,
             "user": entry.user,
             "pid": entry.pid,
-            "command": entry.command,
-            "arguments": entry.arguments,
-            "outcome": outcome,
+            "command": cut_text(&entry.command),
+            "arguments": cut(&entry.arguments),
+            "outcome": cut_text(outcome),
         });
         let line = format!("{line}\n");
         let log = Arc::clone(&self.log);
@@ -116,8 +123,31 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
+fn cut(value: &Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(cut_text(text)),
+        Value::Array(items) => {
+            let mut kept: Vec<Value> = items.iter().take(LIST_ITEMS).map(cut).collect();
+            if items.len() > LIST_ITEMS {
+                kept.push(Value::String(format!("[{} more were cut]", items.len() - LIST_ITEMS)));
+            }
+            Value::Array(kept)
+        }
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), cut(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+pub(crate) fn cut_text(text: &str) -> String {
+    if text.len() <= TEXT_BYTES {
+        return text.to_owned();
+    }
+    let kept = text.floor_char_boundary(TEXT_BYTES);
+    format!("{}[{} bytes were cut]", &text[..kept], text.len() - kept)
+}
+
 /// `2026-11-29T22:10:04.123Z`.
-fn utc(unix_ms: u64) -> String {
+pub(crate) fn utc(unix_ms: u64) -> String {
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
     let (seconds, ms) = (ms / 1000, ms % 1000);
     // Days are counted from March of the year 0 on, so that the leap day is a year's last.
@@ -143,6 +173,19 @@ mod tests {
         assert_eq!(utc(951_827_696_789), "2000-02-29T12:34:56.789Z");
         assert_eq!(utc(1_772_323_199_000), "2026-02-28T23:59:59.000Z");
         assert_eq!(utc(4_107_542_400_000), "2100-03-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn what_is_long_is_cut_and_says_so() {
+        let fits = json!({ "name": "x".repeat(TEXT_BYTES), "force": true, "on": vec!["n1"; LIST_ITEMS] });
+        assert_eq!(cut(&fits), fits);
+        // Cut between characters.
+        let long = json!({ "name": format!("{}é{}", "x".repeat(TEXT_BYTES - 1), "y".repeat(1 << 20)), "on": vec!["n"; 100_000] });
+        let cut = cut(&long);
+        let name = format!("{}[{} bytes were cut]", "x".repeat(TEXT_BYTES - 1), (1 << 20) + 2);
+        assert_eq!(cut["name"], name);
+        assert_eq!(cut["on"].as_array().map(Vec::len), Some(LIST_ITEMS + 1));
+        assert_eq!(cut["on"][LIST_ITEMS], format!("[{} more were cut]", 100_000 - LIST_ITEMS));
     }
 
     #[tokio::test]

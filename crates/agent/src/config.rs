@@ -13,6 +13,12 @@ use std::time::Duration;
 
 pub use quantity::{parse_duration, parse_size};
 
+/// Whether there is a key of that name: what else stands in a file is none of ours.
+#[must_use]
+pub fn is_key(section: &str, key: &str) -> bool {
+    keys::is_key(section, key)
+}
+
 /// What an agent runs with.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Config {
@@ -30,6 +36,9 @@ pub struct Config {
     /// Programs that are told of changes.
     #[serde(default)]
     pub hooks: HooksConfig,
+    /// What counts as slow, and what is done about it.
+    #[serde(default)]
+    pub failover: FailoverConfig,
 }
 
 /// `[node]`
@@ -116,6 +125,9 @@ pub struct ClusterConfig {
     /// A copy that is gone for so long is replaced on another node; `0s`: never.
     #[serde(deserialize_with = "quantity::duration")]
     pub replace_after: Duration,
+    /// How long a node's certificate holds; it is renewed when half of that is left.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub certificate_lifetime: Duration,
 }
 
 impl Default for ClusterConfig {
@@ -127,6 +139,7 @@ impl Default for ClusterConfig {
             lease: Duration::from_secs(2),
             restart_window: Duration::from_secs(30),
             replace_after: REPLACE_AFTER,
+            certificate_lifetime: Duration::from_hours(24 * 365),
         }
     }
 }
@@ -159,6 +172,34 @@ impl Default for HooksConfig {
     }
 }
 
+/// `[failover]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct FailoverConfig {
+    /// A copy that takes longer to make writes durable, and five times as long as the others, is called slow; `0s`: never.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub slow_latency: Duration,
+    /// What is done about a primary that is slow.
+    pub slow_primary: SlowPrimary,
+}
+
+/// What becomes of a primary that is slow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlowPrimary {
+    /// People are told.
+    #[default]
+    Report,
+    /// It hands over to a copy that is not slow, while all copies are in sync.
+    Switch,
+}
+
+impl Default for FailoverConfig {
+    fn default() -> Self {
+        FailoverConfig { slow_latency: Duration::from_millis(50), slow_primary: SlowPrimary::Report }
+    }
+}
+
 /// `[limits]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -169,6 +210,9 @@ pub struct LimitsConfig {
     /// Bytes of all segment files of a shard.
     #[serde(deserialize_with = "quantity::size")]
     pub journal_max: u64,
+    /// What a start has to replay is kept below this, as far as the disk's speed is known.
+    #[serde(deserialize_with = "quantity::duration")]
+    pub replay_target: Duration,
     /// Memory for pages of tables, for all volumes of a shard.
     #[serde(deserialize_with = "quantity::size")]
     pub table_cache: u64,
@@ -196,6 +240,7 @@ impl Default for LimitsConfig {
         LimitsConfig {
             journal_segment: 16 << 20,
             journal_max: 1 << 30,
+            replay_target: Duration::from_secs(5),
             table_cache: 128 << 20,
             disk_backend: DiskBackend::IoUring,
             max_inflight: 256,
@@ -207,6 +252,9 @@ impl Default for LimitsConfig {
         }
     }
 }
+
+/// Files of a journal at most; the format's list holds 120, and a full journal still needs some for the starts of new lives.
+pub(crate) const MAX_SEGMENTS: u64 = 90;
 
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -294,6 +342,7 @@ impl Config {
         self.check_listen()?;
         self.check_cluster()?;
         self.check_hooks()?;
+        self.check_failover()?;
         self.check_limits()
     }
 
@@ -361,6 +410,10 @@ impl Config {
         ensure((least..=Duration::from_secs(60)).contains(&c.lease), "cluster.lease", &what, || show(c.lease))?;
         let window = Duration::from_secs(1)..=Duration::from_mins(10);
         ensure(window.contains(&c.restart_window), "cluster.restart_window", "1s to 10m", || show(c.restart_window))?;
+        let lifetimes = Duration::from_secs(10)..=Duration::from_hours(24 * 3650);
+        ensure(lifetimes.contains(&c.certificate_lifetime), "cluster.certificate_lifetime", "10s to 87600h", || {
+            show(c.certificate_lifetime)
+        })?;
         let least = c.failure_timeout * 2;
         let what = format!("{least:?} or more: two failure timeouts, or 0s for never");
         ensure(c.replace_after.is_zero() || c.replace_after >= least, "cluster.replace_after", &what, || {
@@ -377,6 +430,12 @@ impl Config {
         ensure(bounds.contains(&h.timeout), "hooks.timeout", "1s to 10m", || format!("{:?}", h.timeout))
     }
 
+    fn check_failover(&self) -> Result<(), ConfigError> {
+        let slow = self.failover.slow_latency;
+        let sound = slow.is_zero() || (Duration::from_millis(1)..=Duration::from_secs(10)).contains(&slow);
+        ensure(sound, "failover.slow_latency", "1ms to 10s, or 0s for never", || format!("{slow:?}"))
+    }
+
     fn check_limits(&self) -> Result<(), ConfigError> {
         let l = &self.limits;
         ensure(
@@ -388,6 +447,19 @@ impl Config {
         let least = l.journal_segment.saturating_mul(4);
         let what = format!("{least} bytes or more: four segments");
         ensure(l.journal_max >= least, "limits.journal_max", &what, || l.journal_max.to_string())?;
+        let most = l.journal_segment.saturating_mul(MAX_SEGMENTS);
+        let larger = l.journal_max.div_ceil(MAX_SEGMENTS).next_multiple_of(1 << 20);
+        let way = if larger <= 1 << 30 {
+            format!("; for a longer journal set journal_segment = \"{}MiB\" or more", larger >> 20)
+        } else {
+            String::new()
+        };
+        let what = format!("{most} bytes or less: {MAX_SEGMENTS} segments of {} bytes{way}", l.journal_segment);
+        ensure(l.journal_max <= most, "limits.journal_max", &what, || l.journal_max.to_string())?;
+        let replay = Duration::from_secs(1)..=Duration::from_mins(5);
+        ensure(replay.contains(&l.replay_target), "limits.replay_target", "1s to 5m", || {
+            format!("{:?}", l.replay_target)
+        })?;
         // What one batch may change fits (docs/FORMAT.md, "Tables").
         ensure(l.table_cache >= 64 << 20, "limits.table_cache", "64MiB or more", || l.table_cache.to_string())?;
         ensure((1..=65_536).contains(&l.max_inflight), "limits.max_inflight", "1 to 65536", || {

@@ -5,20 +5,26 @@ use crate::ending::{Ending, How, Stop};
 use crate::error::AgentError;
 use crate::found::FOUNDER;
 use crate::hooks::{Hooks, RoleChange};
-use crate::join::{JoinAnswer, JoinRequest};
+use crate::identity::Identity;
+use crate::join::{self, JoinAnswer, JoinRequest, RenewRequest};
 use crate::metrics::ShardSample;
+use crate::paths::Paths;
 use crate::raft_store::{Write, Written};
 use crate::random;
+use crate::regime;
+use crate::renewal::Certificate;
 use crate::shard::shard_address;
 use crate::shard_link::{FromShard, ShardHandle, ShardPeer, ToShard};
+use crate::sparing::{Sparing, others};
 use crate::status;
 use crate::token::{hex, unhex};
+use crate::versions;
 use bytes::Bytes;
-use holdfast_cluster::{Command, Outcome};
-use holdfast_node::control::{Control, Failure, Input, Output};
+use holdfast_cluster::{Command, Outcome, Recovery};
+use holdfast_node::control::{Control, EventKind, Failure, Input, Output};
 use holdfast_node::{LocalView, Upkeep};
-use holdfast_transport::{Endpoint, Event, Events, JoinReply, Lane, join_client, pki};
-use holdfast_types::{ClusterId, Epoch, NodeId, Time, VolumeId};
+use holdfast_transport::{Endpoint, Event, Events, Identity as TlsIdentity, JoinReply, Lane, join_client, pki};
+use holdfast_types::{ClusterId, ClusterVersion, Epoch, NodeId, Speaks, Time, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +33,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// How long the founder gets to answer a join that is passed on to it: less than the joining node waits.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(12);
+/// Refusals of joins, and of peers, are so many events at once, and then so far apart: they must not push out what matters more.
+const REFUSALS_AT_ONCE: u32 = 4;
+const REFUSALS_APART: Duration = Duration::from_secs(600);
 /// Events kept for `holdfast events`.
 const KEPT_EVENTS: usize = 1000;
 
@@ -50,10 +59,12 @@ pub(crate) enum Ask {
     Upkeep(NodeId, Upkeep),
     /// End, for a supervisor to start the agent anew; what is led here waits for it, at most as long as the answer says.
     Restart(oneshot::Sender<Duration>),
-    /// So many bytes are free on the file system of this node's copies.
-    Space(u64),
-    /// Something happened to a volume beside the loop: kind, name, what.
-    Happened(&'static str, String, String),
+    /// So many bytes are free on the file system of this node's copies, and so long may a file be there, if that is known.
+    Space(u64, Option<u64>),
+    /// Something happened beside the loop: kind, to which volume, what.
+    Happened(&'static str, Option<String>, String),
+    /// This node's certificate was renewed: it is used from now on, unless it can't be.
+    Identity(Box<TlsIdentity>, oneshot::Sender<Result<(), String>>),
     /// How the shard is.
     Measure(oneshot::Sender<ShardSample>),
     /// What happened so far, and a subscription to what will.
@@ -68,6 +79,7 @@ pub(crate) struct View<'a> {
     pub(crate) nbd_dir: &'a std::path::Path,
     pub(crate) data_dir: &'a std::path::Path,
     pub(crate) ca_pem: &'a str,
+    pub(crate) certificate: Certificate,
     pub(crate) address: SocketAddr,
     pub(crate) endpoint: &'a Endpoint,
     /// Volumes with a copy here.
@@ -123,16 +135,20 @@ pub(crate) struct ControlLoop {
     unsent_view: bool,
     /// The same for the peers.
     unsent_peers: Option<BTreeMap<NodeId, ShardPeer>>,
+    /// The same for a renewed certificate.
+    unsent_identity: Option<Box<TlsIdentity>>,
     /// The shard was not told yet that it is to retire.
     pub(crate) unsent_retire: bool,
     /// The shard said that it has.
     pub(crate) retired: bool,
     /// By an operator.
     asked_to_end: Option<How>,
+    refused_joins: Sparing,
+    refused_peers: Sparing,
     peers: BTreeMap<NodeId, String>,
     out: Vec<Output>,
     fatal: Option<AgentError>,
-    hooks: Hooks,
+    pub(crate) hooks: Hooks,
 }
 
 /// What the loop is made of.
@@ -145,8 +161,10 @@ pub(crate) struct Parts {
     pub(crate) shard: ShardHandle,
     pub(crate) nbd_dir: PathBuf,
     pub(crate) data_dir: PathBuf,
+    pub(crate) paths: Paths,
     pub(crate) ca: Option<pki::CaMaterial>,
     pub(crate) ca_pem: String,
+    pub(crate) certificate: Certificate,
     pub(crate) address: SocketAddr,
     pub(crate) ending: Ending,
 }
@@ -166,9 +184,12 @@ impl ControlLoop {
             event_counts: BTreeMap::new(),
             unsent_view: false,
             unsent_peers: None,
+            unsent_identity: None,
             unsent_retire: false,
             retired: false,
             asked_to_end: None,
+            refused_joins: Sparing::new(REFUSALS_AT_ONCE, REFUSALS_APART),
+            refused_peers: Sparing::new(REFUSALS_AT_ONCE, REFUSALS_APART),
             peers: BTreeMap::new(),
             out: Vec::new(),
             fatal: None,
@@ -243,6 +264,12 @@ impl ControlLoop {
             }
             Output::Persist(batch) => self.write(Write::Batch(batch)).await,
             Output::Compact { first_index, snapshot } => self.write(Write::Compact { first_index, snapshot }).await,
+            Output::Version(version) if version > ClusterVersion::FIRST => {
+                if let Err(error) = versions::note(&self.parts.paths, version) {
+                    self.fatal.get_or_insert(error);
+                }
+            }
+            Output::Version(_) => {}
             Output::Local(local) => {
                 self.local = local;
                 self.count_epochs();
@@ -256,11 +283,39 @@ impl ControlLoop {
                 }
             }
             Output::Done { token, result } => self.done(token, result),
-            Output::Event(e) => self.happened(e.kind.name(), e.volume, e.message),
+            Output::Event(e) => {
+                if e.kind == EventKind::Defect {
+                    tracing::error!("{}", e.message);
+                }
+                self.happened(e.kind.name(), e.volume, e.message);
+            }
+            Output::Adopt { batch, recovery } => {
+                if let Err(error) = self.remember_peers() {
+                    self.fatal.get_or_insert(error);
+                }
+                self.write(Write::Adopt { batch, recovery }).await;
+            }
+            Output::Superseded(recovery) => self.superseded(&recovery),
             Output::Removed => self.removed(),
             // The first one is the cause of the others.
             Output::Fatal(reason) => drop(self.fatal.get_or_insert(AgentError::Control { reason })),
         }
+    }
+
+    /// Before the log that names them is set aside.
+    fn remember_peers(&self) -> Result<(), AgentError> {
+        let paths = &self.parts.paths;
+        let data_dir = self.parts.data_dir.clone();
+        let identity = Identity::find(&paths.identity())?.ok_or(AgentError::NotMember { data_dir })?;
+        identity.remember(paths, &self.peers)
+    }
+
+    /// Guests are cut off here as well: whoever gave this node up may have given its copies up, too.
+    fn superseded(&mut self, recovery: &Recovery) {
+        let paths = &self.parts.paths;
+        let noted = regime::note(paths, recovery);
+        let why = noted.err().unwrap_or_else(|| regime::superseded(paths, self.parts.control.generation(), recovery));
+        self.fatal.get_or_insert(why);
     }
 
     fn removed(&mut self) {
@@ -328,9 +383,25 @@ impl ControlLoop {
         {
             self.unsent_peers = Some(peers);
         }
+        if let Some(identity) = self.unsent_identity.take()
+            && let Err(mpsc::error::TrySendError::Full(ToShard::Identity(identity))) =
+                self.parts.shard.to.try_send(ToShard::Identity(identity))
+        {
+            self.unsent_identity = Some(identity);
+        }
         if self.unsent_view {
             self.send_view();
         }
+    }
+
+    /// Both endpoints prove themselves with it from now on.
+    fn renewed(&mut self, identity: TlsIdentity) -> Result<(), String> {
+        self.parts.endpoint.set_identity(&identity).map_err(|e| e.to_string())?;
+        let lifetime = self.parts.certificate.lifetime;
+        self.parts.certificate = Certificate::of(&identity, lifetime).map_err(|e| e.to_string())?;
+        // What the control thread's endpoint took is good for the shard's, too.
+        self.unsent_identity = Some(Box::new(identity));
+        Ok(())
     }
 
     async fn on_event(&mut self, event: Event) {
@@ -351,6 +422,7 @@ impl ControlLoop {
                 self.removed();
             }
             Event::Join { request, reply, .. } => self.on_join(&request, reply).await,
+            Event::Refused { what } => self.peer_refused(&what),
             Event::Message { .. } | Event::Incoming { .. } | Event::IncomingClosed { .. } => {}
         }
     }
@@ -368,6 +440,7 @@ impl ControlLoop {
                 let name = volume.and_then(|v| Some(self.parts.control.state()?.volumes.get(&v)?.name.clone()));
                 self.happened("shard", name, message);
             }
+            FromShard::PeerRefused(what) => self.peer_refused(&what),
             FromShard::Retired => self.retired = true,
             FromShard::Fatal(reason) => self.fatal = Some(AgentError::Shard { reason }),
         }
@@ -380,7 +453,7 @@ impl ControlLoop {
         self.hooks.keep(|known| state.volume_by_name(known).is_some());
         let socket = self.parts.nbd_dir.join(format!("{name}.sock"));
         let node = name_of(&self.parts.control, self.parts.me);
-        self.hooks.changed(RoleChange { volume: name, node, epoch: epoch.0, primary, socket });
+        self.hooks.changed(RoleChange { volume: name, node, epoch: epoch.0, primary, socket, number: 0 });
     }
 
     async fn on_ask(&mut self, ask: Ask) {
@@ -392,6 +465,7 @@ impl ControlLoop {
                 nbd_dir: &self.parts.nbd_dir,
                 data_dir: &self.parts.data_dir,
                 ca_pem: &self.parts.ca_pem,
+                certificate: self.parts.certificate,
                 address: self.parts.address,
                 endpoint: &self.parts.endpoint,
                 local: self.local.views.iter().map(|view| view.volume).collect(),
@@ -403,8 +477,12 @@ impl ControlLoop {
                 // Whoever asked has gone.
                 let _ = answer.send(self.parts.ending.restart_window);
             }
-            Ask::Space(free) => self.feed(Input::Space(free)).await,
-            Ask::Happened(kind, volume, message) => self.happened(kind, Some(volume), message),
+            Ask::Space(free_bytes, longest_file) => self.feed(Input::Space { free_bytes, longest_file }).await,
+            Ask::Happened(kind, volume, message) => self.happened(kind, volume, message),
+            Ask::Identity(identity, answer) => {
+                // Whoever asked has gone.
+                let _ = answer.send(self.renewed(*identity));
+            }
             Ask::Measure(answer) => {
                 // One that does not fit is dropped: whoever asked sees that the shard does not answer.
                 let _ = self.parts.shard.to.try_send(ToShard::Measure(answer));
@@ -448,10 +526,30 @@ impl ControlLoop {
             Ok(Check::Admit(command, csr_pem)) => self.propose(*command, Waiting::Join { reply, csr_pem }).await,
             Ok(Check::Admitted(node, csr_pem)) => send_join(reply, self.welcome(node, &csr_pem)),
             Err(reason) => {
-                tracing::warn!(reason, "a node was refused");
+                self.join_refused(&reason);
                 send_join(reply, Err(reason));
             }
         }
+    }
+
+    /// Told at once, and then counted for a while: strangers can cause it.
+    fn join_refused(&mut self, reason: &str) {
+        let Some(untold) = self.refused_joins.tell(random::now()) else { return };
+        let told =
+            format!("a node that wanted to join, or another certificate, was refused: {reason}{}", others(untold));
+        self.happened("join_refused", None, told);
+    }
+
+    /// The same of whoever wanted to be a peer: the port is open to a network.
+    fn peer_refused(&mut self, what: &str) {
+        let Some(untold) = self.refused_peers.tell(random::now()) else { return };
+        // The endpoints themselves tell of a few each second alone.
+        let more = if untold == 0 {
+            ""
+        } else {
+            "; so were others since the last time, holdfast_refused_connections_total has how many"
+        };
+        self.happened("peer_refused", None, format!("a peer was refused: {what}{more}"));
     }
 
     /// Only the founder holds the CA's key; every other node passes the conversation on to it.
@@ -488,10 +586,23 @@ impl ControlLoop {
         });
     }
 
+    /// The certificate of the node that joined with this very request, and that nobody has removed.
+    fn check_renewal(&self, request: RenewRequest) -> Result<Check, String> {
+        let state = self.parts.control.state().ok_or("this node has not heard from its cluster yet")?;
+        let fingerprint = hex(&random::sha256(request.renew.as_bytes()));
+        let known = state.nodes().find(|n| n.fingerprint == fingerprint);
+        let node = known.ok_or("no node of this cluster joined with that request, or it was removed")?;
+        Ok(Check::Admitted(node.id, request.renew))
+    }
+
     fn check_join(&self, request: &Bytes) -> Result<Check, String> {
+        if let Ok(renewal) = serde_json::from_slice::<RenewRequest>(request) {
+            return self.check_renewal(renewal);
+        }
         let request: JoinRequest =
             serde_json::from_slice(request).map_err(|e| format!("the request can't be read: {e}"))?;
         let state = self.parts.control.state().ok_or("this node has not heard from its cluster yet")?;
+        self.may_join(&request, state.version)?;
         let secret = unhex(&request.secret).ok_or("the token's secret is not hexadecimal")?;
         let hash = hex(&random::sha256(&secret));
         let fingerprint = hex(&random::sha256(request.csr_pem.as_bytes()));
@@ -513,18 +624,45 @@ impl ControlLoop {
         Ok(Check::Admit(Box::new(command), request.csr_pem))
     }
 
+    /// Whether the joining agent speaks what the cluster speaks.
+    fn may_join(&self, request: &JoinRequest, version: ClusterVersion) -> Result<(), String> {
+        if request.speaks.is_some() && !self.parts.control.speaks().tells() {
+            // As an agent says that knows the first version alone.
+            return Err(format!("the request can't be read: {}", join::UNKNOWN_FIELD));
+        }
+        let speaks = request.speaks.map_or(Some(Speaks::UNTOLD), |(a, b)| Speaks::new(a, b));
+        let speaks = speaks
+            .ok_or("expected the versions that the joining agent speaks, found none; install another build on it")?;
+        match speaks.refusal(version) {
+            None => Ok(()),
+            Some(found) => Err(format!("expected a cluster of a version that the joining agent speaks, found {found}")),
+        }
+    }
+
     fn welcome(&self, node: NodeId, csr_pem: &str) -> Result<JoinAnswer, String> {
         let ca = self.parts.ca.as_ref().ok_or("this node no longer holds the CA's key")?;
-        let cert_pem = pki::sign_csr(ca, self.parts.cluster, node, csr_pem).map_err(|e| e.to_string())?;
+        let until = Some(random::unix_ms() / 1000 + self.parts.certificate.lifetime.as_secs());
+        let cert_pem = pki::sign_csr(ca, self.parts.cluster, node, csr_pem, until).map_err(|e| e.to_string())?;
         let peers = self.peers.iter().filter(|(n, _)| **n != node).map(|(n, a)| (n.0, a.clone())).collect();
         Ok(JoinAnswer::Welcome { node: node.0, ca_pem: self.parts.ca_pem.clone(), cert_pem, peers })
+    }
+
+    /// A volume's active epoch, and the last committed record of the copy here as it was last reported.
+    fn position(&self, volume: &str) -> (Option<u64>, Option<u64>) {
+        let control = &self.parts.control;
+        let Some((state, id)) = control.state().and_then(|s| Some((s, s.volume_by_name(volume)?))) else {
+            return (None, None);
+        };
+        let report = control.detector().report(self.parts.me, id);
+        (state.view(id).map(|view| view.active.epoch.0), report.map(|r| r.committed.0))
     }
 
     fn happened(&mut self, kind: &'static str, volume: Option<String>, message: String) {
         self.next_event += 1;
         *self.event_counts.entry(kind).or_default() += 1;
         let happened = Happened { seq: self.next_event, unix_ms: random::unix_ms(), kind, volume, message };
-        tracing::info!(kind, volume = happened.volume, "{}", happened.message);
+        let (epoch, lsn) = happened.volume.as_deref().map_or((None, None), |name| self.position(name));
+        tracing::info!(kind, volume = happened.volume, epoch, lsn, "{}", happened.message);
         if self.events.len() >= KEPT_EVENTS {
             self.events.pop_front();
         }

@@ -2,23 +2,23 @@
 
 use crate::admin_socket::AdminSocket;
 use crate::api::Service;
-use crate::config::{Config, OnTerm};
+use crate::config::{Config, OnTerm, SlowPrimary};
 use crate::control::{Arrivals, Ask, ControlLoop, Parts};
 use crate::ending::{Ending, How, Stop};
 use crate::error::AgentError;
-use crate::found::credentials;
+use crate::found::{authority, credentials};
 use crate::hooks::Hooks;
 use crate::identity::Identity;
 use crate::metrics::{self, Vitals};
 use crate::notify::Notifier;
 use crate::paths::{self, Paths};
 use crate::raft_store::{self, RaftStore};
+use crate::renewal::{Certificate, Renewal};
 use crate::shard_link::{self, FromShard, ShardHandle};
-use crate::{random, shard};
+use crate::{random, regime, shard, versions};
 use holdfast_node::control::{Control, ControlConfig};
-use holdfast_transport::{Endpoint, TransportConfig, pki};
-use holdfast_types::Life;
-use std::io::IsTerminal;
+use holdfast_transport::{Endpoint, TransportConfig};
+use holdfast_types::{Life, Speaks};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,6 +27,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Questions of the admin API that wait for the loop.
 const ASKS: usize = 256;
+/// What hundreds of volumes and their guests take: each copy has up to eight descriptors, each connection one.
+const OPEN_FILES: u64 = 16_384;
 /// Largest message of the control plane: the state of ten thousand volumes, and room.
 const MAX_CONTROL_MESSAGE: usize = 64 << 20;
 /// Between two looks at the free space.
@@ -44,9 +46,11 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 pub async fn run(config: Config) -> Result<(), AgentError> {
     start_log();
     die_of_any_panic();
+    raise_open_files();
     let identity = Identity::load(&config)?;
     let paths = Paths::new(&config.node.data_dir);
     let _lock = paths.lock()?;
+    let speaks = speaks_here(&paths)?;
     let life = Life(random::id());
     let admin = AdminSocket::bind(&config.listen, &paths)?;
     let scraped = config.listen.metrics.map(metrics::listen).transpose()?;
@@ -55,24 +59,24 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         return Err(AgentError::RaftMissing { path: paths.raft() });
     }
     let store = RaftStore::open(&paths.raft(), &identity.owner())?;
-    let stored = store.load()?;
+    let (stored, recovery) = (store.load()?, store.recovery()?);
+    regime::check(&paths, recovery.as_ref())?;
     let (writes, written, _writer) = store.spawn()?;
-    let control = Control::new(control_config(&config, &identity, life), stored, random::now())?;
+    let control = ControlConfig { recovery, ..control_config(&config, &identity, (life, speaks)) };
+    let control = Control::new(control, stored, random::now())?;
     let bound = Endpoint::bind(transport(&config), &credentials).await;
-    let failed = |e: holdfast_transport::TransportError| AgentError::Endpoint {
-        address: config.listen.peer,
-        reason: e.to_string(),
-    };
-    let (endpoint, events) = bound.map_err(failed)?;
+    let address = config.listen.peer;
+    let (endpoint, events) = bound.map_err(|e| AgentError::Endpoint { address, reason: e.to_string() })?;
     let (mut handle, port) = shard_link::link();
     let (shard, ready) = shard::spawn(&config, &credentials, life, port)?;
     shard_starts(ready, &mut handle).await?;
     let (asks, asked) = mpsc::channel(ASKS);
     let space = tokio::spawn(tell_space(config.node.data_dir.clone(), asks.clone()));
     if let Some(listener) = scraped {
-        metrics::spawn(listener, Vitals { asks: asks.clone() })?;
+        metrics::spawn(listener, Vitals { asks: asks.clone() }, admin.refused())?;
     }
     let hooks = Hooks::new(config.hooks.clone(), asks.clone());
+    let renewal = tokio::spawn(Renewal::new(&config, credentials.clone(), asks.clone()).keep());
     let (close, closed) = oneshot::channel::<()>();
     let parts = Parts {
         me: identity.node,
@@ -83,8 +87,10 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         shard: handle,
         nbd_dir: config.listen.nbd_dir.clone(),
         data_dir: config.node.data_dir.clone(),
+        paths: paths.clone(),
         ca: authority(&paths)?,
         ca_pem: credentials.ca_pem.clone(),
+        certificate: Certificate::of(&credentials, config.cluster.certificate_lifetime)?,
         address: config.advertised(),
         ending: ending(&config),
     };
@@ -99,9 +105,31 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let _ = tokio::time::timeout(LAST_ANSWERS, &mut server).await;
     server.abort();
     space.abort();
+    renewal.abort();
     // The socket is this process's own while it holds the lock of its directory.
     let _ = std::fs::remove_file(&config.listen.admin);
     last_words(&paths, ended, shard).await
+}
+
+fn raise_open_files() {
+    match holdfast_disk::limits::raise_open_files() {
+        Ok(limit) if limit < OPEN_FILES => tracing::warn!(
+            limit,
+            "expected to be allowed {OPEN_FILES} open files or more: with many volumes and guests this agent may run short; raise LimitNOFILE"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+    }
+}
+
+/// What this process speaks, in a directory that it may touch.
+fn speaks_here(paths: &Paths) -> Result<Speaks, AgentError> {
+    let speaks = versions::speaks()?;
+    if speaks != Speaks::THIS {
+        tracing::warn!(%speaks, "this agent speaks less than it could, as {} says: for tests", versions::SPEAKS_VARIABLE);
+    }
+    versions::check(paths, speaks)?;
+    Ok(speaks)
 }
 
 /// What is left to do when the control thread has ended.
@@ -129,7 +157,7 @@ const fn ending(config: &Config) -> Ending {
     }
 }
 
-fn control_config(config: &Config, identity: &Identity, life: Life) -> ControlConfig {
+fn control_config(config: &Config, identity: &Identity, (life, speaks): (Life, Speaks)) -> ControlConfig {
     ControlConfig {
         peers: identity.peers.clone(),
         // As few as give an election its spread: each is a wake-up of an idle node.
@@ -137,6 +165,9 @@ fn control_config(config: &Config, identity: &Identity, life: Life) -> ControlCo
         heartbeat: config.cluster.heartbeat,
         failure_timeout: config.cluster.failure_timeout,
         replace_after: config.cluster.replace_after,
+        speaks,
+        move_slow_primary: config.failover.slow_primary == SlowPrimary::Switch,
+        build: versions::BUILD.to_owned(),
         ..ControlConfig::new(identity.cluster, identity.node, life, random::id())
     }
 }
@@ -174,14 +205,21 @@ async fn finished(thread: &JoinHandle<()>) {
     }
 }
 
-/// Tells the control plane how much room the copies' file system has. A disk that does not answer holds up nobody else.
+/// Tells the control plane how much room the copies' file system has, and how long a file may be. A disk that does not answer holds
+/// up nobody else.
 async fn tell_space(data_dir: PathBuf, asks: mpsc::Sender<Ask>) {
+    let mut longest = None;
     loop {
-        let dir = data_dir.clone();
-        if let Ok(Some(free)) = tokio::task::spawn_blocking(move || paths::free_bytes(&dir)).await
-            && asks.send(Ask::Space(free)).await.is_err()
-        {
-            return;
+        let (dir, known) = (data_dir.clone(), longest);
+        // The length does not change while the file system is mounted.
+        let look = move || (paths::free_bytes(&dir), known.or_else(|| paths::longest_file(&dir)));
+        if let Ok((free, found)) = tokio::task::spawn_blocking(look).await {
+            longest = found;
+            if let Some(free) = free
+                && asks.send(Ask::Space(free, longest)).await.is_err()
+            {
+                return;
+            }
         }
         tokio::time::sleep(SPACE_INTERVAL).await;
     }
@@ -200,27 +238,12 @@ fn transport(config: &Config) -> TransportConfig {
     transport
 }
 
-fn authority(paths: &Paths) -> Result<Option<pki::CaMaterial>, AgentError> {
-    if !paths.ca_key().exists() {
-        return Ok(None);
-    }
-    let text = |bytes: Vec<u8>, path| {
-        String::from_utf8(bytes).map_err(|_| AgentError::Damaged {
-            what: "PEM text",
-            path,
-            found: "other bytes".to_owned(),
-        })
-    };
-    let key_pem = text(paths::read_private(&paths.ca_key())?, paths.ca_key())?;
-    Ok(Some(pki::CaMaterial { cert_pem: text(paths::read(&paths.ca_pem())?, paths.ca_pem())?, key_pem }))
-}
-
 fn start_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(crate::may_colour(&std::io::stderr()));
     // A second subscriber in one process (tests) keeps the first.
     let _ = if std::env::var_os("JOURNAL_STREAM").is_some() { log.json().try_init() } else { log.try_init() };
 }

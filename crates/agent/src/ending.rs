@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! SIGTERM ─► hand over: every primary gets a successor ──┐
-//!            or stay: the others wait for the next life ─┴─► drain, checkpoint ─► step down as leader of Raft ─► status 0
+//!            or stay: the others wait for the next life ─┴─► drain, checkpoint ─► step down as leader of Raft ─► hooks ─► status 0
 //! ```
 //! Each step has a limit, and what is not done by then is left to what follows a crash. A second signal ends everything at once.
 //!
@@ -22,6 +22,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long the leader of Raft waits for its successor.
 const STEP_DOWN: Duration = Duration::from_secs(1);
+
+/// How long programs that were told of a role may still run: what they do (a VM that is to be stopped) belongs to the handover. With
+/// the other steps it is less than the unit's TimeoutStopSec.
+const HOOKS: Duration = Duration::from_secs(5);
 
 /// What becomes of the primaries here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +104,10 @@ impl ControlLoop {
         let alone = self.parts.control.raft_status().voters.len() < 2;
         let stepped_down = |me: &ControlLoop| alone || !me.parts.control.raft_status().is_leader;
         self.turns_until(from, STEP_DOWN, stepped_down).await?;
+        if !self.turns_until(from, HOOKS, |me| me.hooks.busy().is_empty()).await? {
+            let volumes = self.hooks.busy().join(", ");
+            tracing::warn!(volumes, "hooks have not ended in time; nobody waits for them any more");
+        }
         // The shard ends by itself when its end of the link closes.
         let _ = self.parts.shard.to.try_send(ToShard::Shutdown);
         tracing::info!("the agent has ended");

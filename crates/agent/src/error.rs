@@ -1,6 +1,7 @@
 //! Why an agent can't start, found a cluster, join one, or go on.
 
 use crate::config::ConfigError;
+use holdfast_types::{Generation, NodeId};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -191,6 +192,25 @@ pub enum AgentError {
         /// Whose log it is.
         found: String,
     },
+    /// The directory belongs to a cluster whose version this agent does not speak.
+    #[error("expected {} to name a version of the cluster that this agent speaks, found {found} (written by {by})", path.display())]
+    Version {
+        /// The note.
+        path: PathBuf,
+        /// What it says, and what to do.
+        found: String,
+        /// The build that wrote it.
+        by: String,
+    },
+    /// The variable for tests of mixed clusters.
+    #[error(
+        "expected HOLDFAST_SPEAKS as OLDEST-NEWEST within {}, found {found:?}; it is for tests: unset it",
+        holdfast_types::Speaks::THIS
+    )]
+    Speaks {
+        /// Its value.
+        found: String,
+    },
     /// What was stored contradicts itself.
     #[error(transparent)]
     Consensus(#[from] holdfast_consensus::ConsensusError),
@@ -211,6 +231,26 @@ pub enum AgentError {
         /// `node.data_dir`.
         data_dir: PathBuf,
     },
+    /// The control plane was recovered without this node.
+    #[error(
+        "expected the generation {own} of the control plane, in which this node votes, to be the present one, found that it was recovered on \
+         node {node} by {by} at {at} as generation {generation}, and that this node was given up then: nothing that it agrees on counts any \
+         more; if that is right, run `holdfast control rejoin {}` and start the agent: it keeps its copies and listens to the new regime", data_dir.display()
+    )]
+    Superseded {
+        /// The generation that this node takes part in.
+        own: Generation,
+        /// The one that governs.
+        generation: Generation,
+        /// On which node it was recovered.
+        node: NodeId,
+        /// Who did it, and where.
+        by: String,
+        /// When.
+        at: String,
+        /// `node.data_dir`.
+        data_dir: PathBuf,
+    },
     /// The shard can't go on.
     #[error("the shard stopped: {reason}")]
     Shard {
@@ -227,6 +267,12 @@ impl AgentError {
     /// Whether the command was used wrongly (exit status 2), rather than failed.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(self, AgentError::Config(_) | AgentError::Token { .. })
+        matches!(self, AgentError::Config(_) | AgentError::Token { .. } | AgentError::Speaks { .. })
+    }
+
+    /// Whether it was refused because it would be unsafe (exit status 3).
+    #[must_use]
+    pub fn is_unsafe(&self) -> bool {
+        matches!(self, AgentError::Version { .. })
     }
 }

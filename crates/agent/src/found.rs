@@ -6,6 +6,7 @@ use crate::identity::Identity;
 use crate::paths::{self, Paths};
 use crate::raft_store::RaftStore;
 use crate::random;
+use crate::versions;
 use holdfast_cluster::{Command, State};
 use holdfast_consensus::Stored;
 use holdfast_node::control::founding_snapshot;
@@ -27,9 +28,12 @@ pub async fn found(config: &Config) -> Result<(), AgentError> {
     let cluster = ClusterId(random::id());
     let pki = |what| move |e: pki::PkiError| AgentError::Pki { what, reason: e.to_string() };
     let ca = pki::create_ca(cluster).map_err(pki("create the cluster's CA"))?;
-    let node = pki::issue_node(&ca, cluster, FOUNDER).map_err(pki("issue this node's certificate"))?;
+    let until = random::unix_ms() / 1000 + config.cluster.certificate_lifetime.as_secs();
+    let node = pki::issue_node(&ca, cluster, FOUNDER, Some(until)).map_err(pki("issue this node's certificate"))?;
     let fingerprint = pki::fingerprint(&node.cert_pem).map_err(pki("read this node's certificate"))?;
     let mut state = State::new(cluster, "holdfast");
+    // Nobody is here yet who could not read it.
+    state.version = versions::speaks()?.newest();
     let founder = Command::AddNode {
         name: config.node.name.clone(),
         address: config.advertised().to_string(),
@@ -53,6 +57,22 @@ pub(crate) fn write_credentials(paths: &Paths, ca: &str, cert: &str, key: &str) 
     paths::write_durable(&paths.ca_pem(), ca.as_bytes(), 0o644)?;
     paths::write_durable(&paths.node_pem(), cert.as_bytes(), 0o644)?;
     paths::write_durable(&paths.node_key(), key.as_bytes(), 0o600)
+}
+
+/// The authority, if its key lies here.
+pub(crate) fn authority(paths: &Paths) -> Result<Option<pki::CaMaterial>, AgentError> {
+    if !paths.ca_key().exists() {
+        return Ok(None);
+    }
+    let text = |bytes: Vec<u8>, path| {
+        String::from_utf8(bytes).map_err(|_| AgentError::Damaged {
+            what: "PEM text",
+            path,
+            found: "other bytes".to_owned(),
+        })
+    };
+    let key_pem = text(paths::read_private(&paths.ca_key())?, paths.ca_key())?;
+    Ok(Some(pki::CaMaterial { cert_pem: text(paths::read(&paths.ca_pem())?, paths.ca_pem())?, key_pem }))
 }
 
 /// Reads them back, and refuses a key that others can read.

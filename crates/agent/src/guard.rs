@@ -8,6 +8,7 @@ use crate::admin::DESCRIPTOR_SET;
 use crate::audit::{Audit, Entry};
 use crate::peer::{Peer, Role, user_name};
 use crate::random;
+use crate::refusals::Refusals;
 use bytes::{Buf, Bytes};
 use http_body_util::{BodyExt, Full, Limited};
 use prost::Message;
@@ -24,23 +25,34 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 
 /// Calls of the API that change nothing.
-const LOOKS: [&str; 8] =
-    ["Status", "NodeList", "VolumeList", "VolumeShow", "Events", "RecoveryPlan", "OrphanList", "OrphanShow"];
+const LOOKS: [&str; 9] = [
+    "Status",
+    "NodeList",
+    "VolumeList",
+    "VolumeShow",
+    "Events",
+    "Counters",
+    "RecoveryPlan",
+    "OrphanList",
+    "OrphanShow",
+];
 /// The API; other services on the socket (health, reflection) only look.
 const API: &str = "/holdfast.admin.v1.Admin/";
-/// Longest request that changes something.
+/// Longest request that changes something; of one that is refused no more is read than is told of it.
 const REQUEST_BYTES: usize = 1 << 20;
+const REFUSED_BYTES: usize = 4 << 10;
 
 /// A service behind the guard.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard<S> {
     service: S,
     audit: Audit,
+    refusals: Refusals,
 }
 
 impl<S> Guard<S> {
-    pub(crate) fn new(service: S, audit: Audit) -> Guard<S> {
-        Guard { service, audit }
+    pub(crate) fn new(service: S, audit: Audit, refusals: Refusals) -> Guard<S> {
+        Guard { service, audit, refusals }
     }
 }
 
@@ -65,21 +77,26 @@ where
         // The one that is ready is used, the clone waits for the next call.
         let next = self.service.clone();
         let mut service = std::mem::replace(&mut self.service, next);
-        let audit = self.audit.clone();
+        let (audit, refusals) = (self.audit.clone(), self.refusals.clone());
         Box::pin(async move {
             let peer = request.extensions().get::<Peer>().copied();
-            let Some(peer) = peer.filter(|p| p.role != Role::Stranger) else {
-                tracing::warn!(
-                    uid = peer.map(|p| p.uid),
-                    path = request.uri().path(),
-                    "an unprivileged user was refused"
-                );
+            let peer = peer.unwrap_or(Peer { uid: u32::MAX, pid: None, role: Role::Stranger });
+            if peer.role == Role::Stranger {
+                let called = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                refusals.call(peer, called, json!({}), "the user is in no group that may ask").await;
                 return Ok(refused(
                     "expected a user in [listen] admin_group or viewer_group, root, or the agent's own user",
                 ));
-            };
+            }
             let Some(method) = changes(request.uri().path()) else { return service.call(request).await };
             let (head, body) = request.into_parts();
+            if peer.role != Role::Operator {
+                let body = Limited::new(body, REFUSED_BYTES).collect().await;
+                let long = || json!({ "bytes": format!("more than {REFUSED_BYTES}") });
+                let arguments = body.map_or_else(|_| long(), |body| arguments(&method, &body.to_bytes()));
+                refusals.call(peer, method, arguments, "the user may only look").await;
+                return Ok(refused("expected a user in [listen] admin_group, found one that may only look"));
+            }
             let Ok(body) = Limited::new(body, REQUEST_BYTES).collect().await else {
                 return Ok(Status::invalid_argument("expected a whole request of at most 1 MiB").into_http());
             };
@@ -92,10 +109,6 @@ where
                 arguments: arguments(&method, &body),
                 command: method,
             };
-            if peer.role != Role::Operator {
-                audit.write(&entry, "refused: the user may only look").await;
-                return Ok(refused("expected a user in [listen] admin_group, found one that may only look"));
-            }
             audit.write(&entry, "asked").await;
             let answer = service.call(http::Request::from_parts(head, Body::new(Full::new(body)))).await?;
             audit.write(&entry, &outcome(&answer)).await;

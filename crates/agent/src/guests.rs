@@ -7,30 +7,32 @@
 //! answering what is in flight (its fate is the next epoch's to decide), and the client sends it again elsewhere. After the
 //! loop stood still nothing is said to a guest, not even what was decided before, until the shard knows that it reigns.
 //!
-//! Deliberately absent: access rights beyond the socket file's mode.
+//! What guests are granted, how much (`gate`) and to whom (`socket`), is the control plane's to say, and may change at any time.
 
 use crate::metrics::GuestCounters;
 use crate::random;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use gate::{Gate, Turn};
 use holdfast_nbd as nbd;
+use holdfast_node::{Cost, Grant};
 use holdfast_replication::{GuestError, GuestOp, Request, RequestKey};
-use holdfast_types::{ByteOffset, RequestId, SessionId, Time, VolumeId};
+use holdfast_types::{ByteOffset, RequestId, SessionId, SocketAccess, Time, VolumeId};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use std::time::Duration;
+use stream::{Parked, advance, come, cost, has_hung_up, say};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
+mod gate;
+mod socket;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -64,6 +66,13 @@ pub(crate) enum FromGuest {
         /// Which connection.
         session: SessionId,
     },
+    /// Something for people.
+    Trouble {
+        /// The volume.
+        volume: VolumeId,
+        /// One sentence.
+        text: String,
+    },
 }
 
 /// From the shard to a connection.
@@ -83,6 +92,8 @@ pub(crate) enum ToGuest {
         /// Consecutive ranges.
         extents: Vec<(u64, bool)>,
     },
+    /// A request that waited for its turn may have it.
+    Turn,
     /// Served here no more.
     Disconnect,
 }
@@ -95,12 +106,17 @@ struct Export {
     serving: bool,
     /// Why it is not served, or who serves it.
     refusal: String,
+    /// When somebody was told that last.
+    refused_at: Option<Time>,
     accepts: bool,
     /// Nothing may be said to guests now.
     mute: bool,
     resumed: Rc<Notify>,
     sessions: BTreeMap<SessionId, mpsc::UnboundedSender<ToGuest>>,
     counters: GuestCounters,
+    gate: Gate,
+    /// Who may open the socket.
+    access: watch::Sender<SocketAccess>,
     socket: PathBuf,
     listener: tokio::task::JoinHandle<()>,
 }
@@ -128,7 +144,11 @@ pub(crate) type Shared = Rc<RefCell<Registry>>;
 /// The registry of a shard, and where its connections' requests arrive. The channel is bounded by what each connection may
 /// have in flight.
 pub(crate) fn registry(dir: &Path, max_requests: usize) -> io::Result<(Shared, mpsc::UnboundedReceiver<FromGuest>)> {
-    std::fs::create_dir_all(dir)?;
+    if !dir.exists() {
+        std::fs::create_dir_all(dir)?;
+        // Clients pass through; which sockets there are is nobody's business, and each says who may open it.
+        std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    }
     let (to_shard, from_guests) = mpsc::unbounded_channel();
     let registry = Registry {
         dir: dir.to_owned(),
@@ -161,18 +181,24 @@ pub(crate) fn export(shared: &Shared, volume: VolumeId, name: &str, size: u64) -
         return Ok(());
     }
     let socket = shared.borrow().dir.join(format!("{name}.sock"));
-    let listener = listen(&socket)?;
+    let listener = socket::bind(&socket)?;
+    let file = socket::file(&socket)?;
+    let (access, wanted) = watch::channel(SocketAccess::default());
+    tokio::task::spawn_local(keep_access(file, wanted, shared.borrow().to_shard.clone(), volume));
     let task = tokio::task::spawn_local(accept(listener, Rc::clone(shared), volume));
     let export = Export {
         name: name.to_owned(),
         size,
         serving: false,
         refusal: format!("{name} is not open yet"),
+        refused_at: None,
         accepts: true,
         mute: false,
         resumed: Rc::new(Notify::new()),
         sessions: BTreeMap::new(),
         counters: GuestCounters::default(),
+        gate: Gate::default(),
+        access,
         socket,
         listener: task,
     };
@@ -180,17 +206,28 @@ pub(crate) fn export(shared: &Shared, volume: VolumeId, name: &str, size: u64) -
     Ok(())
 }
 
-fn listen(socket: &Path) -> io::Result<UnixListener> {
-    if socket.exists() {
-        if std::os::unix::net::UnixStream::connect(socket).is_ok() {
-            let text = format!("another process answers on {}; stop it, or choose another nbd_dir", socket.display());
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+/// Opens a socket's file to whom it is to be open, now and after each change, as long as the volume has a socket. What can't be
+/// done leaves it closed.
+async fn keep_access(
+    file: std::fs::File,
+    mut wanted: watch::Receiver<SocketAccess>,
+    to_shard: mpsc::UnboundedSender<FromGuest>,
+    volume: VolumeId,
+) {
+    let file = Arc::new(file);
+    loop {
+        let access = wanted.borrow_and_update().clone();
+        let (socket, asked) = (Arc::clone(&file), access.clone());
+        let done = tokio::task::spawn_blocking(move || socket::open_to(&socket, &asked)).await;
+        if let Ok(Err(why)) = done {
+            let text = format!("its socket could not be given {access}: {why}");
+            // The shard has ended first: then nobody is left to be told.
+            let _ = to_shard.send(FromGuest::Trouble { volume, text });
         }
-        std::fs::remove_file(socket)?;
+        if wanted.changed().await.is_err() {
+            return;
+        }
     }
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
 }
 
 impl Registry {
@@ -215,6 +252,12 @@ impl Registry {
         u32::try_from(attached).unwrap_or(u32::MAX)
     }
 
+    /// Whether somebody asked for a volume within the last `within` and was refused.
+    pub(crate) fn was_asked_for(&self, volume: VolumeId, within: Duration, now: Time) -> bool {
+        let export = self.exports.get(&volume).filter(|e| !e.serving);
+        export.and_then(|e| e.refused_at).is_some_and(|at| now.since(at) < within)
+    }
+
     /// What the clients of a volume did so far.
     pub(crate) fn counters(&self, volume: VolumeId) -> Option<&GuestCounters> {
         self.exports.get(&volume).map(|e| &e.counters)
@@ -226,12 +269,55 @@ impl Registry {
         }
     }
 
+    /// What the operator grants the guests of a volume from now on.
+    pub(crate) fn set_grant(&mut self, volume: VolumeId, grant: &Grant) {
+        let Some(export) = self.exports.get_mut(&volume) else { return };
+        let called = if export.gate.limits() == grant.limits {
+            Vec::new()
+        } else {
+            export.gate.set(grant.limits, random::now())
+        };
+        export.access.send_if_modified(|access| {
+            let changes = *access != grant.socket;
+            access.clone_from(&grant.socket);
+            changes
+        });
+        called.into_iter().for_each(|session| self.send(volume, session, ToGuest::Turn));
+    }
+
+    /// When a request of a connection may be taken.
+    fn turn(&mut self, volume: VolumeId, session: SessionId) -> Turn {
+        self.exports.get_mut(&volume).map_or(Turn::Now, |e| e.gate.asks(session, random::now()))
+    }
+
+    /// A request is taken, after it waited since then.
+    fn takes(&mut self, volume: VolumeId, session: SessionId, cost: Cost, since: Option<Time>) {
+        let Some(export) = self.exports.get_mut(&volume) else { return };
+        let now = random::now();
+        if let Some(since) = since {
+            export.counters.waited(now.since(since));
+        }
+        if let Some(next) = export.gate.takes(session, cost, now) {
+            self.send(volume, next, ToGuest::Turn);
+        }
+    }
+
+    /// A connection has ended.
+    fn leave(&mut self, volume: VolumeId, session: SessionId) {
+        let Some(export) = self.exports.get_mut(&volume) else { return };
+        export.sessions.remove(&session);
+        if let Some(next) = export.gate.leaves(session) {
+            self.send(volume, next, ToGuest::Turn);
+        }
+    }
+
     /// Guests may attach, or are disconnected.
     pub(crate) fn set_serving(&mut self, volume: VolumeId, serving: bool, refusal: &str) {
         let Some(export) = self.exports.get_mut(&volume) else { return };
         export.serving = serving;
         export.refusal = refusal.to_owned();
         if !serving {
+            export.gate.clear();
             for (_, guest) in std::mem::take(&mut export.sessions) {
                 // A task that has ended needs no message.
                 let _ = guest.send(ToGuest::Disconnect);
@@ -321,9 +407,11 @@ impl Registry {
             return Err(unknown("the volume was deleted".to_owned()));
         };
         if !name.is_empty() && name != export.name {
+            export.counters.strangers += 1;
             return Err(unknown(format!("this socket serves {} alone, found a request for {name}", export.name)));
         }
         if !export.serving {
+            export.refused_at = Some(random::now());
             return Err(nbd::Refusal::new(nbd::RefusalKind::Policy, export.refusal.clone()));
         }
         self.next_session += 1;
@@ -393,8 +481,10 @@ struct Guest {
     unsent: VecDeque<Bytes>,
     /// What the registry knows of this connection's replies, in bytes.
     accounted: usize,
-    /// A read that waits until other replies were sent, and its length.
-    parked: Option<(nbd::Request, usize)>,
+    /// A request that waits for its turn, or until other replies were sent.
+    parked: Option<Parked>,
+    /// Its turn comes then.
+    turn_at: Option<Time>,
     sent: Rc<Notify>,
     to_me: mpsc::UnboundedSender<ToGuest>,
     to_shard: mpsc::UnboundedSender<FromGuest>,
@@ -421,6 +511,7 @@ impl Guest {
             unsent: VecDeque::new(),
             accounted: 0,
             parked: None,
+            turn_at: None,
             sent,
             to_me,
             to_shard,
@@ -438,9 +529,7 @@ impl Guest {
         }
         if let Some(session) = self.session {
             let volume = self.volume;
-            if let Some(export) = self.shared.borrow_mut().exports.get_mut(&volume) {
-                export.sessions.remove(&session);
-            }
+            self.shared.borrow_mut().leave(volume, session);
             // The shard has ended first: then nobody is left to be told.
             let _ = self.to_shard.send(FromGuest::Closed { volume, session });
         }
@@ -486,6 +575,7 @@ impl Guest {
                 }
                 () = resumed.notified() => {}
                 () = sent.notified(), if waits => {}
+                () = come(self.turn_at), if self.turn_at.is_some() => {}
             }
             while let Ok(message) = self.inbox.try_recv() {
                 self.on_message(message);
@@ -499,46 +589,75 @@ impl Guest {
 
     /// Takes what the client asks, as far as its unread replies and everybody's leave room.
     fn take_events(&mut self, reader: &OwnedReadHalf) -> Taken {
-        if let Some((request, len)) = self.parked.take() {
-            self.take_read(request, len);
-        }
-        let mut asked = false;
-        while self.may_take() {
-            let before = self.connection.reply_bytes();
-            let Some(event) = self.connection.next_event() else { break };
-            let nbd::Event::Request(request) = event else {
-                self.on_event(event);
-                continue;
-            };
-            if !std::mem::replace(&mut asked, true) && has_hung_up(reader.as_ref()) {
+        self.turn_at = None;
+        let mut looked = false;
+        while let Some(mut next) = self.next_request() {
+            if !next.paid && !self.has_turn(&mut next) {
+                self.parked = Some(next);
+                break;
+            }
+            // Also what waited: its client may have gone meanwhile.
+            if !std::mem::replace(&mut looked, true) && has_hung_up(reader.as_ref()) {
                 return Taken::HungUp;
             }
-            // A read is charged whole with its first piece; the other pieces follow it whatever happens.
-            let more = self.connection.reply_bytes().saturating_sub(before);
-            if request.command == nbd::Command::Read && more > 0 {
-                self.take_read(request, more);
-            } else {
-                self.on_request(request);
+            self.pay(&mut next);
+            if next.reply > 0 && !self.has_room(next.reply) {
+                self.parked = Some(next);
+                break;
+            }
+            self.on_request(next.request);
+            if next.reply > 0 {
+                self.account();
             }
         }
         Taken::All
     }
 
-    /// Hands a read of `len` bytes over, or puts it aside until there is room for its reply.
-    fn take_read(&mut self, request: nbd::Request, len: usize) {
-        let held = self.held().saturating_sub(len);
-        let affords = {
-            let mut registry = self.shared.borrow_mut();
-            registry.account(self.accounted, held);
-            self.accounted = held;
-            registry.affords(held, len)
-        };
-        if affords {
-            self.on_request(request);
-            self.account();
-        } else {
-            self.parked = Some((request, len));
+    /// What waits, or else what the client asks next.
+    fn next_request(&mut self) -> Option<Parked> {
+        if let Some(parked) = self.parked.take() {
+            return Some(parked);
         }
+        while self.may_take() {
+            let before = self.connection.reply_bytes();
+            match self.connection.next_event()? {
+                nbd::Event::Request(request) => {
+                    let more = self.connection.reply_bytes().saturating_sub(before);
+                    let reply = if request.command == nbd::Command::Read { more } else { 0 };
+                    return Some(Parked { request, reply, paid: false, since: None });
+                }
+                event => self.on_event(event),
+            }
+        }
+        None
+    }
+
+    /// Whether the volume's limits let the request go; otherwise it has a place in the queue.
+    fn has_turn(&mut self, next: &mut Parked) -> bool {
+        let (Some(session), Some(_)) = (self.session, cost(&next.request)) else { return true };
+        match self.shared.borrow_mut().turn(self.volume, session) {
+            Turn::Now => return true,
+            Turn::At(at) => self.turn_at = Some(at),
+            Turn::Behind => {}
+        }
+        next.since.get_or_insert_with(random::now);
+        false
+    }
+
+    fn pay(&mut self, next: &mut Parked) {
+        if let (Some(session), Some(cost), false) = (self.session, cost(&next.request), next.paid) {
+            self.shared.borrow_mut().takes(self.volume, session, cost, next.since);
+        }
+        next.paid = true;
+    }
+
+    /// Whether a reply of `len` bytes may be asked for now.
+    fn has_room(&mut self, len: usize) -> bool {
+        let held = self.held().saturating_sub(len);
+        let mut registry = self.shared.borrow_mut();
+        registry.account(self.accounted, held);
+        self.accounted = held;
+        registry.affords(held, len)
     }
 
     /// Bytes of replies that this connection holds or has asked for.
@@ -548,7 +667,7 @@ impl Guest {
 
     /// Tells the registry. What is parked was not asked for.
     fn account(&mut self) {
-        let held = self.held().saturating_sub(self.parked.as_ref().map_or(0, |(_, len)| *len));
+        let held = self.held().saturating_sub(self.parked.as_ref().map_or(0, |p| p.reply));
         self.shared.borrow_mut().account(self.accounted, held);
         self.accounted = held;
     }
@@ -631,6 +750,8 @@ impl Guest {
 
     fn on_message(&mut self, message: ToGuest) {
         match message {
+            // What waits is looked at again.
+            ToGuest::Turn => {}
             ToGuest::Disconnect => {
                 self.dismissed = true;
                 self.connection.close();
@@ -662,54 +783,6 @@ impl Guest {
                 });
                 self.connection.complete(key, nbd::Completion::Extents(extents.collect()));
             }
-        }
-    }
-}
-
-/// Writes to a guest of `volume` what was decided, as soon as it may be said. After a gap the shard's loop has its turn
-/// first, and answers wait until it knows whether this node still reigns.
-async fn say(
-    shared: &Shared,
-    volume: Option<VolumeId>,
-    writer: &mut OwnedWriteHalf,
-    slices: &[IoSlice<'_>],
-) -> io::Result<usize> {
-    poll_fn(|cx| {
-        if let Some(volume) = volume {
-            let registry = shared.borrow();
-            if registry.stands_still() {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            if registry.is_mute(volume) {
-                // `resumed` wakes this task.
-                return Poll::Pending;
-            }
-        }
-        Pin::new(&mut *writer).poll_write_vectored(cx, slices)
-    })
-    .await
-}
-
-/// Whether the client has given the connection up. What it sent before can still be read, but it may have sent it again over
-/// another connection since: taken now, it would undo what was answered there (S12). A client that has not hung up by now
-/// sends again later than this, and finds these requests taken.
-fn has_hung_up(stream: &UnixStream) -> bool {
-    let mut asked = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
-    // SAFETY: one pollfd that lives through the call; its descriptor is open as long as `stream`.
-    let found = unsafe { libc::poll(&raw mut asked, 1, 0) };
-    found == 1 && asked.revents & libc::POLLHUP != 0
-}
-
-/// Drops what was written from the front.
-fn advance(unsent: &mut VecDeque<Bytes>, mut written: usize) {
-    while written > 0 {
-        let front = unsent.front_mut().expect("no more is written than was offered");
-        let taken = written.min(front.len());
-        front.advance(taken);
-        written -= taken;
-        if front.is_empty() {
-            unsent.pop_front();
         }
     }
 }

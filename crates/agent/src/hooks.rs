@@ -5,7 +5,8 @@
 //! volume run one after another, those of different volumes beside each other, [`AT_ONCE`] of them. Each gets `[hooks] timeout`
 //! and is killed then, with everything of its process group; how it ended is an event. What a program leaves running by intent stays.
 //!
-//! Why they can't hurt the volume: nothing waits for them. The role has changed when they are called.
+//! Why they can't hurt the volume: nothing waits for them. The role has changed when they are called. Only an agent that ends does, for
+//! a few seconds ([`Hooks::busy`]): with its unit the supervisor ends what still runs.
 
 use crate::config::HooksConfig;
 use crate::control::Ask;
@@ -14,6 +15,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
@@ -37,6 +39,8 @@ pub(crate) struct RoleChange {
     pub(crate) primary: bool,
     /// Where it is attached.
     pub(crate) socket: PathBuf,
+    /// Of the changes of this volume that programs are to be told, counted by [`Hooks`].
+    pub(crate) number: u64,
 }
 
 /// Calls the programs.
@@ -45,7 +49,16 @@ pub(crate) struct Hooks {
     config: Option<HooksConfig>,
     asks: mpsc::Sender<Ask>,
     places: Arc<Semaphore>,
-    volumes: BTreeMap<String, watch::Sender<Option<RoleChange>>>,
+    volumes: BTreeMap<String, Told>,
+}
+
+/// What the caller of one volume's programs was told, and how far it is.
+#[derive(Debug)]
+struct Told {
+    newest: watch::Sender<Option<RoleChange>>,
+    changes: u64,
+    /// Of the changes, as many are over: their programs have ended, or a newer change came in their place.
+    over: Arc<AtomicU64>,
 }
 
 impl Hooks {
@@ -59,14 +72,23 @@ impl Hooks {
     pub(crate) fn changed(&mut self, change: RoleChange) {
         let Some(config) = &self.config else { return };
         let Some(dir) = config.dir.clone() else { return };
-        let newest = self.volumes.entry(change.volume.clone()).or_insert_with(|| {
+        let told = self.volumes.entry(change.volume.clone()).or_insert_with(|| {
             let (newest, changes) = watch::channel(None);
-            let caller =
-                Caller { dir, limit: config.timeout, asks: self.asks.clone(), places: Arc::clone(&self.places) };
+            let over = Arc::new(AtomicU64::new(0));
+            let (asks, places) = (self.asks.clone(), Arc::clone(&self.places));
+            let caller = Caller { dir, limit: config.timeout, asks, places, over: Arc::clone(&over) };
             tokio::spawn(caller.run(changes));
-            newest
+            Told { newest, changes: 0, over }
         });
-        newest.send_replace(Some(change));
+        told.changes += 1;
+        let number = told.changes;
+        told.newest.send_replace(Some(RoleChange { number, ..change }));
+    }
+
+    /// Volumes whose programs have not ended yet.
+    pub(crate) fn busy(&self) -> Vec<&str> {
+        let busy = |told: &Told| told.over.load(Ordering::Acquire) < told.changes;
+        self.volumes.iter().filter(|(_, told)| busy(told)).map(|(volume, _)| volume.as_str()).collect()
     }
 
     /// The volumes that there are; the others are told no more.
@@ -81,6 +103,7 @@ struct Caller {
     limit: Duration,
     asks: mpsc::Sender<Ask>,
     places: Arc<Semaphore>,
+    over: Arc<AtomicU64>,
 }
 
 impl Caller {
@@ -88,30 +111,36 @@ impl Caller {
         while changes.changed().await.is_ok() {
             let newest = changes.borrow_and_update().clone();
             let Some(change) = newest else { continue };
-            let programs = match programs(&self.dir) {
-                Ok(programs) => programs,
-                Err(why) => {
-                    self.tell(&change, format!("no hook was run: {why}")).await;
-                    continue;
-                }
-            };
-            for program in programs {
-                let place = Arc::clone(&self.places).acquire_owned().await.expect("nobody closes it");
-                let outcome = call(&program, &change, self.limit).await;
-                drop(place);
-                let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let role = role(&change);
-                self.tell(&change, format!("hook {name} ({role}, epoch {}) {outcome}", change.epoch)).await;
-                if changes.has_changed().unwrap_or(true) {
-                    break;
-                }
+            match programs(&self.dir) {
+                Ok(programs) => self.call_each(programs, &change, &changes).await,
+                Err(why) => self.tell(&change, format!("no hook was run: {why}")).await,
+            }
+            self.over.store(change.number, Ordering::Release);
+        }
+    }
+
+    async fn call_each(
+        &self,
+        programs: Vec<PathBuf>,
+        change: &RoleChange,
+        changes: &watch::Receiver<Option<RoleChange>>,
+    ) {
+        for program in programs {
+            let place = Arc::clone(&self.places).acquire_owned().await.expect("nobody closes it");
+            let outcome = call(&program, change, self.limit).await;
+            drop(place);
+            let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let role = role(change);
+            self.tell(change, format!("hook {name} ({role}, epoch {}) {outcome}", change.epoch)).await;
+            if changes.has_changed().unwrap_or(true) {
+                break;
             }
         }
     }
 
     async fn tell(&self, change: &RoleChange, message: String) {
         // The agent is ending.
-        let _ = self.asks.send(Ask::Happened("hook", change.volume.clone(), message)).await;
+        let _ = self.asks.send(Ask::Happened("hook", Some(change.volume.clone()), message)).await;
     }
 }
 
@@ -123,8 +152,7 @@ fn role(change: &RoleChange) -> &'static str {
 /// agent's rights.
 fn programs(dir: &Path) -> Result<Vec<PathBuf>, String> {
     let failed = |path: &Path, e: std::io::Error| format!("{} could not be read: {e}", path.display());
-    // SAFETY: geteuid always succeeds and touches no memory.
-    let me = unsafe { libc::geteuid() };
+    let me = crate::peer::own_uid();
     let sound = |path: &Path| {
         let meta = std::fs::metadata(path).map_err(|e| failed(path, e))?;
         if meta.mode() & 0o022 != 0 || (meta.uid() != 0 && meta.uid() != me) {

@@ -17,7 +17,8 @@ pub(crate) struct Identity {
     pub(crate) node: NodeId,
     /// Its name.
     pub(crate) name: String,
-    /// Where other nodes were when this one joined: enough to be found by the leader, which then tells the rest.
+    /// Where other nodes were when this one joined, or went over to a later generation of the control plane: enough to be found by the
+    /// leader, which then tells the rest.
     pub(crate) peers: BTreeMap<NodeId, String>,
 }
 
@@ -67,6 +68,15 @@ impl Identity {
     /// The node in words, unique among all clusters: the mark of what belongs to it.
     pub(crate) fn owner(&self) -> String {
         format!("node {} ({}) of cluster {}", self.name, self.node.0, self.cluster)
+    }
+
+    /// A node that gives up what it knows of the control plane must still be able to let in whoever tells it more: these are the nodes
+    /// that it knows by now.
+    pub(crate) fn remember(mut self, paths: &Paths, peers: &BTreeMap<NodeId, String>) -> Result<(), AgentError> {
+        let me = self.node;
+        self.peers
+            .extend(peers.iter().filter(|(node, _)| **node != me).map(|(node, address)| (*node, address.clone())));
+        self.save(paths)
     }
 
     pub(crate) fn save(&self, paths: &Paths) -> Result<(), AgentError> {

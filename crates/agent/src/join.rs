@@ -7,9 +7,10 @@ use crate::identity::Identity;
 use crate::paths::{self, Paths};
 use crate::raft_store::RaftStore;
 use crate::token::{Token, hex};
+use crate::versions;
 use bytes::Bytes;
 use holdfast_transport::{join_client, pki};
-use holdfast_types::NodeId;
+use holdfast_types::{ClusterVersion, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,12 +29,25 @@ pub(crate) struct JoinRequest {
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) witness: bool,
     pub(crate) csr_pem: String,
+    /// The oldest and the newest version that the joining agent speaks; one that does not tell speaks the first alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) speaks: Option<(u32, u32)>,
 }
+
+/// What an agent that speaks the first version alone says to a request that tells versions.
+pub(crate) const UNKNOWN_FIELD: &str = "unknown field `speaks`";
 
 /// An ordinary node asks as it did before there were witnesses.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(flag: &bool) -> bool {
     !*flag
+}
+
+/// What a node says that has joined and wants its certificate anew: the request that it joined with, and nothing else.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RenewRequest {
+    pub(crate) renew: String,
 }
 
 /// What it is told.
@@ -54,7 +68,8 @@ pub async fn join(config: &Config, address: SocketAddr, token: &str) -> Result<(
     Identity::refuse_member(config)?;
     let _lock = paths.lock()?;
     let csr = request_for_certificate(&paths)?;
-    let request = JoinRequest {
+    let speaks = versions::speaks()?;
+    let mut request = JoinRequest {
         secret: hex(&token.secret),
         name: config.node.name.clone(),
         address: config.advertised().to_string(),
@@ -62,11 +77,18 @@ pub async fn join(config: &Config, address: SocketAddr, token: &str) -> Result<(
         voter: config.cluster.voter,
         witness: config.node.witness,
         csr_pem: csr.csr_pem,
+        speaks: speaks.tells().then_some((speaks.oldest().0, speaks.newest().0)),
     };
-    let request = Bytes::from(serde_json::to_vec(&request).expect("text and flags are always JSON"));
     let failed = |reason: String| AgentError::Join { address, reason };
-    let answer = join_client(address, &hex(&token.ca_fingerprint), request).await.map_err(|e| failed(e.to_string()))?;
-    match serde_json::from_slice(&answer).map_err(|e| failed(format!("its answer can't be read: {e}")))? {
+    let mut answer = ask(address, &token, &request).await?;
+    // A cluster of the first version does not know the question, and needs no answer to it.
+    let knows =
+        |answer: &JoinAnswer| !matches!(answer, JoinAnswer::Refused { reason } if reason.contains(UNKNOWN_FIELD));
+    if !knows(&answer) && speaks.contains(ClusterVersion::FIRST) {
+        request.speaks = None;
+        answer = ask(address, &token, &request).await?;
+    }
+    match answer {
         JoinAnswer::Refused { reason } => Err(failed(reason)),
         JoinAnswer::Welcome { node, ca_pem, cert_pem, peers } => {
             write_credentials(&paths, &ca_pem, &cert_pem, &csr.key_pem)?;
@@ -78,6 +100,13 @@ pub async fn join(config: &Config, address: SocketAddr, token: &str) -> Result<(
             identity.save(&paths)
         }
     }
+}
+
+async fn ask(address: SocketAddr, token: &Token, request: &JoinRequest) -> Result<JoinAnswer, AgentError> {
+    let failed = |reason: String| AgentError::Join { address, reason };
+    let request = Bytes::from(serde_json::to_vec(request).expect("text and flags are always JSON"));
+    let answer = join_client(address, &hex(&token.ca_fingerprint), request).await.map_err(|e| failed(e.to_string()))?;
+    serde_json::from_slice(&answer).map_err(|e| failed(format!("its answer can't be read: {e}")))
 }
 
 /// This node's key and request, on disk before they are used: if the answer is lost, the next try is known to come from

@@ -13,6 +13,7 @@ mod audit;
 pub mod config;
 mod control;
 mod daemon;
+mod doors;
 mod ending;
 mod error;
 mod found;
@@ -29,15 +30,28 @@ mod paths;
 mod peer;
 mod raft_store;
 mod random;
+mod refusals;
+mod regime;
+mod renewal;
 mod runner;
 mod shard;
 mod shard_link;
+mod sparing;
 mod status;
 mod token;
 mod upkeep;
+mod versions;
 
+pub use api::TWO_COPIES;
 pub use daemon::run;
 pub use error::AgentError;
 pub use found::found;
 pub use join::join;
 pub use paths::Paths;
+
+/// Whether colours may go to this stream: it is a terminal, and nobody has set NO_COLOR (no-color.org).
+#[must_use]
+pub fn may_colour(stream: &impl std::io::IsTerminal) -> bool {
+    let wished_away = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !wished_away && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}

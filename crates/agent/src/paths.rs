@@ -7,13 +7,17 @@
 //! data_dir/cluster/node.pem node.key this node's certificate and key
 //! data_dir/cluster/join.csr          the request for that certificate: a repeated join is the same node
 //! data_dir/cluster/cluster.json      who this node is; written last: with it, the node belongs to a cluster
+//! data_dir/cluster/version.json      the version of the cluster, if it is above the first
 //! data_dir/cluster/removed           this node was removed from its cluster: it does not start again
+//! data_dir/cluster/superseded        this node was given up when the control plane was recovered: it does not start until it rejoins
 //! data_dir/control/raft.redb         the control plane's log
+//! data_dir/control/raft.redb.generation-N  that of an earlier generation, set aside when the control plane was recovered
 //! data_dir/shard-0/                  journal and copies
 //! data_dir/audit.log                 who asked for what on the admin socket; older ones: audit.log.1 to .4
 //! ```
 
 use crate::error::AgentError;
+use holdfast_types::{BLOCK_SIZE, MAX_VOLUME_BYTES};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -67,8 +71,17 @@ impl Paths {
         self.cluster_dir().join("cluster.json")
     }
 
+    /// Of the cluster; what older agents look at before anything else.
+    pub(crate) fn version(&self) -> PathBuf {
+        self.cluster_dir().join("version.json")
+    }
+
     pub(crate) fn removed(&self) -> PathBuf {
         self.cluster_dir().join("removed")
+    }
+
+    pub(crate) fn superseded(&self) -> PathBuf {
+        self.cluster_dir().join("superseded")
     }
 
     /// Who asked for what on the admin socket.
@@ -145,6 +158,33 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     found.f_bavail.checked_mul(found.f_frsize)
 }
 
+/// The longest file that the file system of `dir` takes, at most that of the largest volume, if that can be found out.
+pub(crate) fn longest_file(dir: &Path) -> Option<u64> {
+    let path = dir.join("length-probe");
+    let found = File::create(&path).ok().and_then(|file| longest_length(|len| file.set_len(len)));
+    // A leftover takes no space, and the next probe replaces it.
+    let _ = fs::remove_file(&path);
+    found
+}
+
+/// Searches for the greatest length that `set_len` takes. `None` if it fails for another reason than the length.
+fn longest_length(set_len: impl Fn(u64) -> io::Result<()>) -> Option<u64> {
+    let takes = |blocks: u64| match set_len(blocks * BLOCK_SIZE as u64) {
+        Ok(()) => Some(true),
+        Err(e) if e.raw_os_error() == Some(libc::EFBIG) => Some(false),
+        Err(_) => None,
+    };
+    let (mut fits, mut fails) = (0, MAX_VOLUME_BYTES / BLOCK_SIZE as u64 + 1);
+    if takes(fails - 1)? {
+        return Some(MAX_VOLUME_BYTES);
+    }
+    while fails - fits > 1 {
+        let middle = fits.midpoint(fails);
+        if takes(middle)? { fits = middle } else { fails = middle }
+    }
+    Some(fits * BLOCK_SIZE as u64)
+}
+
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, AgentError> {
     fs::read(path).map_err(|e| AgentError::io("read", path, e))
 }
@@ -157,4 +197,30 @@ pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, AgentError> {
         return Err(AgentError::KeyReadable { path: path.to_path_buf(), mode });
     }
     read(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(longest: u64) -> Option<u64> {
+        longest_length(|len| if len <= longest { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EFBIG)) })
+    }
+
+    #[test]
+    fn the_longest_file_is_found_to_the_block() {
+        let ext4 = (16 << 40) - 4096;
+        assert_eq!(found(ext4), Some(ext4));
+        assert_eq!(found(ext4 + 4095), Some(ext4), "an image consists of blocks");
+        assert_eq!(found(u64::MAX), Some(MAX_VOLUME_BYTES), "more is never asked for");
+        assert_eq!(found(4096), Some(4096));
+        assert_eq!(
+            longest_length(|_| Err(io::Error::from_raw_os_error(libc::EIO))),
+            None,
+            "that says nothing of lengths"
+        );
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(longest_file(dir.path()).is_some_and(|longest| longest >= 1 << 30));
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0);
+    }
 }

@@ -7,7 +7,9 @@
 
 use crate::error::AgentError;
 use bytes::Bytes;
+use holdfast_cluster::Recovery;
 use holdfast_consensus::{PersistBatch, Stored};
+use holdfast_types::Generation;
 use redb::backends::InMemoryBackend;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition};
 use std::cell::Cell;
@@ -23,6 +25,9 @@ const SNAPSHOT: &str = "snapshot";
 /// Which node's log this is: votes and entries of one node must never be taken for another's.
 const OWNER: &str = "owner";
 
+/// The recovery of the control plane that opened the generation to which all of this belongs; missing: it is the first one.
+const RECOVERY: &str = "recovery";
+
 /// Writes waiting for the disk. Raft itself keeps few in flight; this only keeps a stuck disk from eating memory.
 const QUEUE: usize = 256;
 
@@ -35,6 +40,17 @@ pub(crate) enum Write {
     Compact { first_index: u64, snapshot: Bytes },
     /// Whose log it is; not answered.
     Owner(String),
+    /// All of it goes aside, and what follows belongs to the generation that this recovery opened; answered by the number.
+    Adopt { batch: u64, recovery: Recovery },
+}
+
+impl Write {
+    const fn batch(&self) -> Option<u64> {
+        match self {
+            Write::Batch(PersistBatch { batch, .. }) | Write::Adopt { batch, .. } => Some(*batch),
+            Write::Compact { .. } | Write::Owner(_) => None,
+        }
+    }
 }
 
 /// The thread's answers.
@@ -48,6 +64,15 @@ pub(crate) enum Written {
 
 /// The thread: what it is sent, what it answers, and its end.
 pub(crate) type Writer = (mpsc::Sender<Write>, mpsc::Receiver<Written>, JoinHandle<()>);
+
+/// What a file holds.
+pub(crate) struct Inspected {
+    /// Whose it is.
+    pub(crate) owner: Option<String>,
+    /// What opened its generation; none: it is the first one.
+    pub(crate) recovery: Option<Recovery>,
+    pub(crate) stored: Stored,
+}
 
 /// The open file.
 pub(crate) struct RaftStore {
@@ -72,18 +97,17 @@ impl RaftStore {
 
     /// Opens or makes the file of a node that founds a cluster; what an earlier try left is replaced.
     pub(crate) fn found(path: &Path, owner: &str, stored: &Stored) -> Result<(), AgentError> {
-        let batch = PersistBatch {
-            batch: 0,
-            hard_state: stored.hard_state.clone(),
-            snapshot: stored.snapshot.clone(),
-            truncate_from: Some(0),
-            entries: stored.entries.clone(),
-        };
-        RaftStore::open_any(path)?.commit(&[Write::Owner(owner.to_owned()), Write::Batch(batch)])
+        RaftStore::open_any(path)?.commit(&[Write::Owner(owner.to_owned()), Write::Batch(whole(stored))])
+    }
+
+    /// In one step: what is there goes aside, and the node goes on with this in the generation that the recovery opened.
+    pub(crate) fn go_over(&self, recovery: &Recovery, stored: &Stored) -> Result<(), AgentError> {
+        let adopt = Write::Adopt { batch: 0, recovery: recovery.clone() };
+        self.commit(&[adopt, Write::Batch(whole(stored))])
     }
 
     /// What a file holds, and whose it is, without changing it: it is opened in memory, where what a kill left is mended.
-    pub(crate) fn inspect(path: &Path) -> Result<(Option<String>, Stored), AgentError> {
+    pub(crate) fn inspect(path: &Path) -> Result<Inspected, AgentError> {
         let bytes = std::fs::read(path).map_err(|e| AgentError::io("read", path, e))?;
         let store = guarded(path, || {
             let memory = InMemoryBackend::new();
@@ -94,7 +118,7 @@ impl RaftStore {
             store.commit(&[])?;
             Ok(store)
         })?;
-        Ok((store.owner()?, store.load()?))
+        Ok(Inspected { owner: store.owner()?, recovery: store.recovery()?, stored: store.load()? })
     }
 
     fn open_any(path: &Path) -> Result<RaftStore, AgentError> {
@@ -110,11 +134,22 @@ impl RaftStore {
     }
 
     fn owner(&self) -> Result<Option<String>, AgentError> {
+        Ok(self.meta(OWNER)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// What opened the generation of the control plane to which all of this belongs; none: it is the first one.
+    pub(crate) fn recovery(&self) -> Result<Option<Recovery>, AgentError> {
+        let Some(bytes) = self.meta(RECOVERY)? else { return Ok(None) };
+        let found = Recovery::decode(&bytes);
+        found.map(Some).ok_or_else(|| damage(&self.path, &"of which generation it is can't be read"))
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, AgentError> {
         let failed = |e: &dyn std::fmt::Display| damage(&self.path, e);
         guarded(&self.path, || {
             let read = self.database.begin_read().map_err(|e| failed(&e))?;
-            let found = read.open_table(META).map_err(|e| failed(&e))?.get(OWNER).map_err(|e| failed(&e))?;
-            Ok(found.map(|bytes| String::from_utf8_lossy(bytes.value()).into_owned()))
+            let found = read.open_table(META).map_err(|e| failed(&e))?.get(key).map_err(|e| failed(&e))?;
+            Ok(found.map(|bytes| bytes.value().to_vec()))
         })
     }
 
@@ -142,6 +177,15 @@ impl RaftStore {
 
     /// Writes in order, in one durable transaction.
     pub(crate) fn commit(&self, writes: &[Write]) -> Result<(), AgentError> {
+        match writes.iter().position(|w| matches!(w, Write::Adopt { .. })) {
+            Some(0) => self.set_aside()?,
+            // What goes aside is what was written before.
+            Some(at) => {
+                self.commit(&writes[..at])?;
+                return self.commit(&writes[at..]);
+            }
+            None => {}
+        }
         let failed = failure(&self.path, "write");
         let mut transaction = self.database.begin_write().map_err(|e| failed(&e))?;
         transaction.set_durability(Durability::Immediate).map_err(|e| failed(&e))?;
@@ -155,6 +199,18 @@ impl RaftStore {
         transaction.commit().map_err(|e| failed(&e))
     }
 
+    /// A copy of the file, for whoever wants to know later what the generation before had agreed on here. Made anew if a crash came between
+    /// this and what follows.
+    fn set_aside(&self) -> Result<(), AgentError> {
+        let generation = self.recovery()?.map_or(Generation::FIRST, |r| r.generation);
+        let aside = self.path.with_extension(format!("redb.generation-{generation}"));
+        let copy = || -> std::io::Result<()> {
+            std::fs::copy(&self.path, &aside)?;
+            std::fs::File::open(&aside)?.sync_all()
+        };
+        copy().map_err(|e| AgentError::io("set the control plane's log aside as", &aside, e))
+    }
+
     /// Moves the file to a thread that writes what it is sent.
     pub(crate) fn spawn(self) -> Result<Writer, AgentError> {
         let (writes, mut inbox) = mpsc::channel::<Write>(QUEUE);
@@ -164,8 +220,7 @@ impl RaftStore {
         let body = move || {
             let mut pending = Vec::with_capacity(QUEUE);
             while inbox.blocking_recv_many(&mut pending, QUEUE) > 0 {
-                let last =
-                    pending.iter().rev().find_map(|w| if let Write::Batch(b) = w { Some(b.batch) } else { None });
+                let last = pending.iter().rev().find_map(Write::batch);
                 if let Err(e) = self.commit(&pending) {
                     let _ = answers.blocking_send(Written::Failed(e));
                     return;
@@ -211,8 +266,25 @@ fn apply(
         Write::Owner(owner) => {
             meta.insert(OWNER, owner.as_bytes())?;
         }
+        Write::Adopt { recovery, .. } => {
+            meta.remove(HARD_STATE)?;
+            meta.remove(SNAPSHOT)?;
+            entries.retain_in(0.., |_, _| false)?;
+            meta.insert(RECOVERY, recovery.encode().as_slice())?;
+        }
     }
     Ok(())
+}
+
+/// The batch that puts all of this in place of what is stored.
+fn whole(stored: &Stored) -> PersistBatch {
+    PersistBatch {
+        batch: 0,
+        hard_state: stored.hard_state.clone(),
+        snapshot: stored.snapshot.clone(),
+        truncate_from: Some(0),
+        entries: stored.entries.clone(),
+    }
 }
 
 thread_local! {
@@ -247,6 +319,7 @@ fn failure(path: &Path, what: &'static str) -> impl Fn(&dyn std::fmt::Display) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_types::NodeId;
 
     const OWNED: &str = "node n1 (1) of cluster 7";
 
@@ -284,6 +357,29 @@ mod tests {
         store.commit(&[Write::Compact { first_index: 4, snapshot }]).unwrap();
         assert_eq!(store.load().unwrap(), model);
         assert_eq!(model.entries.len(), 1);
+    }
+
+    /// G2: a node goes over to a later generation in one step, and what it had lies aside.
+    #[test]
+    fn what_is_there_goes_aside_and_what_follows_is_of_the_later_generation() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.redb");
+        let store = RaftStore::open(&path, OWNED).unwrap();
+        assert_eq!(store.recovery().unwrap(), None, "a file without the key is of the first generation");
+        store.commit(&[Write::Batch(batch(1, None, &[(1, "a")]))]).unwrap();
+        let generation = Generation::FIRST.next(1).unwrap();
+        let by = holdfast_cluster::Operator { uid: None, user: String::new(), host: String::new() };
+        let (node, given_up, before) = (NodeId(2), vec![NodeId(1)], Generation::FIRST);
+        let recovery = Recovery { generation, at_ms: 1, by, node, given_up, before, term: 1, index: 1 };
+        let adopt = Write::Adopt { batch: 3, recovery: recovery.clone() };
+        let writes = [Write::Batch(batch(2, None, &[(2, "b")])), adopt, Write::Batch(batch(4, None, &[(1, "new")]))];
+        store.commit(&writes).unwrap();
+        let found = store.load().unwrap();
+        assert_eq!((found.entries, found.snapshot), (vec![(1, Bytes::from_static(b"new"))], None));
+        assert_eq!(store.recovery().unwrap(), Some(recovery));
+        drop(store);
+        let aside = RaftStore::inspect(&path.with_extension("redb.generation-0")).unwrap();
+        assert_eq!((aside.recovery, aside.stored.entries.len()), (None, 2), "all that was written before");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use holdfast_cluster::{CopyReport, CopyRole};
 use holdfast_disk::{Disk, DiskConfig};
 use holdfast_format::message::{Message, ShardMessage};
 use holdfast_node::shard::{Input, Output, Shard, ShardConfig};
-use holdfast_node::{LocalView, copy_reports};
+use holdfast_node::{Grant, LocalView, copy_reports};
 use holdfast_replication::RequestKey;
 use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_transport::{Endpoint, Event, Identity, Lane, TransportConfig};
@@ -26,6 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Inputs of one kind that are taken in one wake-up; the rest waits for the next, so that no source starves another.
 const BATCH: usize = 512;
+/// A client that waits for its volume asks again within this time: QEMU after 16 s at most.
+const ASKS_AGAIN: Duration = Duration::from_secs(60);
 /// How often the control plane is told how the copies are, if that changed.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// The thread looks around once in so long, whatever it waits for.
@@ -83,7 +85,7 @@ const PORT_NEEDED: &str = "the shard uses the port after that of listen.peer, wh
 /// What keeps the shard from starting: its directory, its port, its sockets.
 pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot::Sender<()>) -> Result<(), String> {
     let ShardPort { mut from_control, to_control } = port;
-    let (me, gap) = (options.shard.me, options.shard.timers.lease / 4);
+    let (me, timers) = (options.shard.me, options.shard.timers);
     let disk = Disk::open(&options.disk).map_err(|e| e.to_string())?;
     let bound = Endpoint::bind(options.transport, &options.identity).await;
     let (endpoint, mut events) = bound.map_err(|e| format!("{e}; {PORT_NEEDED}"))?;
@@ -102,7 +104,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         guests,
         to_control,
         me,
-        gap,
+        gap: timers.lease / 4,
         local: LocalView::default(),
         names: BTreeMap::new(),
         peers: BTreeMap::new(),
@@ -112,7 +114,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         report_at: now,
         stirred: true,
         reported: Vec::new(),
-        unix_ms_at_zero: random::unix_ms().saturating_sub(now.0 / 1_000_000),
+        unix_ms_at_zero: timers.unix_ms_at_zero,
         questions: BTreeMap::new(),
         next_question: 0,
         meter: DiskMeter::default(),
@@ -244,9 +246,9 @@ impl Runner {
                     self.endpoint.open(peer, Lane::Volume(volume));
                 }
                 Output::CloseLane { peer, volume } => self.endpoint.close(peer, Lane::Volume(volume)),
-                Output::Fatal(reason) => self.tell(FromShard::Fatal(reason)),
                 Output::Event { volume, text } => {
-                    tracing::info!(volume = volume.map(|v| v.0), "{text}");
+                    let (name, epoch, lsn) = self.position(volume);
+                    tracing::info!(volume = name, epoch, lsn, "{text}");
                     self.tell(FromShard::Event { volume, message: text });
                 }
             }
@@ -311,6 +313,7 @@ impl Runner {
                     self.on_message(peer, lane, bytes, now);
                 }
             }
+            Event::Refused { what } => self.tell(FromShard::PeerRefused(what)),
             Event::Join { .. } | Event::Removed { .. } => {}
         }
     }
@@ -346,6 +349,14 @@ impl Runner {
         }
     }
 
+    /// For the log: a volume's name, its active epoch, and the last committed record of the copy here as it was last reported.
+    fn position(&self, volume: Option<VolumeId>) -> (Option<String>, Option<u64>, Option<u64>) {
+        let Some(volume) = volume else { return (None, None, None) };
+        let name = self.names.get(&volume).cloned().unwrap_or_else(|| volume.to_string());
+        let report = self.reported.iter().find(|report| report.volume == volume);
+        (Some(name), self.shard.view(volume).map(|view| view.active.epoch.0), report.map(|r| r.committed.0))
+    }
+
     fn on_guest(&mut self, guest: FromGuest, now: Time) {
         self.stirred = true;
         match guest {
@@ -354,6 +365,11 @@ impl Runner {
             }
             // What is reported has changed.
             FromGuest::Attached => {}
+            FromGuest::Trouble { volume, text } => {
+                let (name, epoch, lsn) = self.position(Some(volume));
+                tracing::error!(volume = name, epoch, lsn, "{text}");
+                self.tell(FromShard::Event { volume: Some(volume), message: text });
+            }
             FromGuest::Closed { volume, session } => {
                 self.shard.handle(Input::SessionClosed { volume, session }, now, &mut self.out);
             }
@@ -390,6 +406,11 @@ impl Runner {
                 self.retiring = true;
                 self.shard.handle(Input::Retire, now, &mut self.out);
             }
+            ToShard::Identity(identity) => {
+                if let Err(error) = self.endpoint.set_identity(&identity) {
+                    tracing::error!(%error, "a renewed certificate could not be used");
+                }
+            }
             ToShard::Shutdown => {}
         }
     }
@@ -403,6 +424,9 @@ impl Runner {
             if let Err(error) = guests::export(&self.guests, view.volume, name, size.bytes()) {
                 tracing::error!(volume = name, %error, "the volume's socket could not be opened");
             }
+            let usual = Grant::default();
+            let grant = self.local.grants.get(&view.volume).unwrap_or(&usual);
+            self.guests.borrow_mut().set_grant(view.volume, grant);
             if !self.shard.is_serving(view.volume) {
                 let refusal = self.refusal(view.volume);
                 self.guests.borrow_mut().set_refusal(view.volume, refusal);
@@ -434,10 +458,16 @@ impl Runner {
         let mut reports = copy_reports(&self.shard.rows());
         self.mark_histories(&reports, now);
         for report in &mut reports {
-            report.clients = self.guests.borrow().clients(report.volume);
+            let guests = self.guests.borrow();
+            report.clients = guests.clients(report.volume);
+            // Refused because another node leads, not because nobody does yet.
+            let elsewhere = report.role == CopyRole::Secondary;
+            report.asked_for = elsewhere && guests.was_asked_for(report.volume, ASKS_AGAIN, now);
+            drop(guests);
             let integrity = &mut report.integrity;
-            let times = [&mut integrity.scrub.started_ms, &mut integrity.scrub.ended_ms];
-            times.into_iter().flatten().for_each(|ms| *ms += self.unix_ms_at_zero);
+            if let Some(started) = &mut integrity.scrub.started_ms {
+                *started += self.unix_ms_at_zero;
+            }
             if let Some(verdict) = &mut integrity.verdict {
                 verdict.ended_ms += self.unix_ms_at_zero;
             }
@@ -476,6 +506,7 @@ impl Runner {
             journal_bytes: store.journal_bytes(),
             journal_bound: store.journal_bound(),
             journal_full: store.is_journal_full(),
+            journal_lost: self.shard.lost_records(),
             staged_bytes: store.staged_bytes(),
             unapplied_bytes: store.debt_bytes(),
             table_bytes: store.table_memory(),
@@ -483,6 +514,7 @@ impl Runner {
             short_of_space: store.is_short_of_space(),
             hung: store.is_hung(),
             peers: self.endpoint.peer_stats(),
+            turned_away: self.endpoint.turned_away(),
         }
     }
 }

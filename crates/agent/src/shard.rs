@@ -1,6 +1,6 @@
 //! Starts the shard's thread with what the configuration says.
 
-use crate::config::{Config, DiskBackend};
+use crate::config::{Config, DiskBackend, MAX_SEGMENTS};
 use crate::error::AgentError;
 use crate::paths::{Paths, create_dir};
 use crate::random;
@@ -51,10 +51,12 @@ pub(crate) fn spawn(config: &Config, identity: &Identity, life: Life, port: Shar
 }
 
 fn options(config: &Config, identity: Identity, life: Life) -> RunnerOptions {
-    let segments = u32::try_from(config.limits.journal_max / config.limits.journal_segment).unwrap_or(u32::MAX);
+    let segments = config.limits.journal_max / config.limits.journal_segment;
+    assert!((4..=MAX_SEGMENTS).contains(&segments), "the configuration was checked: {segments} segments");
     let store = StoreConfig {
         segment_bytes: config.limits.journal_segment,
-        max_segments: segments.clamp(4, 90),
+        max_segments: u32::try_from(segments).expect("at most 90"),
+        replay_target: config.limits.replay_target,
         table_bytes: usize::try_from(config.limits.table_cache).unwrap_or(usize::MAX),
         ..StoreConfig::default()
     };
@@ -75,6 +77,8 @@ fn options(config: &Config, identity: Identity, life: Life) -> RunnerOptions {
             timers: Timers {
                 lease: config.cluster.lease,
                 scrub_period: config.limits.scrub_period,
+                unix_ms_at_zero: random::unix_ms().saturating_sub(random::now().0 / 1_000_000),
+                slow_latency: config.failover.slow_latency,
                 ..Timers::default()
             },
             // Four chances per lease to renew it.

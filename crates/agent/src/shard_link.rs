@@ -6,6 +6,7 @@
 use crate::metrics::ShardSample;
 use holdfast_cluster::CopyReport;
 use holdfast_node::{LocalView, Upkeep};
+use holdfast_transport::Identity;
 use holdfast_types::{ControlRequest, Epoch, Incarnation, NodeId, VolumeId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ pub(crate) enum ToShard {
     Peers(BTreeMap<NodeId, ShardPeer>),
     /// An operator's wish for a copy here.
     Upkeep(Upkeep),
+    /// This node's certificate was renewed.
+    Identity(Box<Identity>),
     /// Let go of the volumes once everything in flight is answered, and make checkpoints. Answered with `Retired`.
     Retire,
     /// How the shard is, for a scrape or the watchdog.
@@ -80,6 +83,8 @@ pub(crate) enum FromShard {
         /// One sentence.
         message: String,
     },
+    /// Somebody at the port of the shard was refused, and why.
+    PeerRefused(String),
     /// Nothing is led here any more, and checkpoints cover what was committed.
     Retired,
     /// The shard can't go on; the agent ends with this sentence.

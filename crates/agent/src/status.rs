@@ -2,6 +2,7 @@
 
 use crate::admin::pb;
 use crate::control::View;
+use crate::random;
 use holdfast_cluster::{self as cluster, VolumeState};
 use tonic::Status;
 
@@ -16,6 +17,8 @@ pub(crate) fn status(view: &View<'_>) -> Result<pb::StatusResponse, Status> {
         Status::unavailable("this node has not heard from its cluster since it joined; check that its peers reach its listen.peer address")
     })?;
     let found = cluster::status(state, view.control.detector(), view.now);
+    let (version, held_back) = (found.version, found.held_back.unwrap_or_default());
+    let unreadable: Vec<String> = found.nodes.iter().filter_map(unreadable).collect();
     let raft = view.control.raft_status();
     let name = |id: holdfast_types::NodeId| state.node(id).map_or_else(String::new, |n| n.name.clone());
     let me = name(view.me);
@@ -47,25 +50,15 @@ pub(crate) fn status(view: &View<'_>) -> Result<pb::StatusResponse, Status> {
             notes: n.notes,
             held: n.held,
             free_bytes: n.free_bytes,
+            speaks_oldest: n.speaks.map_or(0, |s| s.0),
+            speaks_newest: n.speaks.map_or(0, |s| s.1),
+            build: n.build.unwrap_or_default(),
             name: n.name,
         }
     });
     let nodes: Vec<pb::Node> = nodes.collect();
     let leader = raft.leader.map(name).unwrap_or_default();
-    let mut dangers = Vec::new();
-    let down: Vec<&str> = nodes.iter().filter(|n| n.state == "down").map(|n| n.name.as_str()).collect();
-    if !down.is_empty() {
-        dangers.push(format!("nodes that do not answer: {}", down.join(", ")));
-    }
-    for node in nodes.iter().filter(|n| n.draining) {
-        dangers.extend(
-            node.notes.iter().filter(|_| node.held).map(|note| format!("{} can't be drained: {note}", node.name)),
-        );
-    }
-    if leader.is_empty() {
-        dangers
-            .push("the control plane has no leader: a majority of its voters must run and reach each other".to_owned());
-    }
+    let dangers = unreadable.into_iter().chain(dangers(view, &nodes, &me, leader.is_empty())).collect();
     Ok(pb::StatusResponse {
         cluster: state.cluster.to_string(),
         nodes,
@@ -73,7 +66,92 @@ pub(crate) fn status(view: &View<'_>) -> Result<pb::StatusResponse, Status> {
         answered_by: me,
         leader,
         r#unsafe: dangers,
+        version,
+        version_held: held_back,
+        generation: state.generation().to_string(),
+        recoveries: state.recoveries.iter().map(|r| recovery(view, r)).collect(),
     })
+}
+
+/// What puts promises at risk, beside what stands at each volume.
+fn dangers(view: &View<'_>, nodes: &[pb::Node], me: &str, leaderless: bool) -> Vec<String> {
+    let mut dangers = Vec::new();
+    let down: Vec<&str> = nodes.iter().filter(|n| n.state == "down").map(|n| n.name.as_str()).collect();
+    if !down.is_empty() {
+        dangers.push(format!("nodes that do not answer: {}", down.join(", ")));
+    }
+    if view.certificate.is_overdue(random::unix_ms() / 1000) {
+        let until = crate::audit::utc(view.certificate.until.saturating_mul(1000));
+        dangers
+            .push(format!("the certificate of {me} ends at {until}: its renewal fails, see `holdfast events` there"));
+    }
+    for node in nodes.iter().filter(|n| n.draining) {
+        dangers.extend(
+            node.notes.iter().filter(|_| node.held).map(|note| format!("{} can't be drained: {note}", node.name)),
+        );
+    }
+    if leaderless {
+        dangers.push(without_leader(nodes, me));
+    }
+    dangers.extend(given_up(view, nodes));
+    dangers
+}
+
+/// Why nothing is agreed upon, and what to do.
+fn without_leader(nodes: &[pb::Node], me: &str) -> String {
+    let named = |wanted: &dyn Fn(&pb::Node) -> bool| {
+        nodes.iter().filter(|n| n.voter && wanted(n)).map(|n| n.name.as_str()).collect::<Vec<_>>()
+    };
+    let (voters, silent) = (named(&|_| true), named(&|n| n.state == "down"));
+    let needed = voters.len() / 2 + 1;
+    if voters.len() - silent.len() >= needed {
+        return "the control plane has no leader: a majority of its voters must run and reach each other".to_owned();
+    }
+    let (all, silent) = (voters.join(", "), silent.join(", "));
+    let votes = voters.contains(&me);
+    let here = if votes { "here" } else { "on a voter that is left" };
+    format!(
+        "the control plane has no leader: of the voters {all} {needed} must run and reach each other, and {silent} do not answer; start them. \
+         Only if they are gone for ever: stop the agent {here} and run `holdfast control recover DATA_DIR --lost NAME...`, which says \
+         what may be lost before it does anything"
+    )
+}
+
+/// Who was given up when the control plane was recovered, and is neither back nor removed.
+fn given_up(view: &View<'_>, nodes: &[pb::Node]) -> Option<String> {
+    let state = view.control.state()?;
+    let last = state.recoveries.last()?;
+    let away = |n: &&pb::Node| n.state == "down" && last.given_up.contains(&holdfast_types::NodeId(n.id));
+    let away: Vec<&str> = nodes.iter().filter(away).map(|n| n.name.as_str()).collect();
+    (!away.is_empty()).then(|| {
+        format!(
+            "given up when the control plane was recovered as generation {}, and not back: {}; drain and remove them (`holdfast node drain`, \
+             `holdfast node remove`), or run `holdfast control rejoin` on their hosts",
+            last.generation,
+            away.join(", ")
+        )
+    })
+}
+
+fn recovery(view: &View<'_>, r: &cluster::Recovery) -> pb::ControlRecovery {
+    pb::ControlRecovery {
+        generation: r.generation.to_string(),
+        before: r.before.to_string(),
+        unix_ms: r.at_ms,
+        uid: r.by.uid,
+        user: r.by.user.clone(),
+        host: r.by.host.clone(),
+        node: view.name(r.node),
+        given_up: r.given_up.iter().map(|n| view.name(*n)).collect(),
+        term: r.term,
+        index: r.index,
+    }
+}
+
+/// A node that is too old or too new for the one that answers.
+fn unreadable(n: &cluster::NodeStatus) -> Option<String> {
+    let why = n.unreadable.as_ref()?;
+    Some(format!("the heartbeats of {} can't be read here ({why}); upgrade the older one of the two agents", n.name))
 }
 
 fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
@@ -98,6 +176,8 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
         primary: v.primary.unwrap_or_default(),
         state: state.to_owned(),
         durability: v.durability.to_owned(),
+        degraded: v.degraded.unwrap_or_default().to_owned(),
+        single_copy: v.single_copy,
         quorum: u32::from(v.quorum),
         copies_wanted: u32::try_from(v.copies_wanted).unwrap_or(u32::MAX),
         copies: v.copies.into_iter().map(|c| copy(view, c)).collect(),
@@ -111,6 +191,16 @@ fn volume(view: &View<'_>, v: cluster::VolumeStatus) -> pb::Volume {
         receipts: receipts(view, id),
         pending_epoch: pending.map_or(0, |p| p.configuration.epoch.0),
         pending_primary: pending.and_then(|p| p.configuration.primary).map(node).unwrap_or_default(),
+        limits: (!v.limits.is_none()).then_some(pb::GuestLimits {
+            iops: v.limits.iops,
+            bytes_per_second: v.limits.bandwidth,
+            burst_ms: v.limits.burst_ms,
+        }),
+        socket_access: (!v.socket.is_default()).then(|| pb::SocketAccess {
+            mode: v.socket.bits(),
+            owner: v.socket.owner,
+            group: v.socket.group,
+        }),
         name: v.name,
     }
 }
@@ -127,11 +217,13 @@ fn copy(view: &View<'_>, c: cluster::CopyStatus) -> pb::Copy {
         durable_lsn: c.durable_lsn,
         applied_lsn: c.applied_lsn,
         digest: c.digest.unwrap_or_default(),
-        lag_bytes: c.lag_bytes,
+        // The shard measures them, `Answers::add_lags`.
+        lag_bytes: None,
         lag_seconds: None,
         lag_lsn: c.lag_lsn,
         integrity: c.integrity.map(|i| integrity::integrity(view, i)),
         note: c.note.unwrap_or_default(),
+        slow: c.slow.map(|s| pb::Slow { latency_us: s.latency_us, others_us: s.others_us, link: s.link }),
         resync: c.resync.map(|r| pb::Resync {
             source: r.source.map(|id| view.name(id)).unwrap_or_default(),
             passes: r.passes,

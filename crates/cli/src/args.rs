@@ -1,5 +1,11 @@
 //! The command line. What a command does and what it promises stands in its help.
 
+mod offline;
+
+pub(crate) use offline::{
+    ControlCommand, ControlRecoverArgs, ControlRejoinArgs, ExportArgs, FsckArgs, SupportArgs, UptoArg,
+};
+
 use crate::bench::Pattern;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,6 +15,7 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "holdfast", version, propagate_version = true, arg_required_else_help = true)]
 #[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused because it would be unsafe.\n\
+    What can't be undone asks first; without a terminal and without --yes it is refused (3).\n\
     Try it on one machine: holdfast demo")]
 pub(crate) struct Cli {
     /// Admin socket of the agent to ask
@@ -41,12 +48,21 @@ pub(crate) enum Command {
     /// Join a cluster as a new node
     Join(JoinArgs),
     /// Run the daemon in the foreground
+    #[command(long_about = "Run the daemon in the foreground.\n\n\
+        Exit status: 0 it was told to end, 1 it failed and may be started anew, 2 wrong usage, 4 this node was removed from its cluster: \
+        a supervisor need not start it again.")]
     Agent(ConfigArgs),
     /// Show the cluster, or one volume, with what is unsafe and why
     Status {
         /// Only this volume
         volume: Option<String>,
     },
+    /// Watch nodes and volumes as they go: rates, latencies, lags, what is unsafe, events
+    #[command(long_about = "Watch nodes and volumes as they go: rates, latencies, lags, what is unsafe, events.\n\n\
+        On a terminal until q or Ctrl-C; volumes that need somebody come first, then the busiest. Elsewhere one sample is printed. With --output \
+        json each sample is one object on a line, until the command is ended, or one alone with --once. Rates, latencies and lags in bytes are those \
+        of the volumes that the node which answers leads; percentiles are as exact as the buckets of its histograms.")]
+    Top(TopArgs),
     /// Explain a volume in sentences: what state, why, what is unsafe, what happens by itself, what you could do
     Explain {
         /// The volume
@@ -100,6 +116,14 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         volume: Option<String>,
     },
+    /// Put into one file what somebody needs who is to help: status, events, logs, metrics, configuration; no secrets
+    #[command(
+        long_about = "Put into one file what somebody needs who is to help: status, events, logs, metrics, configuration; no secrets.\n\n\
+        A .tar.gz of text that you can read first. Keys, tokens, passwords and guests' data are not in it; names of nodes and volumes, addresses and \
+        paths are. What can't be had is named in it: the agent may be down, and then its data directory is checked as by `fsck`, which reads every \
+        block."
+    )]
+    SupportBundle(SupportArgs),
     /// Check the data directory of a stopped agent, changing nothing
     #[command(long_about = "Check the data directory of a stopped agent, changing nothing.\n\n\
         Runs the recovery that the agent would run, over a memory of its own, and reads every block: superblocks, journal, \
@@ -111,6 +135,9 @@ pub(crate) enum Command {
         refused, unless --skip-bad puts zeros there. Exit status: 0 complete, 1 failed or not complete, 2 wrong usage, 3 an agent \
         runs there.")]
     Export(ExportArgs),
+    /// The control plane after a majority of its voters is gone for ever: on a host whose agent is stopped
+    #[command(subcommand)]
+    Control(ControlCommand),
     /// The whole story on one machine: agents, a disk image, load, a switchover, a kill, the proof
     Demo(DemoArgs),
     /// Measure latency, throughput and processor time of volumes, or of any NBD export
@@ -134,6 +161,16 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Time that a sample is about: 250ms to 1h
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    pub(crate) interval: String,
+    /// One sample, also on a terminal and in JSON
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
@@ -154,9 +191,12 @@ pub(crate) enum TokenCommand {
 pub(crate) struct JoinArgs {
     /// listen.peer of a node of the cluster, as `token create` names it
     pub(crate) address: String,
-    /// The token, as `token create` prints it
+    /// File that holds the token, as `token create` prints it; `-`: standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "token", required_unless_present = "token")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The token itself. Every user of this host can see it in the list of processes, and the shell keeps it: prefer --token-file
     #[arg(long)]
-    pub(crate) token: String,
+    pub(crate) token: Option<String>,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
 }
@@ -197,6 +237,9 @@ pub(crate) enum NodeCommand {
         /// Also if it alone holds the key with which nodes join
         #[arg(long)]
         force: bool,
+        /// Don't ask; needed where nobody can be asked
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         wait: NodeWait,
     },
@@ -238,6 +281,41 @@ pub(crate) enum VolumeCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Limit how much the VM may ask of a volume, while it is in use
+    #[command(long_about = "Limit how much the VM may ask of a volume, while it is in use.\n\n\
+        What is given replaces what was set before, whole: without --iops requests are not limited, without --bandwidth bytes are not. A request \
+        beyond the limit waits for its turn, in order, at the primary; nothing fails. Reads, writes, discards and writes of zeros count as \
+        requests, the data of reads and writes as bytes; flushes are free. --none lifts all limits.")]
+    Limit {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        limits: LimitArgs,
+        /// No limits
+        #[arg(long, conflicts_with_all = ["iops", "bandwidth", "burst"])]
+        none: bool,
+    },
+    /// Say who may open a volume's socket, while it is in use
+    #[command(long_about = "Say who may open a volume's socket, while it is in use.\n\n\
+        What is given replaces what was set before, whole. Users and groups are those of the primary's node, whichever that is; they are let in by an \
+        access control list, beside root and the agent's own user. Who is attached stays so. A name that the node does not know closes the \
+        socket to all but the agent's user, and is an event.")]
+    Socket {
+        /// Its name
+        name: String,
+        /// User who may open it, by name or number
+        #[arg(long, value_name = "USER")]
+        owner: Option<String>,
+        /// Group whose users may open it, by name or number
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        /// What owner, group and everybody else may do, such as 0660: read and write bits; a client needs both
+        #[arg(long, value_name = "MODE")]
+        mode: Option<String>,
+        /// The agent's own user and group, as in the beginning
+        #[arg(long, conflicts_with_all = ["owner", "group", "mode"])]
+        default: bool,
+    },
     /// Delete a volume and all its copies, for ever
     Delete {
         /// Its name
@@ -267,15 +345,42 @@ pub(crate) struct CreateArgs {
     /// When a write counts as durable
     #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
     pub(crate) durability: DurabilityArg,
+    /// With two copies: what becomes of writes while one of them is gone
+    #[arg(long, value_enum)]
+    pub(crate) degraded: Option<DegradedArg>,
     /// Nodes that hold the copies [default: the cluster places them]
     #[arg(long, value_name = "NODES", value_delimiter = ',')]
     pub(crate) on: Vec<String>,
     /// Node of the first primary [default: the cluster chooses]
     #[arg(long, value_name = "NODE")]
     pub(crate) primary: Option<String>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    /// User of the primary's node who may open the volume's socket, by name or number [default: nobody but the agent's user]
+    #[arg(long, value_name = "USER")]
+    pub(crate) socket_owner: Option<String>,
+    /// Group whose users may open it [default: the agent's group, if neither an owner nor a group is named]
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) socket_group: Option<String>,
+    /// What owner, group and everybody else may do, such as 0660: read and write bits; a client needs both
+    #[arg(long, value_name = "MODE")]
+    pub(crate) socket_mode: Option<String>,
     /// Return once the cluster has agreed to it, not only when the volume can be attached
     #[arg(long)]
     pub(crate) no_wait: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct LimitArgs {
+    /// Requests per second that the VM may make [default: as many as it likes]
+    #[arg(long, value_name = "N")]
+    pub(crate) iops: Option<u64>,
+    /// Bytes per second that it may read and write, such as 100MiB/s [default: as many as it likes]
+    #[arg(long, value_name = "RATE")]
+    pub(crate) bandwidth: Option<String>,
+    /// How long's worth of unused allowance is kept, and may be used at once [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) burst: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -287,6 +392,24 @@ pub(crate) enum DurabilityArg {
     Flush,
     /// On stable storage of the primary; other copies follow, and none takes over without the primary
     Async,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DegradedArg {
+    /// The copy that is left goes on alone once a majority of the voters has agreed: what is acknowledged then is on one disk only, and
+    /// lost with it
+    Allow,
+    /// Writes wait until the other copy is back or replaced: what is acknowledged is on both disks, always
+    Stall,
+}
+
+impl DegradedArg {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            DegradedArg::Allow => "allow",
+            DegradedArg::Stall => "stall",
+        }
+    }
 }
 
 impl DurabilityArg {
@@ -312,7 +435,7 @@ pub(crate) struct FailoverArgs {
     /// With --force: go on with the copies that answer although too few do, and give the others up for ever
     #[arg(long, requires = "force")]
     pub(crate) accept_loss: bool,
-    /// With --accept-loss: do not ask
+    /// With --accept-loss: don't ask; needed where nobody can be asked
     #[arg(long, requires = "accept_loss")]
     pub(crate) yes: bool,
     /// Return once the cluster has agreed to it, not only when the new primary serves
@@ -354,6 +477,9 @@ pub(crate) enum OrphanCommand {
     Delete {
         /// VOLUME/NODE/EPOCH
         id: String,
+        /// Don't ask; needed where nobody can be asked
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -422,46 +548,6 @@ pub(crate) struct ScrubArgs {
     /// Return once the nodes were told
     #[arg(long)]
     pub(crate) no_wait: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FsckArgs {
-    /// node.data_dir, its shard-0, or one copy: shard-0/copies/ID
-    #[arg(value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-    /// Write copies of headers that can't be read from those that can; nothing else is ever repaired without another copy
-    #[arg(long)]
-    pub(crate) repair: bool,
-    /// Do not ask
-    #[arg(long, requires = "repair")]
-    pub(crate) yes: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExportArgs {
-    /// node.data_dir, its shard-0, or one copy: shard-0/copies/ID
-    #[arg(value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-    /// The volume [default: the only one]
-    #[arg(long, value_name = "NAME-OR-ID")]
-    pub(crate) volume: Option<String>,
-    /// New file; its ending says the format
-    #[arg(long, value_name = "FILE.raw|FILE.qcow2")]
-    pub(crate) to: PathBuf,
-    /// How much of the journal's tail to include
-    #[arg(long, value_enum, default_value_t = UptoArg::Durable)]
-    pub(crate) upto: UptoArg,
-    /// Zeros for blocks that can't be verified, instead of refusing; lists them and ends with status 1
-    #[arg(long)]
-    pub(crate) skip_bad: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum UptoArg {
-    /// What this copy knows to be committed
-    Committed,
-    /// All that is on this disk; the end of it may not have been acknowledged
-    Durable,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -541,7 +627,7 @@ pub(crate) struct BenchArgs {
     /// Of the places that requests go to
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Don't ask before volumes are overwritten
+    /// Don't ask before volumes are overwritten; needed where nobody can be asked
     #[arg(long)]
     pub(crate) yes: bool,
 }
@@ -663,15 +749,26 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_given_in_one_way() {
+        for ways in [&[][..], &["--token", "T", "--token-file", "F"]] {
+            let line = ["holdfast", "join", "10.0.0.1:7400", "--config", "F"];
+            let error = Cli::try_parse_from(line.iter().chain(ways)).expect_err("none, or two").to_string();
+            assert!(error.contains("--token-file <FILE>"), "{error}");
+        }
+    }
+
+    #[test]
     fn the_operators_contract_parses() {
         for line in [
             "holdfast init --config F",
             "holdfast token create",
             "holdfast join 10.0.0.1:7400 --token T --config F",
+            "holdfast join 10.0.0.1:7400 --token-file - --config F",
             "holdfast agent --config F",
             "holdfast status --output json",
             "holdfast status vm1 --socket /tmp/a.sock",
             "holdfast explain vm1 --output json",
+            "holdfast top --interval 500ms --once --output json",
             "holdfast node list",
             "holdfast node restart",
             "holdfast volume create vm1 --size 10GiB --copies 3 --quorum 2 --durability sync --on n1,n2,n3 --primary n1",
@@ -691,6 +788,8 @@ mod tests {
             "holdfast fsck DIR --output json",
             "holdfast fsck DIR --repair --yes",
             "holdfast export DIR --volume vm1 --to FILE.qcow2 --upto committed --skip-bad",
+            "holdfast control recover DIR --lost n1,n2 --other n4=5/12 --accept-loss --yes",
+            "holdfast control rejoin DIR --yes",
             "holdfast sim --seeds 5000",
             "holdfast sim --seeds 20 --from 7 --jobs 2 --profile disks --topology F --timers lease=1s --keep-going",
             "holdfast sim --seeds 20 --hash",

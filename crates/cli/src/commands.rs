@@ -1,21 +1,24 @@
 //! Commands that ask a running agent.
 
 mod copies;
+mod grants;
 mod nodes;
 mod orphans;
 mod recovery;
+pub(crate) mod support;
 mod upkeep;
 
 pub(crate) use copies::Wish;
 pub(crate) use nodes::Duty;
 
-use crate::args::{Command, CreateArgs, FailoverArgs, Output, TokenCommand, VolumeCommand};
+use crate::args::{Command, CreateArgs, DegradedArg, DurabilityArg, FailoverArgs, Output, TokenCommand, VolumeCommand};
 use crate::error::CliError;
 use crate::explain::explain;
-use crate::output;
+use crate::{output, top};
 use holdfast_agent::admin::{AdminClient, connect, pb};
 use holdfast_agent::config::{parse_duration, parse_size};
 use holdfast_types::{BLOCK_SIZE, VolumeSize};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -43,6 +46,7 @@ pub(crate) async fn run(
     let mut agent = Agent::connect(socket, limit).await?;
     match command {
         Command::Status { volume } => status(&mut agent, output, volume).await,
+        Command::Top(args) => top::run(&mut agent, output, &args).await,
         Command::Explain { volume } => explained(&mut agent, output, volume).await,
         Command::Node(command) => nodes::run(&mut agent, output, command).await,
         Command::Token(TokenCommand::Create { valid }) => token_create(&mut agent, output, &valid).await,
@@ -58,11 +62,13 @@ pub(crate) async fn run(
         | Command::Join(_)
         | Command::Agent(_)
         | Command::Bench(_)
+        | Command::Control(_)
         | Command::Demo(_)
         | Command::Export(_)
         | Command::Fsck(_)
         | Command::Manual { .. }
-        | Command::Sim(_) => Ok(()),
+        | Command::Sim(_)
+        | Command::SupportBundle(_) => Ok(()),
     }
 }
 
@@ -93,6 +99,11 @@ fn check(command: Command) -> Result<Command, CliError> {
     match &command {
         Command::Volume(VolumeCommand::Create(args)) => check_create(args)?,
         Command::Volume(VolumeCommand::Resize { size, .. }) => drop(new_size(size)?),
+        Command::Volume(VolumeCommand::Limit { limits, none, .. }) => drop(grants::checked_limits(limits, *none)?),
+        Command::Volume(VolumeCommand::Socket { owner, group, mode, default, .. }) => {
+            grants::checked_access(owner.as_deref(), group.as_deref(), mode.as_deref(), *default)?;
+        }
+        Command::Top(args) => drop(top::interval(args)?),
         Command::Scrub(args) => drop(upkeep::parse_rate(&args.rate)?),
         Command::Token(TokenCommand::Create { valid }) => drop(parse_duration(valid).map_err(CliError::Usage)?),
         _ => {}
@@ -102,6 +113,8 @@ fn check(command: Command) -> Result<Command, CliError> {
 
 fn check_create(args: &CreateArgs) -> Result<(), CliError> {
     size_of(args)?;
+    grants::limits_of(&args.limits)?;
+    grants::created_access(args)?;
     for (flag, number) in [("--copies", args.copies), ("--quorum", args.quorum)] {
         if number == Some(0) {
             return Err(CliError::Usage(format!("{flag}: expected 1 or more, found 0; leave it out for the default")));
@@ -112,6 +125,16 @@ fn check_create(args: &CreateArgs) -> Result<(), CliError> {
         let found =
             format!("expected --on to name {copies} nodes for --copies {copies}, found {named}; leave one of them out");
         return Err(CliError::Usage(found));
+    }
+    let copies = args.copies.map(|c| usize::try_from(c).unwrap_or(usize::MAX)).or((named > 0).then_some(named));
+    let asynchronous = args.durability == DurabilityArg::Async;
+    if copies == Some(2) && !asynchronous && args.degraded.is_none() {
+        return Err(CliError::Usage(holdfast_agent::TWO_COPIES.to_owned()));
+    }
+    let fits = copies.is_none_or(|n| n == 2) && !asynchronous;
+    if args.degraded.is_some() && !fits {
+        let found = "--degraded: expected two copies that must both hold a write (--copies 2, durability sync or flush), found others; leave it out";
+        return Err(CliError::Usage(found.to_owned()));
     }
     Ok(())
 }
@@ -128,17 +151,19 @@ fn new_size(text: &str) -> Result<u64, CliError> {
     let bytes = parse_size(text).map_err(usage)?;
     let block = u64::try_from(BLOCK_SIZE).expect("4096");
     if !bytes.is_multiple_of(block) {
-        return Err(usage(format!(
-            "expected a multiple of 4KiB, found {bytes}; round it to {}",
-            bytes.div_ceil(block) * block
-        )));
+        let rounded = bytes.checked_next_multiple_of(block).filter(|size| VolumeSize::new(*size).is_ok());
+        let rounded = rounded.map_or_else(String::new, |size| format!("; round it to {size}"));
+        return Err(usage(format!("expected a multiple of 4KiB and at most 64 TiB, found {bytes}{rounded}")));
+    }
+    if bytes == 0 {
+        return Err(usage("expected 4KiB or more, found 0".to_owned()));
     }
     VolumeSize::new(bytes).map_err(|e| usage(e.to_string()))?;
     Ok(bytes)
 }
 
 /// The agent that is asked. No question waits for ever: an agent that stands still keeps its socket open.
-struct Agent<'a> {
+pub(crate) struct Agent<'a> {
     client: Client,
     socket: &'a Path,
     /// What the operator said.
@@ -151,7 +176,7 @@ impl Agent<'_> {
         Ok(Agent { client, socket, limit })
     }
 
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &mut self,
         question: impl AsyncFnOnce(&mut Client) -> Result<Response<T>, Status>,
     ) -> Result<T, CliError> {
@@ -159,16 +184,32 @@ impl Agent<'_> {
         in_time(self.socket, self.limit.unwrap_or(ANSWER), answer).await
     }
 
+    /// The newest of what the agent saw happen, oldest first.
+    pub(crate) async fn past_events(&mut self, newest: usize) -> Result<Vec<pb::Event>, CliError> {
+        let mut stream = self.ask(async |c| c.events(pb::EventsRequest::default()).await).await?;
+        let all = async {
+            let mut events = VecDeque::new();
+            while let Some(event) = stream.message().await? {
+                events.push_back(event);
+                if events.len() > newest {
+                    events.pop_front();
+                }
+            }
+            Ok(events.into())
+        };
+        in_time(self.socket, self.limit.unwrap_or(ANSWER), all).await
+    }
+
     async fn volume(&mut self, name: &str) -> Result<pb::Volume, CliError> {
         let request = pb::VolumeShowRequest { name: name.to_owned() };
         Ok(self.ask(async |c| c.volume_show(request).await).await?.volume.unwrap_or_default())
     }
 
-    /// Looks at a volume until it serves in a later epoch than `after`; with fewer copies than it should only after `settle`.
+    /// Looks at a volume until it serves as it is to be led; with fewer copies than it should only after `settle`.
     async fn wait_open(
         &mut self,
         name: &str,
-        after: u64,
+        is_led: impl Fn(&pb::Volume) -> bool,
         settle: Duration,
         what: &str,
     ) -> Result<pb::Volume, CliError> {
@@ -177,7 +218,7 @@ impl Agent<'_> {
         loop {
             let volume = self.volume(name).await?;
             let (healthy, degraded) = (volume.state == "healthy", volume.state == "degraded");
-            if volume.epoch > after && (healthy || degraded && start.elapsed() >= settle) {
+            if is_led(&volume) && (healthy || degraded && start.elapsed() >= settle) {
                 return Ok(volume);
             }
             if start.elapsed() >= limit {
@@ -242,8 +283,15 @@ async fn volume(agent: &mut Agent<'_>, output: Output, command: VolumeCommand) -
             let volume = resize(agent, name, new_size(&size)?, shrink, !no_wait).await?;
             output::print(output, || output::volume_json(&volume), || output::volume_text(&volume));
         }
+        VolumeCommand::Limit { name, limits, none } => {
+            grants::limit(agent, output, name, grants::checked_limits(&limits, none)?).await?;
+        }
+        VolumeCommand::Socket { name, owner, group, mode, default } => {
+            let access = grants::checked_access(owner.as_deref(), group.as_deref(), mode.as_deref(), default)?;
+            grants::share(agent, output, name, access).await?;
+        }
         VolumeCommand::Delete { name, force, yes } => {
-            output::confirm(&format!("this deletes volume {name} and all its copies, for ever"), yes)?;
+            output::confirm(&format!("this deletes volume {name} and all its copies, for ever"), "yes", yes)?;
             let request = pb::VolumeDeleteRequest { name: name.clone(), force };
             let silent = agent.ask(async |c| c.volume_delete(request).await).await?.silent;
             output::print(output, || output::deleted_json(&name, &silent), || output::deleted_text(&name, &silent));
@@ -254,12 +302,20 @@ async fn volume(agent: &mut Agent<'_>, output: Output, command: VolumeCommand) -
 
 async fn create(agent: &mut Agent<'_>, args: CreateArgs) -> Result<pb::Volume, CliError> {
     let (name, waits) = (args.name.clone(), !args.no_wait);
+    let (limits, access) = (grants::limits_of(&args.limits)?, grants::created_access(&args)?);
     let request = pb::VolumeCreateRequest {
         size_bytes: size_of(&args)?,
+        iops: limits.iops,
+        bytes_per_second: limits.bandwidth,
+        burst_ms: limits.burst_ms,
+        socket_owner: access.owner,
+        socket_group: access.group,
+        socket_mode: access.mode,
         name: args.name,
         copies: args.copies.unwrap_or(0),
         quorum: args.quorum.unwrap_or(0),
         durability: args.durability.name().to_owned(),
+        degraded: args.degraded.map_or("", DegradedArg::name).to_owned(),
         on: args.on,
         primary: args.primary.unwrap_or_default(),
     };
@@ -267,7 +323,7 @@ async fn create(agent: &mut Agent<'_>, args: CreateArgs) -> Result<pb::Volume, C
     if !waits {
         return Ok(created);
     }
-    agent.wait_open(&name, 0, SETTLING, &format!("volume {name} is created, expected it to open")).await
+    agent.wait_open(&name, |v| v.epoch > 0, SETTLING, &format!("volume {name} is created, expected it to open")).await
 }
 
 /// Asks for another size, and looks at the volume until its primary has it.
@@ -297,13 +353,18 @@ async fn resize(
 
 async fn failover(agent: &mut Agent<'_>, output: Output, args: FailoverArgs) -> Result<(), CliError> {
     let name = args.volume.clone();
+    let chosen = args.to.is_some();
     let request = pb::FailoverRequest { volume: args.volume, to: args.to.unwrap_or_default(), force: args.force };
     let answer = agent.ask(async |c| c.failover(request).await).await?;
     let reached = if args.no_wait {
         None
     } else {
         let what = format!("{} is to lead {name}, expected it to serve", answer.to);
-        Some(agent.wait_open(&name, answer.epoch, Duration::ZERO, &what).await?)
+        // Members change in epochs of the old primary, which may serve in one more before it hands over.
+        let is_led = |v: &pb::Volume| {
+            v.epoch > answer.epoch && if chosen { v.primary == answer.to } else { v.primary != answer.from }
+        };
+        Some(agent.wait_open(&name, is_led, Duration::ZERO, &what).await?)
     };
     let reached = reached.as_ref();
     output::print(

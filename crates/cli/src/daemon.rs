@@ -2,11 +2,17 @@
 
 use crate::args::{JoinArgs, Output};
 use crate::error::CliError;
+use crate::output;
 use crate::run::runtime;
 use holdfast_agent::config::Config;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{IsTerminal, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
+
+/// Read of a token's file: many times a token.
+const TOKEN_BYTES: u64 = 4 << 10;
 
 pub(crate) fn init(config: &Path, output: Output) -> Result<(), CliError> {
     let config = Config::load(config)?;
@@ -18,9 +24,32 @@ pub(crate) fn init(config: &Path, output: Output) -> Result<(), CliError> {
 pub(crate) fn join(args: &JoinArgs, output: Output) -> Result<(), CliError> {
     let config = Config::load(&args.config.config)?;
     let address = resolve(&args.address)?;
-    runtime()?.block_on(holdfast_agent::join(&config, address, &args.token))?;
+    let token = match (&args.token, &args.token_file) {
+        (Some(token), _) => token.clone(),
+        (None, Some(file)) => read_token(file)?,
+        (None, None) => return Err(CliError::Usage("expected --token-file, found no token".to_owned())),
+    };
+    runtime()?.block_on(holdfast_agent::join(&config, address, &token))?;
     settled(&config, output, "joined the cluster");
     Ok(())
+}
+
+/// The first line. From a terminal it is asked for: it ends with Enter, and nobody has to know how to end a file.
+fn read_token(file: &Path) -> Result<String, CliError> {
+    let stdin = file == Path::new("-");
+    let what =
+        if stdin { "the token from standard input".to_owned() } else { format!("the token in {}", file.display()) };
+    let mut text = String::new();
+    let read = if stdin && std::io::stdin().is_terminal() {
+        eprint!("token: ");
+        std::io::stdin().read_line(&mut text)
+    } else if stdin {
+        std::io::stdin().take(TOKEN_BYTES).read_to_string(&mut text)
+    } else {
+        File::open(file).and_then(|file| file.take(TOKEN_BYTES).read_to_string(&mut text))
+    };
+    read.map_err(CliError::io(format!("read {what}")))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 pub(crate) fn agent(config: &Path) -> Result<(), CliError> {
@@ -30,13 +59,15 @@ pub(crate) fn agent(config: &Path) -> Result<(), CliError> {
 }
 
 fn settled(config: &Config, output: Output, what: &str) {
-    let (name, dir) = (&config.node.name, config.node.data_dir.display());
-    match output {
-        Output::Json => println!("{}", json!({ "node": name, "data_dir": dir.to_string() })),
-        Output::Table => {
-            println!("node {name} {what}; its identity lies in {dir}. Start it: holdfast agent --config FILE")
-        }
-    }
+    let (name, dir) = (&config.node.name, &config.node.data_dir);
+    let text = || {
+        format!("node {name} {what}; its identity lies in {}. Start it: holdfast agent --config FILE", dir.display())
+    };
+    output::print(output, || settled_json(name, dir), text);
+}
+
+pub(crate) fn settled_json(node: &str, data_dir: &Path) -> Value {
+    json!({ "node": node, "data_dir": data_dir.display().to_string() })
 }
 
 /// One address of a `HOST:PORT`.

@@ -5,7 +5,7 @@ use crate::workload::WorkloadError;
 use holdfast_agent::AgentError;
 use holdfast_agent::admin::ConnectError;
 use holdfast_agent::config::ConfigError;
-use holdfast_agent::offline::OfflineError;
+use holdfast_agent::offline::{OfflineError, RegimeError};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,6 +18,8 @@ pub enum Exit {
     Usage,
     /// It would be unsafe.
     Refused,
+    /// The agent's node was removed from its cluster, or given up: to start it again is of no use.
+    Removed,
 }
 
 impl From<Exit> for ExitCode {
@@ -26,6 +28,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Refused => 3,
+            Exit::Removed => 4,
         })
     }
 }
@@ -156,6 +159,8 @@ impl CliError {
         match self {
             CliError::Config(_) | CliError::Usage(_) => Exit::Usage,
             CliError::Agent(e) if e.is_usage() => Exit::Usage,
+            CliError::Agent(AgentError::Removed { .. } | AgentError::Superseded { .. }) => Exit::Removed,
+            CliError::Agent(e) if e.is_unsafe() => Exit::Refused,
             CliError::Unsafe(_) => Exit::Refused,
             CliError::Offline(e) if e.is_usage() => Exit::Usage,
             CliError::Offline(e) if e.is_refused() => Exit::Refused,
@@ -165,6 +170,17 @@ impl CliError {
                 _ => Exit::Failed,
             },
             _ => Exit::Failed,
+        }
+    }
+}
+
+impl From<RegimeError> for CliError {
+    fn from(error: RegimeError) -> CliError {
+        match error {
+            RegimeError::Place(e) => e.into(),
+            RegimeError::Agent(e) => e.into(),
+            RegimeError::Usage(why) => CliError::Usage(why),
+            other => CliError::Unsafe(other.to_string()),
         }
     }
 }

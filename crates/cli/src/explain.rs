@@ -157,6 +157,8 @@ impl Look<'_> {
                 "durability async: {} alone is sure to hold what was acknowledged, and nobody takes over without it",
                 v.primary
             ));
+        } else if v.single_copy {
+            e.next.push("the copy that is gone counts again by itself once it is back and holds everything; until then a write needs one copy".to_owned());
         } else if good <= quorum {
             e.dangers.push(format!(
                 "a write needs {quorum} copies and {good} are good: if one more fails or is cut off, requests wait until one is back"
@@ -199,6 +201,9 @@ impl Look<'_> {
 
     fn copy(&self, copy: &pb::Copy, e: &mut Explanation) {
         let (node, volume) = (&copy.node, self.name());
+        if let Some(slow) = &copy.slow {
+            self.slow(copy, slow, e);
+        }
         match copy.state.as_str() {
             "catching_up" => {
                 let lag = copy.lag_lsn.map_or_else(String::new, |lag| format!(" the {lag} records that it lacks"));
@@ -249,6 +254,28 @@ impl Look<'_> {
             }
             _ => {}
         }
+    }
+
+    fn slow(&self, copy: &pb::Copy, slow: &pb::Slow, e: &mut Explanation) {
+        let (node, volume) = (&copy.node, self.name());
+        let (latency, others) = (slow.latency_us / 1000, slow.others_us / 1000);
+        if copy.node == self.volume.primary {
+            let what = if slow.link { "its way to the other copies" } else { "its copy" };
+            e.dangers.push(format!(
+                "{node}, the primary, is slow: {what} takes {latency} ms for a write, the rest {others} ms"
+            ));
+            e.next.push(format!(
+                "{volume} stays on {node}, unless failover.slow_primary is \"switch\" and all copies are in sync"
+            ));
+            e.could.push(format!("move the primary: holdfast failover {volume}"));
+        } else {
+            e.dangers.push(format!("the copy on {node} is slow: {latency} ms for a write, the others {others} ms; if a quorum needs it, guests wait for it"));
+            e.next.push(format!(
+                "writes are acknowledged by the other copies, as long as {} of them answer",
+                self.volume.quorum
+            ));
+        }
+        e.could.push(format!("look at the device of {node} (dmesg, iostat there) and at its network"));
     }
 
     fn resyncing(&self, copy: &pb::Copy, e: &mut Explanation) {

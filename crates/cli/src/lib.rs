@@ -20,8 +20,10 @@ pub mod harness;
 mod manual;
 mod offline;
 mod output;
+mod redact;
 mod run;
 mod simulate;
+mod top;
 mod units;
 pub mod workload;
 

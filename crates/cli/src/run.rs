@@ -36,9 +36,17 @@ fn run(cli: Cli) -> Result<(), CliError> {
             let timeout = timeout.as_deref().map(commands::parse_timeout).transpose()?;
             bench::run(&socket, output, timeout, &args)
         }
+        Command::SupportBundle(args) => {
+            let timeout = timeout.as_deref().map(commands::parse_timeout).transpose()?;
+            runtime()?.block_on(commands::support::run(&socket, output, timeout, &args))
+        }
         Command::Fsck(args) => {
             die_of_broken_pipes();
             offline::fsck(&args, output)
+        }
+        Command::Control(command) => {
+            die_of_broken_pipes();
+            offline::control(&command, output)
         }
         Command::Export(args) => {
             die_of_broken_pipes();

@@ -7,8 +7,8 @@ mod what_if;
 
 use crate::args::{Output, SimArgs, SimCommand};
 use crate::error::CliError;
-use holdfast_sim::{Follow, Setup};
-use serde_json::json;
+use holdfast_sim::{Follow, Setup, Violation};
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// Seeds that a run without arguments tries.
@@ -73,9 +73,7 @@ fn one(seed: u64, args: &SimArgs, setup: &Setup, output: Output) -> Result<(), C
     match output {
         _ if args.hash => println!("{hash}"),
         Output::Json => {
-            let broken = violation.as_ref().map(|v| json!({ "property": v.property, "text": v.text }));
-            let events = replay.reached.events;
-            println!("{}", json!({ "seed": seed, "events": events, "hash": hash, "violation": broken }));
+            println!("{}", one_json(seed, replay.reached.events, &hash, violation.as_ref()));
         }
         Output::Table if violation.is_none() => {
             println!("seed {seed}: {} events, hash {hash}, every property held", replay.reached.events);
@@ -85,4 +83,17 @@ fn one(seed: u64, args: &SimArgs, setup: &Setup, output: Output) -> Result<(), C
     violation.map_or(Ok(()), |v| {
         Err(CliError::Simulator(format!("seed {seed} breaks {}: {} (hash {hash})", v.property, v.text)))
     })
+}
+
+/// Of one seed.
+pub(crate) fn one_json(seed: u64, events: u64, hash: &str, violation: Option<&Violation>) -> Value {
+    let broken = violation.map(|v| json!({ "property": v.property, "text": v.text }));
+    json!({ "seed": seed, "events": events, "hash": hash, "violation": broken })
+}
+
+#[cfg(test)]
+pub(crate) fn examples() -> [(&'static str, Value); 3] {
+    let violation = Violation { property: "S1", text: "a sentence".to_owned() };
+    let one = one_json(1, 2, "0123456789abcdef", Some(&violation));
+    [("sim", report::example()), ("sim --seed", one), ("sim what-if", what_if::example())]
 }

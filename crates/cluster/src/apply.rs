@@ -1,13 +1,14 @@
 //! The transitions. Each checks everything first and then changes, so that a refusal leaves no trace.
 
+use crate::alone::Degraded;
 use crate::command::{Command, Outcome, Refusal, RefusalKind};
 use crate::members::Copies;
 use crate::recovery::{Kept, Order, Receipt};
 use crate::state::{Duty, Node, Phase, State, Token, Volume};
-use RefusalKind::{Exists, Invalid, NotFound, Stale, Unsafe};
+use RefusalKind::{Broken, Exists, Invalid, NotFound, Stale, Unsafe};
 use holdfast_types::{
-    BLOCK_SIZE, Configuration, Durability, Epoch, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member, Mutant,
-    NodeId, Nominee, Pending, QuorumRule, VolumeId, VolumeSize, mutated,
+    BLOCK_SIZE, Configuration, Durability, Epoch, GuestLimits, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member,
+    Mutant, NodeId, Nominee, Pending, QuorumRule, SocketAccess, VolumeId, VolumeSize, mutated,
 };
 use std::collections::BTreeMap;
 
@@ -32,6 +33,15 @@ fn require(holds: bool, kind: RefusalKind, message: impl FnOnce() -> String) -> 
     if holds { Ok(()) } else { refuse(kind, message()) }
 }
 
+/// How a new volume is to be, beside its name, size and place.
+struct Wanted<'a> {
+    durability: Durability,
+    write_quorum: u8,
+    degraded: Option<Degraded>,
+    limits: GuestLimits,
+    socket: &'a SocketAccess,
+}
+
 /// The parts of an open volume that commands change.
 struct Open<'a> {
     name: &'a str,
@@ -40,19 +50,80 @@ struct Open<'a> {
     pending: &'a mut Option<Pending>,
     nominee: &'a mut Option<Nominee>,
     copies: &'a mut Copies,
+    rule: QuorumRule,
     /// Of the forced recovery that made the active configuration, if one did.
     receipt: Option<&'a mut Receipt>,
+    recovered: &'a mut Option<Epoch>,
+}
+
+/// What a command may change, as it was.
+enum Before {
+    /// And the id that the next new volume gets.
+    Volume(VolumeId, Option<Box<Volume>>, VolumeId),
+    All(Box<State>),
+}
+
+impl Before {
+    /// Nearly every command is about one volume of many.
+    fn of(state: &State, command: &Command) -> Before {
+        let one = |id: VolumeId| {
+            let volume = state.volumes.get(&id).cloned().map(Box::new);
+            Before::Volume(id, volume, state.next_volume)
+        };
+        match command {
+            Command::CreateVolume { .. } => one(state.next_volume),
+            _ => command.volume().map_or_else(|| Before::All(Box::new(state.clone())), one),
+        }
+    }
+
+    /// What else follows from the change, and whether the invariants hold: of what was not touched they did before.
+    fn settle(&self, state: &mut State) -> Result<(), String> {
+        match self {
+            Before::Volume(id, ..) => {
+                state.volumes.get_mut(id).into_iter().for_each(Volume::drop_left_out);
+                state.check_one(*id)
+            }
+            Before::All(_) => {
+                state.volumes.values_mut().for_each(Volume::drop_left_out);
+                state.check()
+            }
+        }
+    }
+
+    fn restore(self, state: &mut State) {
+        match self {
+            Before::Volume(id, volume, next) => {
+                state.next_volume = next;
+                match volume {
+                    Some(volume) => drop(state.volumes.insert(id, *volume)),
+                    None => drop(state.volumes.remove(&id)),
+                }
+            }
+            Before::All(before) => *state = *before,
+        }
+    }
 }
 
 impl State {
     /// Carries out a committed command. The same on every node.
     ///
+    /// One that would break an invariant is refused, too. It is in the log for good: a node that ended at it would end there at every
+    /// start, and all nodes would. Whoever mends the defect refuses the command as well, in this version of the cluster.
+    ///
     /// # Errors
     /// A refusal, which changed nothing.
     pub fn apply(&mut self, command: &Command) -> Result<Outcome, Refusal> {
-        let applied = self.dispatch(command);
-        self.validate();
-        applied
+        let before = Before::of(self, command);
+        let applied = self.may_order(command).and_then(|()| self.dispatch(command));
+        let Err(what) = before.settle(self) else { return applied };
+        before.restore(self);
+        refuse(
+            Broken,
+            format!(
+                "expected a cluster whose invariants hold, found that {what}; nothing was changed. This is a defect of Holdfast: report it with \
+                 `holdfast support-bundle`"
+            ),
+        )
     }
 
     fn dispatch(&mut self, command: &Command) -> Applied {
@@ -74,11 +145,25 @@ impl State {
             Command::RemoveNode { node } => self.remove_node(*node),
             Command::WantNode { node, wanted } => self.want_node(*node, *wanted),
             Command::AddToken { id, hash, expires } => self.add_token(*id, hash, *expires),
-            Command::CreateVolume { name, size, durability, write_quorum, nodes, primary } => {
-                self.create_volume(name, *size, *durability, *write_quorum, nodes, *primary)
+            Command::CreateVolume {
+                name,
+                size,
+                durability,
+                write_quorum,
+                nodes,
+                primary,
+                degraded,
+                limits,
+                socket,
+            } => {
+                let (durability, write_quorum, degraded, limits) = (*durability, *write_quorum, *degraded, *limits);
+                let order = Wanted { durability, write_quorum, degraded, limits, socket };
+                self.create_volume(name, *size, &order, nodes, *primary)
             }
-            Command::ResizeVolume { volume, after, size, shrink } => {
-                self.resize_volume(*volume, *after, *size, *shrink)
+            Command::LimitVolume { volume, limits } => self.limit_volume(*volume, *limits),
+            Command::ShareVolume { volume, socket } => self.share_volume(*volume, socket),
+            Command::ResizeVolume { volume, after, size, shrink, found } => {
+                self.resize_volume(*volume, *after, (*size, *shrink), *found)
             }
             Command::RegisterCopy { volume, node, incarnation } => self.register_copy(*volume, *node, *incarnation),
             Command::DeleteVolume { volume } => self.delete_volume(*volume),
@@ -92,6 +177,7 @@ impl State {
             Command::ReplaceCopy { volume, old, new } => self.replace_copy(*volume, *old, *new),
             Command::MoveCopy { volume, old, new, why } => self.move_copy(*volume, *old, *new, *why),
             Command::KeepCopy { volume, node } => self.keep_copy(*volume, *node),
+            Command::GoAlone { volume, base, node } => self.go_alone(*volume, *base, *node),
             Command::Activate { volume, epoch } => self.activate(*volume, *epoch),
             Command::ForceRecover { volume, base, survivors, primary, at_ms, by, known } => {
                 let order = Order { base: *base, survivors, primary: *primary, at_ms: *at_ms, by, known };
@@ -105,7 +191,16 @@ impl State {
             }
             Command::Nominate { volume, node, base, planned } => self.nominate(*volume, *node, *base, *planned),
             Command::ClearNominee { volume, base } => self.clear_nominee(*volume, *base),
+            Command::RaiseVersion { to, next_node } => self.raise_version(*to, *next_node),
         }
+    }
+
+    fn limit_volume(&mut self, volume: VolumeId, limits: GuestLimits) -> Applied {
+        self.grant(volume, limits.check(), |volume| volume.limits = limits.settled())
+    }
+
+    fn share_volume(&mut self, volume: VolumeId, socket: &SocketAccess) -> Applied {
+        self.grant(volume, socket.check(), |volume| volume.socket = socket.clone())
     }
 
     fn add_node(&mut self, node: Node, token: Option<u64>) -> Applied {
@@ -156,9 +251,9 @@ impl State {
     /// Whether the cluster can do without the node for ever.
     fn may_go(&self, id: NodeId) -> Result<(), Refusal> {
         let name = &self.nodes[&id].name;
-        let counting: Vec<&str> = self.volumes().filter(|v| v.counts_on(id)).map(|v| v.name.as_str()).collect();
-        require(counting.is_empty(), Unsafe, || {
-            let (count, first) = (counting.len(), counting[0]);
+        let needing: Vec<&str> = self.volumes().filter(|v| v.needs(id)).map(|v| v.name.as_str()).collect();
+        require(needing.is_empty(), Unsafe, || {
+            let (count, first) = (needing.len(), needing[0]);
             format!(
                 "expected no copy that counts on {name}, found {count}, the first of volume {first}; `holdfast node drain {name}` \
                  makes others in their place, also while {name} is down"
@@ -188,11 +283,11 @@ impl State {
         &mut self,
         name: &str,
         size: u64,
-        durability: Durability,
-        write_quorum: u8,
+        wanted: &Wanted<'_>,
         nodes: &[NodeId],
         primary: Option<NodeId>,
     ) -> Applied {
+        let Wanted { durability, write_quorum, degraded, limits, socket } = *wanted;
         check_name("volume", name)?;
         if self.volume_by_name(name).is_some() {
             return refuse(Exists, format!("volume {name} exists already; choose another name"));
@@ -201,6 +296,14 @@ impl State {
         let size = VolumeSize::new(size).map_err(|e| Refusal::new(Invalid, e.to_string()))?;
         let copies = self.check_copies(nodes)?;
         check_quorum(write_quorum, copies.len(), durability)?;
+        let pair = copies.len() == 2 && durability != Durability::Async;
+        require(pair || degraded.is_none(), Invalid, || {
+            let found = copies.len();
+            format!(
+                "what becomes of writes while one of two copies is gone is chosen for two copies that both hold a write, found {found}; leave --degraded out"
+            )
+        })?;
+        limits.check().and_then(|()| socket.check()).map_err(|what| Refusal::new(Invalid, what))?;
         let primary = primary.unwrap_or(nodes[0]);
         let message = || {
             let name = self.node(primary).map_or_else(|| primary.to_string(), |n| n.name.clone());
@@ -220,43 +323,77 @@ impl State {
             durability,
             write_quorum,
             rule,
+            degraded,
             max_epoch: Epoch::ZERO,
             phase,
             receipts: Vec::new(),
+            limits: limits.settled(),
+            socket: socket.clone(),
+            recovered: None,
         };
         self.volumes.insert(id, volume);
         Ok(Outcome::Volume(id))
     }
 
-    /// Decides; the primary carries it out in the volume's log.
-    fn resize_volume(&mut self, id: VolumeId, after: u64, size: u64, shrink: bool) -> Applied {
+    /// What guests are granted, unless there is something wrong with it.
+    fn grant(&mut self, id: VolumeId, sound: Result<(), String>, change: impl FnOnce(&mut Volume)) -> Applied {
         let volume = self.present(id)?;
-        let (name, now) = (volume.name.clone(), volume.size.bytes());
+        require(!volume.is_deleting(), Stale, || format!("volume {} is being deleted", volume.name))?;
+        sound.map_err(|what| Refusal::new(Invalid, what))?;
+        change(volume);
+        Ok(Outcome::Done)
+    }
+
+    /// Decides; the primary carries it out in the volume's log.
+    fn resize_volume(
+        &mut self,
+        id: VolumeId,
+        after: u64,
+        (size, shrink): (u64, bool),
+        found: Option<(u64, u64)>,
+    ) -> Applied {
+        let recovered = !self.recoveries.is_empty();
+        let volume = self.present(id)?;
+        let name = volume.name.clone();
+        let valid = |e: holdfast_types::VolumeSizeError| Refusal::new(Invalid, e.to_string());
+        let last = volume.resizes.last().map_or(0, |r| r.0);
+        // Without it the next decisions would count as carried out, and the one behind them would shrink what has grown since.
+        let ahead = match found.filter(|(_, decision)| recovered && *decision > last) {
+            Some((bytes, decision)) => Some((decision, VolumeSize::new(bytes).map_err(valid)?)),
+            None => None,
+        };
+        let now = ahead.map_or(volume.size, |(_, size)| size).bytes();
         require(!volume.is_deleting(), Stale, || format!("volume {name} is being deleted"))?;
         require(size.is_multiple_of(BLOCK_SIZE as u64), Invalid, || {
             let up = size.saturating_add(BLOCK_SIZE as u64 - 1) / BLOCK_SIZE as u64 * BLOCK_SIZE as u64;
             format!("a volume is resized to a multiple of {BLOCK_SIZE} bytes, found {size}; round it to {up}")
         })?;
-        let size = VolumeSize::new(size).map_err(|e| Refusal::new(Invalid, e.to_string()))?;
-        if size == volume.size {
+        let size = VolumeSize::new(size).map_err(valid)?;
+        if size.bytes() == now && ahead.is_none() {
             return Ok(Outcome::Done);
         }
-        let last = volume.resizes.last().map_or(0, |r| r.0);
         require(after == last || mutated(Mutant::StaleResize), Stale, || {
             format!("volume {name} was resized meanwhile and is to have {now} bytes; look at it and ask again")
         })?;
-        require(size > volume.size || shrink, Unsafe, || {
+        require(size.bytes() >= now || shrink, Unsafe, || {
             let (to, gone) = (size.bytes(), now - size.bytes());
             format!(
                 "volume {name} has {now} bytes: with {to} the last {gone} bytes, from byte {to} on, would be gone for good on every \
                  copy; make the file system in it smaller first, and then ask with --shrink"
             )
         })?;
-        volume.size = size;
-        volume.resizes.push((last + 1, size));
-        if volume.resizes.len() > MAX_RESIZES {
-            volume.resizes.remove(0);
+        if ahead.is_some() {
+            // Nobody knows the decisions between, and nobody needs them: the log is beyond.
+            volume.resizes.clear();
+            volume.resizes.extend(ahead);
         }
+        if size.bytes() != now {
+            let last = volume.resizes.last().map_or(0, |r| r.0);
+            volume.resizes.push((last + 1, size));
+        }
+        volume.size = size;
+        let beyond = volume.resizes.len().saturating_sub(MAX_RESIZES);
+        volume.resizes.drain(..beyond);
         Ok(Outcome::Done)
     }
 
@@ -317,8 +454,13 @@ impl State {
             let nominee = Some(Nominee { node: *primary, base: Epoch::ZERO, planned: false });
             let write_quorum = volume.write_quorum;
             let active = Configuration { epoch: Epoch::ZERO, primary: None, members, write_quorum };
-            let copies = Copies::of(&active);
-            volume.phase = Phase::Open { active, pending: None, nominee, copies };
+            volume.phase = if volume.recovered.is_some() {
+                let primary = *primary;
+                volume.first_after_recovery(active, primary)
+            } else {
+                let copies = Copies::of(&active);
+                Phase::Open { active, pending: None, nominee, copies }
+            };
         }
         Ok(Outcome::Done)
     }
@@ -363,7 +505,9 @@ impl State {
         let message = || format!("node {node} is no member of {name} and can't lead it");
         require(open.active.member(node).is_some(), Unsafe, message)?;
         *open.max_epoch = open.max_epoch.next();
-        let configuration = Configuration { epoch: *open.max_epoch, primary: Some(node), ..open.active.clone() };
+        let now = Configuration { epoch: *open.max_epoch, primary: Some(node), ..open.active.clone() };
+        let alone = open.copies.alone.is_some_and(|a| a.node == node);
+        let configuration = if alone { now.alone(node, open.rule) } else { now };
         configuration.validate();
         let epoch = configuration.epoch;
         *open.pending = Some(Pending { configuration, base, life, same_primary: false });
@@ -392,6 +536,7 @@ impl State {
         assert_eq!(pending.base, open.active.epoch, "S21: a claim is void once another epoch is active");
         let before = std::mem::replace(open.active, pending.configuration.clone());
         open.copies.activated(&before, open.active);
+        *open.recovered = None;
         let (epoch, active) = (open.active.epoch, &*open.active);
         // A switchover that waits is still wanted after a change of members.
         let waits = |n: &Nominee| pending.same_primary && n.planned && active.member(n.node).is_some();
@@ -422,11 +567,11 @@ impl State {
 
     fn open_any(&mut self, id: VolumeId) -> Result<Open<'_>, Refusal> {
         let volume = self.present(id)?;
-        let Volume { name, max_epoch, phase, receipts, .. } = volume;
+        let Volume { name, max_epoch, phase, receipts, rule, recovered, .. } = volume;
         match phase {
             Phase::Open { active, pending, nominee, copies } => {
                 let receipt = receipts.last_mut().filter(|r| r.epoch == active.epoch);
-                Ok(Open { name, max_epoch, active, pending, nominee, copies, receipt })
+                Ok(Open { name, max_epoch, active, pending, nominee, copies, rule: *rule, receipt, recovered })
             }
             Phase::Creating { .. } => refuse(Stale, format!("volume {name} waits for copies to be created")),
             Phase::Deleting { .. } => refuse(Stale, format!("volume {name} is being deleted")),

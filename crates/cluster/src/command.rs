@@ -1,15 +1,17 @@
 //! What can be asked of the state, and the two ways it can answer.
 
+use crate::alone::Degraded;
 use crate::members::Why;
 use crate::recovery::{FoundCopy, Known, Operator};
 use crate::state::Duty;
 use crate::wire;
-use holdfast_types::{Durability, Epoch, Incarnation, Life, Lsn, Member, NodeId, VolumeId};
+use holdfast_types::{
+    ClusterVersion, Durability, Epoch, GuestLimits, Incarnation, Life, Lsn, Member, NodeId, SocketAccess, Speaks,
+    VolumeId,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Version of the envelope around commands and snapshots.
-pub(crate) const VERSION: u32 = 1;
 /// Largest command; Raft's own limit is the same.
 const MAX_COMMAND_BYTES: usize = 1 << 20;
 
@@ -75,6 +77,33 @@ pub enum Command {
         /// Who leads first; by default the first of `nodes`.
         #[serde(with = "wire::opt")]
         primary: Option<NodeId>,
+        /// Of two copies: what becomes of writes while one is gone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        degraded: Option<Degraded>,
+        /// How much its guests may ask for.
+        #[serde(default, with = "wire::GuestLimitsDef", skip_serializing_if = "GuestLimits::is_none")]
+        limits: GuestLimits,
+        /// Who may open its socket.
+        #[serde(default, with = "wire::SocketAccessDef", skip_serializing_if = "SocketAccess::is_default")]
+        socket: SocketAccess,
+    },
+    /// Guests of the volume may ask for so much from now on.
+    LimitVolume {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// All of them; replaces what was set before.
+        #[serde(with = "wire::GuestLimitsDef")]
+        limits: GuestLimits,
+    },
+    /// The volume's socket may be opened by these from now on.
+    ShareVolume {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// Who.
+        #[serde(with = "wire::SocketAccessDef")]
+        socket: SocketAccess,
     },
     /// The volume is to have another size.
     ResizeVolume {
@@ -88,6 +117,10 @@ pub enum Command {
         size: u64,
         /// A smaller one is meant: what lies behind it is discarded.
         shrink: bool,
+        /// The size that the volume's log has, in bytes, and by which decision, if that is a later one than is known of: it was agreed
+        /// on by those that were lost when the control plane was recovered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        found: Option<(u64, u64)>,
     },
     /// A chosen node has created its copy.
     RegisterCopy {
@@ -202,6 +235,18 @@ pub enum Command {
         #[serde(with = "wire::one")]
         node: NodeId,
     },
+    /// A1: the next epoch of a volume of two copies has one member, as the other copy is out of reach.
+    GoAlone {
+        /// The volume.
+        #[serde(with = "wire::one")]
+        volume: VolumeId,
+        /// The active epoch.
+        #[serde(with = "wire::one")]
+        base: Epoch,
+        /// Who goes on.
+        #[serde(with = "wire::one")]
+        node: NodeId,
+    },
     /// T8.
     Activate {
         /// The volume.
@@ -286,6 +331,15 @@ pub enum Command {
         #[serde(with = "wire::one")]
         base: Epoch,
     },
+    /// V2: every node speaks that version, so it is the cluster's from now on.
+    RaiseVersion {
+        /// The version.
+        #[serde(with = "wire::version")]
+        to: ClusterVersion,
+        /// The id that the next node to join gets: whoever joined meanwhile was not asked.
+        #[serde(with = "wire::one")]
+        next_node: NodeId,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -295,32 +349,118 @@ struct Envelope<T> {
     body: T,
 }
 
-/// JSON in a versioned envelope.
-pub(crate) fn encode<T: Serialize>(body: &T) -> Vec<u8> {
-    serde_json::to_vec(&Envelope { version: VERSION, body }).expect("plain data in ordered maps always has a JSON form")
+/// What can be read of an envelope whatever its body has become.
+#[derive(Deserialize)]
+struct Label {
+    version: u32,
 }
 
-pub(crate) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> {
+/// JSON in an envelope that says which version is needed to read it.
+pub(crate) fn encode<T: Serialize>(body: &T, version: ClusterVersion) -> Vec<u8> {
+    let envelope = Envelope { version: version.0, body };
+    serde_json::to_vec(&envelope).expect("plain data in ordered maps always has a JSON form")
+}
+
+/// The label is looked at first, so that it is named where the body is of a version to come.
+pub(crate) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8], speaks: Speaks) -> Result<T, DecodeError> {
+    let Label { version } = serde_json::from_slice(bytes)?;
+    if version < ClusterVersion::FIRST.0 || version > speaks.newest().0 {
+        return Err(DecodeError::Version { speaks, found: version });
+    }
     let envelope: Envelope<T> = serde_json::from_slice(bytes)?;
-    if envelope.version == VERSION { Ok(envelope.body) } else { Err(DecodeError::Version(envelope.version)) }
+    Ok(envelope.body)
 }
 
 impl Command {
+    /// The least version of a cluster that has this command, with what is in it.
+    #[must_use]
+    pub fn needs(&self) -> ClusterVersion {
+        match self {
+            Command::RaiseVersion { .. }
+            | Command::GoAlone { .. }
+            | Command::LimitVolume { .. }
+            | Command::ShareVolume { .. }
+            | Command::MoveCopy { why: Why::Asked, .. }
+            | Command::ResizeVolume { found: Some(_), .. } => ClusterVersion::TOLD,
+            Command::CreateVolume { degraded, limits, socket, .. }
+                if degraded.is_some() || !limits.is_none() || !socket.is_default() =>
+            {
+                ClusterVersion::TOLD
+            }
+            Command::AddNode { .. }
+            | Command::RemoveNode { .. }
+            | Command::WantNode { .. }
+            | Command::AddToken { .. }
+            | Command::CreateVolume { .. }
+            | Command::ResizeVolume { .. }
+            | Command::RegisterCopy { .. }
+            | Command::DeleteVolume { .. }
+            | Command::CopyDeleted { .. }
+            | Command::Claim { .. }
+            | Command::Reconfigure { .. }
+            | Command::AddCopy { .. }
+            | Command::RemoveCopy { .. }
+            | Command::ReplaceCopy { .. }
+            | Command::MoveCopy { .. }
+            | Command::KeepCopy { .. }
+            | Command::Activate { .. }
+            | Command::ForceRecover { .. }
+            | Command::NoteKept { .. }
+            | Command::FoundCopy { .. }
+            | Command::Nominate { .. }
+            | Command::ClearNominee { .. } => ClusterVersion::FIRST,
+        }
+    }
+
+    /// The one volume that it may change; `None`: it makes one, may change others, or what is no volume.
+    #[must_use]
+    pub fn volume(&self) -> Option<VolumeId> {
+        match self {
+            Command::LimitVolume { volume, .. }
+            | Command::ShareVolume { volume, .. }
+            | Command::ResizeVolume { volume, .. }
+            | Command::RegisterCopy { volume, .. }
+            | Command::DeleteVolume { volume }
+            | Command::CopyDeleted { volume, .. }
+            | Command::Claim { volume, .. }
+            | Command::Reconfigure { volume, .. }
+            | Command::AddCopy { volume, .. }
+            | Command::RemoveCopy { volume, .. }
+            | Command::ReplaceCopy { volume, .. }
+            | Command::MoveCopy { volume, .. }
+            | Command::KeepCopy { volume, .. }
+            | Command::GoAlone { volume, .. }
+            | Command::Activate { volume, .. }
+            | Command::ForceRecover { volume, .. }
+            | Command::NoteKept { volume, .. }
+            | Command::FoundCopy { volume, .. }
+            | Command::Nominate { volume, .. }
+            | Command::ClearNominee { volume, .. } => Some(*volume),
+            _ => None,
+        }
+    }
+
     /// For a proposal.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        encode(self, self.needs())
     }
 
-    /// From a committed entry.
+    /// From a committed entry, by an agent that speaks these versions.
     ///
     /// # Errors
-    /// No command, or one of another version. A node that can't read what was agreed must stop.
-    pub fn decode(bytes: &[u8]) -> Result<Command, DecodeError> {
+    /// No command, or one of a version that is not spoken here. A node that can't read what was agreed must stop.
+    pub fn decode(bytes: &[u8], speaks: Speaks) -> Result<Command, DecodeError> {
         if bytes.len() > MAX_COMMAND_BYTES {
             return Err(DecodeError::TooLarge(bytes.len()));
         }
-        decode(bytes)
+        let command: Command = decode(bytes, speaks)?;
+        let needed = command.needs();
+        // What an older envelope holds, an older agent reads.
+        if needed > speaks.newest() {
+            return Err(DecodeError::Version { speaks, found: needed.0 });
+        }
+        Ok(command)
     }
 }
 
@@ -331,8 +471,16 @@ pub enum DecodeError {
     #[error("not what this version of holdfast reads: {0}")]
     Json(#[from] serde_json::Error),
     /// Of another version.
-    #[error("expected version {VERSION}, found version {0}; upgrade this node")]
-    Version(u32),
+    #[error("expected one of version {speaks}, found one of version {found}")]
+    Version {
+        /// What is spoken here.
+        speaks: Speaks,
+        /// What would have to be.
+        found: u32,
+    },
+    /// An agent of the first version does not know this.
+    #[error("it has what version 1 has not")]
+    Later,
     /// Above the limit.
     #[error("{0} bytes are more than any command has")]
     TooLarge(usize),
@@ -367,6 +515,8 @@ pub enum RefusalKind {
     Stale,
     /// It would endanger data.
     Unsafe,
+    /// It would break an invariant of the state, or the state breaks one: a defect of this program, to be told loudly.
+    Broken,
 }
 
 /// Nothing changed, and why: expected, found, what to do.

@@ -9,8 +9,10 @@
 //! Decisions are wishes: a nominee claims, and the compare-and-swap decides. So a wrong one costs a failover at
 //! worst, and what limits their number (L3) is patience that doubles while nothing comes of them.
 
+use crate::alone::Missing;
 use crate::command::Command;
 use crate::detector::{CopyReport, CopyRole, CopyState, Detector};
+use crate::placement;
 use crate::redundancy::Moves;
 use crate::state::State;
 use holdfast_types::{Epoch, Lsn, NodeId, Nominee, Time, VolumeId, VolumeView};
@@ -19,6 +21,8 @@ use std::time::Duration;
 
 /// Primaries that hand over at a time because their nodes are drained: each takes a pause of its guests.
 const HAND_OVERS: usize = 8;
+/// A primary that is slow hands over at most so often: its successor may be slow as well.
+const SLOW_COOL_DOWN: Duration = Duration::from_mins(10);
 /// A proposal that the state still does not show after this is made again.
 const REPEAT: Duration = Duration::from_secs(1);
 
@@ -39,8 +43,12 @@ struct Watch {
     followed: Option<Followed>,
     /// Nominees in a row of which nothing came.
     fruitless: u32,
+    /// Which copy of two does not reach which, and since when.
+    missing: Missing,
     /// The last proposal, and when.
     proposed: Option<(Command, Time)>,
+    /// When a slow primary was last made to hand over.
+    unburdened: Option<Time>,
 }
 
 struct Followed {
@@ -72,12 +80,18 @@ impl Detector {
         leading.watches.retain(|id, _| state.volumes.contains_key(id));
         let mut commands = Vec::new();
         let views: Vec<VolumeView> = state.volumes.keys().filter_map(|id| state.view(*id)).collect();
+        // What dead nodes led is shared by those that live, not left to one of them.
+        let mut leads = placement::leads(state.volumes());
         let mut handing_over = views.iter().filter(|v| v.nominee.is_some_and(|n| n.planned)).count();
         for view in &views {
             let watch = leading.watches.entry(view.volume).or_default();
             let may_hand_over = handing_over < HAND_OVERS;
-            let look = Look { detector: self, state, view, me, now, since: leading.since, may_hand_over };
+            let since = leading.since;
+            let look = Look { detector: self, state, view, me, now, since, may_hand_over, leads: &leads };
             if let Some(command) = look.decide(watch) {
+                if let Command::Nominate { node, .. } = &command {
+                    *leads.entry(*node).or_default() += 1;
+                }
                 handing_over += usize::from(matches!(command, Command::Nominate { planned: true, .. }));
                 let repeated = watch.proposed.as_ref().is_some_and(|(c, at)| *c == command && now.since(*at) < REPEAT);
                 if !repeated {
@@ -96,25 +110,30 @@ impl Detector {
 }
 
 /// One volume at one moment.
-struct Look<'a> {
-    detector: &'a Detector,
-    state: &'a State,
-    view: &'a VolumeView,
+pub(crate) struct Look<'a> {
+    pub(crate) detector: &'a Detector,
+    pub(crate) state: &'a State,
+    pub(crate) view: &'a VolumeView,
     me: NodeId,
-    now: Time,
+    pub(crate) now: Time,
     since: Time,
     /// Few enough primaries hand over already.
     may_hand_over: bool,
+    /// How many volumes each node leads, or is to lead.
+    leads: &'a BTreeMap<NodeId, usize>,
 }
 
 impl Look<'_> {
     fn decide(&self, watch: &mut Watch) -> Option<Command> {
+        if let Some(command) = self.go_alone(&mut watch.missing) {
+            return Some(command);
+        }
         let lead = self.lead(watch);
         let Some(nominee) = self.view.nominee else {
             watch.followed = None;
             if lead == Lead::Well {
                 watch.fruitless = 0;
-                return self.move_away();
+                return self.move_away().or_else(|| self.unburden(watch));
             }
             return self.nominate_best(None);
         };
@@ -184,7 +203,7 @@ impl Look<'_> {
     /// Its device does not answer, and enough others could hold a write without it: a claim that needs it would only end
     /// its reign (trap 31).
     fn hung_and_replaceable(&self, primary: NodeId) -> bool {
-        let quorum = usize::from(self.view.active.write_quorum);
+        let quorum = if self.may_go_alone() { 1 } else { usize::from(self.view.active.write_quorum) };
         self.report(primary).is_some_and(|r| r.hung.is_some()) && self.able().count() >= quorum
     }
 
@@ -199,11 +218,11 @@ impl Look<'_> {
     }
 
     /// Silent for long. A fresh leader gives everybody a full timeout: it does not know why it became leader.
-    fn dead(&self, node: NodeId) -> bool {
+    pub(crate) fn dead(&self, node: NodeId) -> bool {
         node != self.me && !self.detector.alive(node, self.now) && !self.within_grace()
     }
 
-    fn report(&self, node: NodeId) -> Option<&CopyReport> {
+    pub(crate) fn report(&self, node: NodeId) -> Option<&CopyReport> {
         self.detector.report(node, self.view.volume)
     }
 
@@ -246,15 +265,40 @@ impl Look<'_> {
         Some(Command::Nominate { volume: self.view.volume, node, base: self.view.active.epoch, planned: true })
     }
 
-    /// The live member with the longest log, as far as known. `None` if too few live to open at all: to claim would
-    /// only seal them, and their reports may still change who is best.
+    /// A primary whose copy is slow hands over to a member that follows and is not, if that is wanted. A switchover loses nothing; it takes
+    /// place within the volume's members and only while every one of them is well, so that the next fault finds what it would have found.
+    fn unburden(&self, watch: &mut Watch) -> Option<Command> {
+        let primary =
+            self.view.active.primary.filter(|_| self.may_hand_over && self.detector.config.move_slow_primary)?;
+        let slow = &self.report(primary)?.slow;
+        let recent = watch.unburdened.is_some_and(|at| self.now.since(at) < SLOW_COOL_DOWN);
+        if recent || !slow.iter().any(|s| s.node == primary) || self.view.pending.is_some() {
+            return None;
+        }
+        let others = || self.view.active.members.iter().map(|m| m.node).filter(|n| *n != primary);
+        let follows = |n: NodeId| self.report(n).is_some_and(|r| r.state == CopyState::InSync && r.hung.is_none());
+        let stays = |n: NodeId| self.state.node(n).is_some_and(crate::Node::takes_copies);
+        let leaving = &self.view.leaving;
+        if !others().all(|n| !self.dead(n) && follows(n)) {
+            return None;
+        }
+        let fit = |n: &NodeId| stays(*n) && !leaving.contains(n) && slow.iter().all(|s| s.node != *n);
+        let log = |n: &NodeId| (self.report(*n).map(|r| (r.epoch, r.durable)), std::cmp::Reverse(*n));
+        let node = others().filter(fit).max_by_key(log)?;
+        watch.unburdened = Some(self.now);
+        Some(Command::Nominate { volume: self.view.volume, node, base: self.view.active.epoch, planned: true })
+    }
+
+    /// The live member with the longest log, as far as known; of several the one that leads the fewest volumes. `None` if too few live
+    /// to open at all: to claim would only seal them, and their reports may still change who is best.
     fn nominate_best(&self, but: Option<NodeId>) -> Option<Command> {
         let able: Vec<NodeId> = self.able().collect();
         if !self.view.is_fence(|n| able.contains(&n)) {
             return None;
         }
         let log = |n: NodeId| self.report(n).map(|r| (r.epoch, r.durable));
-        let rank = |n: &NodeId| (log(*n), std::cmp::Reverse(*n));
+        let leads = |n: &NodeId| self.leads.get(n).copied().unwrap_or(0);
+        let rank = |n: &NodeId| (log(*n), std::cmp::Reverse(leads(n)), std::cmp::Reverse(*n));
         let node = able.into_iter().filter(|n| Some(*n) != but).max_by_key(rank)?;
         Some(Command::Nominate { volume: self.view.volume, node, base: self.view.active.epoch, planned: false })
     }

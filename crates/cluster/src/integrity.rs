@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// What verifying one copy came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct Integrity {
     /// By the scrub and by guests' reads, in this life.
     pub total: BlockCounts,
@@ -32,7 +32,6 @@ pub struct Integrity {
 
 /// Blocks that were verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BlockCounts {
     /// Read from the image and verified by the scrub.
     pub verified: u64,
@@ -46,7 +45,6 @@ pub struct BlockCounts {
 
 /// A range of bytes of the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Blocks {
     /// First byte.
     pub offset: u64,
@@ -56,7 +54,6 @@ pub struct Blocks {
 
 /// How far the scrub of a copy has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ScrubReport {
     /// Bytes of the image that the present pass has read.
     pub position: u64,
@@ -72,13 +69,12 @@ pub struct ScrubReport {
     pub passes: u64,
     /// When the present pass began, in milliseconds, if that was in this life. The shell's clock.
     pub started_ms: Option<u64>,
-    /// When the last pass ended.
+    /// When the last pass ended, in milliseconds since 1970, whichever life that was.
     pub ended_ms: Option<u64>,
 }
 
 /// What a comparison of all copies found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Verdict {
     /// Which wish.
     pub run: u64,
@@ -93,7 +89,6 @@ pub struct Verdict {
 
 /// What a comparison found of one copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CopyVerdict {
     /// Who holds it.
     #[serde(with = "wire::one")]
@@ -110,7 +105,6 @@ pub struct CopyVerdict {
 
 /// A copy that differs from the primary's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Difference {
     /// Who holds it.
     #[serde(with = "wire::one")]

@@ -18,12 +18,14 @@
 //! - Ids of nodes and volumes are never used twice.
 //!
 //! Commands and snapshots are JSON in a versioned envelope: a few per hour, and an operator can read them. Unknown
-//! fields are errors: a node that does not understand a command must not skip a part of it.
+//! fields are errors: a node that does not understand a command must not skip a part of it. So nothing is ordered that a
+//! member could not read (`versions`). Heartbeats cause proposals only: what is unknown in them is passed over.
 //!
 //! Deliberately absent: changes of a volume's W, guest data, wall-clock time
 //! (the leader checks a token's expiry before it proposes), and who of the members hears whom: a primary that only
 //! the leader can't hear is replaced, too.
 
+mod alone;
 mod apply;
 mod command;
 mod decide;
@@ -35,22 +37,26 @@ mod placement;
 mod plan;
 mod recovery;
 mod redundancy;
+mod regime;
 mod state;
 mod status;
+mod versions;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
+pub use alone::{Alone, Degraded};
 pub use command::{Command, DecodeError, Outcome, Refusal, RefusalKind};
 pub use detector::{
-    CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Exposure, Heartbeat, LostCopy, REPLACE_AFTER,
-    ResyncProgress, SpaceLeft,
+    Changes, CopyReport, CopyRole, CopyState, Detector, DetectorConfig, Exposure, Heartbeat, LostCopy, RAISE_AFTER,
+    REPLACE_AFTER, ResyncProgress, SlowCopy, SpaceLeft,
 };
 pub use integrity::{BlockCounts, Blocks, CopyVerdict, Difference, Integrity, ScrubReport, Verdict};
 pub use members::{Copies, Successor, Why};
 pub use placement::placement;
 pub use plan::{Plan, Planned, recovery_plan};
 pub use recovery::{FoundCopy, Kept, Known, LastHeard, Loss, Operator, Receipt};
+pub use regime::{Prospect, Recovery};
 pub use state::{Duty, Node, Phase, State, Token, Volume};
 pub use status::{ClusterStatus, CopyStatus, NodeStatus, VolumeState, VolumeStatus, status, volume_status};

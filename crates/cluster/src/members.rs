@@ -8,6 +8,7 @@
 //! that moment, and the primary walks towards it one member at a time. A copy that is wanted anew on its own node goes
 //! first, and comes back as a learner under another incarnation (S20).
 
+use crate::alone::Alone;
 use crate::command::{Outcome, Refusal, RefusalKind};
 use crate::state::{Phase, State, Volume};
 use crate::wire;
@@ -44,6 +45,13 @@ pub struct Copies {
     /// removed or made anew.
     #[serde(default, with = "wire::by_node", skip_serializing_if = "BTreeMap::is_empty")]
     pub aside: BTreeMap<NodeId, Incarnation>,
+    /// The next epoch has one member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<Alone>,
+    /// Learners that were members until the volume went on without them, and the last epoch in which each counted. They keep what they
+    /// hold, and come back under the incarnation that they had.
+    #[serde(default, with = "wire::numbers", skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<NodeId, Epoch>,
 }
 
 /// What a learner is to take the place of.
@@ -57,7 +65,7 @@ pub struct Successor {
     pub why: Why,
 }
 
-/// Why the leader moves a copy.
+/// Why a copy is moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
@@ -65,6 +73,8 @@ pub enum Why {
     Drained,
     /// It is gone for longer than anybody wants to wait.
     Gone,
+    /// An operator asked for another one in its place: the leader takes nothing back. Noted of copies that are left out alone.
+    Asked,
 }
 
 impl Copies {
@@ -92,9 +102,10 @@ impl Copies {
     }
 
     /// A learner is no longer wanted; it may hold files.
-    fn drop_learner(&mut self, node: NodeId) {
+    pub(crate) fn drop_learner(&mut self, node: NodeId) {
         self.learners.remove(&node);
-        self.successors.remove(&node);
+        self.left_out.remove(&node);
+        self.successors.retain(|new, s| *new != node && s.of != node);
         self.wanted.remove(&node);
         self.dropped.insert(node);
     }
@@ -123,6 +134,8 @@ impl Copies {
         let unregistered = self.learners.keys().filter(|n| learners.iter().all(|m| m.node != **n));
         self.dropped.extend(unregistered.copied());
         self.learners.clear();
+        self.left_out.clear();
+        self.alone = None;
         self.renew.clear();
         self.successors.clear();
         self.wanted = now.members.iter().map(|m| m.node).collect();
@@ -144,8 +157,23 @@ impl Copies {
     /// The members are others now.
     pub(crate) fn activated(&mut self, before: &Configuration, now: &Configuration) {
         self.learners.retain(|node, _| now.member(*node).is_none());
+        self.left_out.retain(|node, _| now.member(*node).is_none());
+        let alone = self.alone.take().is_some();
         for gone in before.members.iter().filter(|m| now.member(m.node).is_none()) {
-            self.renew.remove(&gone.node);
+            let renewed = self.renew.remove(&gone.node);
+            // Nobody goes for good who is wanted, or whom somebody is to succeed who lacks more: one of two is out of reach (A3).
+            if alone && !self.wanted.contains(&gone.node) && self.successor_of(gone.node).is_none() {
+                // One that was left out before lacks more than this one.
+                let free = |n: &&NodeId| self.successors.get(n).is_none_or(|s| self.left_out.contains_key(&s.of));
+                let comes = self.learners.keys().filter(|n| self.wanted.contains(n)).find(free);
+                self.successors.extend(comes.map(|new| (*new, Successor { of: gone.node, why: Why::Asked })));
+            }
+            let kept = self.wanted.contains(&gone.node) || (alone && self.successor_of(gone.node).is_some());
+            if !renewed && kept {
+                self.learners.insert(gone.node, Some(gone.incarnation));
+                self.left_out.insert(gone.node, before.epoch);
+                continue;
+            }
             if !mutated(Mutant::RemovedCopyReturns) {
                 self.dropped.insert(gone.node);
             }
@@ -153,8 +181,9 @@ impl Copies {
                 self.learners.insert(gone.node, None);
             }
         }
-        let (learners, member) = (&self.learners, |n: NodeId| now.member(n).is_some());
-        self.successors.retain(|new, s| learners.contains_key(new) && member(s.of));
+        let stays = |n: NodeId| now.member(n).is_some() || self.left_out.contains_key(&n);
+        let learners = &self.learners;
+        self.successors.retain(|new, s| learners.contains_key(new) && stays(s.of));
     }
 
     /// What is asserted after every command.
@@ -162,12 +191,20 @@ impl Copies {
         let member = |n: &NodeId| active.member(*n).is_some();
         let is = |holds: bool, otherwise: &str| if holds { Ok(()) } else { Err(otherwise.to_owned()) };
         is((1..=MAX_MEMBERS).contains(&self.wanted.len()), "a number of wanted copies out of range")?;
-        let to_come: BTreeSet<NodeId> = self.wanted.iter().copied().filter(|n| !member(n)).collect();
+        // A copy that was left out is kept until whoever takes its place counts.
+        let kept = self.successors.values().map(|s| s.of).filter(|n| self.left_out.contains_key(n));
+        let to_come: BTreeSet<NodeId> = self.wanted.iter().copied().filter(|n| !member(n)).chain(kept).collect();
         let learners: BTreeSet<NodeId> = self.learners.keys().copied().collect();
         is(to_come == learners, "learners are the wanted nodes that are no members")?;
         is(self.renew.iter().all(|n| member(n) && self.wanted.contains(n)), "what is made anew is a wanted member")?;
+        let registered = |n: &NodeId| self.learners.get(n).is_some_and(Option::is_some);
+        is(
+            self.left_out.keys().all(registered),
+            "S20: a copy that was left out is a learner with its own incarnation",
+        )?;
+        let stays = |n: &NodeId| member(n) || self.left_out.contains_key(n);
         let succeeds =
-            |(new, s): (&NodeId, &Successor)| learners.contains(new) && member(&s.of) && !self.wanted.contains(&s.of);
+            |(new, s): (&NodeId, &Successor)| learners.contains(new) && stays(&s.of) && !self.wanted.contains(&s.of);
         is(self.successors.iter().all(succeeds), "a successor is a learner, and whom it succeeds an unwanted member")?;
         let of: BTreeSet<NodeId> = self.successors.values().map(|s| s.of).collect();
         is(of.len() == self.successors.len(), "two learners succeed one member")?;
@@ -175,6 +212,11 @@ impl Copies {
             let elsewhere = self.wanted.contains(n) || self.dropped.contains(n);
             self.aside.contains_key(n) && (member(n) || elsewhere)
         };
+        let pair = active.members.len() == 2;
+        is(
+            self.alone.is_none_or(|a| pair && a.base == active.epoch && member(&a.node)),
+            "S21: a copy goes on alone that is none of two members, or on another base",
+        )?;
         is(!self.aside.keys().any(aside), "S20: a copy that was set aside counts or is to count")?;
         is(!self.dropped.iter().any(member), "S20: a member's copy is to be deleted")
     }
@@ -227,6 +269,7 @@ impl State {
             return Ok(Outcome::Done);
         }
         c.copies.want(node);
+        c.copies.forget_successor_of(node);
         Ok(Outcome::Done)
     }
 
@@ -236,6 +279,13 @@ impl State {
         if c.copies.learners.contains_key(&node) {
             c.may_drop(node, &who)?;
             let of = c.copies.successors.get(&node).map(|s| s.of);
+            if of.is_none() && c.copies.wanted.iter().all(|n| *n == node) {
+                let message = format!(
+                    "the copy on {who} is the last one that volume {} is to have; add another one first, or delete the volume",
+                    c.name
+                );
+                return Err(Refusal::new(Unsafe, message));
+            }
             c.copies.drop_learner(node);
             // Whom it was to succeed is needed as before.
             c.copies.wanted.extend(of);
@@ -287,8 +337,15 @@ impl State {
             let message = format!("volume {} has a copy on {to} already; choose a node without one", c.name);
             return Err(Refusal::new(Invalid, message));
         }
+        let mut of = None;
         if c.copies.learners.contains_key(&old) {
             c.may_drop(old, &from)?;
+            // A copy that was left out is kept until somebody else counts, whoever that is.
+            let succeeded = c.copies.successors.get(&old).map(|s| s.of);
+            of = succeeded.filter(|of| c.copies.left_out.contains_key(of) && *of != new);
+            if let Some(of) = of.filter(|_| c.active.member(new).is_some()) {
+                c.may_drop(of, &of.to_string())?;
+            }
             c.copies.drop_learner(old);
         }
         c.copies.wanted.remove(&old);
@@ -297,6 +354,7 @@ impl State {
             c.copies.wanted.insert(new);
         } else {
             c.copies.want(new);
+            c.copies.successors.extend(of.map(|of| (new, Successor { of, why: Why::Asked })));
         }
         c.copies.forget_successor_of(new);
         Ok(Outcome::Done)
@@ -311,11 +369,15 @@ impl State {
         if c.copies.successors.get(&new) == Some(&Successor { of: old, why }) {
             return Ok(Outcome::Done);
         }
-        if !c.copies.wanted.contains(&old) || c.copies.wanted.contains(&new) || c.active.member(new).is_some() {
+        let known = |n: &NodeId| c.copies.wanted.contains(n) || c.copies.left_out.contains_key(n);
+        if !c.copies.wanted.contains(&old) || known(&new) || c.active.member(new).is_some() {
             let message = format!("the copies of {} are others meanwhile, {from} to {to} is no move any more", c.name);
             return Err(Refusal::new(Stale, message));
         }
-        let of = if c.copies.learners.contains_key(&old) {
+        let of = if c.copies.left_out.contains_key(&old) {
+            // It holds what it held: it is not thrown away before another one counts.
+            Some(old)
+        } else if c.copies.learners.contains_key(&old) {
             c.may_drop(old, &from)?;
             // What a successor was to succeed, its own successor does.
             let of = c.copies.successors.get(&old).map(|s| s.of);
@@ -352,6 +414,10 @@ impl State {
         if c.copies.learners.contains_key(&node) {
             c.may_drop(node, &who)?;
             let succeeds = c.copies.successors.get(&node).copied();
+            if let Some((new, _)) = c.copies.successor_of(node) {
+                c.may_drop(new, &new.to_string())?;
+                c.copies.drop_learner(new);
+            }
             c.copies.drop_learner(node);
             c.copies.wanted.insert(node);
             c.copies.learners.insert(node, None);
@@ -420,7 +486,8 @@ impl State {
         };
         let (learners, leaving) = (copies.registered(), copies.leaving(active));
         let expected = |m: &Member| active.members.contains(m) || learners.contains(m);
-        let due = |m: &Member| configuration.member(m.node).is_some() || leaving.contains(&m.node);
+        let left_out = |n: NodeId| copies.alone.is_some_and(|a| a.node == node && n != node);
+        let due = |m: &Member| configuration.member(m.node).is_some() || leaving.contains(&m.node) || left_out(m.node);
         let sound = members.windows(2).all(|w| w[0].node < w[1].node) && (1..=MAX_MEMBERS).contains(&members.len());
         if !sound || !members.iter().all(expected) || !active.members.iter().all(due) {
             return refuse(Stale, format!("these are no members that {name} is to have next"));

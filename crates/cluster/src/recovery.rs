@@ -15,7 +15,7 @@ use crate::state::{Phase, State};
 use crate::wire;
 use RefusalKind::{Invalid, NotFound, Stale};
 use holdfast_types::{
-    Configuration, Durability, Epoch, Forced, Incarnation, Lsn, Member, Mutant, NodeId, VolumeId, mutated,
+    Configuration, Durability, Epoch, Forced, Incarnation, Lsn, MAX_MEMBERS, Member, Mutant, NodeId, VolumeId, mutated,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Receipts kept of one volume.
 const MAX_RECEIPTS: usize = 8;
 /// Longest name of a user or host.
-const MAX_WHO_BYTES: usize = 256;
+pub(crate) const MAX_WHO_BYTES: usize = 256;
 
 /// Who ordered something, by the word of the kernel on the admin socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +132,9 @@ pub struct Receipt {
     /// Copies that were given up and came back.
     #[serde(with = "wire::map")]
     pub found: BTreeMap<NodeId, FoundCopy>,
+    /// Who was left had been left out before: the volume had gone on without it (A3).
+    #[serde(default, skip_serializing_if = "wire::is_false")]
+    pub stale: bool,
 }
 
 /// What a forced recovery lost.
@@ -260,7 +263,10 @@ impl State {
             );
         }
         let wanted: BTreeSet<NodeId> = order.survivors.iter().copied().collect();
-        let survivors: Vec<Member> = active.members.iter().copied().filter(|m| wanted.contains(&m.node)).collect();
+        // Either members, or, where none is left, copies that the volume went on without.
+        let stale = wanted.iter().all(|n| copies.left_out.contains_key(n));
+        let left = if stale { copies.registered() } else { active.members.clone() };
+        let survivors: Vec<Member> = left.into_iter().filter(|m| wanted.contains(&m.node)).collect();
         if survivors.is_empty() || survivors.len() != wanted.len() || !wanted.contains(&order.primary) {
             return refuse(
                 Invalid,
@@ -268,7 +274,7 @@ impl State {
             );
         }
         let fits = |text: &str| text.len() <= MAX_WHO_BYTES;
-        if !fits(&order.by.user) || !fits(&order.by.host) || order.known.members.len() > active.members.len() {
+        if !fits(&order.by.user) || !fits(&order.by.host) || order.known.members.len() > MAX_MEMBERS {
             return refuse(Invalid, "who orders a recovery, or what is known of the members, is too long".to_owned());
         }
         let epoch = volume.max_epoch.next();
@@ -278,11 +284,14 @@ impl State {
         next.validate();
         let before = std::mem::replace(active, next);
         volume.max_epoch = epoch;
+        // All that are left are asked, and nobody else: what else there may have been is given up.
+        volume.recovered = None;
         (*pending, *nominee) = (None, None);
         copies.give_up(&before, active);
         // One that never opened is continued: what its lost members held is lost by this one, too.
         let unopened = volume.receipts.pop_if(|r| r.epoch == order.base);
         let number = unopened.as_ref().or(volume.receipts.last()).map_or(1, |r| r.number + 1);
+        let stale = stale || unopened.as_ref().is_some_and(|r| r.stale);
         let (before, found, mut known) = match unopened {
             Some(r) => {
                 (r.before, r.found, Known { committed: order.known.committed.max(r.known.committed), ..r.known })
@@ -304,6 +313,7 @@ impl State {
             kept: None,
             opened: false,
             found,
+            stale,
         });
         Ok(Outcome::Epoch(epoch))
     }
@@ -382,7 +392,7 @@ pub(crate) fn check(receipts: &[Receipt], max_epoch: Epoch) -> Result<(), String
     for r in receipts {
         is(r.before.epoch < r.epoch && r.epoch <= max_epoch, "S14: a forced recovery does not rise")?;
         is(
-            !r.survivors.is_empty() && r.survivors.iter().all(|m| r.before.members.contains(m)),
+            !r.survivors.is_empty() && (r.stale || r.survivors.iter().all(|m| r.before.members.contains(m))),
             "S20: a survivor that was no member",
         )?;
         is(r.kept.is_none_or(|k| k.epoch > r.epoch), "S14: what is kept belongs to a later epoch")?;

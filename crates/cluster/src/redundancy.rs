@@ -12,7 +12,7 @@
 use crate::command::Command;
 use crate::detector::{CopyReport, CopyState, Detector};
 use crate::members::{Copies, Why};
-use crate::placement::bytes;
+use crate::placement::{Loads, bytes};
 use crate::state::{Phase, State, Volume};
 use holdfast_types::{Configuration, NodeId, QuorumRule, Time, VolumeId};
 use std::collections::BTreeMap;
@@ -55,7 +55,7 @@ impl Moves {
 
 impl Detector {
     /// What is to become of the copy of an open volume on `node` by itself.
-    pub(crate) fn fate(&self, state: &State, volume: &Volume, node: NodeId, now: Time) -> Fate {
+    pub(crate) fn fate(&self, state: &State, loads: &Loads, volume: &Volume, node: NodeId, now: Time) -> Fate {
         let Phase::Open { active, copies, .. } = &volume.phase else { return Fate::Stays };
         if !copies.wanted.contains(&node) {
             let successor = copies.successor_of(node);
@@ -83,7 +83,7 @@ impl Detector {
         if self.blocked_by_all(volume, active, node, now) {
             return held("every copy must hold a write, so no other can become a member while one is gone".to_owned());
         }
-        self.spare(state, volume, node, now).map_or_else(held, |new| Fate::Due(new, why))
+        self.spare(state, loads, volume, node, now).map_or_else(held, |new| Fate::Due(new, why))
     }
 
     /// For how long the copy has been of no use, if it is of none: its node is silent, or it has failed.
@@ -127,11 +127,12 @@ impl Detector {
     pub(crate) fn keep_redundancy(&self, state: &State, moves: &mut Moves, now: Time) -> Vec<Command> {
         moves.0.retain(|id, _| state.volumes.contains_key(id));
         let mut under_way = self.under_way(state, now);
+        let loads = Loads::default();
         let mut commands = Vec::new();
         for (id, volume) in &state.volumes {
             let Phase::Open { active, copies, .. } = &volume.phase else { continue };
             let command = self.taken_back(state, volume, now).or_else(|| {
-                let due = copies.wanted.iter().find_map(|node| match self.fate(state, volume, *node, now) {
+                let due = copies.wanted.iter().find_map(|node| match self.fate(state, &loads, volume, *node, now) {
                     Fate::Due(new, why) => Some((*node, new, why)),
                     _ => None,
                 });
@@ -155,7 +156,11 @@ impl Detector {
             |new: &NodeId| pending.as_ref().is_some_and(|p| p.same_primary && p.configuration.member(*new).is_some());
         let void = copies.successors.iter().find(|(new, s)| {
             let in_service = state.node(s.of).is_some_and(crate::Node::takes_copies);
-            let back = s.why == Why::Drained || self.is_back(active, volume.id, s.of, now);
+            let back = match s.why {
+                Why::Drained => true,
+                Why::Gone => self.is_back(active, volume.id, s.of, now),
+                Why::Asked => false,
+            };
             in_service && back && !promoted(new)
         });
         void.map(|(_, s)| Command::KeepCopy { volume: volume.id, node: s.of })
@@ -224,16 +229,17 @@ impl Fate {
                 )
             }
             Fate::Due(new, Why::Gone) => format!("the copy on {name}{gone} is to be replaced on {}", of(*new)),
-            Fate::Due(new, Why::Drained) => format!("the copy on {name} is to move to {}", of(*new)),
+            Fate::Due(new, Why::Drained | Why::Asked) => format!("the copy on {name} is to move to {}", of(*new)),
             Fate::Replaced(new, Why::Gone) => {
                 let new = of(*new);
                 format!(
                     "the copy on {name}{gone} is being replaced on {new}; it stays if it is in sync again before {new} is"
                 )
             }
+            Fate::Replaced(new, Why::Asked) => format!("the copy on {name} is being replaced on {}", of(*new)),
             Fate::Replaced(new, Why::Drained) => format!("the copy on {name} is moving to {}", of(*new)),
             Fate::Held(Why::Gone, why) => format!("the copy on {name}{gone} is not replaced: {why}"),
-            Fate::Held(Why::Drained, why) => format!("the copy on {name} stays there for now: {why}"),
+            Fate::Held(Why::Drained | Why::Asked, why) => format!("the copy on {name} stays there for now: {why}"),
         })
     }
 

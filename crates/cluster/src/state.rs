@@ -6,13 +6,15 @@
 //!   within Open:  active --(Claim, base = active)--> pending --(Activate)--> active'
 //! ```
 
+use crate::alone::Degraded;
 use crate::command::{DecodeError, Refusal, RefusalKind, decode, encode};
 use crate::members::Copies;
 use crate::recovery::{self, Receipt};
+use crate::regime::{self, Recovery};
 use crate::wire;
 use holdfast_types::{
-    ClusterId, Configuration, Durability, Epoch, Incarnation, NodeId, Nominee, Pending, QuorumRule, VolumeId,
-    VolumeSize, VolumeView,
+    ClusterId, ClusterVersion, Configuration, Durability, Epoch, GuestLimits, Incarnation, Mutant, NodeId, Nominee,
+    Pending, QuorumRule, SocketAccess, Speaks, VolumeId, VolumeSize, VolumeView, mutated,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +42,12 @@ pub struct State {
     /// Never given away so far.
     #[serde(with = "wire::one")]
     pub next_volume: VolumeId,
+    /// What every node speaks: formats, fields and commands of later versions are not used.
+    #[serde(default = "wire::first_version", with = "wire::version", skip_serializing_if = "wire::is_first_version")]
+    pub version: ClusterVersion,
+    /// Recoveries of the control plane after a majority of its voters was lost, the last few, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recoveries: Vec<Recovery>,
 }
 
 /// A host with an agent.
@@ -141,6 +149,9 @@ pub struct Volume {
     /// How W follows from the number of copies, by that order.
     #[serde(with = "wire::QuorumRuleDef")]
     pub rule: QuorumRule,
+    /// What becomes of writes while one of two copies is gone; nobody has chosen: they wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<Degraded>,
     /// The highest epoch ever claimed.
     #[serde(with = "wire::one")]
     pub max_epoch: Epoch,
@@ -149,6 +160,16 @@ pub struct Volume {
     /// Of its forced recoveries, the last few, oldest first: with one its lineage is lossy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub receipts: Vec<Receipt>,
+    /// How much its guests may ask for.
+    #[serde(default, with = "wire::GuestLimitsDef", skip_serializing_if = "GuestLimits::is_none")]
+    pub limits: GuestLimits,
+    /// Who may open its socket.
+    #[serde(default, with = "wire::SocketAccessDef", skip_serializing_if = "SocketAccess::is_default")]
+    pub socket: SocketAccess,
+    /// The control plane was recovered since it was last opened: the active epoch has no records, and this one is the last that is known
+    /// to have had any.
+    #[serde(default, with = "wire::opt", skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Epoch>,
 }
 
 /// The life of a volume.
@@ -203,6 +224,15 @@ impl Volume {
         }
     }
 
+    /// Who leads it, or is to.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        match &self.phase {
+            Phase::Creating { primary, .. } => Some(*primary),
+            Phase::Open { active, nominee, .. } => nominee.map(|n| n.node).or(active.primary),
+            Phase::Deleting { .. } => None,
+        }
+    }
+
     /// The registered on-disk state of the copy on `node` (S20).
     #[must_use]
     pub fn incarnation(&self, node: NodeId) -> Option<Incarnation> {
@@ -226,6 +256,13 @@ impl Volume {
         }
     }
 
+    /// Whether the node can't go: its copy counts, or is kept because the volume went on without it and nobody counts in its place yet.
+    #[must_use]
+    pub fn needs(&self, node: NodeId) -> bool {
+        let kept = matches!(&self.phase, Phase::Open { copies, .. } if copies.left_out.contains_key(&node));
+        kept || self.counts_on(node)
+    }
+
     pub(crate) fn is_deleting(&self) -> bool {
         matches!(self.phase, Phase::Deleting { .. })
     }
@@ -243,6 +280,8 @@ impl State {
             tokens: BTreeMap::new(),
             next_node: NodeId(1),
             next_volume: VolumeId(1),
+            version: ClusterVersion::FIRST,
+            recoveries: Vec::new(),
         }
     }
 
@@ -280,9 +319,10 @@ impl State {
         let v = self.volumes.get(&volume)?;
         let Phase::Open { active, pending, nominee, copies } = &v.phase else { return None };
         let (learners, leaving) = (copies.registered(), copies.leaving(active));
+        let alone = copies.alone.map(|a| a.node);
         let (active, pending, nominee) = (active.clone(), pending.clone(), *nominee);
         let (size, resizes, durability, rule) = (v.size, v.resizes.clone(), v.durability, v.rule);
-        let forced = recovery::forced(&v.receipts, &active);
+        let (forced, recovered) = (recovery::forced(&v.receipts, &active), v.recovered);
         Some(VolumeView {
             volume,
             size,
@@ -293,8 +333,10 @@ impl State {
             nominee,
             learners,
             leaving,
+            alone,
             rule,
             forced,
+            recovered,
         })
     }
 
@@ -321,7 +363,8 @@ impl State {
     pub fn copies_unwanted(&self, node: NodeId) -> Vec<VolumeId> {
         let unwanted = |v: &Volume| match &v.phase {
             Phase::Deleting { copies } => copies.contains(&node),
-            Phase::Open { copies, .. } => copies.dropped.contains(&node),
+            // Since a recovery of the control plane it may be another copy, made anew by those that were lost, and the last one.
+            Phase::Open { copies, .. } => v.recovered.is_none() && copies.dropped.contains(&node),
             Phase::Creating { .. } => false,
         };
         self.volumes.iter().filter(|(_, v)| unwanted(v)).map(|(id, _)| *id).collect()
@@ -344,15 +387,18 @@ impl State {
     /// For a snapshot.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        encode(self, self.version)
     }
 
-    /// From a snapshot.
+    /// From a snapshot, by an agent that speaks these versions.
     ///
     /// # Errors
-    /// Not a snapshot of this version, or one that contradicts itself.
-    pub fn decode(bytes: &[u8]) -> Result<State, DecodeError> {
-        let state: State = decode(bytes)?;
+    /// No snapshot, one of a version that is not spoken here, or one that contradicts itself.
+    pub fn decode(bytes: &[u8], speaks: Speaks) -> Result<State, DecodeError> {
+        let state: State = decode(bytes, speaks)?;
+        if !speaks.contains(state.version) {
+            return Err(DecodeError::Version { speaks, found: state.version.0 });
+        }
         state.check().map_err(DecodeError::Contradiction)?;
         Ok(state)
     }
@@ -364,7 +410,7 @@ impl State {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         ensure(self.nodes.iter().all(|(id, n)| *id == n.id), "a node is filed under another id")?;
         ensure(self.volumes.iter().all(|(id, v)| *id == v.id), "a volume is filed under another id")?;
         ensure(self.nodes.keys().all(|id| id.0 > 0 && *id < self.next_node), "an id of a node was not given away")?;
@@ -373,17 +419,31 @@ impl State {
         ensure(present.iter().collect::<BTreeSet<_>>().len() == present.len(), "two nodes have one name")?;
         let names: Vec<&str> = self.volumes.values().filter(|v| !v.is_deleting()).map(|v| v.name.as_str()).collect();
         ensure(names.iter().collect::<BTreeSet<_>>().len() == names.len(), "two volumes have one name")?;
-        for (id, volume) in &self.volumes {
-            let holders = volume.holders();
-            ensure(!holders.is_empty(), format!("{id} has no copy"))?;
-            ensure(holders.iter().all(|n| self.node(*n).is_some()), format!("{id} has a copy on no node"))?;
-            let counted = volume.resizes.windows(2).all(|w| w[1].0 == w[0].0 + 1);
-            let wanted = volume.resizes.last().map_or(volume.first_size, |r| r.1);
-            ensure(counted && wanted == volume.size, format!("{id} has a size that was not decided"))?;
-            check_phase(volume).map_err(|what| format!("{id}: {what}"))?;
-            recovery::check(&volume.receipts, volume.max_epoch).map_err(|what| format!("{id}: {what}"))?;
-        }
-        Ok(())
+        self.volumes.values().try_for_each(|volume| self.check_volume(volume))?;
+        regime::check(&self.recoveries)
+    }
+
+    /// What a command may have broken that changed this volume alone: a cluster has thousands of others, and each node carries out every
+    /// command.
+    pub(crate) fn check_one(&self, id: VolumeId) -> Result<(), String> {
+        let Some(volume) = self.volumes.get(&id) else { return Ok(()) };
+        ensure(volume.id == id, "a volume is filed under another id")?;
+        ensure(id.0 > 0 && id < self.next_volume, "an id of a volume was not given")?;
+        self.check_volume(volume)
+    }
+
+    fn check_volume(&self, volume: &Volume) -> Result<(), String> {
+        let (id, holders) = (volume.id, volume.holders());
+        ensure(!holders.is_empty(), format!("{id} has no copy"))?;
+        ensure(holders.iter().all(|n| self.node(*n).is_some()), format!("{id} has a copy on no node"))?;
+        let counted = volume.resizes.windows(2).all(|w| w[1].0 == w[0].0 + 1);
+        let wanted = volume.resizes.last().map_or(volume.first_size, |r| r.1);
+        ensure(counted && wanted == volume.size, format!("{id} has a size that was not decided"))?;
+        check_phase(volume).map_err(|what| format!("{id}: {what}"))?;
+        recovery::check(&volume.receipts, volume.max_epoch).map_err(|what| format!("{id}: {what}"))?;
+        volume.check_recovered().map_err(|what| format!("{id}: {what}"))?;
+        volume.limits.check().map_err(|what| format!("{id}: {what}"))?;
+        volume.socket.check().map_err(|what| format!("{id}: {what}"))
     }
 }
 
@@ -409,7 +469,11 @@ fn check_phase(volume: &Volume) -> Result<(), String> {
         ensure(configuration.epoch == volume.max_epoch, "S14: an older claim survived a newer one")?;
         ensure(configuration.epoch > active.epoch, "S14: a claim does not rise")?;
         let same = configuration.members == active.members && configuration.write_quorum == active.write_quorum;
-        ensure(same || *same_primary, "S21: a claim changed who counts")?;
+        let one =
+            active.members.len() == 2 && configuration.members.iter().all(|m| Some(m.node) == configuration.primary);
+        let mistaken = mutated(Mutant::LeftOutStaysMember) || mutated(Mutant::StallGoesOn);
+        let alone = (one && volume.degraded == Some(Degraded::Allow)) || mistaken;
+        ensure(same || alone || *same_primary, "S21: a claim changed who counts")?;
         let learns = |n| copies.registered().into_iter().find(|m| m.node == n);
         let known = configuration.members.iter().all(|m| active.member(m.node).or_else(|| learns(m.node)) == Some(*m));
         ensure(known, "S20: a claim names a copy that is not registered")?;

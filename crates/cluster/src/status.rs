@@ -2,10 +2,15 @@
 //!
 //! Made from the agreed state and from what one node has heard; two nodes may differ for the age of a heartbeat.
 
-use crate::detector::{CopyReport, CopyRole, CopyState, Detector, LostCopy, ResyncProgress, SpaceLeft};
+use crate::alone::Degraded;
+use crate::detector::{CopyReport, CopyRole, CopyState, Detector, LostCopy, ResyncProgress, SlowCopy, SpaceLeft};
 use crate::integrity::Integrity;
+use crate::placement::Loads;
 use crate::state::{Phase, State, Volume};
-use holdfast_types::{Configuration, Durability, NodeId, Nominee, Pending, Time, VolumeId};
+use crate::wire;
+use holdfast_types::{
+    Configuration, Durability, Epoch, GuestLimits, NodeId, Nominee, Pending, SocketAccess, Time, VolumeId,
+};
 use serde::Serialize;
 
 /// All of it.
@@ -17,6 +22,10 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// Volumes.
     pub volumes: Vec<VolumeStatus>,
+    /// Of the cluster.
+    pub version: u32,
+    /// What keeps it from a later version that some node speaks.
+    pub held_back: Option<String>,
 }
 
 /// A node.
@@ -46,6 +55,12 @@ pub struct NodeStatus {
     pub held: bool,
     /// On the file system of its copies, if it has told.
     pub free_bytes: Option<u64>,
+    /// The oldest and newest version that it speaks, if anything was heard of it.
+    pub speaks: Option<(u32, u32)>,
+    /// Which build it is, if it has told.
+    pub build: Option<String>,
+    /// Why its heartbeats can't be read here.
+    pub unreadable: Option<String>,
 }
 
 /// A volume.
@@ -69,6 +84,10 @@ pub struct VolumeStatus {
     pub durability: &'static str,
     /// W.
     pub quorum: u8,
+    /// `allow` or `stall`: what becomes of writes while one of two copies is gone; `None`: nobody has chosen.
+    pub degraded: Option<&'static str>,
+    /// It goes on with one copy alone, as the other one of two is gone.
+    pub single_copy: bool,
     /// How many copies it is to have.
     pub copies_wanted: usize,
     /// Its copies.
@@ -77,6 +96,12 @@ pub struct VolumeStatus {
     pub exposure: Option<u64>,
     /// Bytes that have too few copies now, and for how many seconds; `None`: no primary was heard of lately.
     pub exposed: Option<(u64, u64)>,
+    /// How much its guests may ask for.
+    #[serde(with = "wire::GuestLimitsDef")]
+    pub limits: GuestLimits,
+    /// Who may open its socket.
+    #[serde(with = "wire::SocketAccessDef")]
+    pub socket: SocketAccess,
     /// What is unsafe, and why; empty if healthy.
     #[serde(rename = "unsafe")]
     pub reasons: Vec<String>,
@@ -116,31 +141,30 @@ pub struct CopyStatus {
     pub digest: Option<String>,
     /// Records behind the furthest copy.
     pub lag_lsn: Option<u64>,
-    /// Not measured.
-    pub lag_bytes: Option<u64>,
-    /// Not measured.
-    pub lag_seconds: Option<u64>,
     /// Whether it holds what it should, as last heard.
     pub integrity: Option<Integrity>,
     /// What keeps a copy that is joining, leaving or being deleted.
     pub note: Option<String>,
     /// Of a copy that no log reaches.
     pub resync: Option<ResyncProgress>,
+    /// It is alive and slow, by the word of its primary.
+    pub slow: Option<SlowCopy>,
 }
 
 /// What this node knows at `now`.
 #[must_use]
 pub fn status(state: &State, detector: &Detector, now: Time) -> ClusterStatus {
-    let look = Look { state, detector, now };
+    let look = Look { state, detector, now, loads: Loads::default() };
     let nodes = state.nodes().map(|n| look.node(n));
     let volumes = state.volumes().map(|v| look.volume(v)).collect();
-    ClusterStatus { cluster: state.name.clone(), nodes: nodes.collect(), volumes }
+    let (version, held_back) = (state.version.0, detector.held_back(state, now));
+    ClusterStatus { cluster: state.name.clone(), nodes: nodes.collect(), volumes, version, held_back }
 }
 
 /// The same of one volume; `None`: there is none of that id.
 #[must_use]
 pub fn volume_status(state: &State, detector: &Detector, now: Time, volume: VolumeId) -> Option<VolumeStatus> {
-    Some(Look { state, detector, now }.volume(state.volumes.get(&volume)?))
+    Some(Look { state, detector, now, loads: Loads::default() }.volume(state.volumes.get(&volume)?))
 }
 
 /// What one node knows at one moment.
@@ -148,6 +172,7 @@ pub(crate) struct Look<'a> {
     pub(crate) state: &'a State,
     pub(crate) detector: &'a Detector,
     pub(crate) now: Time,
+    pub(crate) loads: Loads,
 }
 
 impl Look<'_> {
@@ -163,7 +188,10 @@ impl Look<'_> {
         let (state, reasons) = match &v.phase {
             Phase::Open { active, pending, nominee, copies } => {
                 let (state, mut reasons) = self.open(v, active, pending.as_ref(), *nominee);
+                reasons.splice(0..0, self.of_two(v, state));
                 reasons.extend(self.outlook(v));
+                reasons.extend(v.recovered.map(|known| self.unopened(v, active, known)));
+                reasons.extend(self.stranded(v, active));
                 let (now, wanted) = (active.members.len(), copies.wanted.len());
                 if now < wanted {
                     reasons.push(format!("{now} of {wanted} copies count, the others are joining"));
@@ -177,8 +205,12 @@ impl Look<'_> {
                 (if fewer { VolumeState::Degraded } else { state }, reasons)
             }
             Phase::Creating { copies, .. } => {
-                let missing = copies.iter().filter(|(_, i)| i.is_none()).map(|(n, _)| self.name(*n));
-                (VolumeState::Opening, missing.map(|n| format!("waits for {n} to create its copy")).collect())
+                let missing = copies.iter().filter(|(_, i)| i.is_none()).map(|(n, _)| *n);
+                let waits = |n: NodeId| {
+                    let why = self.cannot(v, n).map_or_else(String::new, |why| format!(", which it can't: {why}"));
+                    format!("waits for {} to create its copy{why}", self.name(n))
+                };
+                (VolumeState::Opening, missing.map(waits).collect())
             }
             Phase::Deleting { .. } => (VolumeState::Stalled, vec!["is being deleted".to_owned()]),
         };
@@ -199,6 +231,8 @@ impl Look<'_> {
                 Phase::Open { active, .. } => active.write_quorum,
                 Phase::Creating { .. } | Phase::Deleting { .. } => v.write_quorum,
             },
+            degraded: v.degraded.map(Degraded::name),
+            single_copy: is_single(v),
             copies_wanted: match &v.phase {
                 Phase::Open { copies, .. } => copies.wanted.len(),
                 Phase::Creating { .. } | Phase::Deleting { .. } => v.holders().len(),
@@ -206,8 +240,25 @@ impl Look<'_> {
             copies: v.holders().into_iter().map(|n| self.copy(v, n)).collect(),
             exposure: self.exposure(v),
             exposed: self.exposed(v),
+            limits: v.limits,
+            socket: v.socket.clone(),
             reasons,
         }
+    }
+
+    /// It waits to be opened for the first time since the control plane was recovered.
+    fn unopened(&self, v: &Volume, active: &Configuration, known: Epoch) -> String {
+        let here = |n: NodeId| self.detector.alive(n, self.now);
+        let silent: Vec<String> = active.members.iter().filter(|m| !here(m.node)).map(|m| self.name(m.node)).collect();
+        let because = match silent.as_slice() {
+            [] => "it opens as soon as they agree on its log".to_owned(),
+            silent => format!("{} do not answer", silent.join(", ")),
+        };
+        format!(
+            "the control plane was recovered and knows of its epochs up to {known}: members enough to know of any change since must answer, \
+             {because}; for those that are gone for ever: `holdfast failover {} --force --accept-loss`",
+            v.name
+        )
     }
 
     fn exposure(&self, v: &Volume) -> Option<u64> {
@@ -229,7 +280,7 @@ impl Look<'_> {
     }
 
     /// The copy's report, if its node lives.
-    fn fresh(&self, v: &Volume, node: NodeId) -> Option<&CopyReport> {
+    pub(crate) fn fresh(&self, v: &Volume, node: NodeId) -> Option<&CopyReport> {
         self.detector.report(node, v.id).filter(|_| self.detector.alive(node, self.now))
     }
 
@@ -251,10 +302,9 @@ impl Look<'_> {
             applied_lsn: report.map(|r| r.applied.0),
             digest: report.and_then(|r| r.digest).map(|d| format!("{d:016x}")),
             lag_lsn: furthest.zip(report).map(|(f, r)| f.saturating_sub(r.durable.0)),
-            lag_bytes: None,
-            lag_seconds: None,
             integrity: report.map(|r| r.integrity.clone()),
             resync: report.and_then(|r| r.resync.clone()),
+            slow: self.slow(v, node),
         }
     }
 
@@ -263,6 +313,13 @@ impl Look<'_> {
         let Phase::Open { active, .. } = &v.phase else { return None };
         let report = self.fresh(v, active.primary?).filter(|r| r.state == CopyState::Serving)?;
         report.lost.iter().find(|l| l.node == node)
+    }
+
+    /// What the primary says of a copy that is slow.
+    fn slow(&self, v: &Volume, node: NodeId) -> Option<SlowCopy> {
+        let Phase::Open { active, .. } = &v.phase else { return None };
+        let report = self.fresh(v, active.primary?).filter(|r| r.state == CopyState::Serving)?;
+        report.slow.iter().copied().find(|s| s.node == node)
     }
 
     fn copy_state(&self, v: &Volume, node: NodeId, change: Option<Change>) -> &'static str {
@@ -289,6 +346,14 @@ impl Look<'_> {
         }
     }
 
+    /// Why a node that answers can't make or remove a copy.
+    fn cannot(&self, v: &Volume, node: NodeId) -> Option<&str> {
+        match &self.fresh(v, node)?.state {
+            CopyState::Failed { reason } => Some(reason),
+            _ => None,
+        }
+    }
+
     /// What keeps a change of the copy on that node, if it is to change.
     pub(crate) fn note_of(&self, v: &Volume, node: NodeId) -> Option<String> {
         change_of(v, node).map(|change| self.note(v, node, change))
@@ -311,6 +376,9 @@ impl Look<'_> {
             }
             Change::Joins | Change::Goes if silent => {
                 "its node does not answer; it goes on when that returns".to_owned()
+            }
+            Change::Joins | Change::Goes if let Some(why) = self.cannot(v, node) => {
+                format!("its node can't make or delete a copy: {why}")
             }
             Change::Goes => "it counts no more, and its data is being deleted".to_owned(),
             Change::Joins if copies.dropped.contains(&node) => "its old data is being deleted first".to_owned(),
@@ -400,7 +468,36 @@ impl Look<'_> {
                 )
             }));
         }
+        // So does what is slow: a quorum without it sets the pace.
+        reasons.extend(members.iter().filter_map(|n| self.slow(v, *n)).map(|s| self.slowness(v, active, s)));
         (state, reasons)
+    }
+
+    /// What is slow, what that means, and what to do.
+    fn slowness(&self, v: &Volume, active: &Configuration, s: SlowCopy) -> String {
+        let (name, led) = (self.name(s.node), active.primary == Some(s.node));
+        let (latency, others) = (millis(s.latency_us), millis(s.others_us));
+        if s.link {
+            return format!(
+                "the way from {name}, the primary, to all other copies is slow: they take {latency}, its own disk {others}; check the network of \
+                 {name}, or move the primary: `holdfast failover {}`",
+                v.name
+            );
+        }
+        let what =
+            format!("the copy on {name} is slow: it takes {latency} to make a write durable, the others {others}");
+        let spare = active.members.len() > usize::from(active.write_quorum);
+        let means = match (led, spare) {
+            (true, _) => format!(
+                "it is the primary's, so reads wait for it; check the device of {name}, or move the primary: `holdfast failover {}`",
+                v.name
+            ),
+            (false, true) => format!("writes do not wait for it; check the device of {name} and its network"),
+            (false, false) => {
+                format!("every write waits for it; check the device of {name} and its network, or replace the copy")
+            }
+        };
+        format!("{what}; {means}")
     }
 
     /// Blocks of a copy that nobody could supply.
@@ -454,6 +551,7 @@ impl Look<'_> {
         }
         let said = report.reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
         match &report.state {
+            _ if let Some(damaged) = &report.damaged => Some(format!("the copy on {name} is damaged: {damaged}")),
             CopyState::Serving | CopyState::InSync => no_space(report.space, &name),
             CopyState::Failed { reason } => Some(format!("the copy on {name} has failed: {reason}")),
             CopyState::CatchingUp => Some(format!("the copy on {name} is catching up{said}")),
@@ -478,6 +576,11 @@ enum Change {
     Stays,
 }
 
+/// Whether the volume goes on without a copy that is to be one again.
+pub(crate) fn is_single(v: &Volume) -> bool {
+    matches!(&v.phase, Phase::Open { active, copies, .. } if active.members.len() == 1 && !copies.left_out.is_empty())
+}
+
 fn change_of(v: &Volume, node: NodeId) -> Option<Change> {
     let Phase::Open { active, copies, .. } = &v.phase else { return None };
     if active.member(node).is_some() {
@@ -498,6 +601,11 @@ fn no_space(space: SpaceLeft, name: &str) -> Option<String> {
         SpaceLeft::Out => "its copy takes no more writes",
     };
     Some(format!("the file system of {name} is full and {effect}: free space on the device of {name}, or enlarge it"))
+}
+
+/// Microseconds for people.
+fn millis(us: u64) -> String {
+    if us < 10_000 { format!("{}.{} ms", us / 1000, us % 1000 / 100) } else { format!("{} ms", us / 1000) }
 }
 
 fn role_word(role: CopyRole) -> &'static str {

@@ -1,8 +1,8 @@
 //! How the types of `holdfast-types` look in JSON. That crate knows no serialization; ids become plain numbers.
 
 use holdfast_types::{
-    ClusterId, Configuration, Durability, Epoch, Incarnation, Life, Lsn, Member, NodeId, Nominee, Pending, QuorumRule,
-    VolumeId,
+    ClusterId, ClusterVersion, Configuration, Durability, Epoch, Generation, GuestLimits, Incarnation, Life, Lsn,
+    Member, NodeId, Nominee, Pending, QuorumRule, SocketAccess, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,32 @@ use serde::{Deserialize, Serialize};
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 pub(crate) fn is_false(flag: &bool) -> bool {
     !*flag
+}
+
+/// The version of a state that names none: it was written before versions were told.
+pub(crate) const fn first_version() -> ClusterVersion {
+    ClusterVersion::FIRST
+}
+
+/// For `#[serde(skip_serializing_if)]`: a cluster of the first version writes what it always wrote.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(crate) fn is_first_version(version: &ClusterVersion) -> bool {
+    *version == ClusterVersion::FIRST
+}
+
+/// For `#[serde(with)]`: a version as its number.
+pub(crate) mod version {
+    use holdfast_types::ClusterVersion;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    pub(crate) fn serialize<S: Serializer>(value: &ClusterVersion, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u32(value.0)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<ClusterVersion, D::Error> {
+        u32::deserialize(d).map(ClusterVersion)
+    }
 }
 
 /// A type that is a number on the wire.
@@ -30,7 +56,7 @@ macro_rules! raw {
         }
     )*};
 }
-raw!(NodeId, VolumeId, ClusterId, Incarnation, Epoch, Life, Lsn);
+raw!(NodeId, VolumeId, ClusterId, Incarnation, Epoch, Life, Lsn, Generation);
 
 /// For `#[serde(with)]`: one number.
 pub(crate) mod one {
@@ -136,6 +162,22 @@ pub(crate) mod by_node {
     }
 }
 
+/// For `#[serde(with)]`: a number for each number.
+pub(crate) mod numbers {
+    use super::Raw;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::collections::BTreeMap;
+
+    pub(crate) fn serialize<K: Raw, V: Raw, S: Serializer>(value: &BTreeMap<K, V>, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_map(value.iter().map(|(k, v)| (k.raw(), v.raw())))
+    }
+
+    pub(crate) fn deserialize<'de, K: Raw, V: Raw, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<K, V>, D::Error> {
+        let raw = BTreeMap::<u64, u64>::deserialize(d)?;
+        Ok(raw.into_iter().map(|(k, v)| (K::from_raw(k), V::from_raw(v))).collect())
+    }
+}
+
 /// For `#[serde(with)]`: a volume's size in bytes, checked.
 pub(crate) mod size {
     use holdfast_types::VolumeSize;
@@ -172,6 +214,22 @@ pub(crate) enum DurabilityDef {
     Sync,
     Flush,
     Async,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "GuestLimits", deny_unknown_fields)]
+pub(crate) struct GuestLimitsDef {
+    iops: u64,
+    bandwidth: u64,
+    burst_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SocketAccess", deny_unknown_fields)]
+pub(crate) struct SocketAccessDef {
+    owner: String,
+    group: String,
+    mode: u32,
 }
 
 #[derive(Serialize, Deserialize)]

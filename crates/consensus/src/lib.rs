@@ -38,6 +38,7 @@ mod api;
 mod error;
 mod guard;
 mod node;
+mod remains;
 mod store;
 
 #[cfg(test)]
@@ -48,3 +49,4 @@ pub use api::{
 };
 pub use error::ConsensusError;
 pub use node::Raft;
+pub use remains::Remains;

@@ -119,6 +119,18 @@ impl Raft {
         Ok(raft)
     }
 
+    /// The same node without anything that it stored, and the number of the batch that is to stand for forgetting it: to be written behind
+    /// all that this one has handed out.
+    ///
+    /// # Panics
+    /// Never: what is empty does not contradict itself.
+    #[must_use]
+    pub fn forgetful(&mut self) -> (Raft, u64) {
+        let config = RaftConfig { seed: self.rng.next_u64(), ..self.config.clone() };
+        let raft = Raft::new(config, Stored::default()).expect("nothing was stored, and the settings are sound");
+        (Raft { next_batch: self.next_batch + 1, ..raft }, self.next_batch)
+    }
+
     /// Takes one input and pushes what follows from it.
     pub fn handle(&mut self, input: Input, out: &mut Vec<Output>) {
         if let Some((index, state)) = self.initial.take() {

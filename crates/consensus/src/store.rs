@@ -23,13 +23,17 @@ impl Stored {
     /// What the founder of a group of one stores before it starts: itself as the only voter.
     #[must_use]
     pub fn founding(id: NodeId, state: Bytes) -> Stored {
+        Stored::reigning(id, state, FOUNDING, FOUNDING)
+    }
+
+    /// What a node stores that is to go on as the only voter, from a state that nobody else has.
+    pub(crate) fn reigning(id: NodeId, state: Bytes, term: u64, index: u64) -> Stored {
         assert!(id.get() != 0, "node ids start at 1");
         let mut snapshot = Snapshot { data: state.into(), ..Snapshot::default() };
         let metadata = snapshot.mut_metadata();
-        metadata.index = FOUNDING;
-        metadata.term = FOUNDING;
+        (metadata.index, metadata.term) = (index, term);
         metadata.mut_conf_state().voters = vec![id.get()];
-        let hard_state = HardState { term: FOUNDING, vote: 0, commit: FOUNDING };
+        let hard_state = HardState { term, vote: 0, commit: index };
         Stored { hard_state: Some(encode(&hard_state)), snapshot: Some(encode(&snapshot)), entries: Vec::new() }
     }
 }
@@ -95,8 +99,17 @@ impl LogStore {
         self.snapshot.get_metadata().index
     }
 
-    fn base_term(&self) -> u64 {
+    pub(crate) fn base_term(&self) -> u64 {
         self.snapshot.get_metadata().term
+    }
+
+    pub(crate) fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    /// What follows the snapshot.
+    pub(crate) fn log(&self) -> &[Entry] {
+        &self.entries
     }
 
     pub(crate) fn snapshot(&self) -> &Snapshot {

@@ -116,6 +116,8 @@ pub struct SimDisk {
     pub fault: Option<Fault>,
     /// How many operations of the fault's class have come.
     pub met: u64,
+    /// Of which file the first was that failed.
+    pub struck: Option<FileId>,
     lifo: bool,
     /// A write that completes without effect, or elsewhere: its number, counted from 0.
     pub astray: Option<(u64, Astray)>,
@@ -185,7 +187,11 @@ impl SimDisk {
         }
         let n = self.met;
         self.met += 1;
-        (n == fault.nth || (fault.for_ever && n > fault.nth)).then_some(fault.error)
+        let fails = n == fault.nth || (fault.for_ever && n > fault.nth);
+        if fails {
+            self.struck.get_or_insert(op.file);
+        }
+        fails.then_some(fault.error)
     }
 
     /// What a failed operation leaves.

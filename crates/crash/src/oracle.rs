@@ -198,6 +198,12 @@ impl Volume {
         self.durable = last;
     }
 
+    /// Called switched to the state at record `last`, which is under a checkpoint.
+    pub fn on_switched(&mut self, epoch: Epoch, last: u64) {
+        self.on_adopted(epoch, last);
+        (self.committed, self.applied, self.checkpoint) = (last, last, last);
+    }
+
     /// What a copy that opened is to be, if it is what it must be.
     ///
     /// # Errors

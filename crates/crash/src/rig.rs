@@ -4,10 +4,11 @@ use crate::medium::{Medium, to_u64};
 use crate::oracle::{Judgement, Volume};
 use crate::workload::BLOCKS;
 use bytes::Bytes;
+use holdfast_format::message::RegionCut;
 use holdfast_store::io::{DiskDone, DiskOp, FileId};
 use holdfast_store::{Input, Output, Store, StoreConfig};
 use holdfast_types::{BLOCK_SIZE, BlockRange, EpochTable, Lsn, OpenedCopy, ReadFault, Time, VolumeId, VolumeSize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What carries operations out.
@@ -36,8 +37,10 @@ pub struct Rig<D> {
     pub volumes: BTreeMap<VolumeId, Volume>,
     /// Copies that opened in this life.
     pub opened: BTreeMap<VolumeId, OpenedCopy>,
-    /// The start has ended.
+    /// The start has ended, and every copy that was found is open or failed.
     pub started: bool,
+    /// Copies that are found and not open yet.
+    opening: BTreeSet<VolumeId>,
     /// What failed: copies, or with `None` the journal.
     pub failed: Vec<(Option<VolumeId>, String)>,
     reads: BTreeMap<u64, (VolumeId, u64)>,
@@ -46,6 +49,8 @@ pub struct Rig<D> {
     judgement: Judgement,
     /// Broken promises.
     pub wrong: Vec<String>,
+    /// What a resync brings, and which state that is.
+    pub fetched: Option<Box<(Volume, RegionCut)>>,
 }
 
 impl<D: Device> Rig<D> {
@@ -61,11 +66,13 @@ impl<D: Device> Rig<D> {
             volumes: BTreeMap::new(),
             opened: BTreeMap::new(),
             started: false,
+            opening: BTreeSet::new(),
             failed: Vec::new(),
             reads: BTreeMap::new(),
             refused_reads: 0,
             judgement: Judgement::Strict,
             wrong: Vec::new(),
+            fetched: None,
         }
     }
 
@@ -115,6 +122,9 @@ impl<D: Device> Rig<D> {
     }
 
     fn output(&mut self, output: Output) {
+        if let Output::Opened { volume, .. } | Output::Failed { volume: Some(volume), .. } = &output {
+            self.started |= self.opening.remove(volume) && self.opening.is_empty();
+        }
         match output {
             // Nothing is known of a copy that the oracle did not see come to be.
             Output::Applied { volume, .. } | Output::Checkpointed { volume, .. }
@@ -123,7 +133,10 @@ impl<D: Device> Rig<D> {
                 self.complain(format!("{volume} is unknown"));
             }
             Output::Disk(op) => self.device.submit(op),
-            Output::Started => self.started = true,
+            Output::Started { opening } => {
+                self.started = opening.is_empty();
+                self.opening = opening;
+            }
             Output::Opened { volume, copy } => self.on_opened(volume, copy),
             Output::Deleted { volume } => drop(self.volumes.remove(&volume)),
             Output::Durable { volume, upto } => {
@@ -147,16 +160,27 @@ impl<D: Device> Rig<D> {
             }
             Output::Checkpointed { volume, upto } => self.volume_mut(volume).checkpoint = upto.0,
             Output::ReadDone { volume, tag, result } => self.on_read(volume, tag, result),
-            Output::Repaired { .. } | Output::LogRead { .. } | Output::Extents { .. } | Output::Orphan { .. } => {}
+            Output::Repaired { .. }
+            | Output::RecordsLost { .. }
+            | Output::Mended { .. }
+            | Output::LogRead { .. }
+            | Output::Extents { .. }
+            | Output::Orphan { .. } => {}
             // Answers to what is not asked here.
             Output::Held { .. } | Output::LetGo { .. } | Output::Sums { .. } => {}
-            Output::RegionsRead { .. }
-            | Output::SideOpened { .. }
-            | Output::SideHeld { .. }
-            | Output::SideWritten { .. }
-            | Output::SideProven { .. }
-            | Output::Switched { .. }
-            | Output::SwitchRefused { .. } => {}
+            Output::RegionsRead { .. } | Output::SideOpened { .. } | Output::SideHeld { .. } => {}
+            Output::SideWritten { volume, bad: bad @ 1.. } => {
+                self.complain(format!("{volume}: {bad} regions are not in its side area"));
+            }
+            Output::SideProven { volume, result: Err(why) } => self.complain(format!("{volume}: not proven: {why:?}")),
+            Output::SideWritten { .. } | Output::SideProven { .. } => {}
+            Output::Switched { volume, epoch, last, digest, .. } => {
+                self.volume_mut(volume).on_switched(epoch, last.0);
+                if self.volume(volume).digest(last.0) != digest {
+                    self.complain(format!("{volume}: switched to another state at {last}"));
+                }
+            }
+            Output::SwitchRefused { volume } => self.complain(format!("{volume}: a state that was proven is refused")),
             Output::Failed { volume, reason } => {
                 let concerned = |v: &VolumeId| volume.is_none_or(|failed| failed == *v);
                 self.volumes.iter_mut().filter(|(v, _)| concerned(v)).for_each(|(_, v)| v.failed = true);

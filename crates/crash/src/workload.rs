@@ -1,11 +1,13 @@
 //! Every short sequence of what a store can be asked to do.
 
 use crate::disk::{Schedule, SimDisk};
+use crate::oracle::Volume;
 use crate::rig::{Device, Rig};
 use bytes::Bytes;
-use holdfast_format::{Draft, Record, RecordKind};
-use holdfast_store::{Input, StoreConfig};
-use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, Lsn, Rng, VolumeId};
+use holdfast_format::message::{Region, RegionCut};
+use holdfast_format::{ALLOCATED_ZEROS, Draft, Record, RecordKind, TableSums, digest_term};
+use holdfast_store::{Input, StoreConfig, Switch};
+use holdfast_types::{BLOCK_SIZE, BlockIndex, BlockRange, Lsn, RegionIndex, Rng, VolumeId, VolumeSize};
 use std::time::Duration;
 
 /// The volume that most operations are about.
@@ -46,6 +48,13 @@ pub enum Op {
     Restart,
     /// The volume becomes smaller, or as large again as it was.
     Resize,
+    /// What a new reign wrote over the committed state comes by regions, into the side area. The three that follow each other are not
+    /// part of the alphabet: apart they are nothing.
+    Fetch,
+    /// Image and side area are compared with that state.
+    Prove,
+    /// They become the copy, with a log that begins there; what was not committed goes.
+    Switch,
 }
 
 /// A sequence of operations from a base, in an order of completion.
@@ -80,7 +89,7 @@ pub fn small() -> StoreConfig {
 }
 
 impl Op {
-    /// All of them.
+    /// Those that short sequences are made of.
     pub const ALL: [Op; 13] = [
         Op::Write,
         Op::Batch,
@@ -130,6 +139,12 @@ impl Op {
                 rig.input(Input::Repair { volume: V1, block: BlockIndex(block), data });
             }
             Op::Resize => resize(rig),
+            Op::Fetch => fetch(rig),
+            Op::Prove => {
+                let cut = rig.fetched.as_ref().expect("something was fetched").1;
+                rig.input(Input::ProveSide { volume: V1, cut });
+            }
+            Op::Switch => switch(rig),
             Op::Restart => {
                 rig.device.orphaned();
                 rig.forget();
@@ -149,15 +164,14 @@ fn append<D: Device>(rig: &mut Rig<D>, v: VolumeId, kinds: &[(RecordKind, bool, 
     }
     let mut records = Vec::new();
     for &(kind, head, tail, count) in kinds {
-        let record = draft(rig, v, kind, head, tail, count);
+        let record = draft(rig.volume(v), v, kind, head, tail, count);
         rig.volume_mut(v).push(record.clone());
         records.push(record);
     }
     rig.input(Input::Append { volume: v, records });
 }
 
-fn draft<D: Device>(rig: &Rig<D>, v: VolumeId, kind: RecordKind, head: bool, tail: bool, count: u64) -> Record {
-    let volume = rig.volume(v);
+fn draft(volume: &Volume, v: VolumeId, kind: RecordKind, head: bool, tail: bool, count: u64) -> Record {
     let lsn = volume.last() + 1;
     let mut rng = Rng::new(lsn << 8 ^ volume.epoch.0);
     let range = BlockRange::new(lsn * 3 % (volume.blocks(volume.last()) + 1 - count), count);
@@ -201,6 +215,50 @@ fn resize<D: Device>(rig: &mut Rig<D>) {
     });
     rig.volume_mut(V1).push(record.clone());
     rig.input(Input::Append { volume: V1, records: vec![record] });
+}
+
+/// Another node's copy: what is committed here, and three records of the next epoch. All of it is one region.
+fn fetch<D: Device>(rig: &mut Rig<D>) {
+    rig.rest(Duration::from_secs(3));
+    let mut there = rig.volume(V1).clone();
+    there.adopt(there.committed);
+    for _ in 0..3 {
+        let record = draft(&there, V1, RecordKind::Write, false, false, 2);
+        there.push(record);
+    }
+    let at = there.last();
+    there.committed = at;
+    let image = there.image(at).to_vec();
+    let mut sums = [0; 16];
+    sums[..image.len()].copy_from_slice(&image);
+    let content =
+        (0..).zip(&image).filter(|(_, sum)| **sum > ALLOCATED_ZEROS).map(|(block, _)| there.content(at, block));
+    let data = Bytes::from(content.collect::<Vec<_>>().concat());
+    let size = VolumeSize::new(BLOCKS * BLOCK_SIZE as u64 - 512).expect("a size");
+    let cut = RegionCut {
+        at: Lsn(at),
+        epoch: there.epoch,
+        hash: there.hash(at),
+        sums: TableSums { blocks: there.digest(at), regions: digest_term(BlockIndex(0), at) },
+        size,
+        resized: 0,
+        cut: (Lsn::ZERO, BlockIndex(0)),
+    };
+    rig.input(Input::OpenSide { volume: V1, size });
+    rig.drain();
+    let region = Region { index: RegionIndex(0), lsn: Lsn(at), sums, data };
+    rig.input(Input::WriteSide { volume: V1, regions: vec![region] });
+    rig.fetched = Some(Box::new((there, cut)));
+}
+
+fn switch<D: Device>(rig: &mut Rig<D>) {
+    let (mut there, cut) = *rig.fetched.take().expect("something was fetched");
+    let here = rig.volume(V1);
+    let cut_after = Lsn(here.committed);
+    there.before = Some(Box::new(here.clone()));
+    let (epoch, table) = (there.epoch, there.table.clone());
+    rig.volumes.insert(V1, there);
+    rig.input(Input::Switch { volume: V1, switch: Switch { epoch, table, cut_after, cut } });
 }
 
 fn adopt<D: Device>(rig: &mut Rig<D>, v: VolumeId, cut: bool) {

@@ -30,6 +30,8 @@ pub struct Disk {
     // Declared before `wake` and `lock`, so dropped first: both engines wait for what is in flight.
     engine: Engine,
     lifecycle: Pool<Outcome>,
+    /// Gives space back, which takes what it takes; nothing that somebody waits for is behind it.
+    removals: Pool<Outcome>,
     directory: Arc<Directory>,
     gate: Gate<Handle>,
     reserve: Reserve,
@@ -93,10 +95,12 @@ impl Disk {
                 Engine::Threads(Threads::new(config, Arc::clone(&wake)).map_err(resources("threads for disk I/O"))?)
             }
         };
-        let lifecycle = Pool::new("disk-files", LIFECYCLE_THREADS, Arc::clone(&wake)).map_err(resources("threads"))?;
+        let pool = |name, threads| Pool::new(name, threads, Arc::clone(&wake)).map_err(resources("threads"));
+        let (lifecycle, removals) = (pool("disk-files", LIFECYCLE_THREADS)?, pool("disk-removals", 1)?);
         Ok(Disk {
             engine,
             lifecycle,
+            removals,
             directory,
             gate: Gate::new(),
             reserve,
@@ -145,7 +149,7 @@ impl Disk {
             self.advance(tag.file);
         }
         self.ended = ended;
-        for outcome in self.lifecycle.results() {
+        for outcome in self.lifecycle.results().into_iter().chain(self.removals.results()) {
             self.settle(outcome);
         }
         self.engine.kick();
@@ -199,7 +203,7 @@ impl Disk {
                     let old = old.map(|handle| self.engine.close(handle));
                     self.watch.issued_id(id.0, file, Call::Delete);
                     let directory = Arc::clone(&self.directory);
-                    self.lifecycle.run(move || Outcome::Deleted(file, id, directory.delete(file, old)));
+                    self.removals.run(move || Outcome::Deleted(file, id, directory.delete(file, old)));
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! can't address), tables and orphans buffered. A file system without O_DIRECT, or a device with sectors above 512
 //! bytes, falls back to buffered I/O with one warning; durable writes still carry RWF_DSYNC, so only speed is lost.
 
+use crate::shortage;
 use holdfast_store::io::FileId;
 use std::fs::File;
 use std::io;
@@ -92,7 +93,7 @@ fn forget_cache(file: &File) {
 }
 
 fn open(path: &Path, flags: i32) -> io::Result<File> {
-    File::options().read(true).write(true).custom_flags(flags).open(path)
+    shortage::open(|| File::options().read(true).write(true).custom_flags(flags).open(path))
 }
 
 /// `None` where direct I/O with sectors of 512 bytes is not to be had.

@@ -16,7 +16,8 @@
 //!   answered with `NoSpace`, as if the file system were full.
 //! - One process works in a directory: an exclusive lock on `DIR/lock`.
 //!
-//! Deliberately absent: retries of failed operations (a failed device latches, P8, and the store decides), ordering
+//! Deliberately absent: retries of failed operations (a failed device latches, P8, and the store decides; only opening
+//! waits while the process is out of descriptors, which is no failure of the device), ordering
 //! of overlapping writes (the store never has two in flight), and any knowledge of what the bytes mean.
 
 mod buffer;
@@ -27,6 +28,7 @@ mod file;
 mod gate;
 mod layout;
 mod lifecycle;
+pub mod limits;
 mod lock;
 mod observe;
 mod overlay;
@@ -35,6 +37,7 @@ mod pool;
 pub mod raw;
 mod reserve;
 mod ring;
+mod shortage;
 mod threads;
 mod wake;
 mod zero;

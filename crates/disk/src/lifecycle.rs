@@ -7,6 +7,7 @@ use crate::error::from_io;
 use crate::file::OpenFile;
 use crate::gate::Tag;
 use crate::layout::{self, UNFINISHED};
+use crate::shortage;
 use holdfast_store::io::{DiskError, FileId, OpId};
 use std::fs::{self, DirEntry, File};
 use std::io;
@@ -31,7 +32,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Directory {
     dir: PathBuf,
     /// Held while a copy's directory is made or removed: removing the last file of a copy must not take the
-    /// directory away from under the first file of its successor.
+    /// directory away from under the first file of its successor. Not while a file is removed, which takes what it takes.
     names: Mutex<()>,
 }
 
@@ -105,13 +106,14 @@ impl Directory {
 
     fn try_create(&self, id: FileId, path: &Path, unfinished: &Path, len: u64, written: bool) -> io::Result<OpenFile> {
         let parent = layout::parent(&self.dir, id);
-        let file = {
+        let open = || shortage::open(|| File::options().create(true).truncate(true).write(true).open(unfinished));
+        let file = if layout::volume(id).is_some() {
             let _names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-            if layout::volume(id).is_some() {
-                fs::create_dir_all(&parent)?;
-                sync_dir(&layout::copies(&self.dir))?;
-            }
-            File::options().create(true).truncate(true).write(true).open(unfinished)?
+            fs::create_dir_all(&parent)?;
+            sync_dir(&layout::copies(&self.dir))?;
+            open()?
+        } else {
+            open()?
         };
         file.set_len(len)?;
         if written {
@@ -123,6 +125,8 @@ impl Directory {
         OpenFile::open(path, id)
     }
 
+    /// One at a time: the directory of a copy goes with its last file.
+    ///
     /// `open`: the cached descriptors, closed here because the last close gives the blocks back, which takes a while.
     pub(crate) fn delete(&self, file: FileId, open: Option<Arc<OpenFile>>) -> Result<(), DiskError> {
         let result = self.try_delete(file).map_err(|e| from_io(&e));
@@ -132,7 +136,6 @@ impl Directory {
 
     fn try_delete(&self, file: FileId) -> io::Result<()> {
         let parent = layout::parent(&self.dir, file);
-        let _names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         match fs::remove_file(layout::path(&self.dir, file)) {
             Ok(()) => sync_name(&parent)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -144,6 +147,7 @@ impl Directory {
             }
             Err(e) => return Err(e),
         }
+        let _names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if layout::volume(file).is_some() && fs::remove_dir(&parent).is_ok() {
             sync_name(&layout::copies(&self.dir))?;
         }
@@ -174,7 +178,7 @@ fn warn_unknown(path: &Path) {
 }
 
 fn entries(dir: &Path) -> io::Result<Vec<DirEntry>> {
-    match fs::read_dir(dir) {
+    match shortage::open(|| fs::read_dir(dir)) {
         Ok(entries) => entries.collect(),
         // A copy's directory that was removed meanwhile.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -212,5 +216,5 @@ fn sync_name(dir: &Path) -> io::Result<()> {
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    shortage::open(|| File::open(dir))?.sync_all()
 }

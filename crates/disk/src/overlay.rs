@@ -21,6 +21,8 @@ use holdfast_types::{BLOCK_SIZE, BlockIndex, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -181,6 +183,27 @@ impl Overlay {
         Ok(bytes.into())
     }
 
+    /// The first part of `range` that may hold something but zeros in the directory's file, if there is any: what was written over
+    /// the file is not looked at.
+    #[must_use]
+    pub fn filled(&mut self, file: FileId, range: Range<u64>) -> Option<Range<u64>> {
+        if !self.files.get(&file).is_some_and(|layered| layered.below) {
+            return None;
+        }
+        // What can't be opened is an error for whoever reads it.
+        let Ok(below) = opened(&mut self.open, &self.dir, file) else { return Some(range) };
+        match seek(below, range.start, libc::SEEK_DATA) {
+            Ok(from) if from < range.end => {
+                let end = seek(below, from, libc::SEEK_HOLE).map_or(range.end, |end| end.min(range.end));
+                Some(from..end)
+            }
+            Ok(_) => None,
+            Err(e) if e.raw_os_error() == Some(libc::ENXIO) => None,
+            // A file system that does not know.
+            Err(_) => Some(range),
+        }
+    }
+
     fn result(&mut self, file: FileId, kind: &DiskOpKind) -> Result<DiskReply, DiskError> {
         match kind {
             DiskOpKind::List => Ok(DiskReply::Files(self.files().collect())),
@@ -277,6 +300,14 @@ fn opened<'a>(open: &'a mut BTreeMap<FileId, File>, dir: &Path, file: FileId) ->
         open.insert(file, File::open(layout::path(dir, file)).map_err(|e| from_io(&e))?);
     }
     Ok(&open[&file])
+}
+
+/// Where what `whence` names begins, from `offset` on.
+fn seek(file: &File, offset: u64, whence: i32) -> io::Result<u64> {
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open; the call changes its position, which nobody uses.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
+    u64::try_from(found).map_err(|_| io::Error::last_os_error())
 }
 
 fn name(path: &Path) -> Option<&str> {

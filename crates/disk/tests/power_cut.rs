@@ -74,17 +74,21 @@ fn open(medium: &Medium, volumes: &BTreeMap<VolumeId, Volume>, backend: Backend)
     rig.wrong
 }
 
-const WORKLOADS: [&[Op]; 4] = [
+const WORKLOADS: [&[Op]; 8] = [
     &[Op::Batch, Op::Commit, Op::Checkpoint, Op::Zeroes, Op::Checkpoint, Op::Write],
     &[Op::Promise, Op::Adopt, Op::Batch, Op::Cut, Op::Write, Op::Recycle, Op::Checkpoint],
     &[Op::Recycle, Op::Recycle, Op::Delete, Op::Recycle, Op::Delete, Op::Commit],
     &[Op::Batch, Op::Checkpoint, Op::Repair, Op::Zeroes, Op::Recycle, Op::Checkpoint, Op::Cut],
+    &[Op::Batch, Op::Resize, Op::Checkpoint, Op::Write, Op::Resize, Op::Write, Op::Checkpoint],
+    &[Op::Batch, Op::Commit, Op::Fetch, Op::Prove, Op::Switch, Op::Write, Op::Checkpoint, Op::Checkpoint],
+    &[Op::Batch, Op::Fetch, Op::Prove, Op::Switch, Op::Zeroes, Op::Recycle, Op::Checkpoint],
+    &[Op::Resize, Op::Commit, Op::Cut, Op::Resize, Op::Resize, Op::Zeroes, Op::Checkpoint, Op::Recycle],
 ];
 
 /// `HOLDFAST_STATES` says how many states of each workload are opened at most.
 #[test]
 fn whatever_a_cut_leaves_of_the_real_device_opens_with_everything_acknowledged() {
-    let most = std::env::var("HOLDFAST_STATES").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
+    let most = std::env::var("HOLDFAST_STATES").ok().and_then(|n| n.parse().ok()).unwrap_or(500);
     let (mut opened, mut states, mut calls) = (0usize, 0usize, 0);
     for (n, ops) in WORKLOADS.into_iter().enumerate() {
         let dir = tempfile::tempdir().unwrap();

@@ -3,10 +3,12 @@
 
 pub mod control;
 mod local;
+mod quota;
 mod reports;
 pub mod shard;
 mod upkeep;
 
-pub use local::LocalView;
+pub use local::{Grant, LocalView};
+pub use quota::{Cost, Quota};
 pub use reports::copy_reports;
 pub use upkeep::{Task, Upkeep};

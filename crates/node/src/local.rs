@@ -1,6 +1,6 @@
 //! What the control plane tells the shard that holds this node's copies.
 
-use holdfast_types::{Epoch, Incarnation, VolumeId, VolumeSize, VolumeView};
+use holdfast_types::{ClusterVersion, Epoch, GuestLimits, Incarnation, SocketAccess, VolumeId, VolumeSize, VolumeView};
 use std::collections::BTreeMap;
 
 /// The part of the control plane's state that concerns this node's copies.
@@ -16,6 +16,30 @@ pub struct LocalView {
     pub registered: BTreeMap<VolumeId, Incarnation>,
     /// Copies here that a forced recovery gave up.
     pub aside: BTreeMap<VolumeId, Aside>,
+    /// The cluster's: what is written to the disk must be understood by an agent of that version, which may be put back.
+    pub version: ClusterVersion,
+    /// What the guests of each volume in `views` are granted, where that is not what is usual.
+    pub grants: BTreeMap<VolumeId, Grant>,
+}
+
+impl LocalView {
+    /// Whether it says anything about this volume. Lists are sorted by volume.
+    pub(crate) fn names(&self, volume: VolumeId) -> bool {
+        self.views.binary_search_by_key(&volume, |v| v.volume).is_ok()
+            || self.create.binary_search_by_key(&volume, |c| c.0).is_ok()
+            || self.delete.binary_search(&volume).is_ok()
+            || self.registered.contains_key(&volume)
+            || self.aside.contains_key(&volume)
+    }
+}
+
+/// What an operator grants the guests of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// How much they may ask for.
+    pub limits: GuestLimits,
+    /// Who may open its socket.
+    pub socket: SocketAccess,
 }
 
 /// A copy that counts no more and is kept as evidence.

@@ -3,12 +3,12 @@
 use crate::shard::CopyRow;
 use holdfast_cluster::{
     BlockCounts, Blocks, CopyReport, CopyRole, CopyState, CopyVerdict, Difference, Exposure, Integrity, LostCopy,
-    ResyncProgress, ScrubReport, SpaceLeft, Verdict,
+    ResyncProgress, ScrubReport, SlowCopy, SpaceLeft, Verdict,
 };
 use holdfast_replication as replication;
 use holdfast_replication::{CopyStatus, Found, LogEnd, ResyncStatus, RoleName};
 use holdfast_store::Space;
-use holdfast_types::{BLOCK_SIZE, BlockRange, Epoch, Incarnation, NodeId, Positions, Time};
+use holdfast_types::{BLOCK_SIZE, BlockRange, Epoch, Incarnation, Lsn, NodeId, Positions, Time};
 
 /// One report for each copy, for `control::Input::Reports`.
 #[must_use]
@@ -43,8 +43,12 @@ fn copy_report(row: &CopyRow) -> CopyReport {
         switchover: row.status.as_ref().is_some_and(|s| s.draining),
         lost: row.status.as_ref().map_or_else(Vec::new, |s| s.lost.iter().map(|l| lost(s, l)).collect()),
         learners: row.status.as_ref().map_or_else(Vec::new, |s| s.learners.iter().map(|l| lost(s, l)).collect()),
+        absent: row.status.as_ref().map_or_else(Vec::new, |s| s.absent.clone()),
+        damaged: row.status.as_ref().and_then(|s| s.unreadable_to).map(unreadable),
+        unknown_reign: row.status.as_ref().is_some_and(|s| s.unknown_reign),
         // The shell's to say: it holds the connections.
         clients: 0,
+        asked_for: false,
         space: space_left(row.space),
         integrity: row.status.as_ref().map(integrity).unwrap_or_default(),
         size: row.status.as_ref().map(|s| (s.size.size.bytes(), s.size.decision)),
@@ -55,8 +59,18 @@ fn copy_report(row: &CopyRow) -> CopyReport {
             seconds: s.exposure.seconds,
             byte_seconds: s.exposure.byte_seconds,
         }),
+        slow: row.status.as_ref().map_or_else(Vec::new, |s| s.slow.iter().map(slow).collect()),
         orphans: row.orphans.iter().map(|(epoch, bytes)| (epoch.0, *bytes)).collect(),
     }
+}
+
+fn unreadable(to: Lsn) -> String {
+    format!("records that were durable there, up to {to} at most, can't be read")
+}
+
+fn slow(s: &replication::SlowCopy) -> SlowCopy {
+    let micros = |d: std::time::Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    SlowCopy { node: s.node, latency_us: micros(s.latency), others_us: micros(s.others), link: s.link }
 }
 
 fn progress(s: &ResyncStatus) -> ResyncProgress {
@@ -86,7 +100,7 @@ fn integrity(status: &CopyStatus) -> Integrity {
             of_run: counts(scrub.of_run),
             passes: scrub.passes,
             started_ms: scrub.started.map(millis),
-            ended_ms: scrub.ended.map(millis),
+            ended_ms: scrub.ended_ms,
         },
         verifying: verify.running,
         verdict: verify.last.as_ref().map(|v| Verdict {

@@ -19,8 +19,8 @@ use holdfast_store as store;
 use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_store::{Space, Store, StoreConfig};
 use holdfast_types::{
-    BlockRange, ControlRequest, Epoch, Incarnation, Life, Lsn, Mutant, NodeId, OpenedCopy, Rng, SessionId, Time,
-    VolumeId, VolumeSize, VolumeView, mutated,
+    BlockRange, ClusterVersion, ControlRequest, Epoch, Incarnation, Life, Lsn, Mutant, NodeId, OpenedCopy, Rng,
+    ScrubKept, SessionId, Time, VolumeId, VolumeSize, VolumeView, mutated,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -204,8 +204,6 @@ pub enum Output {
         /// The volume.
         volume: VolumeId,
     },
-    /// The journal could not be opened at all: the process should end and say so, before anybody counts on it.
-    Fatal(String),
     /// For people.
     Event {
         /// Which volume it concerns; `None`: all of the shard.
@@ -251,7 +249,11 @@ pub struct Shard {
     deleting: BTreeSet<VolumeId>,
     /// Copies that lie on the disk and could not be opened, or made, and why: until they are deleted nothing takes their place.
     broken: BTreeMap<VolumeId, String>,
+    /// Copies that were found, and that the store has not opened yet.
+    opening: BTreeSet<VolumeId>,
     started: bool,
+    /// Of this life: durable once, and unreadable.
+    lost_records: u64,
     shard_failed: Option<String>,
     /// Lanes that are up; replicas made later are told.
     up: BTreeSet<(VolumeId, NodeId)>,
@@ -292,6 +294,8 @@ impl Shard {
             creating: BTreeSet::new(),
             deleting: BTreeSet::new(),
             broken: BTreeMap::new(),
+            lost_records: 0,
+            opening: BTreeSet::new(),
             started: false,
             shard_failed: None,
             up: BTreeSet::new(),
@@ -433,6 +437,12 @@ impl Shard {
         self.local.views.iter().find(|v| v.volume == volume)
     }
 
+    /// Records that were durable in the journal here and can't be read, since the start of this process.
+    #[must_use]
+    pub const fn lost_records(&self) -> u64 {
+        self.lost_records
+    }
+
     /// The store, for checkers and metrics.
     #[must_use]
     pub fn storage(&self) -> &Store {
@@ -506,7 +516,7 @@ impl Shard {
         if let Some(copy) = self.copies.get(&volume) {
             // Made in an earlier life that ended before it was registered; nothing was ever written to it.
             out.push(Output::CopyCreated { volume, incarnation: copy.opened.incarnation });
-        } else if !self.broken.contains_key(&volume) && self.creating.insert(volume) {
+        } else if !self.is_found(volume) && self.creating.insert(volume) {
             let known = self.local.registered.get(&volume).filter(|_| mutated(Mutant::BlankDiskKeepsIdentity));
             let incarnation = known.copied().unwrap_or(Incarnation(self.rng.next_u64()));
             self.store(store::Input::Create { volume, incarnation, size }, now, out);
@@ -515,7 +525,7 @@ impl Shard {
 
     fn delete(&mut self, volume: VolumeId, now: Time, out: &mut Vec<Output>) {
         // One whose creation is under way has files already, or will have: gone is gone only after the store says so.
-        let here = self.copies.contains_key(&volume) || self.broken.contains_key(&volume);
+        let here = self.copies.contains_key(&volume) || self.is_found(volume);
         if !here && !self.creating.contains(&volume) {
             out.push(Output::CopyDeleted { volume });
             return;
@@ -525,6 +535,11 @@ impl Shard {
         }
         self.end_replica(volume, out);
         self.store(store::Input::Delete { volume }, now, out);
+    }
+
+    /// Whether there is a copy that did not open, or not yet.
+    fn is_found(&self, volume: VolumeId) -> bool {
+        self.broken.contains_key(&volume) || self.opening.contains(&volume)
     }
 
     fn make_replica(&mut self, view: &VolumeView, now: Time, out: &mut Vec<Output>) {
@@ -634,7 +649,13 @@ impl Shard {
                 R::Hold(at) => self.store(store::Input::Hold { volume, at }, now, out),
                 R::GoOn => self.store(store::Input::GoOn { volume }, now, out),
                 R::Sums(node) => self.store(store::Input::Sums { volume, node }, now, out),
-                R::Scrubbed(next) => self.store(store::Input::Scrubbed { volume, next }, now, out),
+                R::Scrubbed { mut kept, at_once } => {
+                    if self.local.version < ClusterVersion::TOLD {
+                        // An agent of the first version refuses a superblock that holds more.
+                        kept = ScrubKept { next: kept.next, ..ScrubKept::default() };
+                    }
+                    self.store(store::Input::Scrubbed { volume, kept, at_once }, now, out);
+                }
                 R::Repair { block, data } => self.store(store::Input::Repair { volume, block, data }, now, out),
                 R::ReadLog { tag, from, max_bytes } => {
                     self.store(store::Input::ReadLog { volume, tag, from, max_bytes }, now, out);
@@ -651,6 +672,7 @@ impl Shard {
     }
 
     fn copy_failed(&mut self, volume: VolumeId, why: &str, out: &mut Vec<Output>) {
+        self.opening.remove(&volume);
         match self.copies.get_mut(&volume) {
             Some(copy) => copy.failed.get_or_insert_with(|| why.to_owned()),
             None => self.broken.entry(volume).or_insert_with(|| why.to_owned()),
@@ -663,13 +685,14 @@ impl Shard {
         use store::Output as S;
         match output {
             S::Disk(op) => out.push(Output::Disk(op)),
-            S::Started => {
-                self.started = true;
+            S::Started { opening } => {
+                (self.started, self.opening) = (true, opening);
                 self.follow_local(now, out);
             }
             S::Opened { volume, copy } => self.on_opened(volume, copy, now, out),
             S::Deleted { volume } => {
                 self.copies.remove(&volume);
+                self.opening.remove(&volume);
                 self.agenda.forget(volume);
                 self.broken.remove(&volume);
                 self.creating.remove(&volume);
@@ -681,7 +704,16 @@ impl Shard {
             S::Adopted { volume, epoch, last, last_hash } => {
                 self.replica(volume, R::Adopted { epoch, last, last_hash }, now, out);
             }
+            S::RecordsLost { volume, first, last } => {
+                self.lost_records += last.0.saturating_sub(first.0) + 1;
+                let text = format!(
+                    "records {first} to {last} at most were durable here and can't be read from the journal; other copies have what was \
+                     acknowledged of them, and this device should be watched, or replaced"
+                );
+                out.push(Output::Event { volume: Some(volume), text });
+            }
             S::Orphan { volume, epoch, news } => out.push(aside::orphan_event(volume, epoch, news)),
+            S::Mended { volume, file } => out.push(aside::mended_event(volume, file)),
             S::Applied { volume, upto, digest } => {
                 if let Some(copy) = self.copies.get_mut(&volume) {
                     (copy.applied, copy.digest) = (upto, digest);
@@ -714,14 +746,20 @@ impl Shard {
     }
 
     fn all_failed(&mut self, reason: &str, now: Time, out: &mut Vec<Output>) {
-        self.shard_failed = Some(reason.to_owned());
-        if !std::mem::replace(&mut self.started, true) {
-            let hint = "every segment file of the journal must be the one that this node wrote; put the original files back, or replace this node's copies";
-            out.push(Output::Fatal(format!("{reason}; {hint}")));
-        }
+        // A journal that is refused at the start: nothing is made or deleted beside it, the files are evidence. The node stays up,
+        // says so, and keeps its vote.
+        let place = &self.config.place;
+        let hint = || {
+            format!(
+                "put the original files back if there are any, or move {place} away as a whole and replace this node's copies; \
+                 then restart the agent"
+            )
+        };
+        let reason = if self.started { reason.to_owned() } else { format!("{reason}; {}", hint()) };
+        self.shard_failed = Some(reason.clone());
         let volumes: Vec<VolumeId> = self.copies.keys().copied().collect();
         for volume in volumes {
-            self.replica(volume, replication::Input::Failed(reason.to_owned()), now, out);
+            self.replica(volume, replication::Input::Failed(reason.clone()), now, out);
         }
         out.push(Output::Event {
             volume: None,
@@ -735,7 +773,8 @@ impl Shard {
         let (replica, failed, aside, lanes) = (None, None, None, BTreeSet::new());
         let copy = Copy { opened, replica, applied, digest, failed, lanes, aside, sealed: false };
         self.copies.insert(volume, copy);
-        if self.creating.remove(&volume) {
+        let found = self.opening.remove(&volume);
+        if self.creating.remove(&volume) || found && self.local.create.iter().any(|(wanted, _)| *wanted == volume) {
             out.push(Output::CopyCreated { volume, incarnation });
         }
         if self.started {

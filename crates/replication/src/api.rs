@@ -1,6 +1,7 @@
 //! What goes into a replica and what comes out.
 
 use crate::exposure::ExposureStatus;
+use crate::pace::SlowCopy;
 use crate::resync::{NotProven, ResyncStatus};
 use crate::scrub::ScrubStatus;
 use crate::verify::VerifyStatus;
@@ -9,7 +10,7 @@ use holdfast_format::Record;
 use holdfast_format::message::{Message, NotHeld, Region, RegionCut, RegionQuery, RegionsFound, SumNode};
 use holdfast_types::{
     BlockIndex, BlockRange, ByteOffset, ControlRequest, Durable, Epoch, EpochTable, Lsn, NodeId, ReadFault,
-    RegionIndex, RequestId, Resized, SessionId, VolumeSize, VolumeView,
+    RegionIndex, RequestId, Resized, ScrubKept, SessionId, VolumeSize, VolumeView,
 };
 use std::time::Duration;
 
@@ -28,6 +29,10 @@ pub struct Timers {
     pub commit_delay: Duration,
     /// A whole copy is read and verified once in this time; zero: never.
     pub scrub_period: Duration,
+    /// Milliseconds since 1970 at `Time::ZERO`, for what people are told of earlier lives. Nothing is decided by it.
+    pub unix_ms_at_zero: u64,
+    /// A copy that takes longer than this to make records durable, and much longer than the others, is called slow; zero: never.
+    pub slow_latency: Duration,
 }
 
 impl Default for Timers {
@@ -39,6 +44,8 @@ impl Default for Timers {
             control_retry: Duration::from_millis(500),
             commit_delay: Duration::from_millis(20),
             scrub_period: Duration::from_hours(24 * 30),
+            unix_ms_at_zero: 0,
+            slow_latency: Duration::from_millis(50),
         }
     }
 }
@@ -315,7 +322,12 @@ pub enum Output {
         data: Bytes,
     },
     /// To the store: the scrub has come so far; to be kept over restarts.
-    Scrubbed(BlockIndex),
+    Scrubbed {
+        /// What is to be kept.
+        kept: ScrubKept,
+        /// Now; otherwise as it suits the store, and at the orderly end.
+        at_once: bool,
+    },
     /// To the store: read records.
     ReadLog {
         /// For `Input::LogRead`.
@@ -448,8 +460,16 @@ pub struct CopyStatus {
     pub resyncing: Vec<NodeId>,
     /// As primary: copies that are to become members, and what keeps each from it.
     pub learners: Vec<(NodeId, String)>,
+    /// As primary or claimant: other members that do not follow.
+    pub absent: Vec<NodeId>,
+    /// Records up to here were durable once, or known to be committed, and can't be read.
+    pub unreadable_to: Option<Lsn>,
+    /// Its epoch table names a reign of which the control plane knows nothing since it was recovered (G4).
+    pub unknown_reign: bool,
     /// What it waits for, if anything.
     pub waiting: Option<String>,
+    /// As primary: copies that are alive and slow, this one among them.
+    pub slow: Vec<SlowCopy>,
     /// As primary, now or earlier: what had fewer copies than promised.
     pub exposure: ExposureStatus,
 }

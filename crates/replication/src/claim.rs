@@ -37,6 +37,8 @@ pub(crate) struct Claimant {
     pub(crate) chosen: Option<Chosen>,
     /// When members that have not answered are asked again.
     pub(crate) greet_at: Time,
+    /// Since when the source of the chosen log is out of reach.
+    pub(crate) source_gone: Option<Time>,
     /// After a forced recovery: until then a grant of a member that counts no more may let the old primary serve reads.
     pub(crate) leases_end: Option<Time>,
 }
@@ -129,7 +131,8 @@ impl Replica {
         let greet_at = now + self.timers.control_retry;
         let lease = || Granted::new(None, epoch, &self.timers, now).until;
         let leases_end = self.view.forced.filter(|_| !mutated(Mutant::ForcedSkipsLease)).map(|_| lease());
-        self.role = Role::Claimant(Claimant { pending, tails: BTreeMap::new(), chosen: None, greet_at, leases_end });
+        let (tails, chosen, source_gone) = (BTreeMap::new(), None, None);
+        self.role = Role::Claimant(Claimant { pending, tails, chosen, greet_at, source_gone, leases_end });
         for peer in self.peers() {
             self.greet(peer, out);
         }
@@ -179,6 +182,29 @@ impl Replica {
             c.leases_end = None;
             self.choose(now, out);
         }
+        self.look_for_source(now, out);
+    }
+
+    /// Whoever holds the chosen log may be gone for good. If others could open without it, a new claim lets them choose among their logs: as
+    /// safe as if this process had ended here, and this epoch's table, which is durable, is not written a second time.
+    fn look_for_source(&mut self, now: Time, out: &mut Vec<Output>) {
+        let (me, patience) = (self.me, 2 * self.timers.control_retry);
+        let Role::Claimant(c) = &mut self.role else { return };
+        let here = |n: NodeId| n == me || self.up.contains(&n);
+        if c.chosen.as_ref().is_none_or(|chosen| here(chosen.source)) {
+            c.source_gone = None;
+            return;
+        }
+        let since = *c.source_gone.get_or_insert(now);
+        let whole = |n: NodeId| here(n) && c.tails.get(&n).is_some_and(tail_is_whole);
+        let active = &self.view.active;
+        let left = active.members.iter().filter(|m| whole(m.node)).count();
+        let enough = left >= usize::from(c.pending.configuration.write_quorum) && self.view.is_fence(whole);
+        if enough && now.since(since) >= patience {
+            out.push(Output::Event("the copy with the chosen log is gone: claiming anew without it".to_owned()));
+            self.leave_role(out);
+            self.want(now, out);
+        }
     }
 
     /// T3 and T4.
@@ -218,12 +244,9 @@ impl Replica {
             ));
             return;
         }
-        if self.view.durability == Durability::Flush && !forced && !memory_is_met(base, &valid) {
-            self.waiting = Some(
-                "a member that answered has restarted and forgot what it held in memory; the volume opens when one that has \
-                 not, or every member, answers"
-                    .to_owned(),
-            );
+        let untold = self.untold(&valid).or_else(|| self.forgotten(base, &valid).filter(|_| !forced));
+        if untold.is_some() {
+            self.waiting = untold;
             return;
         }
         let own = |node: NodeId| node == self.me;
@@ -250,6 +273,34 @@ impl Replica {
             return;
         }
         self.take(Chosen { source, last, table }, now, out);
+    }
+
+    /// A reign in this table that began before the control plane was recovered, and is not known of. Of a member whose log was
+    /// repaired since, the table still tells.
+    pub(crate) fn unknown_reign(&self, table: &EpochTable) -> Option<Epoch> {
+        table.entries().iter().map(|(epoch, _)| *epoch).rfind(|epoch| self.view.is_unknown(*epoch))
+    }
+
+    /// A reign that keeps a fence from being enough, as it should know who counted in it and can't. Also where all that are left are
+    /// asked: what was given up in a forced recovery was given up before that reign.
+    fn untold(&self, valid: &[(NodeId, &TailReport)]) -> Option<String> {
+        let unknown = |(node, t): &(NodeId, &TailReport)| Some((*node, self.unknown_reign(&t.table)?));
+        let (node, epoch) = valid.iter().find_map(unknown).filter(|_| !mutated(Mutant::UnknownReignIgnored))?;
+        Some(format!(
+            "{node} knows of {epoch}, of which the control plane knows nothing since it was recovered: who counted then, and may hold more, \
+             is not known here; an operator must decide"
+        ))
+    }
+
+    /// Members whose memory would be needed to tell what the log is, and which lost it.
+    fn forgotten(&self, base: &Configuration, valid: &[(NodeId, &TailReport)]) -> Option<String> {
+        let forgetful =
+            self.view.durability == Durability::Flush && !memory_is_met(base, self.view.last_reign(), valid);
+        forgetful.then(|| {
+            "a member that answered has restarted and forgot what it held in memory; the volume opens when one that has not, or every \
+             member, answers"
+                .to_owned()
+        })
     }
 
     /// T6 first, then T5: the table is durable before the first record that it describes.
@@ -382,8 +433,8 @@ fn needed(configuration: &Configuration) -> String {
 /// among the N − x members that remember, so R of those meet them: the same R, counted without the forgetful. From x = W
 /// on, more memories were lost than the promise covers, and every flushed write is met by any fence. When all members
 /// answered there is nothing more to learn.
-fn memory_is_met(base: &Configuration, valid: &[(NodeId, &TailReport)]) -> bool {
-    let forgetful = valid.iter().filter(|(_, t)| t.forgot == base.epoch && base.epoch > Epoch::ZERO).count();
+fn memory_is_met(base: &Configuration, reigned: Epoch, valid: &[(NodeId, &TailReport)]) -> bool {
+    let forgetful = valid.iter().filter(|(_, t)| t.forgot == reigned && reigned > Epoch::ZERO).count();
     valid.len() == base.members.len()
         || forgetful >= usize::from(base.write_quorum)
         || valid.len() - forgetful >= base.fence_quorum()

@@ -88,6 +88,8 @@ mod tests {
         control_retry: Duration::from_millis(500),
         commit_delay: Duration::from_millis(20),
         scrub_period: Duration::ZERO,
+        unix_ms_at_zero: 0,
+        slow_latency: Duration::ZERO,
     };
 
     #[test]

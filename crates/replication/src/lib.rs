@@ -20,6 +20,7 @@
 
 mod api;
 mod claim;
+mod courtesy;
 mod exposure;
 mod guest;
 mod lag;
@@ -27,6 +28,7 @@ mod lease;
 mod log;
 mod member;
 mod notices;
+mod pace;
 mod proof;
 mod reconfigure;
 mod reign;
@@ -34,6 +36,7 @@ mod repair;
 mod replica;
 mod resize;
 mod resync;
+mod returns;
 mod scrub;
 mod source;
 mod tracker;
@@ -44,6 +47,7 @@ mod tests;
 
 pub use api::{CopyStatus, GuestError, GuestOp, Input, Limits, LogEnd, Output, Request, RequestKey, RoleName, Timers};
 pub use exposure::ExposureStatus;
+pub use pace::SlowCopy;
 pub use replica::Replica;
 pub use resync::{NotProven, ResyncStatus};
 pub use scrub::{Found, ScrubStatus};

@@ -294,7 +294,7 @@ mod tests {
             checkpoint: zero,
             first: Lsn(1),
             unknown_to: Some(Lsn(300)),
-            scrubbed: holdfast_types::BlockIndex(0),
+            scrub: holdfast_types::ScrubKept::default(),
         });
         log.note_adopted(Epoch(2), after, last, last_hash);
         log.note_durable(last);

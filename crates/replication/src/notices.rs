@@ -28,7 +28,7 @@ impl Notices {
     pub(crate) fn say(&mut self, block: BlockIndex, what: &str, text: String, now: Time, out: &mut Vec<Output>) {
         self.step(what, now, out);
         let ends = *self.ends.get_or_insert(now + WINDOW);
-        debug_assert!(now < ends, "the window is the present one");
+        assert!(now < ends, "the window is the present one");
         self.count += 1;
         if self.count <= SINGLY {
             out.push(Output::Event(text));

@@ -48,6 +48,12 @@ impl Before {
         self.configuration.epoch
     }
 
+    /// Members of it that are none now and are to be one again.
+    pub(crate) fn left_out(&self, now: &Configuration, learners: &[Member]) -> impl Iterator<Item = NodeId> {
+        let gone = self.configuration.members.iter().filter(|m| now.member(m.node).is_none());
+        gone.filter(|m| learners.contains(m)).map(|m| m.node)
+    }
+
     /// `node` holds the log of the next epoch up to here, of which this epoch's log is the beginning.
     pub(crate) fn note(&mut self, node: NodeId, received: Lsn, durable: Lsn) {
         self.tracker.note(node, received.min(self.end), durable.min(self.end));
@@ -106,14 +112,14 @@ impl Reign {
     }
 
     /// Whether a takeover with the members of the epoch before would get on where this change does not.
-    fn is_stuck(&self, durable: Lsn) -> bool {
+    fn is_stuck(&self, durable: Lsn, goes_alone: bool) -> bool {
         let Some(before) = &self.before else { return false };
         let holds = |m: &&Member| match self.peers.get(&m.node) {
             Some(peer) => peer.held >= self.start,
             None => durable >= self.start,
         };
         let held = before.configuration.members.iter().filter(holds).count();
-        !self.is_held() && held >= usize::from(before.configuration.write_quorum)
+        !self.is_held() && (held >= usize::from(before.configuration.write_quorum) || goes_alone)
     }
 }
 
@@ -221,7 +227,8 @@ impl Replica {
         let (retry, durable) = (self.timers.control_retry, self.log.positions.durable);
         let Role::Reign(r) = &mut self.role else { return };
         if r.before.as_ref().is_some_and(|b| now >= b.give_up_at) {
-            if r.is_stuck(durable) {
+            // A1: a claim of its own then has this member alone.
+            if r.is_stuck(durable, self.view.alone == Some(self.me)) {
                 return self.give_up(now, out);
             }
             r.before.iter_mut().for_each(|b| b.give_up_at = now + retry);
@@ -232,10 +239,11 @@ impl Replica {
             return;
         }
         self.compare_images(out);
-        let members = self.next_members();
+        let members = self.next_members(now);
         let Role::Reign(r) = &mut self.role else { return };
         let Some(members) = members else {
-            r.change_at = None;
+            let due = r.peers.iter().filter_map(|(node, p)| self.returns.due(*node, p.steady?));
+            r.change_at = due.filter(|at| *at > now).min();
             return;
         };
         if r.change_at.is_none_or(|at| now >= at) {
@@ -248,6 +256,12 @@ impl Replica {
     /// An added member has gone, and the members before could open without it.
     fn give_up(&mut self, now: Time, out: &mut Vec<Output>) {
         out.push(Output::Event("a change of members can't be completed: claiming an epoch without it".to_owned()));
+        if let Role::Reign(r) = &self.role
+            && let Some(before) = &r.before
+        {
+            let added = r.configuration.members.iter().filter(|m| !before.configuration.members.contains(m));
+            self.returns.note(added.map(|m| m.node), now);
+        }
         self.leave_role(out);
         if self.is_wanted() {
             self.become_candidate(now, out);
@@ -256,7 +270,7 @@ impl Replica {
 
     /// The members of the next epoch, if it is time for one: a learner that is complete comes first, so that a replacement
     /// never leaves fewer good copies than before.
-    fn next_members(&self) -> Option<Vec<Member>> {
+    fn next_members(&self, now: Time) -> Option<Vec<Member>> {
         let Role::Reign(r) = &self.role else { return None };
         let (view, last) = (&self.view, self.log.last());
         let current = &r.configuration.members;
@@ -266,8 +280,10 @@ impl Replica {
             members.len() <= MAX_MEMBERS && good >= usize::from(view.rule.write_quorum(members.len()))
         };
         let complete = |m: &&Member| {
-            r.peers.get(&m.node).is_some_and(|p| p.check == Check::Equal && p.incarnation == m.incarnation)
-                && close(m.node)
+            let peer = r.peers.get(&m.node).filter(|p| p.check == Check::Equal && p.incarnation == m.incarnation);
+            let steady =
+                |p: &Peer| p.steady.is_some_and(|since| self.returns.due(m.node, since).is_none_or(|at| now >= at));
+            peer.is_some_and(steady) && close(m.node)
         };
         let with = |m: &Member| {
             let mut members = current.clone();
@@ -277,7 +293,9 @@ impl Replica {
         };
         let without = |node: &NodeId| current.iter().copied().filter(|m| m.node != *node).collect::<Vec<_>>();
         let grown = view.learners.iter().filter(complete).map(with);
-        let shrunk = view.leaving.iter().filter(|n| **n != self.me).map(without);
+        // Whoever is to go for good first, then whoever is left out for a while.
+        let left_out = view.left_out();
+        let shrunk = view.leaving.iter().chain(&left_out).filter(|n| **n != self.me).map(without);
         grown.chain(shrunk).find(able)
     }
 
@@ -362,6 +380,21 @@ impl Replica {
             |at: &Lsn| r.peers.values().any(|p| matches!(p.check, Check::Asked(a) | Check::Told(a, _) if a == *at));
         let waited_for: Vec<Lsn> = r.digests.keys().copied().filter(waits).collect();
         r.digests.retain(|at, _| waited_for.contains(at));
+    }
+
+    /// A1: an epoch that is claimed needs a copy without which this one is to go on.
+    pub(crate) fn is_to_go_alone(&self, claimed: &Configuration) -> bool {
+        self.view.alone == Some(self.me) && claimed.members.iter().any(|m| m.node != self.me)
+    }
+
+    /// Other members of the active configuration that don't follow this copy, if it leads or claims.
+    pub(crate) fn absent(&self) -> Vec<NodeId> {
+        let follows = |node: &NodeId| match &self.role {
+            Role::Reign(r) => r.peers.get(node).is_some_and(|p| p.state == PeerState::Streaming),
+            Role::Claimant(c) => c.tails.contains_key(node) && self.up.contains(node),
+            Role::Candidate(_) | Role::Follower => true,
+        };
+        self.peers().into_iter().filter(|node| !follows(node)).collect()
     }
 
     /// What keeps each learner from being a member.

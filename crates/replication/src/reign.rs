@@ -8,15 +8,17 @@ use crate::claim::tail_is_whole;
 use crate::exposure::{News, Written};
 use crate::guest::Guests;
 use crate::lease::Grants;
+use crate::pace::{Change, Paces, SlowCopy};
 use crate::reconfigure::{Before, Check};
 use crate::replica::{Replica, Role};
 use crate::tracker::Tracker;
 use holdfast_format::Record;
 use holdfast_format::message::{BeatVolume, Message, TailReport};
 use holdfast_types::{
-    Configuration, ControlRequest, Durability, Epoch, Incarnation, Lsn, Mutant, NodeId, Pending, Time, mutated,
+    Configuration, ControlRequest, Durability, Epoch, Incarnation, Lsn, Mutant, NodeId, Nominee, Pending, Time, mutated,
 };
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerState {
@@ -50,14 +52,18 @@ pub(crate) struct Peer {
     pub(crate) check: Check,
     /// Next record to send.
     pub(crate) next: Lsn,
-    /// Sent and not acknowledged: last LSN and bytes of each message.
-    unacknowledged: VecDeque<(Lsn, usize)>,
+    /// Sent and not acknowledged: last LSN and bytes of each message, and when it was sent.
+    unacknowledged: VecDeque<(Lsn, usize, Time)>,
+    /// It has kept up with what is written since it was greeted: from then on it is measured.
+    kept_up: bool,
     pub(crate) window_used: usize,
     /// A read of the log is under way for it.
     pub(crate) reading: Option<u64>,
     checkpoint: Lsn,
     /// Why it is `Lost` or `Resyncing`.
     pub(crate) lost: Option<String>,
+    /// Since when it follows without a break.
+    pub(crate) steady: Option<Time>,
 }
 
 impl Peer {
@@ -69,10 +75,12 @@ impl Peer {
             check: Check::Unknown,
             next: Lsn::ZERO,
             unacknowledged: VecDeque::new(),
+            kept_up: false,
             window_used: 0,
             reading: None,
             checkpoint: Lsn::ZERO,
             lost: None,
+            steady: None,
         }
     }
 
@@ -94,19 +102,30 @@ impl Peer {
         self.lost = Some(why);
     }
 
-    fn sent(&mut self, records: &[Record]) {
+    fn sent(&mut self, records: &[Record], now: Time) {
         let Some(last) = records.last() else { return };
         let bytes = records.iter().map(Record::len_bytes).sum();
         self.next = last.lsn().next();
-        self.unacknowledged.push_back((last.lsn(), bytes));
+        self.unacknowledged.push_back((last.lsn(), bytes, now));
         self.window_used += bytes;
     }
 
-    fn acknowledged(&mut self, durable: Lsn) {
-        while let Some((_, bytes)) = self.unacknowledged.front().copied().filter(|(lsn, _)| *lsn <= durable) {
+    fn acknowledged(&mut self, durable: Lsn, mut took: impl FnMut(Time)) {
+        while let Some((_, bytes, at)) = self.unacknowledged.front().copied().filter(|(lsn, ..)| *lsn <= durable) {
             self.unacknowledged.pop_front();
+            if self.kept_up {
+                took(at);
+            }
             self.window_used -= if mutated(Mutant::WindowNeverFreed) { 0 } else { bytes };
         }
+    }
+}
+
+impl Peer {
+    /// How long the oldest record sent to it has not been answered, if it is measured.
+    fn waits(&self, now: Time) -> Option<Duration> {
+        let oldest = self.unacknowledged.front().filter(|_| self.kept_up && self.state == PeerState::Streaming);
+        oldest.map(|(_, _, at)| now.since(*at))
     }
 }
 
@@ -122,6 +141,8 @@ pub(crate) struct Reign {
     pub(crate) activate_at: Time,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) tracker: Tracker,
+    /// How fast the copies are.
+    pub(crate) paces: Paces,
     pub(crate) grants: Grants,
     pub(crate) guests: Guests,
     /// M1: the claim of this primary's next epoch is known, and its table is being made durable.
@@ -155,6 +176,7 @@ impl Reign {
         let peers = others.map(|m| (m.node, Peer::new(m.incarnation))).collect();
         Reign {
             tracker: Tracker::new(&configuration),
+            paces: Paces::new(now),
             configuration,
             start,
             active: false,
@@ -199,7 +221,8 @@ impl Reign {
     /// Bytes that are committed and that a copy which is to stay lacks: members and learners, but not those that are leaving.
     fn exposed(&self, me: NodeId, own: Lsn, committed: Lsn, leaving: &[NodeId], size: u64) -> u64 {
         let stays = |node: &NodeId| !leaving.contains(node);
-        let peers = self.peers.iter().filter(|(node, _)| stays(node));
+        let counts = |p: &Peer| p.state == PeerState::Streaming || !mutated(Mutant::ExposureForgetsAbsent);
+        let peers = self.peers.iter().filter(|(node, p)| stays(node) && counts(p));
         // Of a copy that no log reaches, nobody here knows what it still has.
         if peers.clone().any(|(_, p)| matches!(p.state, PeerState::Lost | PeerState::Resyncing)) {
             return size;
@@ -221,6 +244,12 @@ impl Reign {
     /// Those of them that fetch regions.
     pub(crate) fn resyncing(&self) -> Vec<NodeId> {
         self.peers.iter().filter(|(_, p)| p.state == PeerState::Resyncing).map(|(node, _)| *node).collect()
+    }
+
+    /// Whether this member has had all that is durable here, up to what is on its way.
+    fn follows(&self, node: NodeId, durable: Lsn) -> bool {
+        let has_had_all = |p: &Peer| p.kept_up || p.next > durable;
+        self.peers.get(&node).is_some_and(|p| p.state == PeerState::Streaming && has_had_all(p))
     }
 
     /// Members beside this one that must grant a lease.
@@ -257,11 +286,36 @@ impl Replica {
         self.step_activation(now, out);
         self.step_overtaken(now, out);
         self.step_change(now, out);
+        self.step_paces(now, out);
+    }
+
+    /// Looks once a second who is slow, while there is anything to do.
+    fn step_paces(&mut self, now: Time, out: &mut Vec<Output>) {
+        let (me, bound) = (self.me, self.timers.slow_latency);
+        let Role::Reign(r) = &mut self.role else { return };
+        if bound.is_zero() || !r.paces.is_due(now) {
+            return;
+        }
+        let own = r.paces.own_waits(now);
+        let of = |node: NodeId| if node == me { own } else { r.peers.get(&node).and_then(|p| p.waits(now)) };
+        let waits: Vec<_> = r.configuration.members.iter().map(|m| (m.node, of(m.node))).collect();
+        for change in r.paces.judge(me, &waits, bound, now) {
+            out.push(Output::Event(match change {
+                Change::Slow(SlowCopy { node, latency, others, link: false }) => format!(
+                    "the copy on {node} is slow: it takes {latency:.0?} to make records durable, the others {others:.1?}"
+                ),
+                Change::Slow(SlowCopy { node, latency, others, .. }) => format!(
+                    "the way from {node}, the primary, to all other copies is slow: they take {latency:.0?}, its own disk {others:.1?}"
+                ),
+                Change::Recovered(node) => format!("the copy on {node} is as fast as the others again"),
+            }));
+        }
     }
 
     /// Counts what has fewer copies than it should.
     pub(crate) fn step_exposure(&mut self, now: Time, out: &mut Vec<Output>) {
         let (me, own, committed) = (self.me, self.log.positions.durable, self.log.positions.committed);
+        let committed = if mutated(Mutant::ExposureCountsUncommitted) { self.log.last() } else { committed };
         let (leaving, size) = (&self.view.leaving, self.log.size().bytes());
         let bytes = match &mut self.role {
             Role::Reign(r) if r.serves() => {
@@ -296,11 +350,14 @@ impl Replica {
         let epoch = r.epoch();
         let fresh = std::mem::take(&mut r.fresh);
         let mut told = false;
-        if let Some(first) = fresh.first() {
+        if let (Some(first), Some(last)) = (fresh.first(), fresh.last()) {
+            r.paces.given(last.lsn(), now);
             for (node, peer) in &mut r.peers {
-                if peer.state == PeerState::Streaming && peer.next == first.lsn() && peer.window_used < window {
+                let has_room = peer.window_used < window || mutated(Mutant::WindowIgnored);
+                if peer.state == PeerState::Streaming && peer.next == first.lsn() && has_room {
+                    peer.kept_up = true;
                     for part in parts(&fresh, message_bytes) {
-                        peer.sent(part);
+                        peer.sent(part, now);
                         let message = Message::Append { epoch, committed, records: part.to_vec() };
                         out.push(Output::Send { to: *node, message });
                     }
@@ -391,7 +448,11 @@ impl Replica {
         );
         r.active = true;
         self.reigned = r.epoch();
-        let served = r.before.take().is_some();
+        let before = r.before.take();
+        let served = before.is_some();
+        if let Some(before) = before {
+            self.returns.note(before.left_out(&r.configuration, &self.view.learners), now);
+        }
         self.waiting = None;
         out.push(Output::Event(format!("{} is active, {} is primary from record {} on", r.epoch(), self.me, r.start)));
         if !served {
@@ -463,9 +524,13 @@ impl Replica {
         match peer.state {
             PeerState::Adopting => {
                 peer.state = PeerState::Streaming;
+                peer.steady = Some(now);
                 peer.next = durable.next();
             }
-            PeerState::Streaming => peer.acknowledged(durable),
+            PeerState::Streaming => {
+                let paces = &mut r.paces;
+                peer.acknowledged(durable, |at| paces.sample(from, now.since(at)));
+            }
             PeerState::Down | PeerState::Fencing | PeerState::Resyncing | PeerState::Lost => return,
         }
         peer.checkpoint = peer.checkpoint.max(checkpoint);
@@ -489,8 +554,9 @@ impl Replica {
             return;
         }
         if let Some(peer) = r.peers.get_mut(&from).filter(|p| p.state == PeerState::Streaming) {
+            let steady = peer.steady;
             peer.restart(PeerState::Streaming);
-            peer.next = expected;
+            (peer.steady, peer.next) = (steady, expected);
             self.pump(from, out);
         }
     }
@@ -519,7 +585,7 @@ impl Replica {
     }
 
     /// A read of the log for a lagging member ended.
-    pub(crate) fn catch_up_read(&mut self, tag: u64, records: Option<Vec<Record>>, out: &mut Vec<Output>) {
+    pub(crate) fn catch_up_read(&mut self, tag: u64, records: Option<Vec<Record>>, now: Time, out: &mut Vec<Output>) {
         let committed = self.commit_known;
         let Role::Reign(r) = &mut self.role else { return };
         let epoch = r.epoch();
@@ -535,7 +601,7 @@ impl Replica {
         if records[0].lsn() != peer.next {
             return;
         }
-        peer.sent(&records);
+        peer.sent(&records, now);
         out.push(Output::Send { to, message: Message::Append { epoch, committed, records } });
         self.pump(to, out);
     }
@@ -553,6 +619,10 @@ impl Replica {
         let p = self.log.positions;
         let durable = if mutated(Mutant::PrimaryCountsMemory) { p.received } else { p.durable };
         r.tracker.note(self.me, p.received, durable);
+        if mutated(Mutant::AloneBeforeActivation) && self.view.alone == Some(self.me) {
+            r.tracker.needs_one();
+        }
+        r.paces.own_durable(self.me, p.durable, now);
         let quorum = r.tracker.quorum();
         let early = mutated(Mutant::CommitsBeforeActivation) || (mutated(Mutant::AnswersBeforeReconf) && r.serves());
         let active = r.active || early;
@@ -573,9 +643,15 @@ impl Replica {
         self.step_drain(out);
     }
 
-    /// A switchover: when every admitted request is answered, gives the lease up.
+    /// A switchover: once the successor follows, admits nothing more; when every admitted request is answered, gives the lease up.
     pub(crate) fn step_drain(&mut self, out: &mut Vec<Output>) {
-        let Role::Reign(r) = &self.role else { return };
+        let durable = self.log.positions.durable;
+        let planned = self.view.nominee.filter(|n| n.planned && n.node != self.me);
+        let Role::Reign(r) = &mut self.role else { return };
+        let follows = |n: &Nominee| n.base == r.epoch() && r.follows(n.node, durable);
+        if r.active && r.next.is_none() && planned.is_some_and(|n| follows(&n)) {
+            r.draining = true;
+        }
         if r.draining && r.active && r.next.is_none() && r.guests.is_idle() && r.fresh.is_empty() {
             self.release(out);
         }

@@ -29,6 +29,8 @@ use std::time::Duration;
 const PATIENCE: u32 = 20;
 /// Pause between rounds: a member that lags learns what is committed meanwhile.
 const PAUSE: Duration = Duration::from_millis(50);
+/// A member that does not answer for so long is passed over: its copy may have failed over the question.
+const ANSWER: Duration = Duration::from_secs(2);
 /// Reads on behalf of other copies at a time.
 const MAX_SERVED: usize = 64;
 
@@ -56,8 +58,8 @@ struct Repair {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Asked this member; all with a lower id were asked before, in this round.
-    Asked(NodeId),
+    /// Asked this member, which is waited for until then; all with a lower id were asked before, in this round.
+    Asked(NodeId, Time),
     /// The store compares and writes what this member sent.
     Writing(NodeId),
     /// Nobody had it: all are asked again then.
@@ -66,9 +68,12 @@ enum Stage {
 
 impl Repairs {
     pub(crate) fn next_timeout(&self) -> Option<Time> {
-        let pause = |r: &Repair| if let Stage::Pausing(until) = r.stage { Some(until) } else { None };
-        let pauses = self.blocks.values().filter_map(pause);
-        pauses.chain(self.repaired.next_timeout()).chain(self.lost.next_timeout()).min()
+        let due = |r: &Repair| match r.stage {
+            Stage::Pausing(until) | Stage::Asked(_, until) => Some(until),
+            Stage::Writing(_) => None,
+        };
+        let due = self.blocks.values().filter_map(due);
+        due.chain(self.repaired.next_timeout()).chain(self.lost.next_timeout()).min()
     }
 }
 
@@ -109,13 +114,13 @@ impl Replica {
         self.repairs.lost.step(LOST, now, out);
         let due = |r: &Repair| match r.stage {
             Stage::Pausing(until) => now >= until,
-            Stage::Asked(member) => !self.up.contains(&member),
+            Stage::Asked(member, until) => now >= until || !self.up.contains(&member),
             Stage::Writing(_) => false,
         };
         let blocks: Vec<(BlockIndex, Stage)> =
             self.repairs.blocks.iter().filter(|(_, r)| due(r)).map(|(b, r)| (*b, r.stage)).collect();
         for (block, stage) in blocks {
-            let after = if let Stage::Asked(member) = stage { Some(member) } else { None };
+            let after = if let Stage::Asked(member, _) = stage { Some(member) } else { None };
             self.ask(block, after, now, out);
         }
     }
@@ -125,7 +130,7 @@ impl Replica {
         let next = self.peers().into_iter().find(|p| after.is_none_or(|a| *p > a) && self.up.contains(p));
         let Some(repair) = self.repairs.blocks.get_mut(&block) else { return };
         if let Some(member) = next {
-            repair.stage = Stage::Asked(member);
+            repair.stage = Stage::Asked(member, now + ANSWER);
             self.send(member, Message::FetchBlock { block }, out);
             return;
         }
@@ -183,9 +188,8 @@ impl Replica {
         now: Time,
         out: &mut Vec<Output>,
     ) {
-        let Some(repair) = self.repairs.blocks.get_mut(&block).filter(|r| r.stage == Stage::Asked(from)) else {
-            return;
-        };
+        let asked = |r: &&mut Repair| matches!(r.stage, Stage::Asked(member, _) if member == from);
+        let Some(repair) = self.repairs.blocks.get_mut(&block).filter(asked) else { return };
         match data {
             None => self.ask(block, Some(from), now, out),
             Some(data) => {

@@ -11,6 +11,7 @@ use crate::proof::Proofs;
 use crate::reign::{Held, PeerState, Reign};
 use crate::repair::Repairs;
 use crate::resync::Resync;
+use crate::returns::Returns;
 use crate::scrub::Scrub;
 use crate::source::{Serving, ServingPass};
 use crate::verify::Verify;
@@ -48,6 +49,8 @@ pub struct Replica {
     pub(crate) role: Role,
     /// The last epoch that this life led.
     pub(crate) reigned: Epoch,
+    /// Members that this copy went on without, or could not let in.
+    pub(crate) returns: Returns,
     /// Whose log this copy adopted.
     pub(crate) leader: Option<(NodeId, Epoch)>,
     pub(crate) granted: Option<Granted>,
@@ -102,7 +105,7 @@ impl Replica {
         let granted = (opened.promised > Epoch::ZERO && !own && !mutated(Mutant::GrantForgotten))
             .then(|| Granted::new(None, opened.promised, &timers, now));
         let log = Log::new(opened);
-        let scrub = Scrub::new(opened.scrubbed, log.size().blocks().0, timers.scrub_period, now);
+        let scrub = Scrub::new(&opened.scrub, log.size().blocks().0, timers.scrub_period, now);
         Replica {
             me,
             life,
@@ -113,6 +116,7 @@ impl Replica {
             up: BTreeSet::new(),
             role: Role::Follower,
             reigned: Epoch::ZERO,
+            returns: Returns::default(),
             leader: None,
             granted,
             released: Epoch::ZERO,
@@ -143,6 +147,10 @@ impl Replica {
     /// Takes one input; pushes what follows from it. Call [`Replica::maintain`] after each batch of inputs.
     pub fn handle(&mut self, input: Input, now: Time, out: &mut Vec<Output>) {
         if self.failed {
+            // Whoever needs a block asks elsewhere at once.
+            if let Input::Message { from, message: Message::FetchBlock { block } } = input {
+                self.send(from, Message::Block { block, data: None }, out);
+            }
             return;
         }
         self.seen = Some(now);
@@ -174,7 +182,7 @@ impl Replica {
             Input::Repaired { block, right } => self.on_repaired(block, right, now, out),
             Input::LogRead { tag, records } => {
                 if !self.fetch_read(tag, records.as_deref(), out) {
-                    self.catch_up_read(tag, records, out);
+                    self.catch_up_read(tag, records, now, out);
                 }
             }
             Input::Hung(hung) => {
@@ -205,6 +213,7 @@ impl Replica {
         }
         self.lag.note(self.log.positions.durable, self.commit_known, now);
         self.maintain_reign(now, out);
+        self.pace_scrub(now);
         self.step_exposure(now, out);
         if self.verify_outlived() {
             self.give_up_verify(now, out);
@@ -363,7 +372,14 @@ impl Replica {
                 _ => Vec::new(),
             },
             learners: self.learners_status(),
+            absent: self.absent(),
+            unreadable_to: self.log.unknown_to,
+            unknown_reign: self.unknown_reign(&self.log.table).is_some(),
             waiting: self.waiting.clone(),
+            slow: match &self.role {
+                Role::Reign(r) if r.active => r.paces.slow(),
+                _ => Vec::new(),
+            },
             exposure: self.exposure.status(),
         }
     }
@@ -473,7 +489,12 @@ impl Replica {
             .map(|p| (p.configuration.epoch, p.configuration.primary, p.life));
         let any_life = mutated(Mutant::EpochOfAnEarlierLife);
         let same_primary = self.view.pending.as_ref().is_some_and(|p| p.same_primary);
+        // A claim that needs the copy without which this one is to go on is made anew (A1). A change of members is completed, as the others
+        // may be enough, or given up.
+        let outlived =
+            self.view.pending.as_ref().is_some_and(|p| !p.same_primary && self.is_to_go_alone(&p.configuration));
         let mine = claimed
+            .filter(|_| !outlived)
             .filter(|(_, primary, life)| *primary == Some(self.me) && (*life == self.life || any_life))
             .map(|c| c.0);
         let superseded = match &self.role {
@@ -509,15 +530,14 @@ impl Replica {
     }
 
     /// A primary whose successor is nominated lets go: after draining if the change is planned, at once if it is forced.
+    /// For a planned one it serves on until the successor follows: its guests would wait for a copy that has to fetch first.
     fn follow_nomination(&mut self, now: Time, out: &mut Vec<Output>) {
         let me = self.me;
         let nominee = self.view.nominee;
         let Role::Reign(r) = &mut self.role else { return };
         match nominee.filter(|n| n.base == r.epoch() && n.node != me) {
-            Some(n) if r.active && n.planned && r.next.is_none() => {
-                r.draining = true;
-                self.step_drain(out);
-            }
+            // A change of members that is under way ends first.
+            Some(n) if r.active && n.planned => self.step_drain(out),
             Some(_) if r.active => self.release(out),
             _ if r.draining && !self.retiring => self.resume(now, out),
             _ => {}
@@ -537,7 +557,7 @@ impl Replica {
         }
     }
 
-    fn want(&mut self, now: Time, out: &mut Vec<Output>) {
+    pub(crate) fn want(&mut self, now: Time, out: &mut Vec<Output>) {
         if matches!(self.role, Role::Follower) && self.is_wanted() {
             self.become_candidate(now, out);
         }
@@ -572,6 +592,7 @@ impl Replica {
         self.step_greetings(now, out);
         self.step_resync(now, out);
         self.step_serving(now, out);
+        self.step_drain(out);
     }
 
     fn on_durable(&mut self, durable: Lsn, now: Time, out: &mut Vec<Output>) {

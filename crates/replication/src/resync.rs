@@ -2,7 +2,7 @@
 //! "Resync", R2, R3, R5 to R7).
 //!
 //! ```text
-//! Waiting ──leave of the node──► Opening ──► Pausing ──► (Looking) ──► Asking ──whole answer──► Writing
+//! Waiting ──leave of the node──► (Opening) ──► Pausing ──► (Looking) ──► Asking ──whole answer──► Writing
 //!                                              ▲            a pass names what is held, if it can't know it      │
 //!                                              ├──── more of the window, next pass, other source ◄──────────────┤
 //!                                              └──── not equal, disturbed ◄── Switching ◄── Proving ◄── a pass of one answer
@@ -11,15 +11,19 @@
 //! Nothing of the copy changes before the switch: it goes on as a member with the log that it has, and reports that one. What
 //! the side area holds stays over every interruption; only the question under way is asked again.
 //!
+//! A copy that pauses for a reason gives its leave back, and asks for it again when the pause is over: whoever can't go on keeps nobody else
+//! from it.
+//!
 //! Bounds (P13): one question at a time, of which the source sends at most `Limits::resync_bytes`; the next one waits
-//! until `Limits::resync_bandwidth` allows it.
+//! until `Limits::resync_bandwidth` allows it, and for longer where guests are in the way (`courtesy`).
 
 use crate::api::Output;
+use crate::courtesy::Courtesy;
 use crate::replica::Replica;
 use bytes::Bytes;
 use holdfast_format::message::{Message, NoRegions, Region, RegionCut, RegionQuery};
 use holdfast_types::{
-    Epoch, EpochTable, Lsn, Mutant, NodeId, REGION_SIZE, RegionIndex, Resized, Time, VolumeSize, mutated,
+    BLOCK_SIZE, Epoch, EpochTable, Lsn, Mutant, NodeId, REGION_SIZE, RegionIndex, Resized, Time, VolumeSize, mutated,
 };
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -108,6 +112,8 @@ pub(crate) struct Resync {
     size: VolumeSize,
     decision: u64,
     stage: Stage,
+    /// The side area is ready.
+    opened: bool,
     /// Sources that did not answer since the last answer.
     tried: BTreeSet<NodeId>,
     request: u64,
@@ -127,6 +133,7 @@ pub(crate) struct Resync {
     top: Lsn,
     /// The answer under way.
     answer: Option<Answer>,
+    courtesy: Courtesy,
     refused: u32,
     received_bytes: u64,
     since: Option<Time>,
@@ -166,6 +173,7 @@ impl Resync {
             size: own.size,
             decision: own.decision,
             stage: Stage::Waiting,
+            opened: false,
             tried: BTreeSet::new(),
             request: 0,
             query: window(after, own.size),
@@ -178,6 +186,7 @@ impl Resync {
             pass_bytes: 0,
             top: Lsn::ZERO,
             answer: None,
+            courtesy: Courtesy::default(),
             refused: 0,
             received_bytes: 0,
             since: None,
@@ -202,6 +211,11 @@ impl Resync {
     /// A deliberate mistake: what would be the end of the log after a switch to what came last.
     pub(crate) fn last_seen(&self) -> Option<RegionCut> {
         self.answer.as_ref().map(|a| a.cut)
+    }
+
+    /// It pauses for a reason, and not for the sake of bandwidth.
+    fn is_held_up(&self) -> bool {
+        matches!(self.stage, Stage::Pausing(_)) && self.status.paused.is_some()
     }
 
     fn pause(&mut self, until: Time, why: Option<String>) {
@@ -238,18 +252,22 @@ impl Replica {
         !self.has_failed() && self.resync.as_ref().is_some_and(|r| r.stage == Stage::Waiting)
     }
 
-    /// Whether this copy is being resynced now.
+    /// Whether this copy is being resynced now, and uses the leave that it was given.
     #[must_use]
     pub fn resyncs(&self) -> bool {
-        let idle = |r: &Resync| matches!(r.stage, Stage::Waiting | Stage::Stopped);
+        let idle = |r: &Resync| matches!(r.stage, Stage::Waiting | Stage::Stopped) || r.is_held_up();
         !self.has_failed() && self.resync.as_ref().is_some_and(|r| !idle(r))
     }
 
     /// Gives the leave that [`Replica::wants_resync`] asks for.
-    pub fn allow_resync(&mut self, out: &mut Vec<Output>) {
+    pub fn allow_resync(&mut self, now: Time, out: &mut Vec<Output>) {
         let Some(r) = self.resync.as_mut().filter(|r| r.stage == Stage::Waiting) else { return };
-        r.stage = Stage::Opening;
         r.status.paused = None;
+        if r.opened {
+            r.stage = Stage::Pausing(now);
+            return self.step_resync(now, out);
+        }
+        r.stage = Stage::Opening;
         out.push(Output::OpenSide(r.size));
     }
 
@@ -303,6 +321,7 @@ impl Replica {
 
     pub(crate) fn on_side_opened(&mut self, count: u64, top: Lsn, now: Time, out: &mut Vec<Output>) {
         let Some(r) = self.resync.as_mut().filter(|r| r.stage == Stage::Opening) else { return };
+        r.opened = true;
         r.top = top;
         r.status.done_bytes = content_bytes(count);
         r.before_bytes = r.status.done_bytes;
@@ -316,6 +335,8 @@ impl Replica {
     pub(crate) fn step_resync(&mut self, now: Time, out: &mut Vec<Output>) {
         let Some(r) = &mut self.resync else { return };
         match r.stage {
+            // Others may have taken its place meanwhile.
+            Stage::Pausing(until) if now >= until && r.is_held_up() => r.stage = Stage::Waiting,
             Stage::Pausing(until) if now >= until => {
                 if r.names_held {
                     r.stage = Stage::Looking;
@@ -357,6 +378,7 @@ impl Replica {
             return;
         };
         r.request += 1;
+        r.courtesy.asks(source, now);
         r.status.source = Some(source);
         r.stage = Stage::Asking { source, until: now + PATIENCE };
         r.answer = None;
@@ -387,7 +409,11 @@ impl Replica {
             NoRegions::Busy => format!("{from} serves another copy"),
             NoRegions::Behind => format!("{from} does not follow {epoch} itself"),
             NoRegions::Damaged(block) => {
-                format!("block {} can't be verified at {from} and no copy that answers has its content", block.0)
+                let (at, size) = (block.0 * BLOCK_SIZE as u64, BLOCK_SIZE);
+                format!(
+                    "waits for the {size} bytes at {at}, which {from} can't verify and no copy that answers has; it goes on once a \
+                     guest writes or discards them"
+                )
             }
         });
         self.ask_for_regions(now, out);
@@ -483,7 +509,11 @@ impl Replica {
         r.note_progress(&answer);
         let bytes: usize = answer.regions.iter().map(Region::len_bytes).sum();
         let nanos = u128::try_from(bytes).expect("a size") * 1_000_000_000 / u128::from(bandwidth);
-        let due = now + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let pace = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+
+        let gives_way = r.courtesy.held(u64::try_from(bytes).expect("a size"), REGION_SIZE, pace, now);
+        // One that has to hurry hurries.
+        let due = now + pace + if r.chased == 0 { gives_way } else { Duration::ZERO };
         let more = answer.next.or_else(|| (r.query.end.0 < size.regions()).then_some(r.query.end));
         if let Some(next) = more {
             r.query =

@@ -5,8 +5,10 @@ mod cluster;
 mod durability;
 mod forced;
 mod members;
+mod regime;
 mod repair;
 mod resize;
+mod resync;
 mod verify;
 
 use crate::api::{GuestOp, RoleName};
@@ -123,6 +125,78 @@ fn a_claimant_fetches_a_longer_log_before_it_opens() {
     assert_eq!(c.reply(r), Some(b"only on two".to_vec()), "S1");
 }
 
+/// Node 2 has claimed, chosen the longer log of node 1, and waits for its records; then node 1 is gone for good. Nobody else is there.
+fn source_gone(copies: u64) -> Cluster {
+    let mut c = Cluster::new(copies);
+    c.nominate(N1, false);
+    let kept = c.write(N1, 0, b"kept");
+    assert!(c.reply(kept).is_some());
+    c.run_for(Duration::from_millis(300));
+    (2..=copies).for_each(|n| c.cut(NodeId(n)));
+    c.write(N1, 4096, b"nobody heard this");
+    c.crash(N1);
+    (2..=copies).for_each(|n| c.join(NodeId(n)));
+    c.hold_store(N2);
+    c.nominate(N2, false);
+    c.run_for(Duration::from_millis(2_500));
+    (3..=copies).for_each(|n| c.cut(NodeId(n)));
+    c.restart(N1);
+    c.join(N1);
+    c.hold_store(N1);
+    c.release_store(N2);
+    let waiting = c.status(N2).waiting.unwrap_or_default();
+    assert!(waiting.contains("fetching records") && waiting.ends_with("from n1"), "{waiting}");
+    c.crash(N1);
+    c
+}
+
+#[test]
+fn a_claimant_whose_source_is_gone_goes_on_with_whoever_is_there() {
+    let mut c = source_gone(3);
+    c.run_for(Duration::from_secs(3));
+    assert_eq!((c.status(N2).role, c.status(N2).absent), (RoleName::Claimant, vec![N1, N3]));
+    c.join(N3);
+    c.run_for(Duration::from_secs(3));
+    assert_eq!(c.status(N2).role, RoleName::Primary, "{:?}", c.status(N2));
+    let r = c.read(N2, 0, 4);
+    assert_eq!(c.reply(r).as_deref(), Some(b"kept".as_slice()));
+    // Whose tail was chosen before cuts it, as after any other takeover.
+    c.release_store(N1);
+    c.restart(N1);
+    c.join(N1);
+    c.run_for(Duration::from_secs(3));
+    assert_eq!(c.log(N1), c.log(N2));
+}
+
+#[test]
+fn of_two_copies_one_whose_source_is_gone_says_so_and_goes_on_alone() {
+    let mut c = source_gone(2);
+    c.run_for(Duration::from_secs(3));
+    assert_eq!((c.status(N2).role, c.status(N2).absent), (RoleName::Claimant, vec![N1]), "it was there, and is not");
+    c.go_alone(N2);
+    c.run_for(Duration::from_secs(3));
+    assert_eq!((c.status(N2).role, c.members()), (RoleName::Primary, vec![2]), "{:?}", c.status(N2));
+}
+
+#[test]
+fn one_that_is_to_go_on_alone_does_not_wait_for_a_source_that_is_gone() {
+    let mut c = source_gone(2);
+    c.hold_store(N2);
+    c.go_alone(N2);
+    c.run_for(Duration::from_secs(1));
+    c.release_store(N1);
+    c.restart(N1);
+    c.join(N1);
+    c.run_for(Duration::from_secs(3));
+    assert!(c.status(N2).absent.is_empty(), "the other one has answered first, with a longer log");
+    c.hold_store(N1);
+    c.release_store(N2);
+    assert_eq!(c.status(N2).role, RoleName::Claimant, "it waits for records");
+    c.crash(N1);
+    c.run_for(Duration::from_secs(3));
+    assert_eq!((c.status(N2).role, c.members()), (RoleName::Primary, vec![2]), "{:?}", c.status(N2));
+}
+
 #[test]
 fn a_switchover_drains_and_needs_no_lease_to_end() {
     let mut c = Cluster::new(3);
@@ -139,6 +213,26 @@ fn a_switchover_drains_and_needs_no_lease_to_end() {
     let r = c.read(N3, 0, 6);
     c.run_for(Duration::from_millis(20));
     assert_eq!(c.reply(r), Some(b"before".to_vec()));
+}
+
+/// Its guests would wait for a copy that is not there, or has to fetch first.
+#[test]
+fn a_primary_serves_on_until_its_successor_follows() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.run_for(Duration::from_millis(300));
+    c.cut(N3);
+    c.nominate(N3, true);
+    c.run_for(Duration::from_millis(300));
+    let w = c.write(N1, 0, b"meanwhile");
+    c.run_for(Duration::from_millis(50));
+    assert!(c.reply(w).is_some(), "{:?}", c.status(N1));
+    c.join(N3);
+    c.run_for(Duration::from_millis(500));
+    assert_eq!(c.status(N3).role, RoleName::Primary, "{:?}", c.status(N3));
+    let r = c.read(N3, 0, 9);
+    c.run_for(Duration::from_millis(20));
+    assert_eq!(c.reply(r), Some(b"meanwhile".to_vec()));
 }
 
 #[test]

@@ -87,6 +87,7 @@ mod tests {
             members,
             write_quorum,
             durability: Durability::Sync,
+            degraded: None,
             clients: 1,
             first_primary: NodeId(1),
         };

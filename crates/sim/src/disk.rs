@@ -39,16 +39,52 @@ struct Unsynced {
 /// One file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct File {
+    /// May be longer than the file is for its reader; zeros lie behind its end.
     content: Vec<u8>,
     unsynced: Vec<Unsynced>,
+    len: usize,
+    /// The length on stable storage, where that is another one, and since which write the present one is.
+    unsynced_len: Option<(usize, u64)>,
     /// Blocks were really written when it was made: writes never need space.
     written: bool,
 }
 
 impl File {
+    fn new(len: usize, written: bool) -> File {
+        File { content: vec![0; len], unsynced: Vec::new(), len, unsynced_len: None, written }
+    }
+
+    /// A write behind the end makes a file longer.
     fn grow(&mut self, end: usize) {
         if self.content.len() < end {
             self.content.resize(end, 0);
+        }
+        self.len = self.len.max(end);
+    }
+
+    fn set_len(&mut self, seq: u64, len: usize) {
+        let stable = self.unsynced_len.map_or(self.len, |(stable, _)| stable);
+        self.grow(len);
+        let room = self.content.len() - len;
+        self.apply(seq, len, vec![0; room].into(), false);
+        (self.len, self.unsynced_len) = (len, Some((stable, seq)));
+    }
+
+    /// The file ends here, whatever was on its way.
+    fn end_at(&mut self, len: usize) {
+        self.grow(len);
+        self.content[len..].fill(0);
+        (self.len, self.unsynced_len) = (len, None);
+    }
+
+    /// Power is gone: an end that was not synced is the old one or the new one.
+    fn settle_len(&mut self, rng: &mut Rng) {
+        let Some((stable, _)) = self.unsynced_len.take() else { return };
+        if rng.chance(500_000) {
+            self.grow(stable);
+            self.len = stable;
+        } else {
+            self.end_at(self.len);
         }
     }
 
@@ -84,6 +120,7 @@ impl File {
             }
         }
         self.unsynced = kept;
+        self.unsynced_len.take_if(|(_, since)| *since <= upto);
         synced
     }
 
@@ -97,7 +134,12 @@ impl File {
     }
 
     fn redo(&mut self, offset: usize, new: &[u8], fate: Fate, rng: &mut Rng) {
+        let len = self.len;
         self.grow(offset + new.len());
+        if self.unsynced_len.is_some() {
+            // The zeros behind a new end make no file longer.
+            self.len = len;
+        }
         match fate {
             Fate::Lost => {}
             Fate::Kept => self.content[offset..offset + new.len()].copy_from_slice(new),
@@ -245,6 +287,7 @@ impl Disk {
                 }
                 file.redo(u.offset, &u.new, fate, rng);
             }
+            file.settle_len(rng);
         }
         for InFlight { op, .. } in std::mem::take(&mut self.in_flight).into_values() {
             let fate = Fate::draw(&mut self.rng);
@@ -276,6 +319,12 @@ impl Disk {
         self.read_only = false;
     }
 
+    /// Bytes of the journal's segments.
+    pub(crate) fn journal_bytes(&self) -> u64 {
+        let segments = self.files.range(FileId::Segment(0)..=FileId::Segment(u32::MAX));
+        segments.map(|(_, file)| file.len as u64).sum()
+    }
+
     /// What is under way, by ticket.
     pub(crate) fn under_way(&self) -> Vec<u64> {
         self.in_flight.keys().copied().collect()
@@ -300,7 +349,7 @@ impl Disk {
 
     /// What a reader of the file sees.
     pub(crate) fn content(&self, file: FileId) -> Option<&[u8]> {
-        self.files.get(&file).map(|f| f.content.as_slice())
+        self.files.get(&file).map(|f| &f.content[..f.len])
     }
 
     fn failure(&mut self, op: &DiskOp) -> Option<(DiskError, FaultKind)> {
@@ -363,19 +412,17 @@ impl Disk {
             DiskOpKind::Punch { offset, len } | DiskOpKind::Zero { offset, len } => {
                 let zeros = vec![0; index(*len)];
                 if let Some(file) = self.files.get_mut(&op.file) {
-                    let room = file.content.len().saturating_sub(index(*offset)).min(zeros.len());
+                    let room = file.len.saturating_sub(index(*offset)).min(zeros.len());
                     file.redo(index(*offset), &zeros[..room], fate, &mut self.rng);
                 }
             }
             DiskOpKind::SetLen { len } if fate != Fate::Lost => {
                 if let Some(file) = self.files.get_mut(&op.file) {
-                    file.grow(index(*len));
-                    file.content[index(*len)..].fill(0);
+                    file.end_at(index(*len));
                 }
             }
             DiskOpKind::Create { len, written } if fate != Fate::Lost => {
-                self.files
-                    .insert(op.file, File { content: vec![0; index(*len)], unsynced: Vec::new(), written: *written });
+                self.files.insert(op.file, File::new(index(*len), *written));
             }
             DiskOpKind::Delete if fate != Fate::Lost => {
                 self.files.remove(&op.file);
@@ -389,12 +436,11 @@ impl Disk {
         let none = Vec::new();
         match &op.kind {
             DiskOpKind::List => {
-                let files = self.files.iter().map(|(id, f)| (*id, f.content.len() as u64)).collect();
+                let files = self.files.iter().map(|(id, f)| (*id, f.len as u64)).collect();
                 return (Ok(DiskReply::Files(files)), none);
             }
             DiskOpKind::Create { len, written } => {
-                self.files
-                    .insert(op.file, File { content: vec![0; index(*len)], unsynced: Vec::new(), written: *written });
+                self.files.insert(op.file, File::new(index(*len), *written));
                 return (Ok(DiskReply::Done), none);
             }
             DiskOpKind::Delete => {
@@ -408,8 +454,8 @@ impl Disk {
             DiskOpKind::Read { offset, len } => {
                 let (from, len) = (index(*offset), index(u64::from(*len)));
                 let mut data = vec![0; len];
-                let held = file.content.len().saturating_sub(from).min(len);
-                data[..held].copy_from_slice(&file.content[from.min(file.content.len())..][..held]);
+                let held = file.len.saturating_sub(from).min(len);
+                data[..held].copy_from_slice(&file.content[from.min(file.len)..][..held]);
                 self.misread(op, &mut data);
                 (Ok(DiskReply::Data(data.into())), none)
             }
@@ -422,17 +468,15 @@ impl Disk {
             }
             DiskOpKind::Punch { offset, len } | DiskOpKind::Zero { offset, len } => {
                 self.seq += 1;
-                let room = file.content.len().saturating_sub(index(*offset)).min(index(*len));
+                let room = file.len.saturating_sub(index(*offset)).min(index(*len));
                 file.apply(self.seq, index(*offset), vec![0; room].into(), false);
                 self.damage.rewritten(op.file, index(*offset), room);
                 (Ok(DiskReply::Done), none)
             }
-            // What lies behind the end of a file reads as zeros, so that a file that only pretends to be shorter is none the wiser.
             DiskOpKind::SetLen { len } => {
                 self.seq += 1;
-                file.grow(index(*len));
-                let room = file.content.len() - index(*len);
-                file.apply(self.seq, index(*len), vec![0; room].into(), false);
+                let room = file.content.len().saturating_sub(index(*len));
+                file.set_len(self.seq, index(*len));
                 self.damage.rewritten(op.file, index(*len), room);
                 (Ok(DiskReply::Done), none)
             }

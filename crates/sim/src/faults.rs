@@ -171,6 +171,14 @@ fault_kinds! {
     CopyReplacedByItself,
     /// It takes that back.
     CopyKept,
+    /// A process is told to end and hands over what it leads, as on SIGTERM; it comes back.
+    OrderlyEnd,
+    /// A process is told to end and asks the others to wait for its next life.
+    OrderlyRestart,
+    /// One of two copies goes on alone.
+    WentAlone,
+    /// The copy that was left out counts again.
+    BothAgain,
     /// A clock jumps ahead, which no clock that counts the time since boot does: declared runs only.
     ClockJump,
     /// A node stands still and its clock with it (a guest of a hypervisor that is paused): declared runs only.
@@ -181,9 +189,22 @@ fault_kinds! {
     Verify,
     /// An operator wants a volume of another size.
     Resize,
+    /// A node's process ends and comes back as a build that speaks the next version.
+    Upgrade,
+    /// It comes back as the older build.
+    Downgrade,
+    /// An older build refuses to take part, because the cluster was raised meanwhile.
+    DowngradeRefused,
     /// All copies of a volume but one are gone, for ever as far as anybody knows, and an operator goes on with the one that is left; much later
     /// they come back.
     MajorityLost,
+    /// A majority of the control plane's voters is gone, for ever as far as anybody knows, and an operator goes on with one that is left;
+    /// later they come back.
+    VotersLost,
+    /// A voter that was given up is back, is told so, and ends.
+    GivenUpReturned,
+    /// A volume waits for an operator: of a reign of it the recovered control plane knows nothing.
+    SealedByRecovery,
 }
 
 impl FaultKind {
@@ -291,6 +312,9 @@ pub(crate) const UPKEEP: &[FaultKind] = &[FaultKind::Scrub, FaultKind::Verify];
 /// A node stays away for so long that small journals forget what its copies lack.
 pub(crate) const OUTAGES: &[FaultKind] = &[FaultKind::LongOutage];
 
+/// Processes that end in order: kinds of `world/ending.rs`. Drawn apart from all else.
+pub(crate) const ENDINGS: &[FaultKind] = &[FaultKind::OrderlyEnd, FaultKind::OrderlyRestart];
+
 /// Kinds of `world/members.rs`: who holds copies changes. In runs of their own.
 pub(crate) const MEMBERS: &[FaultKind] =
     &[FaultKind::CopyAdd, FaultKind::CopyRemove, FaultKind::CopyReplace, FaultKind::DiskReplaced];
@@ -301,8 +325,14 @@ pub(crate) const NODES: &[FaultKind] = &[FaultKind::NodeDrain, FaultKind::NodeUn
 /// Kinds of `world/forced.rs`. In runs of their own.
 pub(crate) const FORCED: &[FaultKind] = &[FaultKind::MajorityLost];
 
+/// Kinds of `world/regime.rs`. In runs of their own.
+pub(crate) const REGIMES: &[FaultKind] = &[FaultKind::VotersLost];
+
 /// Volumes become larger and smaller. Drawn apart from all else.
 pub(crate) const SIZES: &[FaultKind] = &[FaultKind::Resize];
+
+/// Kinds of `world/versions.rs`: builds of two versions in one cluster. Drawn apart from all else.
+pub(crate) const VERSIONS: &[FaultKind] = &[FaultKind::Upgrade, FaultKind::Downgrade];
 
 /// Beyond what the read lease is made for.
 const CLOCKS: &[FaultKind] = &[FaultKind::ClockJump, FaultKind::ClockStop];
@@ -335,13 +365,25 @@ impl Declared {
 /// Every kind that a fault event may start in a run that is declared as nothing.
 #[cfg(test)]
 pub(crate) fn started() -> impl Iterator<Item = FaultKind> {
-    STARTED.iter().chain(WIDE).chain(&[DAMAGE, UPKEEP, OUTAGES, SIZES]).copied().flatten().copied()
+    STARTED.iter().chain(WIDE).chain(&[DAMAGE, UPKEEP, OUTAGES, SIZES, ENDINGS, VERSIONS]).copied().flatten().copied()
 }
 
 impl FaultKind {
     /// What the cluster does about other kinds, now and then: counted, and not to be had on request.
     pub(crate) const fn is_answer(self) -> bool {
-        matches!(self, FaultKind::CopyReplacedByItself | FaultKind::CopyKept)
+        use FaultKind::{
+            BothAgain, CopyKept, CopyReplacedByItself, DowngradeRefused, GivenUpReturned, SealedByRecovery, WentAlone,
+        };
+        matches!(
+            self,
+            CopyReplacedByItself
+                | CopyKept
+                | WentAlone
+                | BothAgain
+                | DowngradeRefused
+                | GivenUpReturned
+                | SealedByRecovery
+        )
     }
 
     /// Whether it is one of `world/damage.rs`.
@@ -392,6 +434,25 @@ pub(crate) fn draw_upkeep(rng: &mut Rng) -> Vec<(FaultKind, u64)> {
 /// One in three seeds has volumes whose size changes.
 pub(crate) fn draw_sizes(rng: &mut Rng) -> Vec<(FaultKind, u64)> {
     if rng.chance(330_000) { draw([SIZES].iter(), 1_000_000, 8, rng) } else { Vec::new() }
+}
+
+/// One in three seeds has processes that end in order.
+pub(crate) fn draw_endings(rng: &mut Rng) -> Vec<(FaultKind, u64)> {
+    if rng.chance(330_000) { draw([ENDINGS].iter(), 700_000, 8, rng) } else { Vec::new() }
+}
+
+/// One in four seeds begins with old builds, which are upgraded more often than put back.
+pub(crate) fn draw_versions(rng: &mut Rng) -> Vec<(FaultKind, u64)> {
+    if !rng.chance(250_000) {
+        return Vec::new();
+    }
+    let downgrade = rng.chance(600_000).then(|| (FaultKind::Downgrade, rng.range(1, 4)));
+    [(FaultKind::Upgrade, rng.range(2, 9))].into_iter().chain(downgrade).collect()
+}
+
+/// Whether these faults are of a cluster that begins with old builds.
+pub(crate) fn mixes_versions(mix: &[(FaultKind, u64)]) -> bool {
+    mix.iter().any(|(kind, _)| VERSIONS.contains(kind))
 }
 
 /// A seed's own mix: some kinds, each with a weight (swarm testing: a mix of everything hides what a mix of few finds).

@@ -70,7 +70,48 @@ pub(crate) fn of_forced(seed: u64) -> Options {
     options
 }
 
+/// The world of a seed for mistakes that only the loss of a majority of the voters shows.
+pub(crate) fn of_lost_voters(seed: u64) -> Options {
+    let profile = Profile::find("lost-voters").expect("there is one");
+    let mut options = Setup { profile, ..Setup::default() }.options(seed);
+    options.declared = Declared::Nothing;
+    options.faults.push((FaultKind::VotersLost, 20));
+    options.fault_interval = options.fault_interval.clamp(300 * MS, 1_200 * MS);
+    options.control.detect_within(300);
+    (options.think, options.requests) = (4 * MS, 3_000);
+    options
+}
+
+/// The world of a seed for mistakes that only two copies show, one of which is gone.
+pub(crate) fn of_pairs(seed: u64) -> Options {
+    let profile = Profile::find("pair").expect("there is one");
+    let mut options = Setup { profile, ..Setup::default() }.options(seed);
+    options.declared = Declared::Nothing;
+    options.aim_ppm = 300_000;
+    options.fault_interval = options.fault_interval.clamp(400 * MS, 1_500 * MS);
+    options.control.detect_within(300);
+    (options.timers.lease, options.beat) = (Duration::from_millis(300), Duration::from_millis(30));
+    (options.think, options.requests) = (4 * MS, 3_000);
+    options
+}
+
 fn everything(_: &mut Options, _: &mut Rng) {}
+
+/// The world of a seed for mistakes that only builds of two versions show.
+pub(crate) fn of_versions(seed: u64) -> Options {
+    let profile = Profile::find("versions").expect("there is one");
+    let mut options = Setup { profile, ..Setup::default() }.options(seed);
+    options.declared = Declared::Nothing;
+    options
+}
+
+/// The world of a seed for mistakes that only a copy shows that is slow.
+pub(crate) fn of_slow(seed: u64) -> Options {
+    let profile = Profile::find("slow").expect("there is one");
+    let mut options = Setup { profile, ..Setup::default() }.options(seed);
+    options.declared = Declared::Nothing;
+    options
+}
 
 /// The world of a seed for mistakes that only a resync by regions shows.
 pub(crate) fn of_resync(seed: u64) -> Options {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 /// What happens to everybody: shown whoever is followed.
 const FRAME: [&str; 3] = ["storm", "settle", "violation"];
 /// What happens to a node, and so to all its volumes.
-const NODES: [&str; 7] = ["start", "crash", "wipe", "pause", "partition", "fatal", "diskfault"];
+const NODES: [&str; 6] = ["start", "crash", "wipe", "pause", "partition", "diskfault"];
 
 /// Which events are shown; the default shows all.
 #[derive(Clone, Debug, Default)]

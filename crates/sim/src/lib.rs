@@ -28,7 +28,7 @@ mod shrink;
 mod world;
 mod year;
 
-pub use checkers::Violation;
+pub use checkers::{Most, Violation};
 pub use cuts::{BadCuts, Cuts};
 pub use faults::{FaultCounts, FaultKind};
 pub use follow::Follow;

@@ -5,7 +5,9 @@
 //! checker or an assertion objects. A case that nobody objects to shows a checker that is blind, or faults that are too tame.
 
 use crate::checkers::Violation;
-use crate::focus::{focused, of_forced, of_members, of_resync, of_sizes};
+use crate::focus::{
+    focused, of_forced, of_lost_voters, of_members, of_pairs, of_resync, of_sizes, of_slow, of_versions,
+};
 use crate::options::{Mutant as WorldMutant, Options};
 use crate::runner::{replay_mutant, run_world};
 use crate::world::World;
@@ -50,6 +52,21 @@ const OF_FORCED: [Mutant; 5] = [
     Mutant::ForcedTakesBack,
     Mutant::ReceiptSaysNothing,
 ];
+
+/// Mistakes that nothing shows while a majority of the voters is there.
+const OF_REGIMES: [Mutant; 5] = [
+    Mutant::GenerationNotChecked,
+    Mutant::GivenUpVotesOn,
+    Mutant::EpochsNotRaised,
+    Mutant::RecoveredFencesFew,
+    Mutant::UnknownReignIgnored,
+];
+
+/// Mistakes that nothing shows while there are more than two copies.
+const OF_PAIRS: [Mutant; 3] = [Mutant::AloneBeforeActivation, Mutant::LeftOutStaysMember, Mutant::StallGoesOn];
+
+/// Mistakes that nothing shows while all nodes are of one build.
+const OF_VERSIONS: [Mutant; 2] = [Mutant::RaisedTooEarly, Mutant::SpeaksNewTooEarly];
 
 /// One mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,8 +176,12 @@ impl Case {
         match self {
             Case::Code(mutant) if OF_MEMBERS.contains(&mutant) => of_members(seed),
             Case::Code(mutant) if OF_RESYNC.contains(&mutant) => of_resync(seed),
+            Case::Code(Mutant::WindowIgnored) => of_slow(seed),
             Case::Code(mutant) if OF_SIZES.contains(&mutant) => of_sizes(seed),
+            Case::Code(mutant) if OF_PAIRS.contains(&mutant) => of_pairs(seed),
+            Case::Code(mutant) if OF_VERSIONS.contains(&mutant) => of_versions(seed),
             Case::Code(mutant) if OF_FORCED.contains(&mutant) => of_forced(seed),
+            Case::Code(mutant) if OF_REGIMES.contains(&mutant) => of_lost_voters(seed),
             Case::Code(_) | Case::World(_) => focused(seed),
         }
     }

@@ -6,7 +6,7 @@ use crate::raft_disk::RaftDisk;
 use holdfast_cluster::CopyReport;
 use holdfast_node::control::{self, Control, ControlConfig};
 use holdfast_node::shard::{Input, Shard, ShardConfig};
-use holdfast_types::{Epoch, Life, NodeId, Rng, Time, VolumeId};
+use holdfast_types::{Epoch, Life, NodeId, Rng, Speaks, Time, VolumeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A clock that runs at its own rate and started at its own time.
@@ -95,6 +95,12 @@ pub(crate) struct Node {
     pub(crate) frozen_since: Option<Nanos>,
     /// Each turn of the loop is so late.
     pub(crate) lag: Nanos,
+    /// What its present build speaks.
+    pub(crate) speaks: Speaks,
+    /// A build that speaks everything ran here.
+    pub(crate) was_upgraded: bool,
+    /// Its process said that it is too old.
+    pub(crate) refused: bool,
 }
 
 impl Node {
@@ -126,6 +132,9 @@ impl Node {
             disk_failed: false,
             frozen_since: None,
             lag: 0,
+            speaks: Speaks::THIS,
+            was_upgraded: true,
+            refused: false,
         }
     }
 
@@ -142,6 +151,7 @@ impl Node {
         assert!(self.shard.is_none(), "one life of a process at a time");
         let local = self.clock.reads(now);
         self.shard = Some(Shard::new(config, local));
+        let control = ControlConfig { recovery: self.raft_disk.recovery().cloned(), ..control };
         let control = Control::new(control, self.raft_disk.stored(), local);
         self.control = Some(control.expect("what Raft had stored, in whole batches, does not contradict itself"));
         self.inbox.clear();

@@ -1,14 +1,17 @@
 //! What a seed decides before anything happens.
 
-use crate::faults::{Declared, FaultKind, declare, draw_mix, draw_sizes, draw_upkeep, draw_wide_mix};
+use crate::faults::{
+    Declared, FaultKind, declare, draw_endings, draw_mix, draw_sizes, draw_upkeep, draw_versions, draw_wide_mix,
+    mixes_versions,
+};
 use crate::log::{MS, Nanos, SECOND, US};
 use crate::setup::{Episode, Setup, VolumeShape};
-use holdfast_cluster::{Command, State};
+use holdfast_cluster::{Command, Degraded, State};
 use holdfast_node::control::ControlConfig;
 use holdfast_replication::{Limits, Timers};
 use holdfast_store::StoreConfig;
-use holdfast_types::{ClusterId, Durability, Life, NodeId, Rng, VolumeId, VolumeSize};
-use std::collections::BTreeSet;
+use holdfast_types::{ClusterId, Durability, Life, NodeId, Rng, Speaks, VolumeId, VolumeSize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The simulated cluster.
@@ -84,6 +87,8 @@ pub(crate) struct VolumePlan {
     pub(crate) members: Vec<NodeId>,
     pub(crate) write_quorum: u8,
     pub(crate) durability: Durability,
+    /// Of two copies: what becomes of writes while one is gone.
+    pub(crate) degraded: Option<Degraded>,
     pub(crate) clients: usize,
     pub(crate) first_primary: NodeId,
 }
@@ -121,6 +126,10 @@ pub(crate) struct ControlPlan {
     pub(crate) learner: Option<NodeId>,
     /// A node that votes and never holds copies.
     pub(crate) witness: Option<NodeId>,
+    /// The cluster begins with builds that speak the first version alone.
+    pub(crate) mixed: bool,
+    /// A primary that is slow hands over.
+    pub(crate) moves_slow: bool,
 }
 
 /// What a seed decides.
@@ -181,6 +190,19 @@ impl ControlPlan {
     }
 }
 
+/// Every kind with a source of its own, so that a new one changes none of the others.
+fn draw_faults(seed: u64, rng: &mut Rng) -> (Declared, Vec<(FaultKind, u64)>) {
+    let mut faults = draw_mix(rng);
+    let mut wide = Rng::new(seed ^ 0x77_6964_655f_6d69);
+    let declared = declare(&mut wide);
+    faults.extend(draw_wide_mix(declared, &mut wide));
+    faults.extend(draw_upkeep(&mut Rng::new(seed ^ 0x7570_6b65_6570)));
+    faults.extend(draw_sizes(&mut Rng::new(seed ^ 0x0073_697a_6573)));
+    faults.extend(draw_endings(&mut Rng::new(seed ^ 0x656e_6469_6e67)));
+    faults.extend(draw_versions(&mut Rng::new(seed ^ 0x7665_7273_696f_6e73)));
+    (declared, faults)
+}
+
 impl Options {
     /// The same seed gives the same options.
     pub(crate) fn draw(seed: u64, setup: &Setup) -> Options {
@@ -200,12 +222,7 @@ impl Options {
         };
         let limits = draw_limits(seed, &mut rng);
         let small_journal = rng.chance(150_000);
-        let mut faults = draw_mix(&mut rng);
-        let mut wide = Rng::new(seed ^ 0x77_6964_655f_6d69);
-        let declared = declare(&mut wide);
-        faults.extend(draw_wide_mix(declared, &mut wide));
-        faults.extend(draw_upkeep(&mut Rng::new(seed ^ 0x7570_6b65_6570)));
-        faults.extend(draw_sizes(&mut Rng::new(seed ^ 0x0073_697a_6573)));
+        let (declared, faults) = draw_faults(seed, &mut rng);
         let faults = setup.profile.of(seed).keep(faults, seed);
         // Members that never answer again keep a volume closed whose memories are in doubt, until there is replacement.
         // A chosen cluster keeps the durability that it was chosen for.
@@ -214,7 +231,9 @@ impl Options {
         }
         let delay_min = rng.range(20, 300) * US;
         let latency_min = rng.range(20, 200) * US;
-        let control = draw_control(&nodes, &mut rng);
+        let mut control = draw_control(&nodes, &mut rng);
+        control.mixed = mixes_versions(&faults);
+        control.moves_slow = seed.is_multiple_of(3);
         Options {
             nodes,
             volumes,
@@ -314,6 +333,7 @@ fn draw_volume(v: u64, nodes: &[NodeId], shape: Option<&VolumeShape>, rng: &mut 
         members,
         write_quorum: u8::try_from(quorum).expect("at most seven copies"),
         durability: Durability::Sync,
+        degraded: None,
         clients: index(rng.range(1, 4)),
         first_primary,
     }
@@ -332,6 +352,8 @@ fn draw_control(nodes: &[NodeId], rng: &mut Rng) -> ControlPlan {
         named,
         learner: nodes.last().copied().filter(|_| nodes.len() > 3 && rng.chance(200_000)),
         witness: None,
+        mixed: false,
+        moves_slow: false,
     }
 }
 
@@ -355,14 +377,22 @@ impl ControlPlan {
     /// What the founding node starts from.
     pub(crate) fn founding_state(&self) -> State {
         let mut state = State::new(CLUSTER, "simulated");
+        if !self.mixed {
+            state.version = Speaks::THIS.newest();
+        }
         for node in &self.named {
             state.apply(&self.add_node(*node)).expect("an empty cluster takes any node");
         }
         state
     }
 
+    /// Which cluster it is.
+    pub(crate) const fn cluster(&self) -> ClusterId {
+        CLUSTER
+    }
+
     /// Settings of one process; until it knows better, a node looks for the founder alone.
-    pub(crate) fn config(&self, node: NodeId, life: Life, seed: u64) -> ControlConfig {
+    pub(crate) fn config(&self, node: NodeId, (life, speaks): (Life, Speaks), seed: u64) -> ControlConfig {
         let founder = self.named[0];
         ControlConfig {
             peers: [(founder, address(founder))].into(),
@@ -371,9 +401,17 @@ impl ControlPlan {
             failure_timeout: self.failure_timeout,
             snapshot_every: self.snapshot_every,
             replace_after: self.replace_after,
+            speaks,
+            raise_after: Duration::from_secs(1),
+            move_slow_primary: self.moves_slow,
             ..ControlConfig::new(CLUSTER, node, life, seed)
         }
     }
+}
+
+/// Where these nodes listen.
+pub(crate) fn addresses(nodes: &[NodeId]) -> BTreeMap<NodeId, String> {
+    nodes.iter().map(|node| (*node, address(*node))).collect()
 }
 
 fn address(node: NodeId) -> String {

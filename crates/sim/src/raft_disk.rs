@@ -6,6 +6,7 @@
 use crate::log::{MS, Nanos};
 use crate::options::{DiskPlan, index};
 use bytes::Bytes;
+use holdfast_cluster::Recovery;
 use holdfast_consensus::{PersistBatch, Stored};
 use holdfast_types::Rng;
 use std::collections::VecDeque;
@@ -15,6 +16,16 @@ use std::collections::VecDeque;
 pub(crate) enum RaftWrite {
     Batch(PersistBatch),
     Compact { first_index: u64, snapshot: Bytes },
+    Adopt { batch: u64, recovery: Recovery },
+}
+
+impl RaftWrite {
+    const fn batch(&self) -> Option<u64> {
+        match self {
+            RaftWrite::Batch(PersistBatch { batch, .. }) | RaftWrite::Adopt { batch, .. } => Some(*batch),
+            RaftWrite::Compact { .. } => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -22,6 +33,10 @@ pub(crate) struct RaftDisk {
     plan: DiskPlan,
     rng: Rng,
     stored: Stored,
+    /// What opened the generation to which that belongs.
+    recovery: Option<Recovery>,
+    /// The recovery by which this node was given up, as it was told.
+    pub(crate) superseded: Option<Recovery>,
     waiting: VecDeque<RaftWrite>,
     busy_until: Nanos,
     /// Mutant: what was there some writes ago, and comes back at a crash.
@@ -30,7 +45,8 @@ pub(crate) struct RaftDisk {
 
 impl RaftDisk {
     pub(crate) fn new(plan: DiskPlan, rng: Rng, stored: Stored) -> RaftDisk {
-        RaftDisk { plan, rng, stored, waiting: VecDeque::new(), busy_until: 0, older: None }
+        let (recovery, superseded) = (None, None);
+        RaftDisk { plan, rng, stored, recovery, superseded, waiting: VecDeque::new(), busy_until: 0, older: None }
     }
 
     /// Mutant: from now on a crash takes back what was called durable.
@@ -41,6 +57,17 @@ impl RaftDisk {
     /// What a process that starts now finds.
     pub(crate) fn stored(&self) -> Stored {
         self.stored.clone()
+    }
+
+    /// Of which generation it is.
+    pub(crate) const fn recovery(&self) -> Option<&Recovery> {
+        self.recovery.as_ref()
+    }
+
+    /// What the operator does to the file of a node that does not run.
+    pub(crate) fn go_over(&mut self, recovery: Recovery, stored: Stored) {
+        assert!(self.waiting.is_empty(), "nobody writes to it");
+        (self.stored, self.recovery, self.superseded) = (stored, Some(recovery), None);
     }
 
     /// Takes a write; it is done at the time returned.
@@ -59,7 +86,7 @@ impl RaftDisk {
     /// The oldest write is done: the number of its batch, if it was one.
     pub(crate) fn complete(&mut self) -> Option<u64> {
         let write = self.waiting.pop_front()?;
-        let batch = if let RaftWrite::Batch(batch) = &write { Some(batch.batch) } else { None };
+        let batch = write.batch();
         self.carry_out(write);
         batch
     }
@@ -81,7 +108,7 @@ impl RaftDisk {
             older.truncate(older.len() + 1 - back);
             self.stored = older.pop().expect("it had that many");
         }
-        self.waiting.drain(..).filter(|w| matches!(w, RaftWrite::Batch(_))).count()
+        self.waiting.drain(..).filter(|w| w.batch().is_some()).count()
     }
 
     fn carry_out(&mut self, write: RaftWrite) {
@@ -91,6 +118,7 @@ impl RaftDisk {
         match write {
             RaftWrite::Batch(batch) => self.stored.write(&batch),
             RaftWrite::Compact { first_index, snapshot } => self.stored.compact(first_index, snapshot),
+            RaftWrite::Adopt { recovery, .. } => (self.stored, self.recovery) = (Stored::default(), Some(recovery)),
         }
     }
 }

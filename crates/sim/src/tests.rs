@@ -1,9 +1,33 @@
 //! The simulator's own tests: equal seeds, clean seeds, and mutants that prove that each checker can fail.
 
+mod disk;
 mod members;
+mod pair;
+mod regime;
 mod shard;
+mod slow;
 
 use super::*;
+
+/// Plays some seeds, those of `HOLDFAST_SEEDS=FROM..TO` if that is set, all of which must hold: how often each fault fired.
+fn clean_seeds(setup: &Setup) -> FaultCounts {
+    let range = std::env::var("HOLDFAST_SEEDS").unwrap_or_else(|_| "0..24".to_owned());
+    let (from, to) = range.split_once("..").expect("FROM..TO");
+    let (from, to): (u64, u64) = (from.parse().expect("a seed"), to.parse().expect("a seed"));
+    let mut fired = FaultCounts::new();
+    let mut failed = Vec::new();
+    for seed in from..to {
+        let replay = play(seed, setup, false);
+        if let Err(violation) = &replay.result {
+            failed.push(format!("seed {seed}: {violation}"));
+        }
+        for (kind, count) in replay.faults {
+            *fired.entry(kind).or_default() += count;
+        }
+    }
+    assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
+    fired
+}
 
 #[test]
 fn equal_seeds_give_equal_events() {

@@ -9,20 +9,23 @@ mod admin;
 mod carry;
 mod control;
 mod damage;
+mod ending;
 mod episode;
 mod forced;
 mod forge;
 mod guests;
 mod members;
 mod nodes;
+mod regime;
 mod resize;
 mod settle;
 mod storm;
 mod upkeep;
+mod versions;
 mod wide;
 
 use crate::atlas::Atlas;
-use crate::checkers::{Checkers, Violation};
+use crate::checkers::{Checkers, Most, Violation};
 use crate::disk::{Disk, Snapshot};
 use crate::faults::{FaultCounts, FaultKind};
 use crate::guest::Client;
@@ -32,15 +35,16 @@ use crate::node::{Clock, Node};
 use crate::options::{Mutant, Options};
 use crate::raft_disk::RaftDisk;
 use admin::{Admin, Wish};
+use ending::Ending;
 pub(crate) use episode::GIVE_UP;
 use episode::Measure;
 use forge::Forged;
-use holdfast_cluster::Command;
+use holdfast_cluster::{Command, Degraded};
 use holdfast_consensus::Stored;
 use holdfast_node::LocalView;
 use holdfast_node::control::{self as control_plane, founding_snapshot};
 use holdfast_node::shard::{Input, ShardConfig};
-use holdfast_types::{Incarnation, Lsn, NodeId, Rng, VolumeId};
+use holdfast_types::{Incarnation, Lsn, NodeId, Rng, Speaks, VolumeId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use storm::Cure;
@@ -78,6 +82,10 @@ pub(crate) enum Event {
     Forced,
     /// What was gone for ever comes back.
     Revenants,
+    /// The operator does something about voters that are lost for ever.
+    Regime(regime::Act),
+    /// A process that was told to end gets on with it.
+    Ending(Ending),
     Propose(Wish, Box<Command>),
     Client(usize),
     Fault,
@@ -136,6 +144,8 @@ pub struct Outcome {
     pub terms: u64,
     /// Records that were committed.
     pub records: u64,
+    /// The most that any node held for another one.
+    pub most: Most,
     /// Virtual time, in milliseconds.
     pub virtual_ms: u64,
 }
@@ -231,7 +241,11 @@ impl World {
             if options.mutant == Some(Mutant::ForgetfulRaft) {
                 raft_disk.lie();
             }
-            nodes.insert(*id, Node::new(*id, clock, disk, raft_disk));
+            let mut node = Node::new(*id, clock, disk, raft_disk);
+            if options.control.mixed {
+                (node.speaks, node.was_upgraded) = (Speaks::UNTOLD, false);
+            }
+            nodes.insert(*id, node);
         }
         let net = Net::new(options.net, rng.fork(), &options.nodes);
         let control_net = Net::new(options.net, rng.fork(), &options.nodes);
@@ -245,6 +259,13 @@ impl World {
         let mut checkers = Checkers::new(&options.volumes);
         if options.loses_majority {
             checkers.expect_losses();
+        }
+        for plan in &options.volumes {
+            match plan.degraded {
+                Some(Degraded::Allow) => checkers.allow_alone(plan.id),
+                Some(Degraded::Stall) => checkers.must_wait(plan.id),
+                None => {}
+            }
         }
         World {
             now: 0,
@@ -326,6 +347,7 @@ impl World {
             epochs: self.counters.epochs,
             terms: self.checkers.control.terms(),
             records,
+            most: self.checkers.bounds.most(),
             virtual_ms: self.now / MS,
         }
     }
@@ -381,6 +403,8 @@ impl World {
             Event::Members => return self.members_turn(),
             Event::Forced => return self.forced_turn(),
             Event::Revenants => return self.revenants(),
+            Event::Regime(act) => return self.act(act),
+            Event::Ending(ending) => return self.step_ending(ending),
             Event::Propose(wish, command) => return self.propose(wish, *command),
             Event::Client(client) => {
                 self.step_client(client);
@@ -430,7 +454,11 @@ impl World {
             return Ok(());
         }
         let life = self.node(id).next_life();
-        let control = self.options.control.config(id, life, raft_seed);
+        let mut control = self.options.control.config(id, (life, self.nodes[&id].speaks), raft_seed);
+        if self.nodes[&id].raft_disk.recovery().is_some() {
+            // Before it gave up its log, the node noted whom it knew.
+            control.peers = crate::options::addresses(&self.options.nodes);
+        }
         self.checkers.control.started(id);
         self.node(id).start(
             ShardConfig { me: id, life, timers, beat, limits, resyncs: 1, store, seed, place: id.to_string() },

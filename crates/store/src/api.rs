@@ -1,13 +1,14 @@
 //! What goes into a store and what comes out.
 
-use crate::io::{DiskDone, DiskOp};
+use crate::io::{DiskDone, DiskOp, FileId};
 use bytes::Bytes;
 use holdfast_format::Record;
 use holdfast_format::message::{NotHeld, Region, RegionCut, RegionQuery, RegionsFound, SumNode};
 use holdfast_types::{
-    BlockIndex, BlockRange, Durable, Epoch, EpochTable, Incarnation, Lsn, OpenedCopy, ReadFault, RegionIndex, VolumeId,
-    VolumeSize,
+    BlockIndex, BlockRange, Durable, Epoch, EpochTable, Incarnation, Lsn, OpenedCopy, ReadFault, RegionIndex,
+    ScrubKept, VolumeId, VolumeSize,
 };
+use std::collections::BTreeSet;
 
 /// What became of an orphan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,8 +157,10 @@ pub enum Input {
     Scrubbed {
         /// The volume.
         volume: VolumeId,
-        /// First block that was not read in this pass.
-        next: BlockIndex,
+        /// What is to be kept.
+        kept: ScrubKept,
+        /// Now; otherwise with whatever is written next, and at the orderly end.
+        at_once: bool,
     },
     /// Writes `data` to the image if it matches the block's checksum. Answered with `Repaired`.
     Repair {
@@ -272,14 +275,28 @@ pub enum NotProven {
 pub enum Output {
     /// To the shell.
     Disk(DiskOp),
-    /// Recovery of the journal ended; `Opened` or `Failed` has been given for every copy found.
-    Started,
+    /// Recovery of the journal ended, and copies may be made and deleted. `Opened` or `Failed` was given for every copy that was
+    /// found, or will be for these: they have something to apply again first, and may have to wait for space.
+    Started {
+        /// Copies that are still being opened.
+        opening: BTreeSet<VolumeId>,
+    },
     /// A copy is there.
     Opened {
         /// The volume.
         volume: VolumeId,
         /// What it holds.
         copy: OpenedCopy,
+    },
+    /// Records that were durable here can't be read from the journal. At a start what others have of them comes again; later they
+    /// are in the image, and a copy that lags fetches regions instead.
+    RecordsLost {
+        /// The volume.
+        volume: VolumeId,
+        /// The first of them.
+        first: Lsn,
+        /// The last, at most.
+        last: Lsn,
     },
     /// A copy is gone.
     Deleted {
@@ -363,6 +380,13 @@ pub enum Output {
         block: BlockIndex,
         /// The image holds what it should there, or will: a committed change of the block is on its way.
         right: bool,
+    },
+    /// A file was not what had been written, which a scrub found, and is written again from memory or from an equal copy.
+    Mended {
+        /// The volume.
+        volume: VolumeId,
+        /// Which file.
+        file: FileId,
     },
     /// Answer to `Hold`: everything up to `at` and nothing later is in the image, until `GoOn` or `LetGo`.
     Held {

@@ -56,7 +56,8 @@ impl Replica {
     }
 
     pub(crate) fn pump_checkpoint(&mut self, cx: &mut Cx<'_>) {
-        let nothing_new = self.applied == self.checkpoint && !self.has_moved(cx.config.checkpoint_bytes);
+        let nothing_new =
+            self.applied == self.checkpoint && !self.has_moved(cx.config.checkpoint_bytes) && !self.tables_rotten;
         // Pages that a checkpoint is about to write must not be cut off under it.
         let busy = self.switches_now() || self.is_weaving() || self.is_resizing();
         if self.checkpointing.is_some() || nothing_new || busy {
@@ -71,7 +72,7 @@ impl Replica {
         if !(late || moved || self.checkpoint_now || self.applied_bytes >= cx.config.checkpoint_bytes) {
             return;
         }
-        self.checkpoint_now = false;
+        (self.checkpoint_now, self.tables_rotten) = (false, false);
         self.applied_bytes = 0;
         self.first_applied = None;
         let (epoch, hash) = self.identity(self.applied);

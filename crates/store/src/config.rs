@@ -64,6 +64,8 @@ pub struct StoreConfig {
     pub hung_after: Duration,
     /// The same for work in the background: a sync of an image has much to write.
     pub background_hung_after: Duration,
+    /// The same for what images and new segments need while guests are held back until it has ended.
+    pub pressed_hung_after: Duration,
 }
 
 impl Default for StoreConfig {
@@ -82,7 +84,7 @@ impl Default for StoreConfig {
             replay_target: Duration::from_secs(5),
             apply_batch_bytes: 32 << 20,
             apply_start_bytes: 32 << 20,
-            apply_delay: Duration::from_millis(500),
+            apply_delay: Duration::from_secs(1),
             apply_in_flight: 16,
             debt_bytes: 128 << 20,
             queue_bytes: 64 << 20,
@@ -96,6 +98,7 @@ impl Default for StoreConfig {
             retry_interval: Duration::from_secs(1),
             hung_after: Duration::from_secs(3),
             background_hung_after: Duration::from_secs(30),
+            pressed_hung_after: Duration::from_secs(9),
         }
     }
 }
@@ -123,7 +126,8 @@ impl StoreConfig {
         assert!(self.min_segments >= 3 && self.min_segments <= self.max_segments);
         // One is written, three are spare.
         assert!(self.max_segments >= 4 && self.max_segments <= most);
-        assert!(self.hung_after <= self.background_hung_after, "what somebody waits for is the more urgent");
+        let patience = [self.hung_after, self.pressed_hung_after, self.background_hung_after];
+        assert!(patience.is_sorted(), "what somebody waits for is the more urgent");
         assert!(self.apply_in_flight >= 1 && self.debt_bytes >= 4 && self.queue_bytes >= 1);
         assert!(self.frames_in_flight >= 1 && self.max_body_bytes <= MAX_BODY_BYTES);
         assert!(self.frame_bytes + padded(body) <= FrameHeader::MAX_BYTES, "a frame's length fits its format");

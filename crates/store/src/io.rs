@@ -154,10 +154,29 @@ pub enum DiskError {
 impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            DiskError::Io(Self::EFBIG) => {
+                write!(f, "the file system takes no file of this length (EFBIG), or a limit of the process forbids it")
+            }
+            DiskError::Io(errno @ (Self::ENFILE | Self::EMFILE)) => {
+                write!(f, "the agent was out of file descriptors for too long (errno {errno}; raise LimitNOFILE)")
+            }
             DiskError::Io(errno) => write!(f, "the device failed with errno {errno}"),
             DiskError::NoSpace => write!(f, "no space left on the device"),
             DiskError::NotFound => write!(f, "the file does not exist"),
         }
+    }
+}
+
+impl DiskError {
+    /// The errno of a file that would become too long.
+    const EFBIG: i32 = 27;
+    /// The errnos of a host, and of a process, without a free descriptor.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+
+    /// The device is well: the file would be longer than its file system takes.
+    pub(crate) const fn is_of_length(self) -> bool {
+        matches!(self, DiskError::Io(Self::EFBIG))
     }
 }
 

@@ -150,6 +150,11 @@ impl Journal {
         self.queue_bytes
     }
 
+    /// No record can be written before something else has ended.
+    pub(crate) fn is_stuck(&self) -> bool {
+        !self.queue.is_empty() && self.flights.is_empty()
+    }
+
     /// No segment can be had: copies should do what frees one.
     pub(crate) const fn pressure(&self) -> bool {
         self.starved

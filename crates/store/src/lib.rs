@@ -36,6 +36,7 @@ mod orphans;
 mod pace;
 mod pages;
 mod read;
+mod recheck;
 mod recover;
 mod regions;
 mod repair;

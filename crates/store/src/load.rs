@@ -2,7 +2,7 @@
 
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
-use crate::replica::{Replica, Stage};
+use crate::replica::{Making, Replica, Stage};
 use crate::superblock::Waiter;
 use crate::tables::{Tree, table_file};
 use holdfast_format::{Superblock, TableKind, TablePage};
@@ -10,35 +10,49 @@ use holdfast_format::{Superblock, TableKind, TablePage};
 const SUPERBLOCK_BYTES: u64 = (Superblock::COPIES * Superblock::LEN) as u64;
 
 impl Replica {
-    /// Makes the files of a new copy. The superblock is written when all are there: without it the copy does not exist.
+    /// Makes the copy's files: the superblock alone first. Before there is a second one a mark in it says that nothing counts
+    /// yet, by which a start after a crash knows what it finds.
     pub(crate) fn create_files(&mut self, cx: &mut Cx<'_>) {
-        let v = self.volume;
-        let (blocks, block_len) = table_file(v, self.sb.size, TableKind::Blocks);
-        let (regions, region_len) = table_file(v, self.sb.size, TableKind::Regions);
-        let files = [
-            (FileId::Superblock(v), SUPERBLOCK_BYTES, true),
-            (FileId::Image(v), self.sb.size.blocks().bytes(), false),
-            (blocks, block_len, false),
-            (regions, region_len, false),
-        ];
-        self.stage = Stage::Creating(4);
-        for (file, len, written) in files {
-            cx.copy_op(v, CopyTag::Create, file, DiskOpKind::Create { len, written });
-        }
+        self.stage = Stage::Creating(Making::Superblock);
+        self.create_file(cx, FileId::Superblock(self.volume), SUPERBLOCK_BYTES, true);
+    }
+
+    fn create_file(&self, cx: &mut Cx<'_>, file: FileId, len: u64, written: bool) {
+        cx.copy_op(self.volume, CopyTag::Create, file, DiskOpKind::Create { len, written });
     }
 
     pub(crate) fn file_created(&mut self, cx: &mut Cx<'_>) {
-        let Stage::Creating(missing) = self.stage else { unreachable!("files are made at creation only") };
-        self.stage = Stage::Creating(missing - 1);
-        if missing == 1 {
-            self.write_superblock(cx, Waiter::Create);
-        }
+        let Stage::Creating(making) = self.stage else { unreachable!("files are made at creation only") };
+        let v = self.volume;
+        let next = match making {
+            Making::Superblock => {
+                // Into the second pair: the first is where the superblock is written first.
+                let mark = vec![Superblock::void(v); Superblock::COPIES / 2];
+                let kind = DiskOpKind::Write { offset: SUPERBLOCK_BYTES / 2, data: mark, durable: true };
+                cx.copy_op(v, CopyTag::Create, FileId::Superblock(v), kind);
+                Making::Mark
+            }
+            Making::Mark => {
+                let (blocks, block_len) = table_file(v, self.sb.size, TableKind::Blocks);
+                let (regions, region_len) = table_file(v, self.sb.size, TableKind::Regions);
+                self.create_file(cx, FileId::Image(v), self.sb.size.blocks().bytes(), false);
+                self.create_file(cx, blocks, block_len, false);
+                self.create_file(cx, regions, region_len, false);
+                Making::Files(3)
+            }
+            Making::Files(1) => {
+                self.write_superblock(cx, Waiter::Create);
+                Making::Files(0)
+            }
+            Making::Files(missing) => Making::Files(missing - 1),
+        };
+        self.stage = Stage::Creating(next);
     }
 
     /// Starts loading. `good`: which superblock copies are.
     pub(crate) fn load(&mut self, cx: &mut Cx<'_>, good: [bool; 4]) {
         assert_eq!(self.stage, Stage::Loading, "a copy is loaded once");
-        self.repair_superblock(cx, good);
+        self.repair_superblock(cx, &self.sb.encode(), good);
         for (kind, root) in [(TableKind::Blocks, self.sb.roots.blocks), (TableKind::Regions, self.sb.roots.regions)] {
             if root != 0 {
                 self.loading += 1;

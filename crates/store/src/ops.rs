@@ -19,6 +19,11 @@ use holdfast_types::{Epoch, Time, VolumeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// A device that answers others so much later than it got something has forgotten that alone.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// Bytes of a new segment that any device zeroes in a millisecond.
+const ZEROED_IN_A_MS: u64 = 64 << 10;
+
 /// What an operation is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tag {
@@ -45,8 +50,12 @@ pub(crate) enum CopyTag {
     Create,
     /// Reads a page of a table; how often it was read before.
     Page(TableKind, TablePage, u32),
+    /// Compares a page in memory with its places; sequence of the superblock then.
+    Recheck(TableKind, TablePage, u64),
     /// Writes superblock copies.
     Superblock,
+    /// Reads all of them; their sequence then.
+    RecheckSuperblock(u64),
     /// Creates (false) or writes (true) the orphan.
     Orphan(bool),
     /// Removes one.
@@ -79,13 +88,15 @@ pub(crate) enum CopyTag {
     MergeRead(u64),
     /// Writes a part of a region that is moved to the image.
     Merge,
+    /// Makes its superblock say that nothing of it counts.
+    Void,
     /// Removes one of its files.
     Delete,
 }
 
 impl Tag {
-    /// Whether somebody waits for it: a guest, a promise, an acknowledgement. The rest may take its time, and removing a large
-    /// file takes what it takes.
+    /// How long it may take before the device counts as hung: what a guest, a promise or an acknowledgement waits for, and the rest,
+    /// which may take its time. Removing a large file takes what it takes.
     const fn patience(self, config: &StoreConfig) -> Option<Duration> {
         match self {
             Tag::SegmentHeader | Tag::Head(_) | Tag::Frame(_) => Some(config.hung_after),
@@ -93,7 +104,7 @@ impl Tag {
                 _,
                 CopyTag::Superblock | CopyTag::Page(..) | CopyTag::Read(..) | CopyTag::Repair(..) | CopyTag::Log(..),
             ) => Some(config.hung_after),
-            Tag::Removal(_) | Tag::Copy(_, CopyTag::Delete | CopyTag::OrphanGone(_)) => None,
+            Tag::Removal(_) | Tag::Copy(_, CopyTag::Void | CopyTag::Delete | CopyTag::OrphanGone(_)) => None,
             Tag::Start(_) | Tag::Slot(_) | Tag::Copy(..) => Some(config.background_hung_after),
         }
     }
@@ -116,6 +127,33 @@ struct Pending {
     short: bool,
     /// When it was given out.
     since: Time,
+    /// When it was first found to be hung while guests were held back.
+    pressed_since: Option<Time>,
+}
+
+impl Pending {
+    /// Its patience while guests are held back until images have taken more or a segment was made, if it brings that about. A sync may take
+    /// its time, and so may a new length of a large file.
+    fn pressed(&self, config: &StoreConfig) -> Option<Duration> {
+        let kind = self.again.as_ref()?;
+        match (self.tag, kind) {
+            (Tag::Slot(_), _) => {
+                let zeroing = Duration::from_millis(config.segment_bytes / ZEROED_IN_A_MS);
+                Some(config.pressed_hung_after.saturating_add(zeroing))
+            }
+            (Tag::Copy(_, CopyTag::Apply), DiskOpKind::Write { .. } | DiskOpKind::Punch { .. }) => {
+                Some(config.pressed_hung_after)
+            }
+            _ => None,
+        }
+    }
+
+    /// When its copy, if it is of one, has held up all others for too long. That it hung was to be seen meanwhile: a process that was
+    /// paused has only not heard of what ended.
+    fn given_up_at(&self, config: &StoreConfig) -> Option<Time> {
+        let more = config.background_hung_after.saturating_sub(config.pressed_hung_after);
+        self.tag.volume().and(self.pressed_since).map(|since| since + more)
+    }
 }
 
 /// An operation that the device has not answered for too long.
@@ -124,6 +162,8 @@ pub(crate) struct Hung {
     /// Of one copy, or of the journal.
     pub(crate) volume: Option<VolumeId>,
     pub(crate) file: FileId,
+    /// How long that is.
+    pub(crate) patience: Duration,
 }
 
 /// All operations of a store that have not ended.
@@ -139,11 +179,14 @@ pub(crate) struct Ops {
     pub(crate) pages: PagesHeld,
     pub(crate) written: Written,
     pub(crate) pace: Pace,
+    /// When the device answered last.
+    answered: Option<Time>,
 }
 
 impl Ops {
     /// Takes an ended operation out. Panics on one that was never given out, or ended before.
-    pub(crate) fn end(&mut self, id: OpId) -> (Tag, FileId) {
+    pub(crate) fn end(&mut self, id: OpId, now: Time) -> (Tag, FileId) {
+        self.answered = Some(now);
         let pending = self.pending.remove(&id).expect("the shell ends each operation once");
         self.short -= usize::from(pending.short);
         (pending.tag, pending.file)
@@ -151,13 +194,21 @@ impl Ops {
 
     /// The operations that are under way for longer than their patience, and when the next one will be. They are looked
     /// at from the oldest on: ids are given out in the order of time.
-    pub(crate) fn hung(&self, config: &StoreConfig, now: Time) -> (Vec<Hung>, Option<Time>) {
+    ///
+    /// `pressed`: since when guests are held back until work in the background has done more.
+    pub(crate) fn hung(&mut self, config: &StoreConfig, now: Time, pressed: Option<Time>) -> (Vec<Hung>, Option<Time>) {
         let (mut hung, mut next) = (Vec::new(), None);
-        for p in self.pending.values() {
+        for p in self.pending.values_mut() {
             let Some(patience) = p.tag.patience(config) else { continue };
-            let at = p.since + patience;
+            let always = (p.since + patience, patience);
+            let sooner =
+                pressed.zip(p.pressed(config)).map(|(since, patience)| (p.since.max(since) + patience, patience));
+            let (at, after) = sooner.map_or(always, |sooner| always.min(sooner));
+            p.pressed_since = sooner.filter(|(at, _)| *at <= now).map(|_| p.pressed_since.unwrap_or(now));
             if at <= now {
-                hung.push(Hung { volume: p.tag.volume(), file: p.file });
+                hung.push(Hung { volume: p.tag.volume(), file: p.file, patience: after });
+                let given_up = p.given_up_at(config).filter(|at| *at > now);
+                next = next.into_iter().chain(given_up).min();
                 continue;
             }
             next = Some(next.map_or(at, |next: Time| next.min(at)));
@@ -169,10 +220,19 @@ impl Ops {
         (hung, next)
     }
 
+    /// Copies whose images have not answered for so long, while guests of others were held back, that they are to be given up, as
+    /// far as the device has answered something else a while after it got that; and the file.
+    pub(crate) fn given_up(&self, config: &StoreConfig, now: Time) -> BTreeMap<VolumeId, FileId> {
+        let alone = |p: &Pending| self.answered.is_some_and(|at| at > p.since + ANSWERS_WITHIN);
+        let due = |p: &&Pending| alone(p) && p.given_up_at(config).is_some_and(|at| at <= now);
+        self.pending.values().filter(due).filter_map(|p| Some((p.tag.volume()?, p.file))).collect()
+    }
+
     /// Puts an operation aside that found no space. False if it can't be repeated.
     pub(crate) fn park(&mut self, id: OpId, retry_at: Time) -> bool {
-        let orphan = |p: &Pending| matches!(p.tag, Tag::Copy(_, CopyTag::Orphan(_)));
-        if self.pending.get(&id).is_none_or(|p| p.again.is_none() || orphan(p)) {
+        // A cut must not wait for room to keep what it cuts, nor a deletion to say that it is one (L8).
+        let goes_on = |p: &Pending| matches!(p.tag, Tag::Copy(_, CopyTag::Orphan(_) | CopyTag::Void));
+        if self.pending.get(&id).is_none_or(|p| p.again.is_none() || goes_on(p)) {
             return false;
         }
         let mut pending = self.pending.remove(&id).expect("found just now");
@@ -236,7 +296,7 @@ impl Cx<'_> {
             (!matches!(kind, DiskOpKind::Read { .. } | DiskOpKind::List | DiskOpKind::Sync)).then(|| kind.clone());
         let id = OpId(self.ops.next);
         self.ops.next += 1;
-        self.ops.pending.insert(id, Pending { tag, file, again, short, since: self.now });
+        self.ops.pending.insert(id, Pending { tag, file, again, short, since: self.now, pressed_since: None });
         self.out.push(Output::Disk(DiskOp { id, file, kind }));
     }
 

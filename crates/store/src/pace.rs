@@ -87,7 +87,12 @@ impl Pace {
 
     /// Records wait.
     pub(crate) fn holds(&self, config: &StoreConfig) -> bool {
-        self.stands(config) || (self.debt > self.soft(config) && self.seen < self.ready_at)
+        self.stands(config) || (self.slows(config) && self.seen < self.ready_at)
+    }
+
+    /// Guests are slowed down to what the images take.
+    pub(crate) fn slows(&self, config: &StoreConfig) -> bool {
+        self.debt > self.soft(config)
     }
 
     /// Records wait until the images have taken more, and for nothing else.

@@ -34,6 +34,8 @@ pub(crate) enum Wait {
     Regions,
     /// Regions on their way into the image.
     Move,
+    /// A scrub, which wants this page and nothing of it: that it can be read.
+    Recheck(TableKind, TablePage),
     /// Nobody: it will be wanted soon.
     Nobody,
 }
@@ -86,6 +88,8 @@ impl Replica {
                 Wait::Sums(summing) => self.sum_on(cx, summing),
                 Wait::Regions => self.regions_on(cx),
                 Wait::Move => self.read_for_move(cx),
+                // Perhaps it was one above it that came.
+                Wait::Recheck(kind, page) => drop(self.page(cx, kind, page, Wait::Recheck(kind, page))),
                 Wait::Nobody => {}
             }
         }
@@ -125,7 +129,7 @@ impl Replica {
                 Wait::Extents { tag, .. } => out.push(Output::Extents { volume, tag, extents: Vec::new() }),
                 Wait::Sums(summing) => out.push(Output::Sums { volume, node: summing.node, sums: Vec::new() }),
                 Wait::Read { .. } | Wait::Apply(..) | Wait::Repair(..) => {}
-                Wait::Regions | Wait::Move | Wait::Nobody => {}
+                Wait::Regions | Wait::Move | Wait::Recheck(..) | Wait::Nobody => {}
             }
         }
     }

@@ -94,6 +94,9 @@ impl Replica {
         if self.is_switching() {
             return self.deferred.push(Deferred::Read { tag, range, whole });
         }
+        if whole {
+            self.recheck(cx, range);
+        }
         let job = self.reads.next;
         self.reads.next += 1;
         let (found, expected) = (BTreeMap::new(), BTreeMap::new());
@@ -275,6 +278,14 @@ impl Replica {
         self.finish_log(cx, job);
     }
 
+    /// The device can't read it. It was applied, and others may have it; the device may still be good for everything else.
+    pub(crate) fn log_failed(&mut self, cx: &mut Cx<'_>, job: u64, part: usize) {
+        let Some(reading) = self.reads.logs.get_mut(&job) else { return };
+        reading.missing -= 1;
+        reading.parts[part] = LogPart::Unreadable;
+        self.finish_log(cx, job);
+    }
+
     fn finish_log(&mut self, cx: &mut Cx<'_>, job: u64) {
         if self.reads.logs.get(&job).is_none_or(|reading| reading.missing > 0) {
             return;
@@ -285,14 +296,20 @@ impl Replica {
             let LogPart::Here(record) = part else { break };
             records.push(record);
         }
-        let result = if records.is_empty() { Err(self.lost_record(reading.from)) } else { Ok(records) };
+        let result = if records.is_empty() { Err(self.lost_record(cx, reading.from)) } else { Ok(records) };
         cx.out.push(Output::LogRead { volume: self.volume, tag: reading.tag, result });
     }
 
-    /// A record that is in the image can't be read from the journal: the journal no longer holds it and what is older.
-    fn lost_record(&mut self, lsn: Lsn) -> LogGone {
-        if self.log.contains_key(&lsn) && lsn <= self.checkpoint {
-            self.forget_log(lsn);
+    /// A record that was applied can't be read from the journal: the journal no longer holds it and what is older. Above the
+    /// checkpoint a start would need it: then the checkpoint moves past it at once.
+    fn lost_record(&mut self, cx: &mut Cx<'_>, lsn: Lsn) -> LogGone {
+        if self.log.contains_key(&lsn) {
+            cx.out.push(Output::RecordsLost { volume: self.volume, first: lsn, last: lsn });
+            if lsn <= self.checkpoint {
+                self.forget_log(lsn);
+            } else {
+                self.checkpoint_now = true;
+            }
         }
         LogGone { first: self.first().max(lsn.next()) }
     }

@@ -59,14 +59,25 @@ pub(crate) struct Entry {
 /// Where a copy is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Files are being made; how many are missing.
-    Creating(u32),
+    /// Files are being made.
+    Creating(Making),
     /// Superblock is being repaired and the roots of the tables are being read.
     Loading,
     /// Committed records are being applied again.
     Replaying,
     /// Serving.
     Open,
+}
+
+/// How far a creation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Making {
+    /// The superblock's file is being made.
+    Superblock,
+    /// The mark that nothing counts yet is being written.
+    Mark,
+    /// So many of the other files are missing; the superblock follows.
+    Files(u32),
 }
 
 #[derive(Clone, Debug)]
@@ -139,6 +150,8 @@ pub(crate) struct Replica {
     pub(crate) applied_bytes: u64,
     pub(crate) first_applied: Option<Time>,
     pub(crate) checkpoint_now: bool,
+    /// The next checkpoint writes pages again that rotted on disk, though nothing else may be new.
+    pub(crate) tables_rotten: bool,
     /// The process is about to end: a checkpoint is to cover this.
     pub(crate) settle_to: Option<Lsn>,
     pub(crate) reads: Reads,
@@ -221,6 +234,7 @@ impl Replica {
             applied_bytes: 0,
             first_applied: None,
             checkpoint_now: false,
+            tables_rotten: false,
             settle_to: None,
             reads: Reads::default(),
             region_reads: RegionReads::default(),
@@ -541,7 +555,11 @@ impl Replica {
             return;
         }
         self.stage = Stage::Open;
-        cx.out.push(Output::Opened { volume: self.volume, copy: self.opened() });
+        let (volume, first) = (self.volume, self.received.next());
+        if let Some(last) = self.unknown_to {
+            cx.out.push(Output::RecordsLost { volume, first, last });
+        }
+        cx.out.push(Output::Opened { volume, copy: self.opened() });
     }
 
     pub(crate) fn opened(&self) -> OpenedCopy {
@@ -560,7 +578,7 @@ impl Replica {
             checkpoint: self.checkpoint,
             first: self.first(),
             unknown_to: self.unknown_to,
-            scrubbed: self.sb.scrubbed,
+            scrub: self.sb.scrub.clone(),
         }
     }
 }

@@ -117,6 +117,11 @@ pub(crate) struct Looking {
 }
 
 impl Side {
+    /// There are no files of it.
+    pub(crate) const fn is_absent(&self) -> bool {
+        matches!(self.state, State::Absent)
+    }
+
     /// Whether anything of it is being read or written.
     pub(crate) const fn is_busy(&self) -> bool {
         !matches!(self.state, State::Absent | State::Leftover { .. } | State::Open | State::Proven(_) | State::Merging)

@@ -21,12 +21,17 @@ use crate::recover::resolve::{Resolved, resolve};
 use crate::recover::scan::{SegmentScan, scan};
 use crate::replica::{Replica, Stage};
 use crate::ring::Segment;
-use bytes::Bytes;
+use crate::store::WHAT_TO_DO;
+use bytes::{Bytes, BytesMut};
 use holdfast_format::{
     FrameSlot, JournalHead, JournalHeadFound, RecordHeader, SegmentHeader, Superblock, SuperblockFound,
 };
-use holdfast_types::{Epoch, VolumeId};
+use holdfast_types::{Epoch, Lsn, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A copy of which nobody can say that it was being deleted.
+const KEPT: &str =
+    "its other files were left as they are: restore the superblock's file if it is elsewhere, or replace the copy";
 
 const SUPERBLOCK_BYTES: u32 = 16384;
 const HEADER_BYTES: u32 = 4096;
@@ -40,11 +45,19 @@ const _: () = assert!(HEAD_BYTES as usize == JournalHead::LEN);
 pub(crate) struct Start {
     step: Step,
     files: BTreeMap<FileId, u64>,
-    /// Operation number → what it is about.
-    asked: BTreeMap<u32, FileId>,
+    /// Operation number → what it is about, and for a piece of a segment where that begins.
+    asked: BTreeMap<u32, (FileId, Option<Piece>)>,
+    /// Superblocks and heads that are read in parts.
+    parts: BTreeMap<FileId, Parts>,
+    /// The segment that is read in pieces.
+    pieces: BytesMut,
+    /// Some of its sectors can't be read.
+    holes: bool,
     next_ask: u32,
     heads: BTreeMap<u32, SegmentHeader>,
     damaged_heads: usize,
+    /// Of the first segment that the device did not give, for people.
+    segment_error: Option<String>,
     /// What the journal's head says; `None` if there is no such file.
     head: Option<JournalHeadFound>,
     unreadable: BTreeMap<VolumeId, String>,
@@ -57,6 +70,36 @@ pub(crate) struct Start {
     to_read: Vec<u32>,
     scans: Vec<SegmentScan>,
     journal_found: Option<JournalFound>,
+}
+
+/// A file of several copies that could not be read in one go.
+#[derive(Debug)]
+struct Parts {
+    bytes: BytesMut,
+    /// Some of it was read.
+    readable: bool,
+    error: String,
+}
+
+/// A part of a segment that could not be read in one go.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    offset: u64,
+    len: u32,
+}
+
+impl Piece {
+    /// Pieces are first this long; what can't be read either, is asked for page by page.
+    const LARGE: u32 = 256 << 10;
+    const SMALL: u32 = 4096;
+
+    fn all(from: u64, to: u64, len: u32) -> impl Iterator<Item = Piece> {
+        let step = usize::try_from(len).expect("usize has 32 bits at least");
+        (from..to).step_by(step).map(move |offset| {
+            let rest = u32::try_from(to - offset).unwrap_or(u32::MAX);
+            Piece { offset, len: len.min(rest) }
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,26 +138,118 @@ impl Start {
     }
 
     fn ask(&mut self, cx: &mut Cx<'_>, file: FileId, kind: DiskOpKind) {
+        self.ask_for(cx, file, None, kind);
+    }
+
+    fn ask_for(&mut self, cx: &mut Cx<'_>, file: FileId, piece: Option<Piece>, kind: DiskOpKind) {
         let number = self.next_ask;
         self.next_ask += 1;
-        self.asked.insert(number, file);
+        self.asked.insert(number, (file, piece));
         cx.submit(Tag::Start(number), file, kind);
     }
 
-    /// An operation failed. A copy's superblock costs the copy, anything else the journal.
+    fn ask_pieces(&mut self, cx: &mut Cx<'_>, file: FileId, pieces: impl Iterator<Item = Piece>) {
+        for piece in pieces {
+            let kind = DiskOpKind::Read { offset: piece.offset, len: piece.len };
+            self.ask_for(cx, file, Some(piece), kind);
+        }
+    }
+
+    /// An operation failed. A copy's superblock costs the copy; a part of a segment what lies in it; anything else the journal.
     pub(crate) fn failed(&mut self, cx: &mut Cx<'_>, number: u32, error: &str, seed: u64) -> Progress {
-        let file = self.asked.remove(&number).expect("a step of the start was asked for");
-        let FileId::Superblock(volume) = file else {
-            return Progress::Broken(format!("the journal can't be read: {file:?}: {error}; replace the device"));
-        };
-        self.unreadable.insert(volume, format!("its superblock can't be read: {error}; replace the copy"));
+        let (file, piece) = self.asked.remove(&number).expect("a step of the start was asked for");
+        match (self.step, file, piece) {
+            // What is there several times is read one by one: a sector that can't be read costs the copy that it is in.
+            (Step::Heads, FileId::Superblock(_) | FileId::JournalHead, None) => {
+                let (len, each) =
+                    if file == FileId::JournalHead { (HEAD_BYTES, 512) } else { (SUPERBLOCK_BYTES, 4096) };
+                let bytes = BytesMut::zeroed(usize::try_from(len).expect("16 KiB at most"));
+                self.parts.insert(file, Parts { bytes, readable: false, error: error.to_owned() });
+                self.ask_pieces(cx, file, Piece::all(0, u64::from(len), each));
+            }
+            (Step::Heads, FileId::Superblock(_) | FileId::JournalHead, Some(_)) => {
+                if let Err(reason) = self.part_here(file) {
+                    return Progress::Broken(reason);
+                }
+            }
+            (_, FileId::Superblock(volume), _) => drop(self.unreadable.insert(volume, unreadable_superblock(error))),
+            // If it belongs to the journal, the newest header or the journal's head misses it. A spare one is made anew.
+            (Step::Sync | Step::Heads, FileId::Segment(_), _) => {
+                self.damaged_heads += 1;
+                self.segment_error.get_or_insert_with(|| format!(" ({file} can't be read: {error})"));
+                self.files.remove(&file);
+            }
+            // In the newest segment nobody can tell what can't be read from what was never there.
+            (Step::Segments, FileId::Segment(slot), None) if !self.to_read.is_empty() => {
+                let bytes = self.files[&file];
+                self.pieces = BytesMut::zeroed(usize::try_from(bytes).expect("judged with the heads"));
+                self.ask_pieces(cx, FileId::Segment(slot), Piece::all(0, bytes, Piece::LARGE));
+            }
+            (Step::Segments, FileId::Segment(slot), Some(piece)) if piece.len > Piece::SMALL => {
+                let end = piece.offset + u64::from(piece.len);
+                self.ask_pieces(cx, FileId::Segment(slot), Piece::all(piece.offset, end, Piece::SMALL));
+            }
+            // Zeros stay in its place: no record's checksum matches them.
+            (Step::Segments, FileId::Segment(slot), Some(_)) => {
+                self.holes = true;
+                self.piece_here(slot);
+            }
+            _ => {
+                return Progress::Broken(format!("the journal can't be read: {file}: {error}; {WHAT_TO_DO}"));
+            }
+        }
         self.advance(cx, seed)
+    }
+
+    /// A part of a superblock or of the journal's head was read, or can't be.
+    fn part_here(&mut self, file: FileId) -> Result<(), String> {
+        if self.asked.values().any(|(asked, _)| *asked == file) {
+            return Ok(());
+        }
+        let Parts { bytes, readable, error } = self.parts.remove(&file).expect("its parts were asked for");
+        match file {
+            FileId::Superblock(volume) if !readable => {
+                drop(self.unreadable.insert(volume, unreadable_superblock(&error)));
+            }
+            FileId::Superblock(volume) => drop(self.superblocks.insert(volume, bytes.freeze())),
+            _ if !readable => {
+                return Err(format!("the journal can't be read: {file}: {error}; {WHAT_TO_DO}"));
+            }
+            // A part that can't be read is no sign that nothing was ever written there.
+            _ => match JournalHead::judge(&bytes) {
+                JournalHeadFound::Empty => self.head = Some(JournalHeadFound::Damaged),
+                found => self.head = Some(found),
+            },
+        }
+        Ok(())
+    }
+
+    /// A piece of a segment was read, or can't be.
+    fn piece_here(&mut self, slot: u32) {
+        if self.asked.is_empty() {
+            let whole = std::mem::take(&mut self.pieces).freeze();
+            self.scan(slot, &whole);
+        }
     }
 
     /// An operation ended well.
     pub(crate) fn done(&mut self, cx: &mut Cx<'_>, number: u32, reply: DiskReply, seed: u64) -> Progress {
-        let file = self.asked.remove(&number).expect("a step of the start was asked for");
+        let (file, piece) = self.asked.remove(&number).expect("a step of the start was asked for");
         match (self.step, reply, file) {
+            (Step::Segments, DiskReply::Data(data), FileId::Segment(slot)) if piece.is_some() => {
+                let at = usize::try_from(piece.map_or(0, |p| p.offset)).expect("usize has 64 bits");
+                self.pieces[at..at + data.len()].copy_from_slice(&data);
+                self.piece_here(slot);
+            }
+            (Step::Heads, DiskReply::Data(data), _) if piece.is_some() => {
+                let at = usize::try_from(piece.map_or(0, |p| p.offset)).expect("usize has 64 bits");
+                let parts = self.parts.get_mut(&file).expect("its parts were asked for");
+                parts.bytes[at..at + data.len()].copy_from_slice(&data);
+                parts.readable = true;
+                if let Err(reason) = self.part_here(file) {
+                    return Progress::Broken(reason);
+                }
+            }
             (Step::List, DiskReply::Files(files), _) => self.files = files.into_iter().collect(),
             (Step::Sync, _, _) => {}
             (Step::Heads, DiskReply::Data(data), FileId::Segment(slot)) => match SegmentHeader::decode(&data) {
@@ -159,6 +294,10 @@ impl Start {
                 }
                 Step::Segments => {
                     let Some(slot) = self.to_read.pop() else {
+                        if self.head == Some(JournalHeadFound::Empty) && self.scans.iter().any(|s| !s.frames.is_empty())
+                        {
+                            return Progress::Broken(EMPTY_HEAD.to_owned());
+                        }
                         return Progress::Found(Box::new(self.finish(cx.config.segment_bytes, seed)));
                     };
                     let bytes = self.files[&FileId::Segment(slot)];
@@ -181,6 +320,10 @@ impl Start {
         let newest = self.heads.values().max_by_key(|h| h.generation).cloned();
         self.judge_journal_head(newest.as_ref())?;
         self.judge_superblocks(newest.as_ref().map(|h| h.journal));
+        let used = |(replica, _): &(Replica, _)| replica.sb.checkpoint.max(replica.sb.committed) > Lsn::ZERO;
+        if self.head == Some(JournalHeadFound::Empty) && self.replicas.values().any(used) {
+            return Err(EMPTY_HEAD.into());
+        }
         let Some(newest) = newest else {
             if self.damaged_heads > 0 && !(self.replicas.is_empty() && self.failed.is_empty()) {
                 return Err("no journal segment has a readable header, yet there are copies; replace the device".into());
@@ -194,9 +337,10 @@ impl Start {
         wanted.push(newest.generation);
         for generation in wanted.into_iter().rev() {
             let Some((slot, _)) = self.heads.iter().find(|(_, h)| h.generation == generation) else {
-                let files = self.heads.len() + self.damaged_heads;
+                let (files, error) =
+                    (self.heads.len() + self.damaged_heads, self.segment_error.as_deref().unwrap_or_default());
                 return Err(format!(
-                    "segment generation {generation} of the journal is missing or damaged among {files} files; replace the device"
+                    "segment generation {generation} of the journal is missing or damaged among {files} files{error}; replace the device"
                 ));
             };
             let (bytes, expected) = (self.files[&FileId::Segment(*slot)], self.heads[slot].bytes);
@@ -233,9 +377,10 @@ impl Start {
             );
         }
         if head.generation > found {
+            let error = self.segment_error.as_deref().unwrap_or_default();
             return Err(format!(
-                "segment generation {} of the journal is missing or damaged, the newest one found is {found}: it holds records that may \
-                 be found nowhere else; restore the file or replace the device",
+                "segment generation {} of the journal is missing or damaged{error}, the newest one found is {found}: it holds records that \
+                 may be found nowhere else; restore the file or replace the device",
                 head.generation
             ));
         }
@@ -250,7 +395,16 @@ impl Start {
                     Some(reason) => drop(self.failed.insert(volume, reason)),
                     None => drop(self.replicas.insert(volume, (Replica::new(*sb, Stage::Loading), good))),
                 },
-                SuperblockFound::NeverCreated => drop(self.garbage.insert(volume)),
+                SuperblockFound::Void(marked) if marked == volume => drop(self.garbage.insert(volume)),
+                SuperblockFound::Void(other) => {
+                    let found = format!("the superblock is that of {other}; files were mixed, restore the right ones");
+                    self.failed.insert(volume, found);
+                }
+                // Right after it was made. Later there are others, and what is here may be all that is left of the copy.
+                SuperblockFound::Blank if self.files.keys().filter(|f| volume_of(**f) == Some(volume)).count() == 1 => {
+                    self.garbage.insert(volume);
+                }
+                SuperblockFound::Blank => drop(self.failed.insert(volume, format!("its superblock is empty; {KEPT}"))),
                 SuperblockFound::Damaged(valid) => {
                     let found =
                         format!("expected two equal superblock copies of four, found {valid} valid and different");
@@ -258,9 +412,12 @@ impl Start {
                 }
             }
         }
-        let known = |v: &VolumeId| self.replicas.contains_key(v) || self.failed.contains_key(v);
+        let known =
+            |v: &VolumeId| self.replicas.contains_key(v) || self.failed.contains_key(v) || self.garbage.contains(v);
         let others: Vec<VolumeId> = self.files.keys().filter_map(|f| volume_of(*f)).filter(|v| !known(v)).collect();
-        self.garbage.extend(others);
+        for volume in others {
+            self.failed.insert(volume, format!("its superblock is missing; {KEPT}"));
+        }
     }
 
     fn refuse(&self, volume: VolumeId, sb: &Superblock, journal: Option<u64>) -> Option<String> {
@@ -282,7 +439,8 @@ impl Start {
         let header = self.heads.get(&slot).expect("only segments with a header are read").clone();
         // Bodies at or below the checkpoint are not needed in memory.
         let keep = |h: &RecordHeader| self.replicas.get(&h.volume).is_some_and(|(r, _)| h.lsn > r.sb.checkpoint);
-        let scanned = scan(header, data, &keep);
+        let mut scanned = scan(header, data, &keep);
+        scanned.unreadable = std::mem::take(&mut self.holes);
         self.scans.push(scanned);
     }
 
@@ -402,6 +560,14 @@ const fn volume_of(file: FileId) -> Option<VolumeId> {
         | FileId::SideRegions(v)
         | FileId::Orphan(v, _) => Some(v),
     }
+}
+
+/// The first segment's header is durable before the head names it, and the head before the first frame.
+const EMPTY_HEAD: &str = "the journal's head is empty, yet there are records: nobody knows whether its newest segment is here; restore \
+                          the file or replace the device";
+
+fn unreadable_superblock(error: &str) -> String {
+    format!("its superblock can't be read: {error}; {WHAT_TO_DO}")
 }
 
 const fn side_files(volume: VolumeId) -> [FileId; 3] {

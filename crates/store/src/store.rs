@@ -3,28 +3,32 @@
 //! Invariants: each operation given out is answered once; a copy that failed gives no more promises in this life (P8); the
 //! journal's failure is the failure of every copy.
 
+mod leaving;
 mod resync;
 mod shown;
 
 use crate::api::{Input, LogGone, Output};
 use crate::config::StoreConfig;
 use crate::findings::Findings;
-use crate::io::{DiskDone, DiskError, DiskOpKind, DiskReply, FileId};
+use crate::io::{DiskDone, DiskError, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
 use crate::ops::{CopyTag, Cx, Hung, Ops, Tag};
-use crate::replica::{Command, Replica, Stage};
-use crate::ring::{Failed, Held};
+use crate::replica::{Command, Making, Replica, Stage};
 use crate::start::{Found, Progress, Start};
-use crate::superblock::Waiter;
 use holdfast_format::{Superblock, TableRoots, TableSums};
 use holdfast_types::{
-    BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Mutant, ReadFault, Time, VolumeId, VolumeSize, mutated,
+    BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, Mutant, ReadFault, ScrubKept, Time, VolumeId,
+    VolumeSize, mutated,
 };
+use leaving::Leaving;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A device that failed stays failed in this life (P8); what the next life can read and prove, counts again.
-const WHAT_TO_DO: &str =
+pub(crate) const WHAT_TO_DO: &str =
     "check the device (dmesg), then restart this node's agent if it is sound, or replace the device and the copy";
+
+const LONGER_FILES: &str =
+    "replace the copy, on a file system that takes files of the volume's size (xfs does, ext4 ends at 16 TiB)";
 
 /// One shard's storage.
 #[derive(Debug)]
@@ -44,6 +48,8 @@ pub struct Store {
     hung: Vec<Hung>,
     /// When to look again, unless something ends before.
     hung_at: Option<Time>,
+    /// Since when guests are held back by work in the background.
+    pressed: Option<Time>,
     cache: VecDeque<(VolumeId, Lsn, u64)>,
     cache_bytes: u64,
     now: Time,
@@ -55,25 +61,10 @@ enum Phase {
     Finding(Box<Start>),
     /// The new life's segment is made durable.
     Opening,
-    /// Copies are being opened.
+    /// What an interrupted creation or deletion left is being removed; copies are being opened.
     Loading,
     Running,
     Failed,
-}
-
-/// A copy that has failed or is being removed.
-#[derive(Debug, Default)]
-struct Leaving {
-    orphans: BTreeMap<Epoch, u64>,
-    /// What the journal keeps for it; everything, if it could not even be opened.
-    held: Held,
-    /// To be removed; false for a copy that only failed.
-    delete: bool,
-    /// Leftover of an interrupted creation or deletion: nobody asked.
-    silent: bool,
-    /// Files being removed; the superblock alone first.
-    missing: Option<u32>,
-    superblock_gone: bool,
 }
 
 impl Store {
@@ -97,6 +88,7 @@ impl Store {
             findings: Findings::default(),
             hung: Vec::new(),
             hung_at: None,
+            pressed: None,
             cache: VecDeque::new(),
             cache_bytes: 0,
             now: Time::default(),
@@ -115,8 +107,35 @@ impl Store {
             }
             command => self.command(command, now, out),
         }
+        self.give_up_hung(now, out);
         self.settle(now, out);
-        (self.hung, self.hung_at) = self.ops.hung(&self.config, now);
+        let pressed = self.journal.is_stuck() || self.ops.pace.slows(&self.config);
+        self.pressed = pressed.then(|| self.pressed.unwrap_or(now));
+        (self.hung, self.hung_at) = self.ops.hung(&self.config, now, self.pressed);
+    }
+
+    /// A copy whose image hangs while the rest of the device works holds up its neighbours, as what its image lacks counts as debt of
+    /// all. So it fails in the end, as if its device had said so. If the journal hangs as well, if it is not this copy's debt that
+    /// holds them up, or if there is no neighbour, that helps nobody, and it is waited for.
+    fn give_up_hung(&mut self, now: Time, out: &mut Vec<Output>) {
+        let slows = self.ops.pace.slows(&self.config);
+        if !slows || self.hung.is_empty() || self.hung.iter().any(|h| h.volume.is_none()) {
+            return;
+        }
+        let debt = self.debt_bytes();
+        let hangs = |volume: VolumeId| self.hung.iter().any(|h| h.volume == Some(volume));
+        if !self.replicas.values().any(|r| r.stage == Stage::Open && !hangs(r.volume)) {
+            return;
+        }
+        for (volume, file) in self.ops.given_up(&self.config, now) {
+            // What others lack is not taken away with it.
+            if self.replicas.get(&volume).is_none_or(|r| r.debt <= debt / 2) {
+                continue;
+            }
+            let waited = self.config.background_hung_after.as_secs();
+            let reason = format!("{file} has not answered for {waited} s, and other copies wait for it; {WHAT_TO_DO}");
+            self.fail_copy(volume, &reason, out);
+        }
     }
 
     /// When `Input::Tick` is wanted.
@@ -156,7 +175,7 @@ impl Store {
             Err(error) => Err(error),
             Ok(reply) => Ok(reply),
         };
-        let (tag, file) = self.ops.end(done.id);
+        let (tag, file) = self.ops.end(done.id, now);
         let result = if ignored(tag) { Ok(DiskReply::Done) } else { result };
         if matches!(self.phase, Phase::Failed) {
             return;
@@ -207,12 +226,11 @@ impl Store {
         }
         let orphans = |v: &VolumeId| found.orphans.get(v).cloned().unwrap_or_default();
         for (volume, reason) in found.failed {
-            self.leaving.insert(volume, Leaving { orphans: orphans(&volume), ..Leaving::default() });
+            self.leaving.insert(volume, Leaving::failed(orphans(&volume)));
             out.push(Output::Failed { volume: Some(volume), reason: format!("copy of {volume}: {reason}") });
         }
         for volume in found.garbage {
-            let leaving = Leaving { orphans: orphans(&volume), delete: true, silent: true, ..Leaving::default() };
-            self.leaving.insert(volume, leaving);
+            self.leaving.insert(volume, Leaving::leftover(orphans(&volume)));
         }
     }
 
@@ -242,6 +260,8 @@ impl Store {
         self.touched.insert(volume);
         let reply = match result {
             Err(DiskError::NotFound) if matches!(tag, CopyTag::Delete | CopyTag::OrphanGone(_)) => DiskReply::Done,
+            // Without the mark a crash in between leaves a copy that is refused, and deleted again.
+            Err(_) if tag == CopyTag::Void && self.leaving.contains_key(&volume) => DiskReply::Done,
             // A cut must not wait for room to remember what it cuts (L8).
             Err(DiskError::NoSpace) if matches!(tag, CopyTag::Orphan(_)) => {
                 let Store { ops, config, replicas, .. } = self;
@@ -250,11 +270,18 @@ impl Store {
                 }
                 return;
             }
+            Err(DiskError::Io(_)) if matches!(tag, CopyTag::Log(..)) => {
+                let (Store { ops, config, replicas, .. }, CopyTag::Log(job, part)) = (self, tag) else { return };
+                if let Some(replica) = replicas.get_mut(&volume) {
+                    replica.log_failed(&mut Cx { ops, out, now, config }, job, part);
+                }
+                return;
+            }
             Err(error) => return self.copy_error(volume, (tag, file), error, out),
             Ok(reply) => reply,
         };
-        if tag == CopyTag::Delete {
-            return self.file_deleted(volume);
+        if matches!(tag, CopyTag::Void | CopyTag::Delete) && self.leaving.contains_key(&volume) {
+            return self.removed(volume, now, out);
         }
         let Store { ops, config, replicas, .. } = self;
         // A copy that left does not care any more.
@@ -272,6 +299,12 @@ impl Store {
                 replica.superblock_done(cx);
                 replica.maybe_replay();
             }
+            (CopyTag::Recheck(kind, page, sequence), DiskReply::Data(data)) => {
+                replica.rechecked(cx, (kind, page), sequence, &data);
+            }
+            (CopyTag::RecheckSuperblock(sequence), DiskReply::Data(data)) => {
+                replica.superblock_rechecked(cx, sequence, &data);
+            }
             (CopyTag::Orphan(written), _) => replica.orphan_done(cx, written),
             (CopyTag::OrphanGone(epoch), _) => replica.orphan_gone(cx, epoch),
             (CopyTag::Apply, _) => replica.write_done(cx),
@@ -286,7 +319,7 @@ impl Store {
         }
     }
 
-    /// Reading the journal for a lagging copy fails the journal; everything else fails the copy.
+    /// What a copy can't do without.
     fn copy_error(
         &mut self,
         volume: VolumeId,
@@ -299,16 +332,16 @@ impl Store {
             CopyTag::Log(..)
                 | CopyTag::Read(..)
                 | CopyTag::Page(..)
+                | CopyTag::Recheck(..)
+                | CopyTag::RecheckSuperblock(_)
                 | CopyTag::Region(..)
                 | CopyTag::SideRead(_)
                 | CopyTag::SideSums(_)
                 | CopyTag::MergeRead(_)
         );
         let what = if reads { "read" } else { "written" };
-        let reason = format!("{file} can't be {what}: {error}; {WHAT_TO_DO}");
-        if matches!(tag, CopyTag::Log(..)) {
-            return self.fail_journal(&reason, out);
-        }
+        let what_to_do = if error.is_of_length() { LONGER_FILES } else { WHAT_TO_DO };
+        let reason = format!("{file} can't be {what}: {error}; {what_to_do}");
         self.fail_copy(volume, &reason, out);
     }
 
@@ -392,11 +425,10 @@ impl Store {
                     None => out.push(Output::Extents { volume, tag, extents: Vec::new() }),
                 }
             }
-            Input::Scrubbed { volume, next } => {
+            Input::Scrubbed { volume, kept, at_once } => {
                 let Store { ops, config, replicas, .. } = self;
                 if let Some(replica) = open_copy(replicas, volume) {
-                    replica.sb.scrubbed = next;
-                    replica.write_superblock(&mut Cx { ops, out, now, config }, Waiter::Hint);
+                    replica.keep_scrub(&mut Cx { ops, out, now, config }, kept, at_once);
                 }
             }
             Input::Repair { volume, block, data } => {
@@ -406,7 +438,7 @@ impl Store {
                     replica.repair(&mut Cx { ops, out, now, config }, block, data);
                 }
             }
-            Input::Settle => self.settle_copies(),
+            Input::Settle => self.settle_copies(now, out),
             other => self.resync(other, now, out),
         }
     }
@@ -415,8 +447,11 @@ impl Store {
         self.replicas.values().filter(|r| r.stage == Stage::Open)
     }
 
-    pub(crate) fn replicas_mut(&mut self) -> impl Iterator<Item = &mut Replica> {
-        self.replicas.values_mut()
+    pub(crate) fn each_open(&mut self, now: Time, out: &mut Vec<Output>, mut f: impl FnMut(&mut Replica, &mut Cx<'_>)) {
+        let Store { ops, config, replicas, .. } = self;
+        for replica in replicas.values_mut().filter(|r| r.stage == Stage::Open) {
+            f(replica, &mut Cx { ops, out, now, config });
+        }
     }
 
     pub(crate) fn touch_all(&mut self) {
@@ -474,116 +509,16 @@ impl Store {
             checkpoint_hash: 0,
             sums: TableSums::default(),
             roots: TableRoots::default(),
-            scrubbed: BlockIndex(0),
+            scrub: ScrubKept::default(),
             merging: None,
             stale_behind_cut: false,
             committed: Lsn::ZERO,
             journal: self.journal.id,
             born: (self.journal.life, self.journal.next_seq),
         };
-        let mut replica = Replica::new(sb, Stage::Creating(0));
+        let mut replica = Replica::new(sb, Stage::Creating(Making::Superblock));
         replica.create_files(&mut self.cx(now, out));
         self.replicas.insert(volume, replica);
-    }
-
-    fn delete(&mut self, volume: VolumeId, out: &mut Vec<Output>) {
-        if matches!(self.phase, Phase::Failed) {
-            return;
-        }
-        if self.replicas.contains_key(&volume) {
-            self.take_out(volume, out);
-        }
-        let Some(leaving) = self.leaving.get_mut(&volume) else {
-            return out.push(Output::Deleted { volume });
-        };
-        leaving.delete = true;
-        leaving.silent = false;
-    }
-
-    // ---- leaving
-
-    /// Takes a copy out of service: what it was asked is answered, what waits is dropped.
-    fn take_out(&mut self, volume: VolumeId, out: &mut Vec<Output>) {
-        let Some(mut replica) = self.replicas.remove(&volume) else { return };
-        let (reads, logs) = replica.reads.take_tags();
-        for tag in reads {
-            out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) });
-        }
-        for tag in logs {
-            out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: replica.received.next() }) });
-        }
-        for tag in replica.region_reads.take_tags() {
-            out.push(Output::RegionsRead { volume, tag, result: Err(ReadFault::CopyFailed) });
-        }
-        replica.answer_waiting(out);
-        self.ops.pages.leaves(volume, replica.pages_counted);
-        self.ops.drop_parked(volume);
-        self.journal.drop_queued(volume);
-        let held = Held::by(&replica);
-        self.leaving.insert(volume, Leaving { orphans: replica.orphans, held, ..Leaving::default() });
-    }
-
-    fn fail_copy(&mut self, volume: VolumeId, reason: &str, out: &mut Vec<Output>) {
-        if let Some(leaving) = self.leaving.get_mut(&volume) {
-            // A file that can't be removed: the deletion never ends in this life. Other errors are old news.
-            if leaving.missing.is_none() {
-                return;
-            }
-        }
-        self.take_out(volume, out);
-        self.to_load.remove(&volume);
-        out.push(Output::Failed { volume: Some(volume), reason: format!("copy of {volume}: {reason}") });
-    }
-
-    fn fail_journal(&mut self, reason: &str, out: &mut Vec<Output>) {
-        self.phase = Phase::Failed;
-        for volume in self.replicas.keys().copied().collect::<Vec<_>>() {
-            self.take_out(volume, out);
-        }
-        out.push(Output::Failed { volume: None, reason: format!("journal: {reason}") });
-    }
-
-    /// Removes the superblock first: without it the other files are leftovers that the next start removes.
-    fn remove_files(&mut self, now: Time, out: &mut Vec<Output>) {
-        let Store { ops, config, leaving, journal, .. } = self;
-        for (volume, leaving) in leaving.iter_mut().filter(|(_, l)| l.delete && l.missing.is_none()) {
-            let v = *volume;
-            if ops.of_volume(v) > 0 || journal.carries(v) {
-                continue;
-            }
-            let mut files = vec![FileId::Superblock(v)];
-            if leaving.superblock_gone {
-                files = vec![FileId::Image(v), FileId::BlockTable(v), FileId::RegionTable(v)];
-                files.extend([FileId::SideImage(v), FileId::SideBlocks(v), FileId::SideRegions(v)]);
-                files.extend(leaving.orphans.keys().map(|epoch| FileId::Orphan(v, *epoch)));
-            }
-            leaving.missing = Some(u32::try_from(files.len()).expect("a few files"));
-            for file in files {
-                Cx { ops, out, now, config }.copy_op(v, CopyTag::Delete, file, DiskOpKind::Delete);
-            }
-        }
-    }
-
-    fn file_deleted(&mut self, volume: VolumeId) {
-        let leaving = self.leaving.get_mut(&volume).expect("files of a leaving copy are removed");
-        let missing = leaving.missing.expect("files are being removed") - 1;
-        leaving.missing = Some(missing);
-        if missing == 0 && !leaving.superblock_gone {
-            leaving.superblock_gone = true;
-            leaving.missing = None;
-            self.journal.forget(volume);
-        }
-    }
-
-    fn report_deleted(&mut self, out: &mut Vec<Output>) {
-        let gone: Vec<VolumeId> =
-            self.leaving.iter().filter(|(_, l)| l.superblock_gone && l.missing == Some(0)).map(|(v, _)| *v).collect();
-        for volume in gone {
-            let leaving = self.leaving.remove(&volume).expect("found just now");
-            if !leaving.silent {
-                out.push(Output::Deleted { volume });
-            }
-        }
     }
 
     // ---- after each input
@@ -598,11 +533,11 @@ impl Store {
         self.report_deleted(out);
         self.trim_cache();
         self.trim_tables();
-        let leftovers = self.leaving.values().any(|l| l.silent);
-        if matches!(self.phase, Phase::Loading) && !leftovers && self.replicas.values().all(|r| r.stage == Stage::Open)
-        {
+        // Copies open when they can: one that waits for space must not keep others, and orders to delete, waiting.
+        if matches!(self.phase, Phase::Loading) && !self.leaving.values().any(Leaving::holds_up) {
             self.phase = Phase::Running;
-            out.push(Output::Started);
+            let opening = self.replicas.values().filter(|r| r.stage != Stage::Open).map(|r| r.volume).collect();
+            out.push(Output::Started { opening });
         }
     }
 
@@ -695,11 +630,6 @@ impl Store {
         for (volume, why) in broken {
             self.fail_copy(volume, &why, out);
         }
-    }
-
-    /// Copies that are out of service and whose superblock is there: the next start would open them.
-    fn failed(&self) -> Failed {
-        self.leaving.iter().filter(|(_, l)| !l.superblock_gone).map(|(volume, l)| (*volume, l.held)).collect()
     }
 
     /// Forgets pages of tables above the bound, of the copy that has most of them.

@@ -9,7 +9,7 @@ use crate::ops::{CopyTag, Cx};
 use crate::replica::{Replica, Stage};
 use bytes::Bytes;
 use holdfast_format::Superblock;
-use holdfast_types::{Epoch, Lsn, Mutant, mutated};
+use holdfast_types::{Epoch, Lsn, Mutant, ScrubKept, mutated};
 
 /// What to do when the change is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(crate) struct Writer {
     queued: Vec<Waiter>,
     answering: Vec<Waiter>,
     step: Step,
+    /// The scrub has come further than any superblock says that was written or is on its way.
+    scrub_ahead: bool,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +50,11 @@ enum Step {
 }
 
 impl Writer {
+    /// Nothing is being written.
+    pub(crate) const fn rests(&self) -> bool {
+        matches!(self.step, Step::Idle)
+    }
+
     pub(crate) fn hint_queued(&self) -> bool {
         self.queued.contains(&Waiter::Hint) || self.answering.contains(&Waiter::Hint)
     }
@@ -62,6 +69,22 @@ impl Replica {
         self.begin_superblock(cx);
     }
 
+    /// Notes how far the scrub is. Nothing depends on it: a write that something else needs carries it along.
+    pub(crate) fn keep_scrub(&mut self, cx: &mut Cx<'_>, kept: ScrubKept, at_once: bool) {
+        self.writer.scrub_ahead |= self.sb.scrub != kept;
+        self.sb.scrub = kept;
+        if at_once {
+            self.write_scrub(cx);
+        }
+    }
+
+    /// Writes what was noted of the scrub, if that was not done.
+    pub(crate) fn write_scrub(&mut self, cx: &mut Cx<'_>) {
+        if self.writer.scrub_ahead {
+            self.write_superblock(cx, Waiter::Hint);
+        }
+    }
+
     fn begin_superblock(&mut self, cx: &mut Cx<'_>) {
         if !matches!(self.writer.step, Step::Idle) || self.writer.queued.is_empty() {
             return;
@@ -69,6 +92,7 @@ impl Replica {
         self.sb.sequence += 1;
         self.sb.committed = self.sb.committed.max(self.committed);
         self.writer.answering = std::mem::take(&mut self.writer.queued);
+        self.writer.scrub_ahead = false;
         let bytes = self.sb.encode();
         self.superblock_pair(cx, 0, &bytes);
         self.writer.step = Step::First(bytes, self.sb.committed);
@@ -81,9 +105,8 @@ impl Replica {
         cx.copy_op(self.volume, CopyTag::Superblock, FileId::Superblock(self.volume), kind);
     }
 
-    /// Rewrites the copies that differ from the one the store opens with. Only those: two good ones stay throughout.
-    pub(crate) fn repair_superblock(&mut self, cx: &mut Cx<'_>, good: [bool; 4]) {
-        let bytes = self.sb.encode();
+    /// Rewrites the copies that differ from `bytes`, which the good ones hold. Only those: two good ones stay throughout.
+    pub(crate) fn repair_superblock(&mut self, cx: &mut Cx<'_>, bytes: &Bytes, good: [bool; 4]) {
         let mut missing = 0;
         for (offset, _) in (0u64..).step_by(Superblock::LEN).zip(good).filter(|(_, good)| !good) {
             let kind = DiskOpKind::Write { offset, data: vec![bytes.clone()], durable: true };

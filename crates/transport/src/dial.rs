@@ -150,7 +150,7 @@ type Cause = Box<dyn Error + Send + Sync>;
 /// Connects and waits for the welcome: before it, the peer may still refuse us.
 async fn dial(shared: &Shared, peer: NodeId, address: SocketAddr) -> Result<quinn::Connection, Cause> {
     let name = pki::node_name(shared.cluster, peer);
-    let connecting = shared.quinn.connect_with(shared.client.clone(), address, &name)?;
+    let connecting = shared.quinn.connect_with(shared.client(), address, &name)?;
     let welcomed = async {
         // The handshake succeeds only with a server whose certificate carries `name`.
         let connection = connecting.await?;

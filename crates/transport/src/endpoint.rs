@@ -3,7 +3,7 @@
 use crate::config::{Identity, Lane, TransportConfig};
 use crate::dial::Dialler;
 use crate::error::{SendError, TransportError};
-use crate::events::{self, EventSender, Events};
+use crate::events::{self, Event, EventSender, Events};
 use crate::incoming::{self, Current};
 use crate::join;
 use crate::limiter::Limiter;
@@ -44,10 +44,13 @@ pub(crate) struct Shared {
     pub(crate) life: u64,
     pub(crate) events: EventSender,
     pub(crate) quinn: quinn::Endpoint,
-    pub(crate) client: quinn::ClientConfig,
+    // Locked to be copied, or to be replaced by a renewed one.
+    client: Mutex<quinn::ClientConfig>,
     pub(crate) joins: Semaphore,
     pub(crate) join_rate: Limiter,
     refusals: Limiter,
+    /// Connections and join conversations that were turned away.
+    turned_away: AtomicU64,
     sessions: AtomicU64,
     // Locked for a few map operations at a time, never across an await.
     state: Mutex<State>,
@@ -93,10 +96,11 @@ impl Endpoint {
             life: random_u64(),
             events: sender,
             quinn,
-            client: tls.client,
+            client: Mutex::new(tls.client),
             joins: Semaphore::new(join::MAX_JOINS),
             join_rate: Limiter::new(config.joins_per_second),
             refusals: Limiter::new(REFUSALS_PER_SECOND),
+            turned_away: AtomicU64::new(0),
             sessions: AtomicU64::new(1),
             state: Mutex::default(),
             config,
@@ -111,6 +115,18 @@ impl Endpoint {
     /// The socket is gone.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.shared.quinn.local_addr()
+    }
+
+    /// Proves itself with a renewed certificate of the same key from now on. Connections that are there stay.
+    ///
+    /// # Errors
+    /// The certificate is not one of this node that holds now; nothing was changed.
+    pub fn set_identity(&self, identity: &Identity) -> Result<(), TransportError> {
+        let tls = tls::build(identity, &self.shared.config)?;
+        tls::check_issued(identity)?;
+        self.shared.quinn.set_server_config(Some(tls.server));
+        *self.shared.client.lock().unwrap_or_else(PoisonError::into_inner) = tls.client;
+        Ok(())
     }
 
     /// Nodes that were removed from the cluster for ever: they are told so when they dial.
@@ -173,6 +189,13 @@ impl Endpoint {
         let state = self.shared.lock();
         let entry = state.peers.get(&peer).and_then(|p| p.lanes.get(&lane)).ok_or(SendError::Down)?;
         entry.push(session, len, message, self.shared.config.queue_bytes)
+    }
+
+    /// Connections and join conversations that this endpoint has turned away: handshakes that failed, took too long or were too many,
+    /// and whoever proved to be nobody that it talks to.
+    #[must_use]
+    pub fn turned_away(&self) -> u64 {
+        self.shared.turned_away.load(Ordering::Relaxed)
     }
 
     /// How the connections do that this endpoint dialled, by peer. Counters are of the present connection of each.
@@ -260,6 +283,11 @@ impl Shared {
         })
     }
 
+    /// How this node proves itself when it dials.
+    pub(crate) fn client(&self) -> quinn::ClientConfig {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn next_session(&self) -> u64 {
         self.sessions.fetch_add(1, Ordering::Relaxed)
     }
@@ -320,10 +348,17 @@ impl Shared {
         }
     }
 
+    /// Counts one who was refused.
+    pub(crate) fn turned_away(&self) {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Logs that somebody was refused, a few times per second at most: strangers can cause it.
     pub(crate) fn refused(&self, what: &fmt::Arguments<'_>) {
+        self.turned_away();
         if self.refusals.allows() {
             tracing::warn!("refused {what}");
+            self.events.offer(Event::Refused { what: what.to_string() });
         }
     }
 }

@@ -66,6 +66,11 @@ pub enum Event {
         /// Who.
         by: NodeId,
     },
+    /// Somebody was refused. Told a few times per second at most, and not while the queue is full.
+    Refused {
+        /// From where, and why.
+        what: String,
+    },
     /// A node without a certificate asks to become a member. Nothing about it is verified.
     Join {
         /// Where it asks from.
@@ -160,6 +165,13 @@ impl EventSender {
             sent = self.send_in_time(urgent, event) => sent,
             _ = self.budgets.closing.acquire() => Err(Gone),
         }
+    }
+
+    /// Lets go of an event for which there is no room: somebody else than the owner causes it.
+    pub(crate) fn offer(&self, event: Event) {
+        debug_assert_eq!(event.bytes(), 0, "only what is free of the budget may be dropped");
+        // The queue is full, or the owner is gone.
+        let _ = self.bulk.try_send(event);
     }
 
     async fn send_in_time(&self, urgent: bool, event: Event) -> Result<(), Gone> {

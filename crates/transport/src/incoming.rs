@@ -43,6 +43,7 @@ pub(crate) async fn accept_loop(shared: Arc<Shared>) {
     while let Some(incoming) = shared.quinn.accept().await {
         let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
             incoming.refuse();
+            shared.turned_away();
             continue;
         };
         let busy = MAX_HANDSHAKES - handshakes.available_permits() > RETRY_ABOVE;

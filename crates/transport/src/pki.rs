@@ -1,19 +1,21 @@
 //! The cluster's own certificate authority.
 //!
 //! A node's certificate names it by one DNS name, `node-<id>.<cluster>.holdfast`; nothing else in it matters.
-//! Certificates do not expire: a cluster must not stop because a date has passed or a clock is wrong, and a removed
-//! node is shut out by the peer list, at once, not by a date.
+//! It ends at a date, long before which the agent has it renewed; where its clock runs behind it holds all the same: a
+//! certificate begins long ago. The CA's own does not end. A removed node is shut out by the peer list, at once, not by a date.
 //!
 //! Deliberately absent: storing keys (the agent does), revocation lists, intermediates.
 
 use holdfast_types::{ClusterId, NodeId};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, date_time_ymd,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::fmt::Write;
+use std::time::Duration;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The CA of a cluster. Whoever has `key_pem` can make members.
 #[derive(Clone)]
@@ -56,6 +58,9 @@ pub enum PkiError {
     /// No certificate where one was expected.
     #[error("expected a certificate in PEM, found none: {0}")]
     Pem(rustls_pki_types::pem::Error),
+    /// PEM, and no certificate in it.
+    #[error("expected a certificate, found something else: {0}")]
+    Der(String),
 }
 
 fn fail(what: &'static str) -> impl FnOnce(rcgen::Error) -> PkiError {
@@ -91,13 +96,13 @@ pub fn create_ca(cluster: ClusterId) -> Result<CaMaterial, PkiError> {
     Ok(CaMaterial { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
 }
 
-/// Makes a key and a certificate for `node`.
+/// Makes a key and a certificate for `node` that holds until then, in seconds since 1970; `None`: for ever.
 ///
 /// # Errors
 /// The CA's material is damaged, or the system has no randomness.
-pub fn issue_node(ca: &CaMaterial, cluster: ClusterId, node: NodeId) -> Result<NodeCert, PkiError> {
+pub fn issue_node(ca: &CaMaterial, cluster: ClusterId, node: NodeId, until: Option<u64>) -> Result<NodeCert, PkiError> {
     let key = KeyPair::generate().map_err(fail("the node's key"))?;
-    let cert_pem = sign(ca, cluster, node, &key)?;
+    let cert_pem = sign(ca, cluster, node, &key, until)?;
     Ok(NodeCert { cert_pem, key_pem: key.serialize_pem() })
 }
 
@@ -111,22 +116,57 @@ pub fn create_csr() -> Result<Csr, PkiError> {
     Ok(Csr { csr_pem: request.pem().map_err(fail("the request"))?, key_pem: key.serialize_pem() })
 }
 
-/// Certifies the key in a request as that of `node`: the cluster's part. Of the request only the public key counts,
-/// after its signature was verified; the name is ours to give.
+/// A request to have a key certified that is there already.
+///
+/// # Errors
+/// No key in the text.
+pub fn request_for(key_pem: &str) -> Result<String, PkiError> {
+    let key = KeyPair::from_pem(key_pem).map_err(fail("the node's key"))?;
+    let request = CertificateParams::default().serialize_request(&key).map_err(fail("the request"))?;
+    request.pem().map_err(fail("the request"))
+}
+
+/// Until when a certificate holds, in seconds since 1970.
+///
+/// # Errors
+/// No certificate in the text.
+pub fn expiry(cert_pem: &str) -> Result<u64, PkiError> {
+    let der = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(PkiError::Pem)?;
+    let (_, cert) = X509Certificate::from_der(&der).map_err(|e| PkiError::Der(e.to_string()))?;
+    Ok(u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0))
+}
+
+/// Certifies the key in a request as that of `node` until then, see [`issue_node`]: the cluster's part. Of the request only
+/// the public key counts, after its signature was verified; the name is ours to give.
 ///
 /// # Errors
 /// The request is no valid one, or the CA's material is damaged.
-pub fn sign_csr(ca: &CaMaterial, cluster: ClusterId, node: NodeId, csr_pem: &str) -> Result<String, PkiError> {
+pub fn sign_csr(
+    ca: &CaMaterial,
+    cluster: ClusterId,
+    node: NodeId,
+    csr_pem: &str,
+    until: Option<u64>,
+) -> Result<String, PkiError> {
     let request = CertificateSigningRequestParams::from_pem(csr_pem).map_err(fail("the certificate request"))?;
-    sign(ca, cluster, node, &request.public_key)
+    sign(ca, cluster, node, &request.public_key, until)
 }
 
-fn sign(ca: &CaMaterial, cluster: ClusterId, node: NodeId, key: &impl PublicKeyData) -> Result<String, PkiError> {
+fn sign(
+    ca: &CaMaterial,
+    cluster: ClusterId,
+    node: NodeId,
+    key: &impl PublicKeyData,
+    until: Option<u64>,
+) -> Result<String, PkiError> {
     let ca_key = KeyPair::from_pem(&ca.key_pem).map_err(fail("the CA's key"))?;
     let issuer = Issuer::from_ca_cert_pem(&ca.cert_pem, ca_key).map_err(fail("the CA's certificate"))?;
     let name = node_name(cluster, node);
     let mut params = CertificateParams::new(vec![name.clone()]).map_err(fail("the node's name"))?;
     params.distinguished_name.push(DnType::CommonName, name);
+    if let Some(seconds) = until {
+        params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+    }
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let cert = params.signed_by(key, &issuer).map_err(fail("the node's certificate"))?;
@@ -171,16 +211,31 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_holds_until_it_is_said_to() {
+        let ca = create_ca(ClusterId(1)).unwrap();
+        for until in [1, 1_800_000_000, 4_102_444_800] {
+            let cert = issue_node(&ca, ClusterId(1), NodeId(2), Some(until)).unwrap();
+            assert_eq!(expiry(&cert.cert_pem).unwrap(), until);
+            let again = request_for(&cert.key_pem).unwrap();
+            let renewed = sign_csr(&ca, ClusterId(1), NodeId(2), &again, Some(until + 60)).unwrap();
+            assert_eq!(expiry(&renewed).unwrap(), until + 60);
+        }
+        let ever = issue_node(&ca, ClusterId(1), NodeId(2), None).unwrap();
+        assert!(expiry(&ever.cert_pem).unwrap() > 60_000_000_000);
+        assert!(expiry("nothing").is_err() && request_for(&ever.cert_pem).is_err());
+    }
+
+    #[test]
     fn a_damaged_request_is_not_signed() {
         let ca = create_ca(ClusterId(1)).unwrap();
         let csr = create_csr().unwrap();
-        assert!(sign_csr(&ca, ClusterId(1), NodeId(2), &csr.csr_pem).is_ok());
+        assert!(sign_csr(&ca, ClusterId(1), NodeId(2), &csr.csr_pem, None).is_ok());
         let der = rustls_pki_types::CertificateSigningRequestDer::from_pem_slice(csr.csr_pem.as_bytes()).unwrap();
         let mut damaged = der.to_vec();
         let last = damaged.len() - 1;
         damaged[last] ^= 1;
         assert!(CertificateSigningRequestParams::from_der(&damaged.into()).is_err());
-        assert!(sign_csr(&ca, ClusterId(1), NodeId(2), "nonsense").is_err());
+        assert!(sign_csr(&ca, ClusterId(1), NodeId(2), "nonsense", None).is_err());
     }
 
     #[test]

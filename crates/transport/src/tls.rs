@@ -16,7 +16,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, version::TLS13};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,18 @@ fn check_name(identity: &Identity, cert: &CertificateDer<'_>) -> Result<(), Tran
         return Ok(());
     }
     Err(TransportError::WrongName { expected, found: found.unwrap_or_else(|| "no node of a Holdfast cluster".into()) })
+}
+
+/// Whether the certificate was signed by the CA for a node, and holds now: peers will look, too.
+pub(crate) fn check_issued(identity: &Identity) -> Result<(), TransportError> {
+    let ca = CertificateDer::from_pem_slice(identity.ca_pem.as_bytes()).map_err(fail("the CA's certificate"))?;
+    let cert = CertificateDer::from_pem_slice(identity.cert_pem.as_bytes()).map_err(fail("this node's certificate"))?;
+    let mut roots = RootCertStore::empty();
+    roots.add(ca).map_err(fail("the CA's certificate"))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let verifier = verifier.build().map_err(fail("the CA's certificate"))?;
+    let verified = verifier.verify_client_cert(&cert, &[], UnixTime::now());
+    verified.map(drop).map_err(fail("this node's certificate"))
 }
 
 fn provider() -> Arc<CryptoProvider> {

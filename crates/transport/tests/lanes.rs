@@ -19,7 +19,7 @@ fn volume(n: u64) -> Lane {
 }
 
 fn identity(ca: &CaMaterial, cluster: ClusterId, node: u64) -> Identity {
-    let cert = pki::issue_node(ca, cluster, NodeId(node)).unwrap();
+    let cert = pki::issue_node(ca, cluster, NodeId(node), None).unwrap();
     let (cert_pem, key_pem) = (cert.cert_pem, cert.key_pem);
     Identity { cluster, node: NodeId(node), ca_pem: ca.cert_pem.clone(), cert_pem, key_pem }
 }
@@ -37,22 +37,34 @@ struct Node {
     endpoint: Endpoint,
     events: Events,
     address: SocketAddr,
+    /// Why others were refused here.
+    refused: Vec<String>,
 }
 
 impl Node {
     async fn start(identity: &Identity, config: TransportConfig) -> Node {
         let (endpoint, events) = Endpoint::bind(config, identity).await.unwrap();
         let address = endpoint.local_addr().unwrap();
-        Node { id: identity.node, endpoint, events, address }
+        Node { id: identity.node, endpoint, events, address, refused: Vec::new() }
     }
 
     async fn next(&mut self) -> Event {
-        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("the endpoint lives")
+        tokio::time::timeout(PATIENCE, self.heard()).await.expect("an event in time").expect("the endpoint lives")
+    }
+
+    /// Whatever comes next but refusals, which are kept.
+    async fn heard(&mut self) -> Option<Event> {
+        loop {
+            match self.events.recv().await {
+                Some(Event::Refused { what }) => self.refused.push(what),
+                other => return other,
+            }
+        }
     }
 
     /// No event for a while.
     async fn quiet(&mut self, time: Duration) {
-        if let Ok(event) = tokio::time::timeout(time, self.events.recv()).await {
+        if let Ok(event) = tokio::time::timeout(time, self.heard()).await {
             panic!("expected no event, found {event:?}");
         }
     }
@@ -141,7 +153,7 @@ async fn ten_thousand_messages_arrive_in_order_on_each_lane_between_three_nodes(
                         received += 1;
                     }
                     Event::LaneDown { .. } | Event::IncomingClosed { .. } => panic!("nothing breaks"),
-                    Event::Incoming { .. } | Event::Join { .. } | Event::Removed { .. } => {}
+                    Event::Incoming { .. } | Event::Join { .. } | Event::Removed { .. } | Event::Refused { .. } => {}
                 }
             }
             node
@@ -188,6 +200,9 @@ async fn a_certificate_of_another_ca_is_refused() {
     a.quiet(Duration::from_secs(1)).await;
     b.quiet(Duration::from_millis(1)).await;
     c.quiet(Duration::from_millis(1)).await;
+    // Whoever was knocked at tells of it, with where from and why, and not of each knock.
+    let why = a.refused.iter().filter(|what| what.contains("127.0.0.1:") && what.contains("the handshake failed"));
+    assert!((1..=20).contains(&why.count()), "{:?}", a.refused);
 }
 
 #[tokio::test]
@@ -200,6 +215,92 @@ async fn a_node_of_another_cluster_is_refused_even_by_the_same_ca() {
     b.endpoint.open(a.id, Lane::Control);
     a.quiet(Duration::from_secs(1)).await;
     b.quiet(Duration::from_millis(1)).await;
+}
+
+fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The same node with a certificate that ends then.
+fn until(ca: &CaMaterial, identity: &Identity, seconds: u64) -> Identity {
+    let request = pki::request_for(&identity.key_pem).unwrap();
+    let cert_pem = pki::sign_csr(ca, identity.cluster, identity.node, &request, Some(seconds)).unwrap();
+    Identity { cert_pem, ..identity.clone() }
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_refused_by_either_side_until_it_is_renewed() {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let (first, second) = (identity(&ca, CLUSTER, 1), identity(&ca, CLUSTER, 2));
+    let mut a = Node::start(&first, config(0)).await;
+    let mut b = Node::start(&until(&ca, &second, unix_now() - 10), config(0)).await;
+    introduce(&[&a, &b]);
+    a.endpoint.open(b.id, Lane::Control);
+    b.endpoint.open(a.id, Lane::Control);
+    a.quiet(Duration::from_secs(1)).await;
+    b.quiet(Duration::from_millis(1)).await;
+    b.endpoint.set_identity(&until(&ca, &second, unix_now() + 600)).unwrap();
+    a.up(b.id, Lane::Control).await;
+    b.up(a.id, Lane::Control).await;
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_disturbs_no_lane_and_a_wrong_one_changes_nothing() {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let (first, second) = (identity(&ca, CLUSTER, 1), identity(&ca, CLUSTER, 2));
+    let mut a = Node::start(&first, config(0)).await;
+    let mut b = Node::start(&second, config(0)).await;
+    introduce(&[&a, &b]);
+    a.endpoint.open(b.id, volume(1));
+    let session = a.up(b.id, volume(1)).await;
+    for identity in [&first, &second] {
+        let node = if identity.node == a.id { &a } else { &b };
+        let other = pki::create_ca(CLUSTER).unwrap();
+        let foreign = until(&other, identity, unix_now() + 600);
+        let expired = until(&ca, identity, unix_now() - 10);
+        let another_key = Identity { key_pem: self::identity(&ca, CLUSTER, 9).key_pem, ..identity.clone() };
+        let another_node = Identity { node: NodeId(7), ..identity.clone() };
+        for wrong in [foreign, expired, another_key, another_node] {
+            assert!(node.endpoint.set_identity(&wrong).is_err());
+        }
+        node.endpoint.set_identity(&until(&ca, identity, unix_now() + 600)).unwrap();
+    }
+    a.send(b.id, volume(1), session, "still here").unwrap();
+    assert_eq!(b.message().await.3, "still here");
+}
+
+#[tokio::test]
+async fn who_is_removed_is_cut_off_at_once_and_can_not_come_back() {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let mut a = Node::start(&identity(&ca, CLUSTER, 1), config(0)).await;
+    let mut b = Node::start(&identity(&ca, CLUSTER, 2), config(0)).await;
+    introduce(&[&a, &b]);
+    b.endpoint.open(a.id, Lane::Control);
+    let session = b.up(a.id, Lane::Control).await;
+    b.send(a.id, Lane::Control, session, "in").unwrap();
+    assert_eq!(a.message().await.3, "in");
+    let since = Instant::now();
+    a.endpoint.set_removed([b.id].into());
+    a.endpoint.set_peers(&BTreeMap::new());
+    loop {
+        if let Event::Removed { by } = b.next().await {
+            assert_eq!(by, a.id);
+            break;
+        }
+    }
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    // Its certificate holds for years, and is of no use: whatever it tries, nothing of it arrives.
+    b.endpoint.close(a.id, Lane::Control);
+    b.endpoint.open(a.id, Lane::Control);
+    let quiet = tokio::time::timeout(Duration::from_secs(2), async {
+        loop {
+            match a.next().await {
+                Event::Incoming { peer, .. } | Event::Message { peer, .. } => panic!("{peer} was heard"),
+                _ => {}
+            }
+        }
+    });
+    assert!(quiet.await.is_err());
 }
 
 #[tokio::test]
@@ -228,6 +329,7 @@ async fn a_client_without_certificate_gets_no_lane() {
     assert!(error.to_string().contains("join the cluster first"), "{error}");
     drop(client);
     a.quiet(Duration::from_millis(200)).await;
+    assert!(a.refused.iter().any(|what| what.contains("join the cluster first")), "{:?}", a.refused);
 }
 
 /// Connects without a certificate and waits for the end.
@@ -513,7 +615,7 @@ async fn joining_works_and_trusts_the_pinned_ca_only() {
     });
     let Event::Join { request: received, reply, .. } = member.next().await else { panic!("expected a join request") };
     assert_eq!(received, request);
-    let cert_pem = pki::sign_csr(&ca, CLUSTER, NodeId(2), std::str::from_utf8(&received).unwrap()).unwrap();
+    let cert_pem = pki::sign_csr(&ca, CLUSTER, NodeId(2), std::str::from_utf8(&received).unwrap(), None).unwrap();
     assert!(reply.send(cert_pem.clone().into()));
     let answer = client.await.unwrap().unwrap();
     assert_eq!(answer, cert_pem);

@@ -96,14 +96,29 @@ impl Configuration {
                 None => self.members.iter().any(|m| answered(m.node)),
             };
         }
-        self.members.iter().filter(|m| answered(m.node)).count() + usize::from(mutated(Mutant::FenceSetTooSmall))
-            >= self.fence_quorum()
+        let one_less =
+            mutated(Mutant::FenceSetTooSmall) || (self.write_quorum == 1 && mutated(Mutant::LeftOutStaysMember));
+        self.members.iter().filter(|m| answered(m.node)).count() + usize::from(one_less) >= self.fence_quorum()
+    }
+
+    /// Whether the members for which `answered` holds would also know of a change of members that nobody here has heard of: they are a
+    /// fence, and meet every set that may have to hold the start of a configuration with one member more or less. Each further change
+    /// comes after such a one.
+    #[must_use]
+    pub fn is_wide_fence(&self, rule: QuorumRule, answered: impl Fn(NodeId) -> bool) -> bool {
+        let n = self.members.len();
+        let silent = self.members.iter().filter(|m| !answered(m.node)).count();
+        let seen = |copies: usize, others: usize| others < usize::from(rule.write_quorum(copies));
+        self.is_fence(&answered)
+            && seen(n, silent)
+            && (n == 1 || seen(n - 1, silent))
+            && (n == MAX_MEMBERS || seen(n + 1, silent + 1))
     }
 
     /// Whether the primary alone acknowledges: the other copies follow asynchronously.
     #[must_use]
     pub fn primary_decides(&self) -> bool {
-        self.write_quorum == 1 && self.members.len() > 1
+        self.write_quorum == 1 && self.members.len() > 1 && !mutated(Mutant::LeftOutStaysMember)
     }
 
     /// Whether `write_quorum` makes sense: a majority, so that two write quorums meet, or the primary alone.
@@ -125,6 +140,17 @@ impl Configuration {
         let alone = |c: &Configuration| c.primary_decides() || c.members.len() == 1;
         let meet = usize::from(self.write_quorum) + usize::from(next.write_quorum) > union.len();
         self.primary.is_some() && self.primary == next.primary && one_step && (meet || alone(self) && alone(next))
+    }
+
+    /// The same with the member on `node` as the only one.
+    #[must_use]
+    pub fn alone(mut self, node: NodeId, rule: QuorumRule) -> Configuration {
+        assert!(self.member(node).is_some(), "who goes on alone is a member: {self:?}");
+        self.write_quorum = rule.write_quorum(1);
+        if !mutated(Mutant::LeftOutStaysMember) {
+            self.members.retain(|m| m.node == node);
+        }
+        self
     }
 
     /// The member on `node`, if it is one.
@@ -256,6 +282,30 @@ mod tests {
 
     fn table(entries: &[(u64, u64)]) -> EpochTable {
         EpochTable::new(entries.iter().map(|&(e, l)| (Epoch(e), Lsn(l))).collect()).expect("a valid table")
+    }
+
+    /// G4, from the definition: whoever makes up a write quorum of a configuration with one member more or less was asked.
+    #[test]
+    fn a_wide_fence_meets_every_write_quorum_of_the_next_configuration() {
+        let rules = [QuorumRule::Majority, QuorumRule::All, QuorumRule::Primary, QuorumRule::Chosen(3)];
+        for (n, rule) in (1..=5_u64).flat_map(|n| rules.map(|r| (n, r))) {
+            let members: Vec<Member> =
+                (0..n).map(|i| Member { node: NodeId(i), incarnation: Incarnation(1) }).collect();
+            let write_quorum = rule.write_quorum(members.len());
+            let configuration = Configuration { epoch: Epoch(1), primary: Some(NodeId(0)), members, write_quorum };
+            for answered in 0..1_u32 << n {
+                let asked = |node: u64| answered >> node & 1 == 1;
+                let mut next: Vec<Vec<u64>> = vec![(0..n).collect(), (0..=n).collect()];
+                next.extend((0..n).map(|gone| (0..n).filter(|i| *i != gone).collect()));
+                let met = |members: &Vec<u64>| {
+                    let silent = members.iter().filter(|m| **m == n || !asked(**m)).count();
+                    members.is_empty() || silent < usize::from(rule.write_quorum(members.len()))
+                };
+                let fence = configuration.is_fence(|node| asked(node.0));
+                let wide = configuration.is_wide_fence(rule, |node| asked(node.0));
+                assert_eq!(wide, fence && next.iter().all(met), "{rule:?} {n} {answered:b}");
+            }
+        }
     }
 
     #[test]

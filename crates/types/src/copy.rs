@@ -3,7 +3,7 @@
 use crate::config::EpochTable;
 use crate::ids::{Epoch, Incarnation, Lsn};
 use crate::sizes::Sizes;
-use crate::units::{BlockIndex, VolumeSize};
+use crate::units::{BlockIndex, BlockRange, VolumeSize};
 
 /// What a copy holds when it is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +37,43 @@ pub struct OpenedCopy {
     pub first: Lsn,
     /// Records above `last`, up to here, were once durable here and can't be read now (rot).
     pub unknown_to: Option<Lsn>,
-    /// Where the scrub goes on.
-    pub scrubbed: BlockIndex,
+    /// Where the scrub goes on, and what is known of earlier passes.
+    pub scrub: ScrubKept,
+}
+
+/// Ranges of blocks that no copy could supply, that are named and remembered.
+pub const MAX_UNREPAIRABLE: usize = 64;
+
+/// What verifying found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScrubFound {
+    /// Blocks that were read from the image and verified, whatever came of it.
+    pub verified: u64,
+    /// Blocks that were not what they are to be.
+    pub mismatches: u64,
+    /// Those that were repaired.
+    pub repaired: u64,
+    /// Those that no copy could supply; one that is found again counts again.
+    pub lost: u64,
+}
+
+/// What a copy remembers of its scrub over restarts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubKept {
+    /// First block that the present pass has not read.
+    pub next: BlockIndex,
+    /// By whose wish the last pass of an operator was made, or is being made; 0: there was none.
+    pub run: u64,
+    /// Bytes per second of that pass; 0: it has ended.
+    pub rate: u64,
+    /// What that pass has found.
+    pub of_run: ScrubFound,
+    /// When the last pass ended, in milliseconds since 1970; 0: none has.
+    pub ended_ms: u64,
+    /// Blocks that no copy could supply when they were last read: at most [`MAX_UNREPAIRABLE`] ranges, in order, none empty.
+    pub unrepairable: Vec<BlockRange>,
+    /// There are more of them than are named.
+    pub more: bool,
 }
 
 impl OpenedCopy {

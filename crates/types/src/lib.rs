@@ -8,6 +8,8 @@
 
 mod config;
 mod copy;
+mod generation;
+mod guest;
 mod ids;
 mod limits;
 mod mutant;
@@ -17,10 +19,13 @@ mod rng;
 mod sizes;
 mod time;
 mod units;
+mod version;
 mod view;
 
 pub use config::{Configuration, Durability, EpochTable, EpochTableError, Member, QuorumRule};
-pub use copy::{OpenedCopy, ReadFault};
+pub use copy::{MAX_UNREPAIRABLE, OpenedCopy, ReadFault, ScrubFound, ScrubKept};
+pub use generation::Generation;
+pub use guest::{BANDWIDTH, BURST_MS, DEFAULT_BURST_MS, GuestLimits, MAX_IOPS, SocketAccess};
 pub use ids::{ClusterId, Epoch, Incarnation, Lsn, NodeId, RequestId, SessionId, VolumeId};
 pub use limits::*;
 #[cfg(feature = "mutants")]
@@ -32,4 +37,5 @@ pub use rng::Rng;
 pub use sizes::{Resized, Sizes};
 pub use time::Time;
 pub use units::{BlockCount, BlockIndex, BlockRange, ByteOffset, RegionIndex, VolumeSize, VolumeSizeError};
+pub use version::{ClusterVersion, Speaks};
 pub use view::{ControlRequest, Forced, Life, Nominee, Pending, VolumeView};

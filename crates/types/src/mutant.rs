@@ -37,6 +37,19 @@ macro_rules! mutants {
 }
 
 mutants! {
+    // Of a control plane that was recovered.
+
+    /// Messages of an earlier generation of the control plane are taken like any other, votes among them.
+    GenerationNotChecked: "G1",
+    /// A node that was given up goes on with its old log when it hears of the later generation.
+    GivenUpVotesOn: "G2",
+    /// After a recovery of the control plane epochs go on from the last one that is known.
+    EpochsNotRaised: "G3",
+    /// After a recovery of the control plane a fence of any R members is enough.
+    RecoveredFencesFew: "open G4",
+    /// A reign that the recovered control plane does not know of is taken for one of the same members.
+    UnknownReignIgnored: "open G4",
+
     // Of a forced recovery.
 
     /// After a forced recovery a fence of any R of the members that are left is enough.
@@ -49,6 +62,29 @@ mutants! {
     ForcedTakesBack: "F5",
     /// The receipt of a forced recovery calls everything kept.
     ReceiptSaysNothing: "F4",
+
+    // Of two copies, one of which is gone.
+
+    /// The copy that is left answers writes alone as soon as it is to go on, before that is active.
+    AloneBeforeActivation: "A3",
+    /// A copy goes on alone by a smaller write quorum, and the one that is left out still counts.
+    LeftOutStaysMember: "A3",
+    /// A copy goes on alone although the volume was to wait.
+    StallGoesOn: "A1",
+
+    // Of versions.
+
+    /// The cluster is raised to a version although a node does not speak it.
+    RaisedTooEarly: "V2",
+    /// Nodes tell of themselves in the newest version that they speak, whatever the cluster's is.
+    SpeaksNewTooEarly: "V3",
+
+    // The exposure meter.
+
+    /// A copy that does not follow is not counted as missing anything.
+    ExposureForgetsAbsent: "P11",
+    /// What is not committed yet counts as exposed.
+    ExposureCountsUncommitted: "P11",
 
     // The mistakes that docs/PROTOCOL.md names in its last section.
 
@@ -74,28 +110,28 @@ mutants! {
     EpochOfAnEarlierLife: "core N0",
 
     /// A primary appends to its epoch after it has learned of the next one.
-    AppendsToOldEpochAfterReconf: "open M1",
+    AppendsToOldEpochAfterReconf: "M1",
     /// A recovery counts the answers of copies that are only to become members.
     FencesNewMembers: "open T3",
     /// A learner's copy counts towards W.
-    LearnerCounts: "open N4",
+    LearnerCounts: "N4",
 
     // Changes of members.
 
     /// The next epoch is activated without the member that it adds.
-    AddedNotWaitedFor: "open M2",
+    AddedNotWaitedFor: "M2",
     /// Records of the next epoch are answered before it is activated.
-    AnswersBeforeReconf: "open M3",
+    AnswersBeforeReconf: "M3",
     /// A learner's grant counts towards a lease.
     LearnerGrants: "open N8",
     /// A removed member's copy stays, and is taken again when its node is added again.
     RemovedCopyReturns: "open S20",
     /// A node that is to be drained gets copies.
-    DrainedGetsCopies: "open drain",
+    DrainedGetsCopies: "drain",
     /// A witness gets copies.
-    WitnessHoldsCopies: "open S22",
+    WitnessHoldsCopies: "S22",
     /// A member goes before whoever takes its place counts.
-    GoesBeforeSuccessor: "open M1",
+    GoesBeforeSuccessor: "M1",
     // Resync by regions.
 
     /// A target switches although the source has more regions for it.
@@ -148,6 +184,8 @@ mutants! {
     NoCatchUp: "L6",
     /// Acknowledgements free no room in a member's window.
     WindowNeverFreed: "P13",
+    /// What is sent to a member is not bounded by its window.
+    WindowIgnored: "P13",
     /// Journals drop what one member alone has in its image.
     TrimsTooMuch: "trim",
 
@@ -233,7 +271,7 @@ mutants! {
     /// The superblock is written without being made durable.
     SuperblockNotDurable: "S14",
     /// All copies of the superblock are written at once.
-    SuperblockAtOnce: "open trap 22",
+    SuperblockAtOnce: "trap 22",
     /// A restarted copy takes its image for complete.
     ReplaySkipped: "trap 33",
     /// Reads look at the image only.

@@ -28,10 +28,15 @@ pub struct VolumeView {
     pub learners: Vec<Member>,
     /// Members that are to be removed now; sorted.
     pub leaving: Vec<NodeId>,
+    /// Agreed: the next epoch has the copy on this node as its only member, as the other one of two is out of reach.
+    pub alone: Option<NodeId>,
     /// How W follows from the number of members.
     pub rule: QuorumRule,
     /// The active configuration was made by a forced recovery and nobody has opened it yet.
     pub forced: Option<Forced>,
+    /// The control plane was recovered since it was last opened: the active epoch has no records and succeeds this one, or others that
+    /// are not known of.
+    pub recovered: Option<Epoch>,
 }
 
 /// A forced recovery that goes on: what was acknowledged before may be held by no member, so no write quorum of the
@@ -59,9 +64,18 @@ impl VolumeView {
             nominee: None,
             learners: Vec::new(),
             leaving: Vec::new(),
+            alone: None,
             rule,
             forced: None,
+            recovered: None,
         }
+    }
+
+    /// Members that the next epoch goes on without, for a while.
+    #[must_use]
+    pub fn left_out(&self) -> Vec<NodeId> {
+        let Some(alone) = self.alone else { return Vec::new() };
+        self.active.members.iter().map(|m| m.node).filter(|n| *n != alone).collect()
     }
 
     /// Whether the members for which `answered` holds may decide what the log is: they meet every set that may have
@@ -71,7 +85,22 @@ impl VolumeView {
         if self.forced.is_some() && !mutated(Mutant::ForcedFencesFew) {
             return self.active.members.iter().all(|m| answered(m.node));
         }
+        if self.recovered.is_some() && !mutated(Mutant::RecoveredFencesFew) {
+            return self.active.is_wide_fence(self.rule, answered);
+        }
         self.active.is_fence(answered)
+    }
+
+    /// Whether a reign of this epoch began before the control plane was recovered, and is not known of: who counted in it can't be told.
+    #[must_use]
+    pub fn is_unknown(&self, epoch: Epoch) -> bool {
+        self.recovered.is_some_and(|known| known < epoch && epoch < self.active.epoch)
+    }
+
+    /// The epoch that whoever has led this volume last may have led.
+    #[must_use]
+    pub fn last_reign(&self) -> Epoch {
+        self.recovered.unwrap_or(self.active.epoch)
     }
 
     /// The copy on `node` that belongs to the volume, whether it counts or still learns.

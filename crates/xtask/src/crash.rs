@@ -2,7 +2,7 @@
 //! time, from where the last run ended.
 
 use holdfast_crash::{
-    CutPlan, ErrorTally, FaultClass, RotTally, Tally, Workload, astray_sweep, error_sweep, explore, rot_sweep,
+    CutPlan, ErrorTally, FaultClass, Op, RotTally, Tally, Workload, astray_sweep, error_sweep, explore, rot_sweep,
 };
 use holdfast_store::io::DiskError;
 use std::process::ExitCode;
@@ -45,7 +45,8 @@ fn workload(n: u64) -> u64 {
     n % count * 100_003 % count
 }
 
-/// Cuts workloads until the time is over. The last line: `next workloads states opened deep`.
+/// Cuts workloads until the time is over. The last line: `next workloads states opened deep letters`; with no minutes at all the letters
+/// of the alphabet are all that it tells, by which the numbers are counted.
 pub(crate) fn states(args: &[String]) -> ExitCode {
     let Options { minutes, from } = match options(args, "crash-states") {
         Ok(options) => options,
@@ -65,7 +66,8 @@ pub(crate) fn states(args: &[String]) -> ExitCode {
         }
         next += 1;
     }
-    println!("{next} {} {} {} {}", tally.workloads, tally.states, tally.opened, tally.deep);
+    let Tally { workloads, states, opened, deep, .. } = tally;
+    println!("{next} {workloads} {states} {opened} {deep} {}", Op::ALL.len());
     ExitCode::SUCCESS
 }
 

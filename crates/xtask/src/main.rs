@@ -1,11 +1,13 @@
 //! Development tasks. `cargo xtask model` explores the model of the epoch change. `cargo xtask tidy` checks what compiler
 //! and lints can't: the direction of crates, calls that a pure crate must not make, sizes, leftover marks. `cargo xtask
 //! mutants` proves that the simulator's checkers can fail. `cargo xtask crash-states` and `cargo xtask corruption-sweep` open what
-//! crashes and failing devices may leave of a store.
+//! crashes and failing devices may leave of a store. `cargo xtask supply-chain` judges what others wrote: licences, sources, known flaws;
+//! `cargo xtask advisories` makes its list of flaws anew.
 
 mod crash;
 mod model;
 mod mutants;
+mod supply;
 mod tidy;
 
 use std::path::PathBuf;
@@ -15,14 +17,16 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("tidy") => run_tidy(),
+        Some("supply-chain") => supply::check(&root()),
+        Some("advisories") => supply::snapshot(&root(), &args[1..]),
         Some("model") => model::run(&args[1..]),
         Some("crash-states") => crash::states(&args[1..]),
         Some("corruption-sweep") => crash::corruption(&args[1..]),
         Some("mutants") => mutants::run(&root(), std::env::args().skip(2)),
         other => {
             eprintln!(
-                "expected the name of a task, found {}; run `cargo xtask tidy`, `model`, `mutants`, `crash-states` or \
-                 `corruption-sweep`",
+                "expected the name of a task, found {}; run `cargo xtask tidy`, `model`, `mutants`, `crash-states`, \
+                 `corruption-sweep`, `supply-chain` or `advisories`",
                 other.unwrap_or("nothing")
             );
             ExitCode::from(2)

@@ -3,21 +3,30 @@
 //! The state machine refuses what is wrong whatever the copies hold. How they are is known to the failure detector only, so
 //! that is looked at here, when the wish is made.
 
-use super::{node_named, volume_named};
+use super::{node_named, takes_length, volume_named};
 use crate::admin::pb;
 use crate::control::View;
 use holdfast_cluster::{Command, CopyState, SpaceLeft};
-use holdfast_types::{Durability, NodeId};
+use holdfast_types::{Durability, NodeId, VolumeId};
 use tonic::Status;
 
 pub(super) fn addition(view: &View<'_>, r: &pb::CopyAddRequest) -> Result<Command, Status> {
     let (volume, node) = (volume_named(view, &r.volume)?, node_named(view, &r.node)?);
+    takes_copy(view, volume, node)?;
     Ok(Command::AddCopy { volume, node })
+}
+
+/// Whether the image can be as long there as it is, or is to become.
+fn takes_copy(view: &View<'_>, volume: VolumeId, node: NodeId) -> Result<(), Status> {
+    let known = view.control.state().and_then(|s| s.volumes.get(&volume));
+    known.map_or(Ok(()), |v| takes_length(view, &[node], v.size.bytes()))
 }
 
 pub(super) fn replacement(view: &View<'_>, r: &pb::CopyReplaceRequest) -> Result<Command, Status> {
     let volume = volume_named(view, &r.volume)?;
-    Ok(Command::ReplaceCopy { volume, old: node_named(view, &r.old)?, new: node_named(view, &r.new)? })
+    let (old, new) = (node_named(view, &r.old)?, node_named(view, &r.new)?);
+    takes_copy(view, volume, new)?;
+    Ok(Command::ReplaceCopy { volume, old, new })
 }
 
 pub(super) fn removal(view: &View<'_>, r: &pb::CopyRemoveRequest) -> Result<Command, Status> {

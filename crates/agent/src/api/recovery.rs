@@ -3,13 +3,10 @@
 use super::{node_named, refused_as, volume_named};
 use crate::admin::pb;
 use crate::control::View;
-use crate::peer::{Peer, user_name};
+use crate::peer::{Peer, operator};
 use crate::random;
 use holdfast_cluster::{Command, Operator, Plan, recovery_plan};
 use tonic::{Request, Status};
-
-/// Longest name of a user or host that is taken over.
-const NAME_BYTES: usize = 256;
 
 pub(super) fn plan(view: &View<'_>, r: &pb::RecoveryPlanRequest) -> Result<pb::RecoveryPlanResponse, Status> {
     let plan = planned(view, &r.volume, &r.to)?;
@@ -32,6 +29,8 @@ pub(super) fn plan(view: &View<'_>, r: &pb::RecoveryPlanRequest) -> Result<pb::R
         whole: plan.whole,
         since_unix_ms: plan.known.since_ms,
         until_unix_ms: plan.known.until_ms,
+        stale: plan.stale,
+        alone: plan.alone,
     })
 }
 
@@ -60,13 +59,6 @@ fn planned(view: &View<'_>, volume: &str, to: &str) -> Result<Plan, Status> {
 }
 
 /// Who is at the other end of the admin socket, by the word of the kernel.
-pub(super) fn operator<T>(request: &Request<T>) -> Operator {
-    let uid = request.extensions().get::<Peer>().map(|peer| peer.uid);
-    let user = uid.map(user_name).unwrap_or_default();
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Operator { uid, user: cut(&user), host: cut(host.trim()) }
-}
-
-fn cut(text: &str) -> String {
-    text.char_indices().take_while(|(at, c)| at + c.len_utf8() <= NAME_BYTES).map(|(_, c)| c).collect()
+pub(super) fn operator_of<T>(request: &Request<T>) -> Operator {
+    operator(request.extensions().get::<Peer>().map(|peer| peer.uid))
 }

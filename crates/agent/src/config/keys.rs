@@ -1,14 +1,18 @@
 //! Which keys exist, and which one was probably meant.
 
-pub(super) const SECTIONS: [(&str, &[&str]); 5] = [
+pub(super) const SECTIONS: [(&str, &[&str]); 6] = [
     ("node", &["name", "data_dir", "failure_domain", "witness", "on_term"]),
     ("listen", &["peer", "advertise", "metrics", "admin", "admin_group", "viewer_group", "nbd_dir"]),
-    ("cluster", &["voter", "heartbeat", "failure_timeout", "lease", "replace_after", "restart_window"]),
+    (
+        "cluster",
+        &["voter", "heartbeat", "failure_timeout", "lease", "replace_after", "restart_window", "certificate_lifetime"],
+    ),
     (
         "limits",
         &[
             "journal_segment",
             "journal_max",
+            "replay_target",
             "table_cache",
             "disk_backend",
             "max_inflight",
@@ -20,7 +24,13 @@ pub(super) const SECTIONS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("hooks", &["dir", "timeout"]),
+    ("failover", &["slow_latency", "slow_primary"]),
 ];
+
+/// Whether there is such a key.
+pub(super) fn is_key(section: &str, key: &str) -> bool {
+    SECTIONS.iter().any(|(name, keys)| *name == section && keys.contains(&key))
+}
 
 /// The first key that nobody reads, and what to do about it.
 pub(super) fn unknown(table: &toml::Table) -> Option<(String, String)> {

@@ -37,6 +37,9 @@ fn values_that_make_no_sense_are_refused_with_a_sentence() {
         ("[cluster]\nlease = \"2 parsecs\"\n", "expected a duration such as \"200ms\""),
         ("[limits]\njournal_segment = \"5000\"\n", "limits.journal_segment: expected 4MiB to 1GiB"),
         ("[limits]\njournal_max = \"32MiB\"\n", "limits.journal_max: expected 67108864 bytes or more"),
+        ("[limits]\njournal_max = \"10GiB\"\n", "1509949440 bytes or less: 90 segments of 16777216 bytes"),
+        ("[limits]\njournal_max = \"10GiB\"\n", "set journal_segment = \"114MiB\" or more, found 10737418240"),
+        ("[limits]\nreplay_target = \"500ms\"\n", "limits.replay_target: expected 1s to 5m"),
         ("[limits]\ndisk_backend = \"floppy\"\n", "io_uring"),
     ] {
         let error = parse(&format!("{LEAST}{extra}")).unwrap_err();
@@ -90,7 +93,41 @@ fn the_packaged_file_shows_every_key_with_its_default() {
 #[test]
 fn the_packaged_file_alone_asks_for_what_must_be_set() {
     let sections_only: Vec<&str> = PACKAGED.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
-    assert_eq!(sections_only, ["[node]", "[listen]", "[cluster]", "[limits]", "[hooks]"]);
+    assert_eq!(
+        sections_only,
+        ["[node]", "data_dir = \"/var/lib/holdfast\"", "[listen]", "[cluster]", "[limits]", "[hooks]", "[failover]"]
+    );
     let error = Config::parse(PACKAGED, Path::new("packaged")).expect_err("it names no node");
     assert!(error.to_string().contains("name"), "{error}");
+}
+
+/// Bytes of the packaged file changed, cut and doubled: it is read, or refused with one sentence that is not longer than a screen.
+#[test]
+fn whatever_is_in_the_file_it_is_read_or_refused_with_a_sentence() {
+    let file = uncommented();
+    let mut rng = holdfast_types::Rng::new(9);
+    let mut below = |most: usize| usize::try_from(rng.below(most.max(1) as u64)).expect("it is below a usize");
+    let pieces: [&[u8]; 12] =
+        [b"\"", b"[", b"]", b"=", b"\n", b"\0", b"[node]\n", b"99999999999999999999", b"-1", b"TiB", b"ms", b"\xff"];
+    let (mut read, mut refused) = (0, 0);
+    for _ in 0..3000 {
+        let mut bytes = file.clone().into_bytes();
+        for _ in 0..=below(4) {
+            let (at, piece) = (below(bytes.len()), pieces[below(pieces.len())]);
+            match below(4) {
+                0 => drop(bytes.splice(at..at, piece.iter().copied())),
+                1 => drop(bytes.drain(at..(at + below(60)).min(bytes.len()))),
+                2 => bytes[at] = piece[0],
+                _ => bytes.truncate(at),
+            }
+        }
+        match parse(&String::from_utf8_lossy(&bytes)) {
+            Ok(_) => read += 1,
+            Err(why) => {
+                refused += 1;
+                assert!(!why.contains('\n') && (10..2000).contains(&why.len()), "{why:?}");
+            }
+        }
+    }
+    assert!(read > 10 && refused > 1000, "{read} were read, {refused} refused");
 }

@@ -2,7 +2,8 @@
 
 use super::{FromGuest, MAX_CONNECTIONS, Registry, ToGuest, export, registry};
 use bytes::Bytes;
-use holdfast_types::{SessionId, VolumeId};
+use holdfast_node::Grant;
+use holdfast_types::{GuestLimits, SessionId, VolumeId};
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -64,7 +65,7 @@ fn what_a_client_gave_up_is_not_taken_any_more() {
                 FromGuest::Request { request, .. } => requests.push(request.key.session),
                 FromGuest::Closed { session, .. } => closed.push(session),
                 FromGuest::Extents { .. } => unreachable!("nobody asked"),
-                FromGuest::Attached => {}
+                FromGuest::Attached | FromGuest::Trouble { .. } => {}
             }
         }
         assert_eq!((requests, closed), (vec![SessionId(2)], vec![SessionId(1)]));
@@ -160,5 +161,110 @@ fn unread_replies_are_bounded_and_hold_up_nobody_else() {
         })
         .await
         .expect("what was sent or given up is not counted any more");
+    });
+}
+
+/// What the shard is handed next, within a bound that only a hung test reaches.
+async fn handed(from_guests: &mut tokio::sync::mpsc::UnboundedReceiver<FromGuest>) -> FromGuest {
+    tokio::time::timeout(Duration::from_secs(20), from_guests.recv())
+        .await
+        .expect("in time")
+        .expect("the registry lives")
+}
+
+fn limited(iops: u64) -> Grant {
+    Grant { limits: GuestLimits { iops, bandwidth: 0, burst_ms: 10 }, ..Grant::default() }
+}
+
+/// With limits the requests of all connections go one after another, at the rate, in the order in which they came to wait; those
+/// that ask for nothing wait for nothing.
+#[test]
+fn requests_beyond_the_limit_wait_in_order_and_what_waits_stays_in_the_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (shared, mut from_guests) = registry(dir.path(), 16).unwrap();
+        export(&shared, VOLUME, "v", 1 << 20).unwrap();
+        serve(&mut shared.borrow_mut(), true);
+        shared.borrow_mut().set_grant(VOLUME, &limited(20));
+        let socket = dir.path().join("v.sock");
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = attach(&socket).await;
+            client.write_all(&write().repeat(4)).await.unwrap();
+            clients.push(client);
+        }
+        let began = std::time::Instant::now();
+        let mut sessions = Vec::new();
+        while sessions.len() < 12 {
+            let FromGuest::Request { request, .. } = handed(&mut from_guests).await else { continue };
+            sessions.push(request.key.session.0);
+            // One in the queue for each connection, and no more.
+            assert!(shared.borrow().exports[&VOLUME].gate.waiting() <= 3);
+        }
+        // Two go at once, ten more at 20 in a second; a slow machine takes longer.
+        assert!(began.elapsed() >= Duration::from_millis(480), "{:?}", began.elapsed());
+        // First in, first out: one that came earlier is ahead by the two that went at once, and by no more.
+        let mut served = std::collections::BTreeMap::from([1, 2, 3].map(|session| (session, 0_u32)));
+        for session in &sessions {
+            *served.get_mut(session).expect("one of the three") += 1;
+            let (least, most) = (served.values().min().expect("three"), served.values().max().expect("three"));
+            assert!(most - least <= 2, "{sessions:?}");
+        }
+        let counters = shared.borrow().counters(VOLUME).unwrap().clone();
+        assert!(counters.held_back >= 9 && counters.held_back_ns > 1_000_000_000, "{counters:?}");
+        assert_eq!(shared.borrow().exports[&VOLUME].gate.waiting(), 0);
+        // Lifted while somebody waits: at once.
+        shared.borrow_mut().set_grant(VOLUME, &limited(1));
+        clients[0].write_all(&write().repeat(3)).await.unwrap();
+        for _ in 0..2 {
+            while !matches!(handed(&mut from_guests).await, FromGuest::Request { .. }) {}
+        }
+        while shared.borrow().exports[&VOLUME].gate.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        shared.borrow_mut().set_grant(VOLUME, &Grant::default());
+        let began = std::time::Instant::now();
+        while !matches!(handed(&mut from_guests).await, FromGuest::Request { .. }) {}
+        assert!(
+            began.elapsed() < Duration::from_millis(900),
+            "{:?}: it did not wait for its turn of a second",
+            began.elapsed()
+        );
+    });
+}
+
+/// S12 with limits: a client that hangs up while its request waits has given it up, and nobody waits behind it.
+#[test]
+fn what_waits_for_its_turn_is_given_up_with_its_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (shared, mut from_guests) = registry(dir.path(), 16).unwrap();
+        export(&shared, VOLUME, "v", 1 << 20).unwrap();
+        serve(&mut shared.borrow_mut(), true);
+        shared.borrow_mut().set_grant(VOLUME, &limited(4));
+        let socket = dir.path().join("v.sock");
+        let mut given_up = attach(&socket).await;
+        given_up.write_all(&write().repeat(3)).await.unwrap();
+        let mut taken = 0;
+        while taken < 2 {
+            taken += u32::from(matches!(handed(&mut from_guests).await, FromGuest::Request { .. }));
+        }
+        while shared.borrow().exports[&VOLUME].gate.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(given_up);
+        let mut next = attach(&socket).await;
+        next.write_all(&write()).await.unwrap();
+        let (mut closed, mut request) = (None, None);
+        while closed.is_none() || request.is_none() {
+            match handed(&mut from_guests).await {
+                FromGuest::Request { request: r, .. } => request = Some(r.key.session),
+                FromGuest::Closed { session, .. } => closed = Some(session),
+                _ => {}
+            }
+        }
+        assert_eq!((request, closed), (Some(SessionId(2)), Some(SessionId(1))));
     });
 }

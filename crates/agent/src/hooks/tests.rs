@@ -5,7 +5,14 @@ use std::fs;
 
 fn change(epoch: u64, primary: bool) -> RoleChange {
     let text = str::to_owned;
-    RoleChange { volume: text("vm1"), node: text("n1"), epoch, primary, socket: PathBuf::from("/run/vm1.sock") }
+    RoleChange {
+        volume: text("vm1"),
+        node: text("n1"),
+        epoch,
+        primary,
+        socket: PathBuf::from("/run/vm1.sock"),
+        number: 0,
+    }
 }
 
 /// A directory with these scripts.
@@ -26,7 +33,7 @@ impl Heard {
     async fn next(&mut self) -> String {
         let next = timeout(Duration::from_secs(20), self.0.recv()).await;
         match next.expect("something is told in time") {
-            Some(Ask::Happened("hook", volume, message)) if volume == "vm1" => message,
+            Some(Ask::Happened("hook", Some(volume), message)) if volume == "vm1" => message,
             _ => panic!("expected an event of a hook"),
         }
     }
@@ -90,6 +97,33 @@ async fn only_the_newest_role_is_told() {
     }
     assert_eq!(heard.next().await, "hook a (primary, epoch 1) ended well");
     assert_eq!(heard.next().await, "hook a (primary, epoch 8) ended well");
+}
+
+/// An agent that ends waits for exactly these.
+#[tokio::test]
+async fn a_volume_is_busy_until_the_programs_of_its_newest_role_have_ended() {
+    let dir = scripts(&[("a", "sleep 0.2"), ("b", "sleep 0.2")]);
+    let (mut hooks, mut heard) = hooks(&dir, LONG);
+    assert!(hooks.busy().is_empty());
+    hooks.changed(change(1, true));
+    assert_eq!(hooks.busy(), ["vm1"]);
+    assert!(heard.next().await.starts_with("hook a"));
+    assert_eq!(hooks.busy(), ["vm1"], "b has not ended");
+    // In its place a newer role: what was left of the older one is not waited for.
+    hooks.changed(change(2, false));
+    assert_eq!(heard.next().await, "hook b (primary, epoch 1) ended well");
+    for program in ["a", "b"] {
+        assert_eq!(hooks.busy(), ["vm1"]);
+        assert_eq!(heard.next().await, format!("hook {program} (secondary, epoch 2) ended well"));
+    }
+    // What is told comes first.
+    while !hooks.busy().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // Nor is a volume that is no more.
+    hooks.changed(change(3, true));
+    hooks.keep(|_| false);
+    assert!(hooks.busy().is_empty());
 }
 
 #[tokio::test]

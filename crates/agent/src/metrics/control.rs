@@ -5,12 +5,11 @@ use crate::control::View;
 use holdfast_cluster::{self as cluster, CopyReport, VolumeStatus};
 use holdfast_consensus::RaftStatus;
 use holdfast_transport::PeerStats;
-use holdfast_types::{Lsn, NodeId, Time, VolumeId};
+use holdfast_types::{Lsn, NodeId, VolumeId};
 use std::collections::BTreeMap;
 
 /// The control thread at one moment.
 pub(crate) struct ControlSample {
-    pub(crate) at: Time,
     /// The cluster's state has reached this node.
     pub(crate) knows_cluster: bool,
     pub(crate) leader: Option<NodeId>,
@@ -20,7 +19,10 @@ pub(crate) struct ControlSample {
     /// Nodes that answer, this one included.
     up: BTreeMap<NodeId, bool>,
     pub(crate) peers: Vec<(NodeId, PeerStats)>,
+    pub(crate) turned_away: u64,
     events: Vec<(&'static str, u64)>,
+    /// When this node's certificate ends, in seconds since 1970.
+    certificate_until: u64,
     /// Volumes with a copy here.
     pub(crate) volumes: Vec<VolumeHere>,
 }
@@ -45,14 +47,15 @@ impl ControlSample {
         let raft = view.control.raft_status();
         let nodes = || state.into_iter().flat_map(|s| s.nodes()).filter(|n| !n.removed);
         ControlSample {
-            at: view.now,
             knows_cluster: state.is_some(),
             leader: raft.leader,
             raft,
             names: nodes().map(|n| (n.id, n.name.clone())).collect(),
             up: nodes().map(|n| (n.id, view.alive(n.id))).collect(),
             peers: view.endpoint.peer_stats(),
+            turned_away: view.endpoint.turned_away(),
             events: view.event_counts.iter().map(|(kind, count)| (*kind, *count)).collect(),
+            certificate_until: view.certificate.until,
             volumes: view.local.iter().filter_map(|id| volume(view, *id)).collect(),
         }
     }
@@ -76,6 +79,9 @@ impl ControlSample {
         }
         let help = "Raft messages that were refused as malformed or impossible.";
         page.family("holdfast_raft_refused_messages_total", Kind::Counter, help).sample(&[], raft.refused);
+        let help = "When this node's certificate ends, in seconds since 1970.";
+        let name = "holdfast_certificate_expiry_timestamp_seconds";
+        page.family(name, Kind::Gauge, help).sample(&[], self.certificate_until);
         page.family("holdfast_node_up", Kind::Gauge, "Whether a node answers, as this one sees it.");
         for (node, up) in &self.up {
             page.sample(&[("node", &self.name(*node))], u8::from(*up));

@@ -53,6 +53,11 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
+    /// By bucket, not cumulative; the last one has no upper bound.
+    pub(crate) const fn counts(&self) -> &[u64] {
+        &self.counts
+    }
+
     pub(crate) const fn sum_ns(&self) -> u64 {
         self.sum_ns
     }

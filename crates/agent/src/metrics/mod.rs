@@ -1,4 +1,5 @@
-//! What `[listen] metrics` serves: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever checks the agent.
+//! What `[listen] metrics` serves: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever checks the agent, and `/`, the
+//! status page, for people.
 //!
 //! Flow: the owners count in plain integers (`shard`, the control loop); a scrape asks both for a copy of them ([`Vitals`]),
 //! and a thread of its own turns it into text. So a scrape costs the shard one copy of its counters, and a hostile scraper
@@ -11,10 +12,12 @@
 //! which alone knows the log's end.
 
 mod control;
+mod counters;
 mod histogram;
 mod history;
 mod http;
 mod node;
+mod page;
 mod process;
 mod shard;
 mod text;
@@ -22,9 +25,12 @@ mod volumes;
 
 use crate::control::Ask;
 use crate::error::AgentError;
+use crate::random;
+use crate::refusals::RefusalCounts;
 pub(crate) use control::ControlSample;
 pub(crate) use history::History;
 use http::{Answer, Status};
+use page::Recorder;
 pub(crate) use shard::{DiskMeter, GuestCounters, ShardSample, VolumeSample};
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};
@@ -37,7 +43,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 /// How long a scrape waits for the shard, and for the control loop.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// The same for what the status page shows: it is the state of every volume.
+const SHOWN: Duration = Duration::from_secs(1);
 /// How long a page is told again without asking anybody.
 const KEPT: Duration = Duration::from_millis(100);
 
@@ -97,9 +105,10 @@ impl Answers {
         None
     }
 
-    fn page(&self) -> String {
+    fn page(&self, refused: &RefusalCounts) -> String {
         let mut page = Page::default();
         process::write(&mut page);
+        node::write_refusals(&mut page, refused);
         node::write_threads(&mut page, self);
         if let Some(control) = &self.control {
             control.write(&mut page);
@@ -128,13 +137,20 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {
 ///
 /// # Errors
 /// The thread could not be started.
-pub(crate) fn spawn(listener: TcpListener, vitals: Vitals) -> Result<(), AgentError> {
+pub(crate) fn spawn(listener: TcpListener, vitals: Vitals, refused: RefusalCounts) -> Result<(), AgentError> {
     let body = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime of one thread needs two file descriptors");
         let serve = async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("it is a socket that does not block");
-            let pages = Rc::new(Pages { vitals, kept: RefCell::new(None) });
+            let pages = Rc::new(Pages {
+                vitals,
+                refused,
+                kept: RefCell::default(),
+                shown: RefCell::default(),
+                recorder: RefCell::default(),
+            });
+            tokio::task::spawn_local(Rc::clone(&pages).record());
             http::serve(listener, move |path| Rc::clone(&pages).answer(path)).await;
         };
         tokio::task::LocalSet::new().block_on(&runtime, serve);
@@ -143,17 +159,25 @@ pub(crate) fn spawn(listener: TcpListener, vitals: Vitals) -> Result<(), AgentEr
     thread.map(drop).map_err(|e| AgentError::io("start the thread of", Path::new("listen.metrics"), e))
 }
 
+fn json(status: Status, value: &serde_json::Value) -> Answer {
+    Answer { status, kind: "application/json", body: value.to_string().into() }
+}
+
 /// The last answers, and when they were asked for.
 struct Pages {
     vitals: Vitals,
+    refused: RefusalCounts,
     kept: RefCell<Option<(Instant, Arc<Answers>)>>,
+    /// What the status page was told last.
+    shown: RefCell<Option<(Instant, Answer)>>,
+    recorder: RefCell<Recorder>,
 }
 
 impl Pages {
     async fn answer(self: Rc<Self>, path: String) -> Answer {
         match path.as_str() {
             "/metrics" => {
-                let body = self.vitals().await.page().into();
+                let body = self.vitals().await.page(&self.refused).into();
                 Answer { status: Status::Ok, kind: "text/plain; version=0.0.4; charset=utf-8", body }
             }
             "/healthz" => {
@@ -168,8 +192,38 @@ impl Pages {
                 None => Answer::text(Status::Ok, "ready"),
                 Some(why) => Answer::text(Status::Unavailable, &why),
             },
-            _ => Answer::text(Status::NotFound, "expected /metrics, /healthz or /readyz"),
+            "/" => Answer { status: Status::Ok, kind: "text/html; charset=utf-8", body: page::HTML.into() },
+            "/page.css" => Answer { status: Status::Ok, kind: "text/css; charset=utf-8", body: page::CSS.into() },
+            "/page.js" => Answer { status: Status::Ok, kind: "text/javascript; charset=utf-8", body: page::JS.into() },
+            "/status.json" => self.status().await,
+            "/history.json" => json(Status::Ok, &self.recorder.borrow().json()),
+            _ => Answer::text(Status::NotFound, "expected /, /metrics, /healthz or /readyz"),
         }
+    }
+
+    /// A point for the page's charts, again and again.
+    async fn record(self: Rc<Self>) {
+        loop {
+            let answers = self.vitals().await;
+            self.recorder.borrow_mut().record(&answers, random::unix_ms());
+            tokio::time::sleep(page::STEP).await;
+        }
+    }
+
+    async fn status(&self) -> Answer {
+        let now = Instant::now();
+        if let Some((at, answer)) = &*self.shown.borrow()
+            && now.duration_since(*at) < SHOWN
+        {
+            return answer.clone();
+        }
+        let answers = self.vitals().await;
+        let answer = match page::status(&self.vitals, &answers, PATIENCE).await {
+            Ok(told) => json(Status::Ok, &told),
+            Err(why) => json(Status::Unavailable, &serde_json::json!({ "error": why })),
+        };
+        *self.shown.borrow_mut() = Some((now, answer.clone()));
+        answer
     }
 
     async fn vitals(&self) -> Arc<Answers> {
@@ -183,4 +237,9 @@ impl Pages {
         *self.kept.borrow_mut() = Some((now, Arc::clone(&answers)));
         answers
     }
+}
+
+/// To a thousandth: more is noise, and bytes on the wire.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
 }

@@ -3,6 +3,7 @@
 use super::Answers;
 use super::shard::{DiskClass, ShardSample};
 use super::text::{Kind, Nanos, Page};
+use crate::refusals::RefusalCounts;
 use holdfast_transport::PeerStats;
 use holdfast_types::NodeId;
 
@@ -32,6 +33,8 @@ pub(super) fn write_shard(page: &mut Page, shard: &ShardSample) {
     ] {
         page.family(name, Kind::Gauge, help).sample(&[], value);
     }
+    let help = "Records that were durable in the journal and could not be read.";
+    page.family("holdfast_journal_lost_records_total", Kind::Counter, help).sample(&[], shard.journal_lost);
     let oldest = u64::try_from(shard.disk.oldest.as_nanos()).unwrap_or(u64::MAX);
     let help = "How long the oldest disk operation that has not ended has been waiting.";
     page.family("holdfast_disk_oldest_operation_seconds", Kind::Gauge, help).sample(&[], Nanos(oldest));
@@ -59,12 +62,30 @@ pub(super) fn write_shard(page: &mut Page, shard: &ShardSample) {
     page.family("holdfast_appended_bytes_total", Kind::Counter, help).sample(&[], w.guest);
 }
 
+/// At the admin socket.
+pub(super) fn write_refusals(page: &mut Page, refused: &RefusalCounts) {
+    let help = "Connections and calls that were refused at the admin socket, by what the user may do.";
+    page.family("holdfast_admin_refused_total", Kind::Counter, help);
+    for (role, what, count) in refused.all() {
+        page.sample(&[("role", role), ("what", what)], count);
+    }
+}
+
 /// Of both endpoints: the control thread's and the shard's.
 pub(super) fn write_connections(page: &mut Page, answers: &Answers) {
     let name = |node: NodeId| answers.control.as_ref().map_or_else(|| node.to_string(), |c| c.name(node));
     let control = answers.control.iter().flat_map(|c| &c.peers).map(|(node, stats)| ("control", name(*node), stats));
     let shard = answers.shard.iter().flat_map(|s| &s.peers).map(|(node, stats)| ("shard", name(*node), stats));
     let all: Vec<(&str, String, &PeerStats)> = control.chain(shard).collect();
+    let help =
+        "Connections and joins that were turned away: failed, late or too many handshakes, and whoever is no peer.";
+    page.family("holdfast_refused_connections_total", Kind::Counter, help);
+    let (control, shard) = (answers.control.as_ref(), answers.shard.as_ref());
+    for (plane, count) in [("control", control.map(|c| c.turned_away)), ("shard", shard.map(|s| s.turned_away))] {
+        if let Some(count) = count {
+            page.sample(&[("plane", plane)], count);
+        }
+    }
     let mut family = |metric, kind, help, value: &dyn Fn(&PeerStats) -> String| {
         page.family(metric, kind, help);
         for (plane, peer, stats) in &all {

@@ -32,9 +32,19 @@ pub(crate) struct GuestCounters {
     pub(crate) discards: Requests,
     /// Asked and not answered.
     pub(crate) in_flight: u64,
+    /// Clients that asked for an export that this socket does not serve.
+    pub(crate) strangers: u64,
+    /// Requests that had to wait for what the volume's limits let go, before they were asked, and how long all together.
+    pub(crate) held_back: u64,
+    pub(crate) held_back_ns: u64,
 }
 
 impl GuestCounters {
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.held_back += 1;
+        self.held_back_ns = self.held_back_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
     pub(crate) fn answered(&mut self, op: GuestOp, bytes: u64, took: Duration, well: bool) {
         let requests = match op {
             GuestOp::Read => &mut self.reads,
@@ -148,6 +158,7 @@ pub(crate) struct ShardSample {
     pub(crate) journal_bytes: u64,
     pub(crate) journal_bound: u64,
     pub(crate) journal_full: bool,
+    pub(crate) journal_lost: u64,
     pub(crate) staged_bytes: u64,
     pub(crate) unapplied_bytes: u64,
     pub(crate) table_bytes: usize,
@@ -155,6 +166,7 @@ pub(crate) struct ShardSample {
     pub(crate) short_of_space: bool,
     pub(crate) hung: bool,
     pub(crate) peers: Vec<(NodeId, PeerStats)>,
+    pub(crate) turned_away: u64,
 }
 
 #[cfg(test)]

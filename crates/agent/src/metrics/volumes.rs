@@ -50,6 +50,19 @@ impl Volumes<'_> {
         self.write_integrity();
         self.write_guests();
         self.write_lag();
+        self.write_slow();
+    }
+
+    /// Of volumes that are led from here.
+    fn write_slow(&mut self) {
+        let help = "Whether a copy makes writes durable much later than the others do, as its primary measures it.";
+        self.page.family("holdfast_copy_slow", Kind::Gauge, help);
+        for volume in self.control.volumes.iter().filter(|v| v.led_here) {
+            for copy in &volume.status.copies {
+                let labels = [("volume", volume.status.name.as_str()), ("node", copy.node.as_str())];
+                self.page.sample(&labels, u8::from(copy.slow.is_some()));
+            }
+        }
     }
 
     /// One number for each volume; those that have none are left out.
@@ -90,10 +103,16 @@ impl Volumes<'_> {
         self.each("holdfast_volume_copies_wanted", gauge, "Copies that the volume is to have.", |v| {
             Some(v.status.copies_wanted)
         });
+        let help = "Whether the volume goes on with one copy alone, as the other one of two is gone.";
+        self.each("holdfast_volume_single_copy", gauge, help, |v| Some(u8::from(v.status.single_copy)));
         let help = "Copies that hold everything that was acknowledged, as this node sees it.";
         self.each("holdfast_volume_copies_healthy", gauge, help, |v| {
             Some(v.status.copies.iter().filter(|c| crate::status::copy_word(c.state) == "healthy").count())
         });
+        let help = "Requests per second that guests may make; 0: as many as they like.";
+        self.each("holdfast_volume_limit_requests_per_second", gauge, help, |v| Some(v.status.limits.iops));
+        let help = "Bytes per second that guests may read and write; 0: as many as they like.";
+        self.each("holdfast_volume_limit_bytes_per_second", gauge, help, |v| Some(v.status.limits.bandwidth));
         let help = "Bytes times seconds during which acknowledged data had fewer copies than promised.";
         self.each("holdfast_volume_exposure_byte_seconds_total", Kind::Counter, help, |v| v.status.exposure);
     }
@@ -171,6 +190,10 @@ impl Volumes<'_> {
         let help = "Requests that guests wait for.";
         plain("holdfast_volume_requests_in_flight", Kind::Gauge, help, &|s| s.guests.in_flight);
         let counter = Kind::Counter;
+        let help = "Clients that were refused because they asked for another export than this socket's.";
+        plain("holdfast_volume_foreign_exports_total", counter, help, &|s| s.guests.strangers);
+        let help = "Requests of guests that waited for what the volume's limits let go.";
+        plain("holdfast_volume_limited_requests_total", counter, help, &|s| s.guests.held_back);
         let reads = |s: &VolumeSample| s.guests.reads.took.count();
         plain("holdfast_volume_reads_total", counter, "Reads of guests that were answered here.", &reads);
         let writes = |s: &VolumeSample| s.guests.writes.took.count();
@@ -190,6 +213,11 @@ impl Volumes<'_> {
             let g = &s.guests;
             [&g.reads, &g.writes, &g.flushes, &g.discards].iter().map(|r| r.failed).sum()
         });
+        let help = "Time that they waited before they were taken; not part of the time to answer.";
+        page.family("holdfast_volume_limit_wait_seconds_total", counter, help);
+        for (volume, sample) in &guests {
+            page.sample(&[("volume", volume)], Nanos(sample.guests.held_back_ns));
+        }
         let mut times = |name, help, of: &dyn Fn(&GuestCounters) -> &Requests| {
             page.family(name, Kind::Histogram, help);
             for (volume, sample) in &guests {
@@ -203,7 +231,7 @@ impl Volumes<'_> {
 
     /// Of the other copies of volumes that are led from here: nobody else knows the log's end.
     fn write_lag(&mut self) {
-        let lags = self.lags();
+        let lags = self.shard.map_or_else(Vec::new, |shard| lags(self.control, shard));
         let page = &mut *self.page;
         let help = "Age of the oldest record that a copy lacks, as its primary measures it: at least that much.";
         page.family("holdfast_copy_lag_seconds", Kind::Gauge, help);
@@ -217,18 +245,18 @@ impl Volumes<'_> {
             page.sample(&[("volume", volume), ("node", node)], lag.bytes);
         }
     }
+}
 
-    fn lags(&self) -> Vec<(String, String, super::history::Lag)> {
-        let mut lags = Vec::new();
-        for volume in self.control.volumes.iter().filter(|v| v.led_here) {
-            let sample = self.shard.and_then(|s| s.volumes.iter().find(|g| g.volume == volume.id));
-            let Some(history) = sample.and_then(|s| s.history.as_ref()) else { continue };
-            let now = self.shard.map_or(self.control.at, |s| s.at);
-            let lag = |(node, held): &(NodeId, Lsn)| {
-                (volume.status.name.clone(), self.control.name(*node), history.lag(*held, now))
-            };
-            lags.extend(volume.others.iter().map(lag));
-        }
-        lags
+/// How far copies of volumes that are led from here are behind: the volume, the copy's node, how far.
+pub(super) fn lags(control: &ControlSample, shard: &ShardSample) -> Vec<(String, String, super::history::Lag)> {
+    let mut lags = Vec::new();
+    for volume in control.volumes.iter().filter(|v| v.led_here) {
+        let sample = shard.volumes.iter().find(|g| g.volume == volume.id);
+        let Some(history) = sample.and_then(|s| s.history.as_ref()) else { continue };
+        let lag = |(node, held): &(NodeId, Lsn)| {
+            (volume.status.name.clone(), control.name(*node), history.lag(*held, shard.at))
+        };
+        lags.extend(volume.others.iter().map(lag));
     }
+    lags
 }

@@ -1,19 +1,22 @@
 //! `fsck`: everything that can be told of a directory, changing nothing.
 
 use super::control::Known;
-use super::engine::{Engine, Piece};
+use super::engine::{Depth, Engine, Piece};
 use super::headers::{self, Seen};
 use super::orphans;
+use super::ranges::Ranges;
 use super::repair::Repair;
 use super::report::{JournalReport, Report, SegmentReport, VolumeReport};
+use super::tables::{AtCheckpoint, Part};
 use super::{OfflineError, Place, Progress};
 use holdfast_cluster::{Phase, State, Volume};
 use holdfast_disk::Overlay;
+use holdfast_format::{PAGE_PLACES_BYTES, Superblock, TableKind};
 use holdfast_store::io::FileId;
 use holdfast_types::{NodeId, OpenedCopy, REGION_BLOCKS, VolumeId};
 use std::collections::BTreeSet;
 
-/// Checks a directory. Every block of every copy that opens is read.
+/// Checks a directory. Of every copy that opens each block is read, what is to be zeros too; of every copy both tables whole.
 ///
 /// # Errors
 /// It could not be checked. What is wrong with it stands in the report.
@@ -128,6 +131,7 @@ impl Looker<'_, '_> {
             report.promised = Some(sb.promised.0);
             report.epochs = sb.table.entries().iter().map(|(epoch, first)| (epoch.0, first.0)).collect();
             (report.checkpoint, report.committed) = (Some(sb.checkpoint.0), Some(sb.committed.0));
+            report.settled = sb.merging.is_none();
             if let Some(next) = sb.merging {
                 report.notes.push(format!(
                     "it was resynced by regions, and those from block {} on may not be in the image yet: they are read from side.raw, and the \
@@ -140,7 +144,7 @@ impl Looker<'_, '_> {
             report.problems.push(format!("the orphan {} can't be read to its end", orphan.file));
         }
         if self.engine.findings().leftovers.contains(&volume) {
-            leftover(report, self.raw, volume, self.known);
+            leftover(report, volume, self.known);
         } else if let Some(copy) = self.engine.opened.get(&volume).cloned() {
             opened(report, &copy);
             // The superblock says what it was at the checkpoint.
@@ -148,15 +152,49 @@ impl Looker<'_, '_> {
             self.blocks(report, volume)?;
         } else {
             report.problems.push(self.engine.reason(volume));
+            if seen.superblock.is_some() {
+                let way = "`holdfast export --at-checkpoint` brings out what was in the image at the last checkpoint, without the journal";
+                report.notes.push(way.to_owned());
+            }
+        }
+        if let Some(sb) = seen.superblock.as_ref().filter(|_| !self.engine.findings().leftovers.contains(&volume)) {
+            self.tables(report, sb)?;
         }
         Ok(seen.repairs)
     }
 
+    /// Both tables whole, as the checkpoint left them: the recovery reads a page when it needs it, and an agent may need it in months.
+    fn tables(&mut self, report: &mut VolumeReport, sb: &Superblock) -> Result<(), OfflineError> {
+        for (kind, name) in [(TableKind::Blocks, "blocks.tab"), (TableKind::Regions, "regions.tab")] {
+            let mut bad = Ranges::default();
+            AtCheckpoint { disk: self.raw, sb }.table(kind, &mut |_, part| {
+                if let Part::Bad(page, ..) = part {
+                    bad.add(page.offset() / PAGE_PLACES_BYTES);
+                }
+                Ok(())
+            })?;
+            if !bad.is_empty() {
+                report.problems.push(format!(
+                    "pages of {name} that hold in neither of their two places what the checkpoint wrote, numbered from the file's \
+                     beginning, {}: the copy fails when it needs one; replace it",
+                    bad.numbers()
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn blocks(&mut self, report: &mut VolumeReport, volume: VolumeId) -> Result<(), OfflineError> {
         let meter = &mut *self.meter;
-        let result = self.engine.walk(volume, &mut |piece| {
+        // What a switch has not cut off yet lies behind the end, and regions that wait in the side area may be zeros there.
+        let depth = if report.settled { Depth::Zeros } else { Depth::Content };
+        let result = self.engine.walk(volume, depth, &mut |piece| {
             match piece {
                 Piece::Hole(run) => meter.add(run.count.0),
+                Piece::NotZero(block) => {
+                    report.not_zero.add(block);
+                    meter.add(1);
+                }
                 Piece::Data(run, _) => {
                     report.data_blocks += run.count.0;
                     meter.add(run.count.0);
@@ -179,21 +217,26 @@ impl Looker<'_, '_> {
         if !report.bad.is_empty() {
             report.problems.push(format!("blocks that do not match their checksum, {}", report.bad));
         }
+        if !report.not_zero.is_empty() {
+            report.problems.push(format!(
+                "blocks that are to be zeros, and are not for whoever reads image.raw without the agent, {}; guests read zeros, and the \
+                 agent's scrub makes them so",
+                report.not_zero
+            ));
+        }
         Ok(())
     }
 }
 
-/// Files without a superblock: of a creation or deletion that never ended, or of a copy that lost it. An agent takes them for
-/// the former and removes them, so what could be the latter is said loudly.
-fn leftover(report: &mut VolumeReport, disk: &mut Overlay, volume: VolumeId, known: &Known) {
-    let counted = known.state.as_ref().zip(known.me).map(|(state, me)| {
-        let volume = state.volumes().find(|v| v.id == volume);
-        volume.is_some_and(|volume| registered(volume, me).is_some())
+/// Files whose superblock says that nothing of them counts: of a creation or a deletion that never ended.
+fn leftover(report: &mut VolumeReport, volume: VolumeId, known: &Known) {
+    let counted = known.state.as_ref().zip(known.me).is_some_and(|(state, me)| {
+        state.volumes().find(|v| v.id == volume).is_some_and(|volume| registered(volume, me).is_some())
     });
-    if counted.unwrap_or_else(|| holds_data(disk, volume)) {
+    if counted {
         report.problems.push(
-            "its superblock is missing or empty. If this copy was not being deleted, keep the agent from starting: it would take the \
-             files for those of a creation that never ended, and remove them"
+            "its superblock says that it was being made or deleted, and the cluster counts it as a copy: the files belong to another \
+             node or another time; replace the copy"
                 .to_owned(),
         );
     } else {
@@ -201,15 +244,6 @@ fn leftover(report: &mut VolumeReport, disk: &mut Overlay, volume: VolumeId, kno
             .notes
             .push("its creation or deletion never ended; the agent removes its files when it starts".to_owned());
     }
-}
-
-/// Whether any entry of the block table is set.
-fn holds_data(disk: &mut Overlay, volume: VolumeId) -> bool {
-    const CHUNK: usize = 1 << 20;
-    let table = FileId::BlockTable(volume);
-    let len = disk.files().find(|(file, _)| *file == table).map_or(0, |(_, len)| len);
-    let zeros = |chunk: Result<bytes::Bytes, _>| chunk.is_ok_and(|chunk| chunk.iter().all(|byte| *byte == 0));
-    (0..len).step_by(CHUNK).any(|at| !zeros(disk.read(table, at, CHUNK)))
 }
 
 fn opened(report: &mut VolumeReport, copy: &OpenedCopy) {

@@ -7,7 +7,7 @@ use super::report::ControlReport;
 use crate::error::AgentError;
 use crate::identity::Identity;
 use crate::paths::Paths;
-use crate::raft_store::RaftStore;
+use crate::raft_store::{Inspected, RaftStore};
 use holdfast_cluster::State;
 use holdfast_node::control::{Control, ControlConfig, Input, Output};
 use holdfast_types::{Life, NodeId, Time, VolumeId};
@@ -57,12 +57,12 @@ fn state(paths: &Paths, identity: &Identity) -> Result<Option<State>, AgentError
     if !path.exists() {
         return Err(AgentError::RaftMissing { path });
     }
-    let (owner, stored) = RaftStore::inspect(&path)?;
+    let Inspected { owner, recovery, stored } = RaftStore::inspect(&path)?;
     let expected = identity.owner();
     if let Some(found) = owner.filter(|found| *found != expected) {
         return Err(AgentError::ForeignLog { path, expected, found });
     }
-    let config = ControlConfig::new(identity.cluster, identity.node, Life(1), 1);
+    let config = ControlConfig { recovery, ..ControlConfig::new(identity.cluster, identity.node, Life(1), 1) };
     let mut control = Control::new(config, stored, Time::default())?;
     let mut out = Vec::new();
     control.handle(Input::Tick, Time::default(), &mut out);

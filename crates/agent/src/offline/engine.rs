@@ -6,14 +6,14 @@
 use super::OfflineError;
 use bytes::Bytes;
 use holdfast_disk::Overlay;
-use holdfast_store::io::DiskOp;
+use holdfast_store::io::{DiskOp, FileId};
 use holdfast_store::{Findings, Input, Output, Store, StoreConfig};
-use holdfast_types::{BlockRange, Lsn, OpenedCopy, ReadFault, Time, VolumeId};
+use holdfast_types::{BlockIndex, BlockRange, ByteOffset, Lsn, OpenedCopy, ReadFault, Time, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
 /// Blocks that are read at once.
-const READ_BLOCKS: u64 = 256;
+pub(super) const READ_BLOCKS: u64 = 256;
 
 /// A store that has started.
 pub(super) struct Engine {
@@ -40,6 +40,17 @@ pub(super) enum Piece {
     Data(BlockRange, Vec<Bytes>),
     /// A block that does not match its checksum.
     Bad(u64),
+    /// A block that is to be zeros, reads as zeros, and is something else in the image.
+    NotZero(u64),
+}
+
+/// How much of a copy is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// What a guest could get.
+    Content,
+    /// What is to be zeros as well, as a scrub does.
+    Zeros,
 }
 
 impl Engine {
@@ -87,7 +98,7 @@ impl Engine {
     fn take(&mut self, output: Output) {
         match output {
             Output::Disk(op) => self.ops.push_back(op),
-            Output::Started => self.started = true,
+            Output::Started { .. } => self.started = true,
             Output::Opened { volume, copy } => drop(self.opened.insert(volume, copy)),
             Output::Failed { volume: Some(volume), reason } => {
                 self.opened.remove(&volume);
@@ -109,9 +120,17 @@ impl Engine {
         self.feed(Input::Commit { volume, upto })
     }
 
-    fn read(&mut self, volume: VolumeId, range: BlockRange) -> Result<Result<Vec<Bytes>, ReadFault>, OfflineError> {
+    fn read(
+        &mut self,
+        volume: VolumeId,
+        range: BlockRange,
+        depth: Depth,
+    ) -> Result<Result<Vec<Bytes>, ReadFault>, OfflineError> {
         self.answer = None;
-        self.feed(Input::Read { volume, tag: 0, range })?;
+        self.feed(match depth {
+            Depth::Content => Input::Read { volume, tag: 0, range },
+            Depth::Zeros => Input::Scrub { volume, tag: 0, range },
+        })?;
         Ok(self.answer.take().unwrap_or(Err(ReadFault::CopyFailed)))
     }
 
@@ -125,6 +144,7 @@ impl Engine {
     pub(super) fn walk(
         &mut self,
         volume: VolumeId,
+        depth: Depth,
         each: &mut dyn FnMut(Piece) -> Result<(), OfflineError>,
     ) -> Result<(), OfflineError> {
         let blocks = self.opened.get(&volume).map_or(0, |copy| copy.size().blocks().0);
@@ -138,8 +158,47 @@ impl Engine {
             }
             for (run, hole) in runs {
                 at = run.end().0;
-                if hole { each(Piece::Hole(run))? } else { self.walk_run(volume, run, each)? }
+                match (hole, depth) {
+                    (true, Depth::Content) => each(Piece::Hole(run))?,
+                    (true, Depth::Zeros) => self.walk_hole(volume, run, each)?,
+                    (false, _) => self.walk_run(volume, run, depth, each)?,
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// A hole is read where its file has space there: the rest can be nothing but zeros.
+    fn walk_hole(
+        &mut self,
+        volume: VolumeId,
+        run: BlockRange,
+        each: &mut dyn FnMut(Piece) -> Result<(), OfflineError>,
+    ) -> Result<(), OfflineError> {
+        let mut at = run.start.0;
+        while at < run.end().0 {
+            let bytes = BlockIndex(at).offset().0..run.end().offset().0;
+            let filled = self.disk.filled(FileId::Image(volume), bytes).map_or(run.end()..run.end(), |filled| {
+                let covered = BlockRange::covering(ByteOffset(filled.start), filled.end - filled.start);
+                covered.start..covered.end().min(run.end())
+            });
+            if at < filled.start.0 {
+                each(Piece::Hole(BlockRange::new(at, filled.start.0 - at)))?;
+            }
+            let mut from = filled.start.0;
+            while from < filled.end.0 {
+                let part = BlockRange::new(from, READ_BLOCKS.min(filled.end.0 - from));
+                from = part.end().0;
+                if self.read(volume, part, Depth::Zeros)?.is_ok() {
+                    each(Piece::Hole(part))?;
+                } else {
+                    self.walk_run(volume, part, Depth::Zeros, &mut |piece| match piece {
+                        Piece::Data(zeros, _) => each(Piece::Hole(zeros)),
+                        other => each(other),
+                    })?;
+                }
+            }
+            at = filled.end.0;
         }
         Ok(())
     }
@@ -148,23 +207,25 @@ impl Engine {
         &mut self,
         volume: VolumeId,
         run: BlockRange,
+        depth: Depth,
         each: &mut dyn FnMut(Piece) -> Result<(), OfflineError>,
     ) -> Result<(), OfflineError> {
         let mut at = run.start.0;
         while at < run.end().0 {
             let range = BlockRange::new(at, READ_BLOCKS.min(run.end().0 - at));
             at = range.end().0;
-            match self.read(volume, range)? {
+            match self.read(volume, range, depth)? {
                 Ok(pieces) => each(Piece::Data(range, pieces))?,
                 Err(ReadFault::CopyFailed) => return Err(self.unusable(volume)),
                 // The answer names the first bad one alone.
                 Err(ReadFault::Corrupt(_) | ReadFault::NotZero(_)) => {
                     for block in range.iter() {
                         let single = BlockRange::new(block.0, 1);
-                        match self.read(volume, single)? {
+                        match self.read(volume, single, depth)? {
                             Ok(pieces) => each(Piece::Data(single, pieces))?,
                             Err(ReadFault::CopyFailed) => return Err(self.unusable(volume)),
-                            Err(ReadFault::Corrupt(_) | ReadFault::NotZero(_)) => each(Piece::Bad(block.0))?,
+                            Err(ReadFault::Corrupt(_)) => each(Piece::Bad(block.0))?,
+                            Err(ReadFault::NotZero(_)) => each(Piece::NotZero(block.0))?,
                         }
                     }
                 }
@@ -174,6 +235,6 @@ impl Engine {
     }
 
     fn unusable(&self, volume: VolumeId) -> OfflineError {
-        OfflineError::Unusable { volume: volume.to_string(), reason: self.reason(volume) }
+        OfflineError::Unusable { volume: volume.to_string(), reason: self.reason(volume), way: "" }
     }
 }

@@ -52,12 +52,14 @@ pub enum OfflineError {
         known: String,
     },
     /// The copy does not open.
-    #[error("{volume} can't be exported from here: {reason}")]
+    #[error("{volume} can't be exported from here: {reason}{way}")]
     Unusable {
         /// Which.
         volume: String,
         /// What the store says.
         reason: String,
+        /// What else could be tried, or nothing.
+        way: &'static str,
     },
     /// Something in the copy can't be verified.
     #[error(

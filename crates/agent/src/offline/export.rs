@@ -4,10 +4,11 @@
 //! reads block by block, verified. The target gets its name when it is whole: until then it is called `FILE.partial`.
 
 use super::control::Known;
-use super::engine::{Engine, Piece};
+use super::engine::{Depth, Engine, Piece};
 use super::qcow2::Qcow2;
 use super::ranges::Ranges;
-use super::{OfflineError, Place, Progress};
+use super::tables::AtCheckpoint;
+use super::{OfflineError, Place, Progress, headers};
 use bytes::Bytes;
 use holdfast_disk::Overlay;
 use holdfast_types::{BLOCK_SIZE, BlockRange, Lsn, OpenedCopy, VolumeId};
@@ -40,6 +41,8 @@ pub struct Options {
     pub upto: Upto,
     /// Zeros for what can't be verified, instead of refusing.
     pub skip_bad: bool,
+    /// Without the journal: what the last checkpoint's tables vouch for. `upto` says nothing then.
+    pub at_checkpoint: bool,
 }
 
 /// What was written.
@@ -65,6 +68,8 @@ pub struct Exported {
     pub data_blocks: u64,
     /// Blocks that are zeros, because they could not be verified.
     pub bad: Ranges,
+    /// The journal was not looked at: what is above `upto` is not here, whatever it holds.
+    pub at_checkpoint: bool,
 }
 
 /// Where blocks go, in ascending order.
@@ -84,9 +89,12 @@ pub fn export(place: &Place, options: &Options, progress: Progress<'_>) -> Resul
     let volume = choose(&here, &known, options.volume.as_deref())?;
     let name = known.name(volume).unwrap_or_else(|| volume.to_string());
     let mut target = Target::new(place, &options.to)?;
+    if options.at_checkpoint {
+        return export_checkpoint(disk, volume, name, options, &mut target, progress);
+    }
     let mut engine = Engine::start(disk, place.shard.clone())?;
     let Some(copy) = engine.opened.get(&volume).cloned() else {
-        return Err(OfflineError::Unusable { volume: name, reason: engine.reason(volume) });
+        return Err(OfflineError::Unusable { volume: name, reason: engine.reason(volume), way: WITHOUT_JOURNAL });
     };
     if let Some(unknown_to) = lost(&copy).filter(|_| !options.skip_bad) {
         return Err(OfflineError::LostRecords { volume: name, last: copy.last.0, unknown_to: unknown_to.0 });
@@ -95,21 +103,67 @@ pub fn export(place: &Place, options: &Options, progress: Progress<'_>) -> Resul
         engine.commit(volume, copy.last)?;
     }
     let mut exported = described(name, &copy, options);
-    let size = copy.size().bytes();
-    let file = target.create()?;
+    write(&mut target, options, &mut exported, progress, |each| engine.walk(volume, Depth::Content, each))?;
+    Ok(exported)
+}
+
+/// What to try where a copy does not open.
+const WITHOUT_JOURNAL: &str =
+    "; `holdfast export --at-checkpoint` brings out what was in the image at its last checkpoint, without the journal";
+
+/// The state of the last checkpoint, by superblock, tables and image alone.
+fn export_checkpoint(
+    mut disk: Overlay,
+    volume: VolumeId,
+    name: String,
+    options: &Options,
+    target: &mut Target,
+    progress: Progress<'_>,
+) -> Result<Exported, OfflineError> {
+    let seen = headers::superblock(&mut disk, volume);
+    let Some(sb) = seen.superblock else {
+        let nothing = || "no copy of its superblock can be read, and nothing else vouches for its tables".to_owned();
+        let reason = seen.problems.into_iter().next().unwrap_or_else(nothing);
+        return Err(OfflineError::Unusable { volume: name, reason, way: "" });
+    };
+    let mut exported = Exported {
+        volume: name,
+        file: options.to.clone(),
+        size: sb.size.bytes(),
+        upto: sb.checkpoint.0,
+        last_epoch: sb.checkpoint_epoch.0,
+        committed: sb.committed.max(sb.checkpoint).0,
+        durable: sb.checkpoint.0,
+        unknown_to: None,
+        data_blocks: 0,
+        bad: Ranges::default(),
+        at_checkpoint: true,
+    };
+    let mut copy = AtCheckpoint { disk: &mut disk, sb: &sb };
+    write(target, options, &mut exported, progress, |each| copy.blocks(each))?;
+    Ok(exported)
+}
+
+/// Writes the pieces that `walk` gives, and names the file when it is whole.
+fn write(
+    target: &mut Target,
+    options: &Options,
+    exported: &mut Exported,
+    progress: Progress<'_>,
+    walk: impl FnOnce(&mut dyn FnMut(Piece) -> Result<(), OfflineError>) -> Result<(), OfflineError>,
+) -> Result<(), OfflineError> {
+    let (size, file) = (exported.size, target.create()?);
     let mut sink: Box<dyn Sink> =
         if options.qcow2 { Box::new(Qcow2::new(file, size)) } else { Box::new(Raw { file, size }) };
-    let mut job =
-        Job { sink: &mut *sink, exported: &mut exported, skip_bad: options.skip_bad, target: &target.partial };
-    let blocks = copy.size().blocks().0;
-    engine.walk(volume, &mut |piece| {
+    let mut job = Job { sink: &mut *sink, exported, skip_bad: options.skip_bad, target: &target.partial };
+    let blocks = size.div_ceil(BLOCK_SIZE as u64);
+    walk(&mut |piece| {
         let done = job.take(piece)?;
         progress(done, blocks);
         Ok(())
     })?;
     sink.finish().map_err(OfflineError::io("write", &target.partial))?;
-    target.keep()?;
-    Ok(exported)
+    target.keep()
 }
 
 /// Records up to here, above the last one, were here once.
@@ -130,6 +184,7 @@ fn described(volume: String, copy: &OpenedCopy, options: &Options) -> Exported {
         unknown_to: lost(copy).map(|lsn| lsn.0),
         data_blocks: 0,
         bad: Ranges::default(),
+        at_checkpoint: false,
     }
 }
 
@@ -168,6 +223,8 @@ impl Job<'_> {
                 self.put(run, &pieces).map_err(OfflineError::io("write", self.target))?;
                 Ok(run.end().0)
             }
+            // Who reads the volume gets zeros there.
+            Piece::NotZero(block) => Ok(block + 1),
             Piece::Bad(block) if self.skip_bad => {
                 self.exported.bad.add(block);
                 Ok(block + 1)
@@ -214,6 +271,7 @@ impl Sink for Raw {
 struct Target {
     name: PathBuf,
     partial: PathBuf,
+    parent: PathBuf,
     made: bool,
 }
 
@@ -230,12 +288,15 @@ impl Target {
         }
         let mut partial = name.as_os_str().to_owned();
         partial.push(".partial");
-        Ok(Target { name: name.to_path_buf(), partial: partial.into(), made: false })
+        let partial = PathBuf::from(partial);
+        // Of an export that was killed, or of somebody else.
+        if partial.symlink_metadata().is_ok() {
+            return Err(OfflineError::Exists { path: partial });
+        }
+        Ok(Target { name: name.to_path_buf(), partial, parent, made: false })
     }
 
     fn create(&mut self) -> Result<File, OfflineError> {
-        // Left by an export that was killed.
-        let _ = fs::remove_file(&self.partial);
         let file = File::options().create_new(true).write(true).mode(0o600).open(&self.partial);
         let file = file.map_err(OfflineError::io("create", &self.partial))?;
         self.made = true;
@@ -245,7 +306,9 @@ impl Target {
     fn keep(&mut self) -> Result<(), OfflineError> {
         fs::rename(&self.partial, &self.name).map_err(OfflineError::io("name", &self.name))?;
         self.made = false;
-        Ok(())
+        // Its content is on stable storage; now its name.
+        let synced = File::open(&self.parent).and_then(|dir| dir.sync_all());
+        synced.map_err(OfflineError::io("sync", &self.parent))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Headers that are kept in several copies: each copy looked at by itself.
 //!
-//! The store opens with what enough copies say and mends the others; here they are named, and what `repair` may write is
+//! The store opens with what enough copies say. It mends the others of a superblock when it starts, writes the journal's head anew when
+//! it opens a segment, which every start does, and the header of a segment only when the file is used again. Here they are named, and what `repair` may write is
 //! made of them: the bytes of a copy that is right over one that can't be read.
 
 use super::repair::Repair;
@@ -28,9 +29,12 @@ impl Seen {
         let len = right.len();
         let path = disk.path(file);
         let what = format!("copy {} of {of} of the header in {}", copy + 1, path.display());
+        let later = match file {
+            FileId::Segment(_) => "the agent leaves it so until it uses the file again",
+            _ => "the agent mends it when it starts",
+        };
         self.problems.push(format!(
-            "{what} can't be read: it was damaged, or a power failure cut its write; the agent mends it when it starts, \
-             `--repair` does it now"
+            "{what} can't be read: it was damaged, or a power failure cut its write; {later}, `--repair` does it now"
         ));
         let offset = u64::try_from(copy * len).expect("a header is a few KiB");
         let (found, right) = (found.slice(copy * len..(copy + 1) * len), right.clone());
@@ -74,7 +78,7 @@ pub(super) fn superblock(disk: &mut Overlay, volume: VolumeId) -> Seen {
             }
             seen.superblock = Some(*best);
         }
-        SuperblockFound::NeverCreated => {}
+        SuperblockFound::Void(_) | SuperblockFound::Blank => {}
         // The store says so as well; what one copy alone says is shown, and nothing is made of it.
         SuperblockFound::Damaged(_) => seen.superblock = copies.into_iter().flatten().max_by_key(|s| s.sequence),
     }

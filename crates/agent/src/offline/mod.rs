@@ -5,10 +5,13 @@
 //!                                        └─► engine: the store's own recovery over a `disk::Overlay`
 //!                                              ├─► check  ─► Report ─► repair
 //!                                              └─► export ─► raw, qcow2
+//!                                      └─► regime: the control plane's log ─► plan ─► recover, rejoin
+//!                            tables, without the journal ──┘ (check: both whole; export: --at-checkpoint)
 //! ```
 //!
 //! Invariants
-//! - Nothing in the directory changes, except by `repair`, which writes the copies of headers that can be made from an equal one.
+//! - Nothing in the directory changes, except by `repair`, which writes the copies of headers that can be made from an equal one, and by
+//!   `ControlFiles::recover` and `rejoin`, which put another log of the control plane in place of the one that they set aside.
 //! - A copy opens here exactly if it opens for the agent: the same code looks at the same bytes.
 //! - No block leaves that was not verified by the block table, whose sums the store has verified before.
 //! - No agent runs meanwhile: the locks that it would take are held.
@@ -25,8 +28,10 @@ mod orphans;
 mod place;
 mod qcow2;
 mod ranges;
+mod regime;
 mod repair;
 mod report;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +40,7 @@ pub use error::OfflineError;
 pub use export::{Exported, Options, Upto, export};
 pub use place::Place;
 pub use ranges::Ranges;
+pub use regime::{ControlFiles, ControlPlan, OtherLog, OtherVoter, RegimeError, VolumeProspect};
 pub use repair::repair;
 pub use report::{ControlReport, JournalReport, OrphanReport, Report, SegmentReport, VolumeReport};
 

@@ -39,15 +39,23 @@ impl Place {
         }
         let place = |paths, shard, only, lock| Place { dir: dir.to_path_buf(), paths, shard, only, _lock: lock };
         let paths = Paths::new(&whole);
+        for dir in [whole.clone(), whole.join("copies"), whole.join("journal"), paths.shard()] {
+            may_read(&dir)?;
+        }
         if paths.shard().is_dir() || paths.cluster_dir().is_dir() || paths.control_dir().is_dir() {
             let lock = hold(&paths)?;
+            may_read_shard(&paths.shard())?;
             return Ok(place(Some(paths.clone()), paths.shard(), None, lock));
         }
         if Overlay::is_shard(&whole) {
+            may_read_shard(&whole)?;
             return Ok(place(None, whole, None, None));
         }
         match Overlay::copy_of(&whole) {
-            Some((shard, volume)) => Ok(place(None, shard, Some(volume), None)),
+            Some((shard, volume)) => {
+                may_read_shard(&shard)?;
+                Ok(place(None, shard, Some(volume), None))
+            }
             None => Err(wrong("is none of them")),
         }
     }
@@ -57,6 +65,29 @@ impl Place {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// What this user may not read is not damaged, and nothing else is said of it.
+fn may_read(path: &Path) -> Result<(), OfflineError> {
+    match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(OfflineError::io("read", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn may_read_shard(shard: &Path) -> Result<(), OfflineError> {
+    let mut dirs = vec![shard.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        may_read(&dir)?;
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => dirs.push(entry.path()),
+                Ok(kind) if kind.is_file() => may_read(&entry.path())?,
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The lock of the data directory, which is not made if it is not there.

@@ -35,14 +35,21 @@ impl Ranges {
     }
 }
 
-/// `3 of 4 KiB: 17-18, 40`.
-impl fmt::Display for Ranges {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Ranges {
+    /// `17-18, 40`.
+    pub(super) fn numbers(&self) -> String {
         let range =
             |(first, last): &(u64, u64)| if first == last { first.to_string() } else { format!("{first}-{last}") };
         let shown: Vec<String> = self.listed.iter().take(MAX_SHOWN).map(range).collect();
-        write!(f, "{} of 4 KiB: {}", self.blocks, shown.join(", "))?;
-        if self.listed.len() > MAX_SHOWN { write!(f, " and more") } else { Ok(()) }
+        let more = if self.listed.len() > MAX_SHOWN { " and more" } else { "" };
+        shown.join(", ") + more
+    }
+}
+
+/// `3 of 4 KiB: 17-18, 40`.
+impl fmt::Display for Ranges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of 4 KiB: {}", self.blocks, self.numbers())
     }
 }
 

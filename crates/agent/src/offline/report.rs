@@ -94,6 +94,11 @@ pub struct VolumeReport {
     pub data_blocks: u64,
     /// Those that do not match their checksum.
     pub bad: Ranges,
+    /// Blocks that are to be zeros, read as zeros, and are something else in the image.
+    pub not_zero: Ranges,
+    /// Nothing of it waits in a side area.
+    #[serde(skip)]
+    pub(super) settled: bool,
     /// Tails that were cut and kept.
     pub orphans: Vec<OrphanReport>,
     /// What is wrong.

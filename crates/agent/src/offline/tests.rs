@@ -12,7 +12,8 @@ fn look(world: &World) -> Report {
 
 fn options(world: &World, name: &str) -> Options {
     let to = world.scratch().join(name);
-    Options { volume: None, to, qcow2: name.ends_with("qcow2"), upto: Upto::Durable, skip_bad: false }
+    let qcow2 = name.ends_with("qcow2");
+    Options { volume: None, to, qcow2, upto: Upto::Durable, skip_bad: false, at_checkpoint: false }
 }
 
 fn get(world: &World, options: &Options) -> Result<Exported, OfflineError> {
@@ -124,4 +125,80 @@ fn a_copy_by_its_own_directory() {
     assert!(check(&place, &mut |_, _| {}).expect("it can be checked").clean);
     let held = Place::find(&world.dir()).expect("a shard");
     assert!(check(&held, &mut |_, _| {}).is_ok());
+}
+
+/// With zeros for what is listed as bad.
+fn without(bad: &Ranges, mut image: Vec<u8>) -> Vec<u8> {
+    for (first, last) in &bad.listed {
+        let at = |block: u64| usize::try_from(block * 4096).expect("small").min(image.len());
+        let range = at(*first)..at(last + 1);
+        image[range].fill(0);
+    }
+    image
+}
+
+#[test]
+fn a_journal_that_is_refused_costs_its_tail_and_no_more() {
+    for damage in ["head", "header", "missing"] {
+        let world = World::make(12);
+        match damage {
+            "head" => [3, 512 + 3].into_iter().for_each(|at| world.flip("journal/head", at)),
+            "header" => {
+                let segment = look(&world).journal.segments.last().expect("a segment").file.clone();
+                [9, 2048 + 9].into_iter().for_each(|at| world.flip(&segment, at));
+            }
+            _ => std::fs::remove_dir_all(world.dir().join("journal")).expect("it exists"),
+        }
+        let plain = options(&world, "a.raw");
+        let error = get(&world, &plain).expect_err("no journal").to_string();
+        assert!(error.contains("--at-checkpoint"), "{damage}: {error}");
+        let report = look(&world);
+        assert!(report.volumes[0].notes.iter().any(|note| note.contains("--at-checkpoint")), "{damage}: {report:?}");
+        let skip = Options { at_checkpoint: true, skip_bad: true, ..plain };
+        let exported = get(&world, &skip).expect("tables and image are whole");
+        assert_eq!((Some(exported.upto), exported.at_checkpoint), (report.volumes[0].checkpoint, true));
+        assert!(exported.data_blocks > 10 && exported.bad.blocks < exported.data_blocks, "{exported:?}");
+        let found = std::fs::read(&skip.to).expect("written");
+        assert_eq!(found, without(&exported.bad, world.image(exported.upto)), "{damage}");
+        // What was applied after the checkpoint is no reason to guess.
+        let refused = get(&world, &Options { skip_bad: false, ..skip });
+        assert_eq!(refused.is_err(), !exported.bad.is_empty(), "{damage}");
+    }
+}
+
+#[test]
+fn pages_that_nobody_needs_today_are_read_too() {
+    use holdfast_format::TablePage;
+    let leaf = TablePage { level: 0, index: 0 }.offset();
+    for table in ["blocks.tab", "regions.tab"] {
+        let world = World::make(13);
+        [leaf + 11, leaf + 4096 + 11].into_iter().for_each(|at| world.flip(format!("copies/{V}/{table}"), at));
+        let report = look(&world);
+        let named = report.problems().any(|(_, p)| p.contains(table) && p.contains("replace it"));
+        assert!(named, "{:?}", report.problems().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_lies_in_a_hole_is_found_and_not_exported() {
+    let world = World::make(14);
+    let block = world.zero_block();
+    world.flip(format!("copies/{V}/image.raw"), block * 4096 + 5);
+    let report = look(&world);
+    assert_eq!((&report.volumes[0].not_zero.listed[..], report.volumes[0].bad.blocks), (&[(block, block)][..], 0));
+    assert!(!report.clean && report.problems().any(|(_, p)| p.contains("are to be zeros")));
+    let options = options(&world, "a.raw");
+    get(&world, &options).expect("every block is verified");
+    assert_eq!(std::fs::read(&options.to).expect("written"), world.image(world.last()));
+}
+
+#[test]
+fn a_file_that_the_export_did_not_make_stays() {
+    let world = World::make(15);
+    let options = options(&world, "a.raw");
+    let partial = world.scratch().join("a.raw.partial");
+    std::fs::write(&partial, "of somebody else").expect("writable");
+    let error = get(&world, &options).expect_err("it is in the way");
+    assert!(error.is_usage() && error.to_string().contains("a.raw.partial"), "{error}");
+    assert_eq!(std::fs::read(&partial).expect("still there"), b"of somebody else");
 }

@@ -30,7 +30,6 @@ use processes::Processes;
 use raw::Raw;
 use report::Outcome;
 use sample::{Sample, Series};
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 use uri::{Export, Place};
@@ -38,8 +37,8 @@ use uri::{Export, Place};
 pub(crate) fn run(socket: &Path, output: Output, timeout: Option<Duration>, args: &BenchArgs) -> Result<(), CliError> {
     let plan = Plan::new(args)?;
     let (exports, about) = exports(socket, timeout, args)?;
-    if plan.destroys() && !args.yes {
-        confirm(&exports, &plan)?;
+    if plan.destroys() {
+        output::confirm(&what_is_lost(&exports, &plan), "yes", args.yes)?;
     }
     let outcome =
         measure(&plan, &exports, about).map_err(|e| CliError::Bench(format!("the measurement ended early: {e}")))?;
@@ -104,14 +103,9 @@ fn exports(socket: &Path, timeout: Option<Duration>, args: &BenchArgs) -> Result
 }
 
 /// A benchmark that writes ends whatever the volumes hold.
-fn confirm(exports: &[Export], plan: &Plan) -> Result<(), CliError> {
+fn what_is_lost(exports: &[Export], plan: &Plan) -> String {
     let names: Vec<&str> = exports.iter().map(|e| e.name.as_str()).collect();
-    let what = format!("this overwrites the first {} of {}", crate::units::bytes(plan.region), names.join(", "));
-    if !std::io::stdin().is_terminal() {
-        return Err(CliError::Unsafe(format!("{what}; give --yes if nothing there is needed")));
-    }
-    let answer = output::ask(&format!("{what}. Type yes to go on: "))?;
-    if answer.trim() == "yes" { Ok(()) } else { Err(CliError::Unsafe(format!("{what}; nothing was done"))) }
+    format!("this overwrites the first {} of {}", crate::units::bytes(plan.region), names.join(", "))
 }
 
 fn measure(plan: &Plan, exports: &[Export], about: About) -> Result<Outcome, LoadError> {
@@ -162,4 +156,16 @@ fn round(load: &mut Load, plan: &Plan, processes: &Processes) -> Result<Sample, 
 fn bar(len: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(len), ProgressDrawTarget::stderr());
     bar.with_style(ProgressStyle::with_template(template).expect("a template that the crate takes"))
+}
+
+#[cfg(test)]
+pub(crate) fn example() -> serde_json::Value {
+    let (plan, outcome) = report::example("vm1");
+    report::json(&plan, &outcome)
+}
+
+#[cfg(test)]
+pub(crate) fn example_text(name: &str) -> String {
+    let (plan, outcome) = report::example(name);
+    report::text(&plan, &outcome)
 }

@@ -3,7 +3,7 @@
 use super::About;
 use super::plan::Plan;
 use super::sample::{Figure, Sample, Series};
-use crate::output;
+use crate::output::Rows;
 use crate::units;
 use serde_json::{Value, json};
 
@@ -81,7 +81,7 @@ pub(crate) fn text(plan: &Plan, outcome: &Outcome) -> String {
     let mut head = vec!["", "IOPS", "MB/s"];
     head.extend(QUANTILES.iter().map(|(name, _)| *name));
     head.extend(["max", "CPU"]);
-    let mut table = output::table(&head);
+    let mut table = Rows::new(&head);
     for series in &outcome.series {
         let whole = series.whole();
         let mut row =
@@ -89,7 +89,7 @@ pub(crate) fn text(plan: &Plan, outcome: &Outcome) -> String {
         row.extend(QUANTILES.iter().map(|(_, q)| short(whole.micros(*q))));
         row.push(short(whole.micros(1.0)));
         row.push(series.cpu_micros().map_or_else(String::new, short));
-        table.add_row(row);
+        table.add(row);
     }
     let mut text = format!("{}\n\n{table}\n", headline(plan, outcome));
     text.push_str("IOPS and MB/s: medians of the rounds. Latencies in µs, over all rounds. ");
@@ -137,6 +137,20 @@ fn headline(plan: &Plan, outcome: &Outcome) -> String {
         text.push_str(&outcome.about.text);
     }
     text
+}
+
+#[cfg(test)]
+pub(super) fn example(name: &str) -> (Plan, Outcome) {
+    use clap::Parser;
+    let cli = crate::args::Cli::try_parse_from(["holdfast", "bench", "vm1"]).expect("a good line");
+    let crate::args::Command::Bench(args) = cli.command else { panic!("expected bench") };
+    let second = std::time::Duration::from_secs(1);
+    let mut sample = Sample { bytes: 4096, elapsed: second, cpu: Some(second), written: Some(1), ..Sample::new() };
+    sample.note(second, 4096);
+    let series = [name, "raw"].map(|name| Series { name: name.to_owned(), samples: vec![sample.clone()] });
+    let about = About { text: "a sentence".to_owned(), copies: Some(3) };
+    let outcome = Outcome { series: series.into(), about, agents: 3, peak_memory: Some(1) };
+    (Plan::new(&args).expect("the defaults make sense"), outcome)
 }
 
 /// Three digits at least.

@@ -69,7 +69,7 @@ pub(super) async fn run(agent: &mut Agent<'_>, output: Output, command: CopyComm
             (Wish { volume, on: Some(node), off: None }, wait)
         }
         CopyCommand::Remove { volume, node, yes, wait } => {
-            output::confirm(&format!("this deletes the copy of {volume} on {node}"), yes)?;
+            output::confirm(&format!("this deletes the copy of {volume} on {node}"), "yes", yes)?;
             let request = pb::CopyRemoveRequest { volume: volume.clone(), node: node.clone() };
             agent.ask(async |c| c.copy_remove(request).await).await?;
             (Wish { volume, on: None, off: Some(node) }, wait)

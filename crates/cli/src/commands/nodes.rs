@@ -4,6 +4,7 @@ use super::{Agent, LOOK};
 use crate::args::{NodeCommand, NodeWait, Output};
 use crate::error::CliError;
 use crate::output;
+use crate::units;
 use holdfast_agent::admin::pb;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -77,7 +78,8 @@ pub(super) async fn run(agent: &mut Agent<'_>, output: Output, command: NodeComm
             agent.ask(async |c| c.node_undrain(request).await).await?;
             (node, Duty::InService, NodeWait { no_wait: false })
         }
-        NodeCommand::Remove { node, force, wait } => {
+        NodeCommand::Remove { node, force, yes, wait } => {
+            output::confirm(&format!("this takes {node} out of the cluster, for ever"), "yes", yes)?;
             let request = pb::NodeRemoveRequest { node: node.clone(), force };
             agent.ask(async |c| c.node_remove(request).await).await?;
             (node, Duty::Removed, wait)
@@ -101,9 +103,11 @@ async fn list(agent: &mut Agent<'_>) -> Result<Vec<pb::Node>, CliError> {
 async fn wait_for(agent: &mut Agent<'_>, name: &str, duty: Duty) -> Result<Option<pb::Node>, CliError> {
     let usual = if duty == Duty::Drained { DRAINING } else { REMOVING };
     let (limit, start) = (agent.limit.unwrap_or(usual), Instant::now());
-    let (mut told, mut since) = (String::new(), Instant::now());
+    let (mut told, mut since, mut most) = (String::new(), Instant::now(), 0);
     loop {
         let node = list(agent).await?.into_iter().find(|n| n.name == name);
+        let left = node.as_ref().map_or(0, |n| n.copies_left);
+        most = left.max(most);
         if node.is_none() && duty != Duty::Removed {
             return Err(CliError::Hopeless(format!("{name} was removed from the cluster meanwhile")));
         }
@@ -120,16 +124,37 @@ async fn wait_for(agent: &mut Agent<'_>, name: &str, duty: Duty) -> Result<Optio
             return Err(CliError::Unfinished { what, limit, found: lacks.replace("\n ", ";"), volume: String::new() });
         }
         if lacks != told {
-            eprintln!("{lacks}");
+            eprintln!("{}", with_time_left(&lacks, most, left, start.elapsed()));
             (told, since) = (lacks, Instant::now());
         }
         sleep(LOOK).await;
     }
 }
 
+/// The first line with how long the copies that are left take, if they take as long as those that went.
+fn with_time_left(lacks: &str, most: u32, left: u32, elapsed: Duration) -> String {
+    let went = most.saturating_sub(left);
+    if went == 0 || left == 0 {
+        return lacks.to_owned();
+    }
+    let (first, notes) = lacks.split_at(lacks.find('\n').unwrap_or(lacks.len()));
+    format!("{first}, about {} to go{notes}", units::duration((elapsed * left / went).max(Duration::from_secs(1))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drain_tells_how_long_it_takes_once_a_copy_has_gone() {
+        let lacks = "3 copies are left on n3\n  vm1: no node has room";
+        let minute = Duration::from_mins(1);
+        assert_eq!(with_time_left(lacks, 3, 3, minute), lacks);
+        let told = with_time_left(lacks, 9, 3, minute);
+        let half = units::duration(minute / 2);
+        assert_eq!(told, format!("3 copies are left on n3, about {half} to go\n  vm1: no node has room"));
+        assert_eq!(with_time_left("n3 still leads", 9, 0, minute), "n3 still leads");
+    }
 
     #[test]
     fn a_node_is_drained_when_nothing_is_left_on_it() {

@@ -5,7 +5,6 @@ use crate::args::{OrphanCommand, Output};
 use crate::error::CliError;
 use crate::output;
 use holdfast_agent::admin::pb;
-use serde_json::json;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
@@ -28,7 +27,7 @@ pub(super) async fn run(agent: &mut Agent<'_>, output: Output, command: OrphanCo
             let (records, bytes) = (written.records, written.bytes);
             output::print(
                 output,
-                || json!({ "id": id, "file": to, "listing": listing, "records": records, "bytes": bytes }),
+                || output::orphan_exported_json(&id, &to, &listing, records, bytes),
                 || {
                     format!(
                         "{id}: {records} records; {bytes} bytes at their offsets of the volume in {}, the list of records in {listing}",
@@ -37,10 +36,11 @@ pub(super) async fn run(agent: &mut Agent<'_>, output: Output, command: OrphanCo
                 },
             );
         }
-        OrphanCommand::Delete { id } => {
+        OrphanCommand::Delete { id, yes } => {
+            output::confirm(&format!("this deletes the records of {id}, which are nowhere else"), "yes", yes)?;
             let named = id.clone();
             agent.ask(async |c: &mut Client| c.orphan_delete(pb::OrphanRequest { id }).await).await?;
-            output::print(output, || json!({ "deleted": named }), || format!("{named} is being deleted"));
+            output::print(output, || output::orphan_deleted_json(&named), || format!("{named} is being deleted"));
         }
     }
     Ok(())
@@ -57,9 +57,10 @@ struct Written {
 async fn export(agent: &mut Agent<'_>, id: &str, to: &Path) -> Result<Written, CliError> {
     let mut name = to.as_os_str().to_owned();
     name.push(".records");
-    let mut sink = Sink::create(to, Path::new(&name))?;
     let request = pb::OrphanRequest { id: id.to_owned() };
     let mut stream = agent.ask(async |c: &mut Client| c.orphan_export(request).await).await?;
+    // Only now: what is refused leaves no files.
+    let mut sink = Sink::create(to, Path::new(&name))?;
     let limit = agent.limit.unwrap_or(super::ANSWER);
     loop {
         let next = in_time(agent.socket, limit, async { Ok(stream.message().await?) }).await;
@@ -93,7 +94,7 @@ impl Sink {
             let what = format!("create {} (it must not be there yet)", path.display());
             OpenOptions::new().write(true).create_new(true).open(path).map_err(CliError::io(&what))
         };
-        let (data, list) = (new(data)?, new(listing)?);
+        let (list, data) = (new(listing)?, new(data).inspect_err(|_| drop(std::fs::remove_file(listing)))?);
         let mut list = BufWriter::new(list);
         writeln!(list, "# lsn epoch kind offset length").map_err(CliError::io("write the list of records"))?;
         Ok(Sink { data, list, listing: listing.to_owned(), last: None, records: 0, bytes: 0, written: Vec::new() })

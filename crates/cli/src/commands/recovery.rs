@@ -5,7 +5,6 @@ use crate::args::{FailoverArgs, Output};
 use crate::error::CliError;
 use crate::output;
 use holdfast_agent::admin::pb;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 pub(super) async fn run(agent: &mut Agent<'_>, output: Output, args: FailoverArgs) -> Result<(), CliError> {
@@ -15,9 +14,7 @@ pub(super) async fn run(agent: &mut Agent<'_>, output: Output, args: FailoverArg
     let old_primary = agent.volume(&name).await?.primary;
     // People read stderr; what is printed in the end is the answer's.
     eprintln!("{}", output::plan_text(&name, &old_primary, &plan));
-    if !args.yes {
-        confirm(&name)?;
-    }
+    output::confirm(&format!("this gives copies of {name} up for ever, as told above"), &name, args.yes)?;
     let request = pb::RecoverRequest {
         volume: name.clone(),
         primary: plan.primary.clone(),
@@ -29,21 +26,9 @@ pub(super) async fn run(agent: &mut Agent<'_>, output: Output, args: FailoverArg
         None
     } else {
         let what = format!("{} is to recover {name}, expected it to serve", plan.primary);
-        Some(agent.wait_open(&name, ordered.epoch, Duration::ZERO, &what).await?)
+        Some(agent.wait_open(&name, |v| v.epoch > ordered.epoch, Duration::ZERO, &what).await?)
     };
     let reached = reached.as_ref();
     output::print(output, || output::recovered_json(&name, &plan, reached), || output::recovered_text(&name, reached));
     Ok(())
-}
-
-fn confirm(name: &str) -> Result<(), CliError> {
-    if !std::io::stdin().is_terminal() {
-        let found = "expected a terminal on which to ask, found none; nothing was done: read the above, then add --yes";
-        return Err(CliError::Unsafe(found.to_owned()));
-    }
-    let answer = output::ask(&format!("Type {name} to give those copies up: "))?;
-    if answer.trim() == name {
-        return Ok(());
-    }
-    Err(CliError::Unsafe(format!("expected {name}, found {:?}; nothing was done", answer.trim())))
 }

@@ -60,19 +60,16 @@ pub(super) async fn scrub(agent: &mut Agent<'_>, output: Output, args: ScrubArgs
             );
             return scrub_verdict(&volume, &copies);
         }
-        if copies.len() == told.nodes.len() && copies.iter().all(|c| state(c) != Pass::Away) {
+        let gets_on = |c: &&pb::Copy| matches!(state(c), Pass::Going | Pass::Done);
+        if copies.len() == told.nodes.len() && copies.iter().all(gets_on) {
             there_at = Instant::now();
-        } else if there_at.elapsed() >= AWAY {
-            progress.end();
-            let away = copies.iter().filter(|c| state(c) == Pass::Away).map(|c| format!("{} is {}", c.node, c.state));
-            let away: Vec<String> = away.collect();
-            let what = format!("expected the copies of {volume} to be read to their end");
-            return Err(CliError::Unfinished { what, limit: AWAY, found: away.join(", "), volume });
         }
-        if let Some(limit) = agent.limit.filter(|limit| start.elapsed() >= *limit) {
+        let asked = agent.limit.filter(|limit| start.elapsed() >= *limit);
+        if let Some(limit) = asked.or((there_at.elapsed() >= AWAY).then_some(AWAY)) {
             progress.end();
             let what = format!("expected the copies of {volume} to be read to their end");
-            return Err(CliError::Unfinished { what, limit, found: "they are being read".to_owned(), volume });
+            let found: Vec<String> = told.nodes.iter().map(|node| doing(node, &copies, told.run)).collect();
+            return Err(CliError::Unfinished { what, limit, found: found.join(", "), volume });
         }
         if copies.iter().all(|c| state(c) != Pass::Unheard) {
             heard_at = Instant::now();
@@ -90,13 +87,14 @@ enum Pass {
     Unheard,
     Going,
     Done,
-    /// Its node does not answer, or it failed.
+    /// Its node does not answer, or it failed, or is not made yet.
     Away,
 }
 
 impl Pass {
     fn of(copy: &pb::Copy, run: u64) -> Pass {
-        if ["unreachable", "failed", "deleting"].contains(&copy.state.as_str()) {
+        // A copy in any other state does not hear of a wish.
+        if !["healthy", "catching_up", "leaving"].contains(&copy.state.as_str()) {
             return Pass::Away;
         }
         match copy.integrity.as_ref().and_then(|i| i.scrub.as_ref()).filter(|s| s.run == run) {
@@ -104,6 +102,17 @@ impl Pass {
             Some(scrub) if scrub.requested => Pass::Going,
             Some(_) => Pass::Done,
         }
+    }
+}
+
+/// What the copy on that node does instead of being done.
+fn doing(node: &str, copies: &[&pb::Copy], run: u64) -> String {
+    let Some(copy) = copies.iter().find(|c| c.node == node) else { return format!("there is none on {node} any more") };
+    match Pass::of(copy, run) {
+        Pass::Done => format!("{node} has ended"),
+        Pass::Going => format!("{node} is being read"),
+        Pass::Unheard => format!("{node} has not begun"),
+        Pass::Away => format!("{node} is {}", copy.state),
     }
 }
 

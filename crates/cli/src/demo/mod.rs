@@ -5,7 +5,7 @@
 
 mod image;
 mod place;
-mod report;
+pub(crate) mod report;
 mod show;
 mod story;
 

@@ -3,9 +3,8 @@
 use super::image::Verdict;
 use crate::args::Output;
 use crate::error::CliError;
-use crate::output;
+use crate::output::Rows;
 use crate::units;
-use comfy_table::Table;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -56,9 +55,9 @@ impl Report {
         })
     }
 
-    fn table(&self) -> Table {
+    fn table(&self) -> Rows {
         let yes_no = |yes: bool| if yes { "yes" } else { "NO" }.to_owned();
-        let mut table = output::table(&["what was promised", "what was found"]);
+        let mut table = Rows::new(&["what was promised", "what was found"]);
         for (what, found) in [
             ("writes acknowledged", units::count(self.acknowledged)),
             ("of these lost", units::count(self.lost)),
@@ -71,7 +70,7 @@ impl Report {
             ("image identical", yes_no(self.image_identical)),
             ("e2fsck -fn", self.file_system.name().to_owned()),
         ] {
-            table.add_row([what.to_owned(), found]);
+            table.add([what.to_owned(), found]);
         }
         table
     }
@@ -103,36 +102,42 @@ fn millis(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
+fn sound() -> Report {
+    Report {
+        seed: 7,
+        acknowledged: 1000,
+        reads: 10,
+        lost: 0,
+        corrupt: 0,
+        other: 0,
+        findings: Vec::new(),
+        switchover_pause: Duration::from_millis(40),
+        failover: Duration::from_millis(1900),
+        catch_up: Duration::from_millis(300),
+        digests_equal: true,
+        image_identical: true,
+        file_system: Verdict::Clean,
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn example() -> Value {
+    sound().json()
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Exit;
 
-    fn report() -> Report {
-        Report {
-            seed: 7,
-            acknowledged: 1000,
-            reads: 10,
-            lost: 0,
-            corrupt: 0,
-            other: 0,
-            findings: Vec::new(),
-            switchover_pause: Duration::from_millis(40),
-            failover: Duration::from_millis(1900),
-            catch_up: Duration::from_millis(300),
-            digests_equal: true,
-            image_identical: true,
-            file_system: Verdict::Clean,
-        }
-    }
-
     #[test]
     fn what_is_broken_is_in_the_figures_and_in_the_exit_status() {
-        assert!(report().verdict().is_ok());
+        assert!(sound().verdict().is_ok());
         for (broken, key, found) in [
-            (Report { digests_equal: false, ..report() }, "digests_equal", Value::from(false)),
-            (Report { lost: 3, ..report() }, "lost", Value::from(3)),
-            (Report { corrupt: 2, ..report() }, "corrupt", Value::from(2)),
-            (Report { image_identical: false, ..report() }, "image_identical", Value::from(false)),
+            (Report { digests_equal: false, ..sound() }, "digests_equal", Value::from(false)),
+            (Report { lost: 3, ..sound() }, "lost", Value::from(3)),
+            (Report { corrupt: 2, ..sound() }, "corrupt", Value::from(2)),
+            (Report { image_identical: false, ..sound() }, "image_identical", Value::from(false)),
         ] {
             assert_eq!(broken.json()[key], found);
             assert_eq!(broken.verdict().unwrap_err().exit(), Exit::Failed, "{key}");

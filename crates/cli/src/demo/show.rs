@@ -3,8 +3,8 @@
 use crate::args::Output;
 use crate::units;
 use crate::workload::Progress;
+use holdfast_agent::may_colour;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// Acts of the story, for the bar.
@@ -32,8 +32,8 @@ impl Show {
         );
         bar.enable_steady_tick(TICK);
         let to_stderr = output == Output::Json;
-        let terminal = if to_stderr { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
-        Show { started: Instant::now(), bar, to_stderr, colour: terminal && std::env::var_os("NO_COLOR").is_none() }
+        let colour = if to_stderr { may_colour(&std::io::stderr()) } else { may_colour(&std::io::stdout()) };
+        Show { started: Instant::now(), bar, to_stderr, colour }
     }
 
     /// Something is going on.

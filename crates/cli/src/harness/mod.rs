@@ -13,7 +13,7 @@ mod node;
 mod sync;
 
 pub use error::HarnessError;
-pub use node::Node;
+pub use node::{Build, Node};
 pub use sync::InSync;
 
 use holdfast_agent::admin::{AdminClient, connect, pb};
@@ -46,8 +46,12 @@ pub struct ClusterOptions {
     pub extra: String,
     /// Each node serves its metrics on a port of its own.
     pub metrics: bool,
+    /// The last node votes and never holds copies.
+    pub witness: bool,
     /// Where each node runs; empty: all of them on loopback.
     pub hosts: Vec<Host>,
+    /// What each node runs at first, by its place; where there is none, `binary`.
+    pub builds: Vec<Build>,
 }
 
 /// A network namespace that exists, for one node.
@@ -63,14 +67,22 @@ impl ClusterOptions {
     /// Three nodes with default timers.
     #[must_use]
     pub fn new(binary: PathBuf, dir: PathBuf) -> ClusterOptions {
-        ClusterOptions { binary, dir, nodes: 3, extra: String::new(), metrics: false, hosts: Vec::new() }
+        ClusterOptions {
+            binary,
+            dir,
+            nodes: 3,
+            extra: String::new(),
+            metrics: false,
+            witness: false,
+            hosts: Vec::new(),
+            builds: Vec::new(),
+        }
     }
 }
 
 /// Running agents, killed when this is dropped.
 #[derive(Debug)]
 pub struct Cluster {
-    options: ClusterOptions,
     nodes: Vec<Node>,
 }
 
@@ -81,7 +93,7 @@ impl Cluster {
     /// A sentence about the step that failed.
     pub async fn start(options: ClusterOptions) -> Result<Cluster, HarnessError> {
         let nodes = (1..=options.nodes).map(|at| Node::prepare(&options, at)).collect::<Result<Vec<_>, _>>()?;
-        let mut cluster = Cluster { options, nodes };
+        let mut cluster = Cluster { nodes };
         match cluster.gather().await {
             Ok(()) => Ok(cluster),
             Err(e) => {
@@ -156,7 +168,12 @@ impl Cluster {
     /// # Errors
     /// The process could not be started.
     pub fn launch(&mut self, at: usize) -> Result<(), HarnessError> {
-        self.nodes[at].launch(&self.options.binary)
+        self.nodes[at].launch()
+    }
+
+    /// From its next start on a node runs this.
+    pub fn install(&mut self, at: usize, build: Build) {
+        self.nodes[at].install(build);
     }
 
     /// SIGKILL, and waits for the end.
@@ -321,7 +338,7 @@ impl Cluster {
     ) -> Result<String, HarnessError> {
         let args: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
         let what = format!("run `holdfast {}`", args.first().map(|arg| arg.to_string_lossy()).unwrap_or_default());
-        let output = command(&mut self.nodes[at].command(&self.options.binary).into(), &args)
+        let output = command(&mut self.nodes[at].command().into(), &args)
             .await
             .map_err(|source| HarnessError::Io { what: what.clone(), source })?;
         if output.status.success() {

@@ -13,6 +13,15 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Lines of a log that are shown when something goes wrong.
 const TAIL: usize = 15;
 
+/// What a node runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// The `holdfast` binary.
+    pub binary: PathBuf,
+    /// Set in the environment of each of its processes.
+    pub env: Vec<(String, String)>,
+}
+
 /// A node of the cluster.
 #[derive(Debug)]
 pub struct Node {
@@ -23,6 +32,7 @@ pub struct Node {
     log: PathBuf,
     host: Option<Host>,
     metrics: Option<SocketAddr>,
+    build: Build,
     child: Option<Child>,
 }
 
@@ -37,6 +47,11 @@ impl Node {
             log: dir.join("log"),
             host: options.hosts.get(at - 1).cloned(),
             metrics: options.metrics.then(free_tcp).transpose().map_err(|e| io_error("find a free TCP port", e))?,
+            build: options
+                .builds
+                .get(at - 1)
+                .cloned()
+                .unwrap_or_else(|| Build { binary: options.binary.clone(), env: Vec::new() }),
             child: None,
             name,
             dir,
@@ -48,18 +63,18 @@ impl Node {
         }
         fs::create_dir_all(&nbd_dir).map_err(|e| io_error(format!("create {}", nbd_dir.display()), e))?;
         let port = free_ports().map_err(|e| io_error("find two free UDP ports", e))?;
-        let text = node.config_text(port, &options.extra);
+        let text = node.config_text(port, options.witness && at == options.nodes, &options.extra);
         fs::write(&node.config, text).map_err(|e| io_error(format!("write {}", node.config.display()), e))?;
         Ok(node)
     }
 
-    fn config_text(&self, port: u16, extra: &str) -> String {
+    fn config_text(&self, port: u16, witness: bool, extra: &str) -> String {
         let path = |path: &Path| toml_string(&path.display().to_string());
         let address = self.host.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |host| host.address);
         let peer = SocketAddr::new(address, port);
         let metrics = self.metrics.map_or_else(String::new, |address| format!("metrics = \"{address}\"\n"));
         format!(
-            "[node]\nname = {}\ndata_dir = {}\n\n[listen]\npeer = \"{peer}\"\nadmin = {}\nnbd_dir = {}\n{metrics}\n{extra}\n",
+            "[node]\nname = {}\ndata_dir = {}\nwitness = {witness}\n\n[listen]\npeer = \"{peer}\"\nadmin = {}\nnbd_dir = {}\n{metrics}\n{extra}\n",
             toml_string(&self.name),
             path(&self.data_dir()),
             path(&self.admin),
@@ -146,8 +161,18 @@ impl Node {
         })
     }
 
-    /// The binary, to be run where this node is.
-    pub(super) fn command(&self, binary: &Path) -> Command {
+    pub(super) fn install(&mut self, build: Build) {
+        self.build = build;
+    }
+
+    /// What this node runs, to be run where it is.
+    pub(super) fn command(&self) -> Command {
+        let mut command = self.command_of(&self.build.binary);
+        command.envs(self.build.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn command_of(&self, binary: &Path) -> Command {
         let Some(host) = &self.host else { return Command::new(binary) };
         // It replaces itself by the program: the process that is started is the agent.
         let mut command = Command::new("ip");
@@ -156,17 +181,17 @@ impl Node {
         command
     }
 
-    pub(super) fn launch(&mut self, binary: &Path) -> Result<(), HarnessError> {
+    pub(super) fn launch(&mut self) -> Result<(), HarnessError> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.map_err(|e| io_error(format!("open {}", self.log.display()), e))?;
         let twin = log.try_clone().map_err(|e| io_error("share a log", e))?;
-        let mut command = self.command(binary);
+        let mut command = self.command();
         command.arg("agent").arg("--config").arg(&self.config);
         // A log file is no terminal, whatever the agent takes it for.
         command.stdin(Stdio::null()).stdout(log).stderr(twin).env("NO_COLOR", "1");
         // SAFETY: between fork and exec only the async-signal-safe prctl is called, and no memory is touched.
         unsafe { command.pre_exec(die_with_parent) };
-        let child = command.spawn().map_err(|e| io_error(format!("start {}", binary.display()), e))?;
+        let child = command.spawn().map_err(|e| io_error(format!("start {}", self.build.binary.display()), e))?;
         self.child = Some(child);
         Ok(())
     }

@@ -1,6 +1,9 @@
-//! `fsck` and `export`: commands that look at the disk of a stopped agent and ask nobody.
+//! `fsck`, `export` and `control`: commands that work on the disk of a stopped agent and ask nobody else.
 
+mod regime;
 mod text;
+
+pub(crate) use regime::control;
 
 use crate::args::{ExportArgs, FsckArgs, Output, UptoArg};
 use crate::error::CliError;
@@ -9,7 +12,6 @@ use holdfast_agent::offline::{self, Options, Place, Report, Upto};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 pub(crate) fn fsck(args: &FsckArgs, output: Output) -> Result<(), CliError> {
@@ -19,8 +21,10 @@ pub(crate) fn fsck(args: &FsckArgs, output: Output) -> Result<(), CliError> {
     let mut repaired = Vec::new();
     if args.repair && report.repairs().next().is_some() {
         if !args.yes {
-            ask(&report)?;
+            eprintln!("This would be written:");
+            report.repairs().for_each(|what| eprintln!("  {what}"));
         }
+        output::confirm("this writes copies of headers over what is there", "yes", args.yes)?;
         repaired = offline::repair(&place, &report)?;
         report = check(&place)?;
     }
@@ -41,20 +45,6 @@ fn check(place: &Place) -> Result<Report, CliError> {
     Ok(report?)
 }
 
-/// Shows what would be done, and goes on only after a yes.
-fn ask(report: &Report) -> Result<(), CliError> {
-    if !std::io::stdin().is_terminal() {
-        let found = "expected a terminal on which --repair can ask, found none; look at the report without --repair, then add --yes";
-        return Err(CliError::Usage(found.to_owned()));
-    }
-    eprintln!("This would be written:");
-    report.repairs().for_each(|what| eprintln!("  {what}"));
-    match output::ask("Do it? [y/N] ")?.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(CliError::Usage("not repaired: the answer was not y; nothing was written".to_owned())),
-    }
-}
-
 fn json_of(report: &Report, repaired: &[String]) -> Value {
     let mut value = serde_json::to_value(report).expect("numbers and text are always JSON");
     value["problems"] = report.problems().map(|(about, text)| json!({ "about": about, "problem": text })).collect();
@@ -73,6 +63,7 @@ pub(crate) fn export(args: &ExportArgs, output: Output) -> Result<(), CliError> 
             UptoArg::Durable => Upto::Durable,
         },
         skip_bad: args.skip_bad,
+        at_checkpoint: args.at_checkpoint,
     };
     offline::hush_caught_panics();
     let place = Place::find(&args.dir)?;
@@ -103,7 +94,8 @@ fn is_qcow2(args: &ExportArgs) -> Result<bool, CliError> {
 
 /// Drawn on a terminal alone.
 fn bar(what: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {wide_bar} {percent}% {msg}").expect("the template is right");
+    let style =
+        ProgressStyle::with_template("{prefix} {wide_bar} {percent}%, {eta} left").expect("the template is right");
     let bar = ProgressBar::new(1).with_style(style).with_prefix(what);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
@@ -112,4 +104,45 @@ fn bar(what: &'static str) -> ProgressBar {
 fn tell(bar: &ProgressBar, done: u64, total: u64) {
     bar.set_length(total);
     bar.set_position(done);
+}
+
+#[cfg(test)]
+pub(crate) fn examples() -> [(&'static str, Value); 4] {
+    let text = || "a sentence".to_owned();
+    // Not all of its fields are public, so it can't be written as one expression.
+    let mut volume = offline::VolumeReport::default();
+    (volume.name, volume.incarnation, volume.digest) = (Some(text()), Some(text()), Some(text()));
+    (volume.size, volume.promised, volume.checkpoint, volume.committed) = (Some(1), Some(1), Some(1), Some(1));
+    (volume.durable, volume.unknown_to, volume.epochs) = (Some(1), Some(1), vec![(1, 1)]);
+    volume.bad.listed.push((1, 2));
+    volume.not_zero.listed.push((1, 2));
+    let orphan = offline::OrphanReport { epoch: 1, file: text(), records: Some((1, 2)), bytes: 1, whole: true };
+    volume.orphans.push(orphan);
+    (volume.problems, volume.notes) = (vec![text()], vec![text()]);
+    let segment = offline::SegmentReport { file: text(), generation: 1, frames: 1, records: 1, damaged: false };
+    let control = offline::ControlReport { node: Some(text()), volumes: Some(1), problems: vec![text()] };
+    let mut report = Report::default();
+    (report.control, report.notes) = (Some(control), vec![text()]);
+    report.journal =
+        offline::JournalReport { id: Some(text()), life: 1, segments: vec![segment], problems: vec![text()] };
+    let exported = offline::Exported {
+        volume: text(),
+        file: "vm1.raw".into(),
+        size: 1,
+        upto: 1,
+        last_epoch: 1,
+        committed: 1,
+        durable: 1,
+        unknown_to: Some(1),
+        data_blocks: 1,
+        bad: volume.bad.clone(),
+        at_checkpoint: false,
+    };
+    report.volumes.push(volume);
+    let mut checked = json_of(&report, &[text()]);
+    // Nothing of this one can be repaired.
+    checked["repairable"] = json!([text()]);
+    let exported = serde_json::to_value(exported).expect("numbers and text are always JSON");
+    let [recover, rejoin] = regime::examples();
+    [("fsck", checked), ("export", exported), recover, rejoin]
 }

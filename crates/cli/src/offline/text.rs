@@ -114,6 +114,18 @@ pub(super) fn exported(exported: &Exported) -> String {
         "{volume}: {size}, {data} of data, every block verified, written to {file}\nIt is the state at record {} of epoch {}",
         exported.upto, exported.last_epoch
     );
+    if exported.at_checkpoint {
+        let known = match exported.committed {
+            last if last > exported.upto => format!(", up to record {last} at least,"),
+            _ => String::new(),
+        };
+        out += &format!(
+            ", the last checkpoint: the tail is missing. What came after record {}{known} may have been acknowledged and is not in it; the \
+             journal was not looked at.\n",
+            exported.upto
+        );
+        return out + OTHERS;
+    }
     let unsure = (exported.upto > exported.committed).then_some((exported.committed + 1, exported.upto));
     out += &match unsure {
         None => ", all of which is known to be committed.\n".to_owned(),
@@ -130,8 +142,11 @@ pub(super) fn exported(exported: &Exported) -> String {
             exported.durable
         );
     }
-    out + "If any other copy of this volume survives, it may hold more, and what the cluster serves is what counts.\n"
+    out + OTHERS
 }
+
+const OTHERS: &str =
+    "If any other copy of this volume survives, it may hold more, and what the cluster serves is what counts.\n";
 
 /// What an export lacks, in words.
 pub(super) fn lacks(exported: &Exported) -> String {

@@ -1,9 +1,9 @@
 //! What scrubs and comparisons of copies found.
 
 use super::json::optional;
-use super::text::{known, table};
+use super::table::Rows;
+use super::text::known;
 use crate::units;
-use comfy_table::Cell;
 use holdfast_agent::admin::pb;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -79,13 +79,13 @@ pub(crate) fn scrubbed_json(volume: &str, copies: &[&pb::Copy]) -> Value {
 }
 
 pub(crate) fn scrubbed_text(volume: &str, copies: &[&pb::Copy]) -> String {
-    let mut rows = table(&["copy on", "blocks read", "mismatches", "repaired", "unrepairable"]);
+    let mut rows = Rows::new(&["copy on", "blocks read", "mismatches", "repaired", "unrepairable"]);
     let mut lost = String::new();
     for copy in copies {
         let i = copy.integrity.clone().unwrap_or_default();
         let c = i.scrub.and_then(|s| s.of_run).unwrap_or_default();
         let numbers = [c.verified, c.mismatches, c.repaired, c.unrepairable].map(units::count);
-        rows.add_row(std::iter::once(copy.node.clone()).chain(numbers).map(Cell::new));
+        rows.add(std::iter::once(copy.node.clone()).chain(numbers));
         if !i.unrepairable.is_empty() {
             let ranges = ranges_text(&i.unrepairable, i.unrepairable_more);
             let _ = writeln!(lost, "UNSAFE no copy can supply these bytes of the copy on {}: {ranges}", copy.node);
@@ -120,9 +120,9 @@ fn verdict_fields(verdict: &pb::Verdict) -> Value {
 }
 
 pub(crate) fn verdict_text(volume: &str, verdict: &pb::Verdict) -> String {
-    let mut rows = table(&["copy on", "outcome", "digest"]);
+    let mut rows = Rows::new(&["copy on", "outcome", "digest"]);
     for copy in &verdict.copies {
-        rows.add_row([copy.node.clone(), copy.outcome.replace('_', " "), known(&copy.digest)].map(Cell::new));
+        rows.add([copy.node.clone(), copy.outcome.replace('_', " "), known(&copy.digest)]);
     }
     format!("volume {volume}, all copies at record {}\n{rows}", verdict.lsn)
 }

@@ -10,8 +10,28 @@ pub(crate) fn status_json(status: &pb::StatusResponse) -> Value {
         "answered_by": status.answered_by,
         "leader": optional(&status.leader),
         "unsafe": status.r#unsafe,
+        "version": status.version,
+        "version_held": optional(&status.version_held),
+        "generation": status.generation,
+        "recoveries": status.recoveries.iter().map(recovery).collect::<Value>(),
         "nodes": nodes_json(&status.nodes),
         "volumes": volumes_json(&status.volumes),
+    })
+}
+
+/// A recovery of the control plane.
+fn recovery(r: &pb::ControlRecovery) -> Value {
+    json!({
+        "generation": r.generation,
+        "before": r.before,
+        "unix_ms": r.unix_ms,
+        "uid": r.uid,
+        "user": r.user,
+        "host": r.host,
+        "node": r.node,
+        "given_up": r.given_up,
+        "term": r.term,
+        "index": r.index,
     })
 }
 
@@ -36,6 +56,8 @@ fn node(node: &pb::Node) -> Value {
         "copies_left": node.copies_left,
         "notes": node.notes,
         "free_bytes": node.free_bytes,
+        "speaks": (node.speaks_newest != 0).then(|| json!([node.speaks_oldest, node.speaks_newest])),
+        "build": optional(&node.build),
     })
 }
 
@@ -60,6 +82,8 @@ pub(crate) fn volume_json(volume: &pb::Volume) -> Value {
         "reason": optional(&volume.reason),
         "durability": volume.durability,
         "quorum": volume.quorum,
+        "degraded": optional(&volume.degraded),
+        "single_copy": volume.single_copy,
         "copies_wanted": volume.copies_wanted,
         "copies": volume.copies.iter().map(copy).collect::<Value>(),
         "exposure": volume.exposure,
@@ -70,6 +94,16 @@ pub(crate) fn volume_json(volume: &pb::Volume) -> Value {
         "nbd_socket": optional(&volume.nbd_socket),
         "pending_epoch": (volume.pending_epoch != 0).then_some(volume.pending_epoch),
         "pending_primary": optional(&volume.pending_primary),
+        "limits": volume.limits.map(|l| json!({
+            "iops": (l.iops != 0).then_some(l.iops),
+            "bytes_per_second": (l.bytes_per_second != 0).then_some(l.bytes_per_second),
+            "burst_ms": l.burst_ms,
+        })),
+        "socket_access": volume.socket_access.as_ref().map(|s| json!({
+            "owner": optional(&s.owner),
+            "group": optional(&s.group),
+            "mode": format!("{:04o}", s.mode),
+        })),
         "receipts": volume.receipts.iter().map(super::receipt_json).collect::<Value>(),
     })
 }
@@ -87,6 +121,11 @@ fn copy(copy: &pb::Copy) -> Value {
         "lag_seconds": copy.lag_seconds,
         "integrity": copy.integrity.as_ref().map(super::integrity_json),
         "note": optional(&copy.note),
+        "slow": copy.slow.as_ref().map(|s| json!({
+            "latency_us": s.latency_us,
+            "others_us": s.others_us,
+            "link": s.link,
+        })),
         "resync": copy.resync.as_ref().map(|r| json!({
             "source": optional(&r.source),
             "passes": r.passes,

@@ -1,12 +1,12 @@
 //! Forced recoveries, their receipts, and orphans.
 
 use super::json::optional;
-use super::text::table;
+use super::table::Rows;
 use crate::units;
-use comfy_table::Cell;
 use holdfast_agent::admin::pb;
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::path::Path;
 
 pub(crate) fn receipt_json(r: &pb::Receipt) -> Value {
     json!({
@@ -84,6 +84,8 @@ fn plan_json(volume: &str, p: &pb::RecoveryPlanResponse) -> Value {
         "whole": p.whole,
         "since_unix_ms": p.since_unix_ms,
         "until_unix_ms": p.until_unix_ms,
+        "stale": p.stale,
+        "alone": p.alone,
         "members": p.members.iter().map(|m| json!({
             "node": m.node,
             "survives": m.survives,
@@ -98,7 +100,7 @@ fn plan_json(volume: &str, p: &pb::RecoveryPlanResponse) -> Value {
 
 /// What an operator is told before anything is given up.
 pub(crate) fn plan_text(volume: &str, old_primary: &str, p: &pb::RecoveryPlanResponse) -> String {
-    let mut rows = table(&["copy on", "state", "epoch", "durable", "committed", "last heard (UTC)"]);
+    let mut rows = Rows::new(&["copy on", "state", "epoch", "durable", "committed", "last heard (UTC)"]).plain();
     for m in &p.members {
         let heard = m.heard_unix_ms.map_or_else(|| "never".to_owned(), units::time);
         let row = [
@@ -109,7 +111,7 @@ pub(crate) fn plan_text(volume: &str, old_primary: &str, p: &pb::RecoveryPlanRes
             m.committed_lsn.to_string(),
             heard,
         ];
-        rows.add_row(row.map(Cell::new));
+        rows.add(row);
     }
     let given_up: Vec<&str> = p.members.iter().filter(|m| !m.survives).map(|m| m.node.as_str()).collect();
     let (left, gone) = (p.survivors.join(", "), given_up.join(", "));
@@ -119,7 +121,19 @@ pub(crate) fn plan_text(volume: &str, old_primary: &str, p: &pb::RecoveryPlanRes
         out,
         "The copies on {gone} are given up for ever: when they come back they count for nothing and are kept as evidence."
     );
-    if given_up.contains(&old_primary) {
+    if p.stale {
+        let _ = writeln!(
+            out,
+            "No copy that counts is left. {left} was left out when {old_primary} went on alone, and lacks what was acknowledged since."
+        );
+    }
+    if given_up.contains(&old_primary) && p.alone {
+        let _ = writeln!(
+            out,
+            "{old_primary} was primary and needs nobody to acknowledge: make sure that its host is off. While its agent runs and has not heard of this, it \
+             goes on, and all that it acknowledges is lost."
+        );
+    } else if given_up.contains(&old_primary) {
         let others: Vec<&str> = given_up.iter().copied().filter(|n| *n != old_primary).collect();
         let others = if others.is_empty() { "the others".to_owned() } else { others.join(", ") };
         let _ = writeln!(
@@ -194,7 +208,7 @@ pub(crate) fn orphans_text(orphans: &[pb::Orphan]) -> String {
     if orphans.is_empty() {
         return "no orphans".to_owned();
     }
-    let mut rows = table(&["orphan", "bytes", "records", "LSNs", "epochs", "cut (UTC)", "whole"]);
+    let mut rows = Rows::new(&["orphan", "bytes", "records", "LSNs", "epochs", "cut (UTC)", "whole"]);
     for o in orphans {
         let known = |text: String| if o.records.is_some() { text } else { format!("ask {}", o.node) };
         let row = [
@@ -210,7 +224,7 @@ pub(crate) fn orphans_text(orphans: &[pb::Orphan]) -> String {
             known(units::time(o.cut_unix_ms)),
             known(if o.whole { "yes" } else { "DAMAGED" }.to_owned()),
         ];
-        rows.add_row(row.map(Cell::new));
+        rows.add(row);
     }
     rows.to_string()
 }
@@ -220,6 +234,14 @@ pub(crate) fn orphan_shown_json(shown: &pb::OrphanShowResponse) -> Value {
     value["ranges"] = shown.ranges.iter().map(|r| json!({ "offset": r.offset, "length": r.length })).collect();
     value["more_ranges"] = Value::from(shown.more);
     value
+}
+
+pub(crate) fn orphan_exported_json(id: &str, file: &Path, listing: &str, records: u64, bytes: u64) -> Value {
+    json!({ "id": id, "file": file.display().to_string(), "listing": listing, "records": records, "bytes": bytes })
+}
+
+pub(crate) fn orphan_deleted_json(id: &str) -> Value {
+    json!({ "deleted": id })
 }
 
 pub(crate) fn orphan_shown_text(shown: &pb::OrphanShowResponse) -> String {

@@ -1,8 +1,9 @@
 //! Tables and sentences.
 
+use super::screen::{Tone, paint};
+use super::table::Rows;
 use crate::commands::{Duty, Wish};
 use crate::units;
-use comfy_table::{Cell, Table, TableComponent, presets};
 use holdfast_agent::admin::pb;
 use std::fmt::Write;
 use std::time::Duration;
@@ -12,7 +13,21 @@ const UNKNOWN: &str = "-";
 
 pub(crate) fn status_text(status: &pb::StatusResponse) -> String {
     let leader = if status.leader.is_empty() { "none" } else { &status.leader };
-    let mut out = format!("cluster {}, leader {leader}, answered by {}\n", status.cluster, status.answered_by);
+    let mut out = format!(
+        "cluster {}, version {}, leader {leader}, answered by {}\n",
+        status.cluster, status.version, status.answered_by
+    );
+    if let Some(r) = status.recoveries.last() {
+        let (at, lost) = (units::time(r.unix_ms), r.given_up.join(", "));
+        let _ = writeln!(
+            out,
+            "control plane of generation {}, recovered on {} at {at} by {} on {}; {lost} were given up",
+            r.generation, r.node, r.user, r.host
+        );
+    }
+    if !status.version_held.is_empty() {
+        let _ = writeln!(out, "{}", status.version_held);
+    }
     out += &warnings("", &status.r#unsafe);
     let _ = writeln!(out, "\n{}", nodes_text(&status.nodes));
     match status.volumes.as_slice() {
@@ -53,7 +68,7 @@ pub(crate) fn duty_text(name: &str, duty: Duty, done: bool) -> String {
 }
 
 fn nodes_table(nodes: &[pb::Node]) -> String {
-    let mut table = table(&["node", "state", "raft", "address", "domain", "copies", "primaries"]);
+    let mut table = Rows::new(&["node", "state", "raft", "address", "domain", "copies", "primaries", "speaks"]);
     for node in nodes {
         let raft = match (node.leader, node.voter, node.witness) {
             (true, _, false) => "leader",
@@ -70,14 +85,25 @@ fn nodes_table(nodes: &[pb::Node]) -> String {
         };
         let state = format!("{}{wish}", node.state);
         let (copies, primaries) = (node.copies.to_string(), node.primaries.to_string());
-        let row = [&node.name, state.as_str(), raft, &node.address, &node.failure_domain, &copies, &primaries];
-        table.add_row(row.map(Cell::new));
+        let speaks = speaks(node);
+        let row = [&node.name, state.as_str(), raft, &node.address, &node.failure_domain, &copies, &primaries, &speaks];
+        table.add(row);
     }
     table.to_string()
 }
 
+/// The versions, and the build where it has told.
+fn speaks(node: &pb::Node) -> String {
+    let versions = match (node.speaks_oldest, node.speaks_newest) {
+        (_, 0) => return UNKNOWN.to_owned(),
+        (oldest, newest) if oldest == newest => newest.to_string(),
+        (oldest, newest) => format!("{oldest}-{newest}"),
+    };
+    if node.build.is_empty() { versions } else { format!("{versions} ({})", node.build) }
+}
+
 pub(crate) fn volumes_table(volumes: &[pb::Volume]) -> String {
-    let mut table = table(&["volume", "size", "state", "primary", "epoch", "quorum", "durability"]);
+    let mut table = Rows::new(&["volume", "size", "state", "primary", "epoch", "quorum", "durability"]);
     for volume in volumes {
         let row = [
             volume.name.clone(),
@@ -88,7 +114,7 @@ pub(crate) fn volumes_table(volumes: &[pb::Volume]) -> String {
             format!("{} of {}", volume.quorum, counting(volume)),
             volume.durability.clone(),
         ];
-        table.add_row(row.map(Cell::new));
+        table.add(row);
     }
     table.to_string()
 }
@@ -103,7 +129,7 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
     let mut out = format!(
         "volume {}: {}, {}, {}, epoch {}, a write needs {} of {} copies\n",
         volume.name,
-        volume.state,
+        paint(&volume.state, Tone::of(&volume.state)),
         size(volume),
         volume.durability,
         volume.epoch,
@@ -111,10 +137,16 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
         counting(volume),
     );
     out += &reason(volume);
+    match volume.degraded.as_str() {
+        "allow" => out += "while one copy is gone, the other one goes on alone (--degraded allow)\n",
+        "stall" => out += "while one copy is gone, writes wait for it (--degraded stall)\n",
+        _ => {}
+    }
     if volume.pending_epoch != 0 {
         let _ = writeln!(out, "epoch {} is claimed by {}", volume.pending_epoch, known(&volume.pending_primary));
     }
     out += &attach(volume);
+    out += &granted(volume);
     if let Some(bytes) = volume.exposed_bytes.filter(|n| *n > 0) {
         let (seconds, sum) = (volume.exposed_seconds.unwrap_or(0), volume.exposure.unwrap_or(0));
         let _ = writeln!(out, "exposed: {bytes} bytes have too few copies for {seconds} s; so far {sum} byte-seconds");
@@ -123,7 +155,7 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
         let _ = writeln!(out, "clients attached: {clients}");
     }
     out += &warnings("", &volume.r#unsafe);
-    let mut table = table(&["copy on", "role", "state", "durable", "applied", "digest", "behind"]);
+    let mut table = Rows::new(&["copy on", "role", "state", "durable", "applied", "digest", "behind"]);
     for copy in &volume.copies {
         let row = [
             copy.node.clone(),
@@ -134,7 +166,7 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
             known(&copy.digest),
             behind(copy),
         ];
-        table.add_row(row.map(Cell::new));
+        table.add(row);
     }
     let _ = writeln!(out, "{table}");
     for copy in volume.copies.iter().filter(|copy| !copy.note.is_empty()) {
@@ -174,7 +206,8 @@ pub(crate) fn restart_text(answer: &pb::NodeRestartResponse) -> String {
 
 pub(crate) fn token_text(token: &pb::TokenCreateResponse) -> String {
     format!(
-        "On the new node, once, before {} UTC:\n\n  holdfast join {} --token {} --config FILE\n",
+        "On the new node, once, before {} UTC:\n\n  holdfast join {} --token-file - --config FILE\n\n\
+         and this, when it asks for the token:\n\n  {}\n",
         units::time(token.expires_unix_ms),
         token.address,
         token.token,
@@ -212,15 +245,6 @@ pub(crate) fn event_line(event: &pb::Event) -> String {
     format!("{}  {:<8} {:<16}{about} {}", units::time(event.unix_ms), event.node, event.kind, event.message)
 }
 
-/// A table without lines between its rows.
-pub(crate) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
-    table.remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
-    table.remove_style(TableComponent::LeftBorderIntersections).remove_style(TableComponent::RightBorderIntersections);
-    table
-}
-
 /// The socket lies on the primary's node; any other one can only say which node that is.
 fn attach(volume: &pb::Volume) -> String {
     let (name, primary) = (&volume.name, &volume.primary);
@@ -233,6 +257,23 @@ fn attach(volume: &pb::Volume) -> String {
     }
 }
 
+/// What its guests are granted, where that is not what is usual.
+fn granted(volume: &pb::Volume) -> String {
+    let mut out = String::new();
+    if let Some(limits) = &volume.limits {
+        let iops = (limits.iops != 0).then(|| format!("{} requests per second", units::count(limits.iops)));
+        let bytes = (limits.bytes_per_second != 0).then(|| format!("{}/s", units::bytes(limits.bytes_per_second)));
+        let both: Vec<String> = iops.into_iter().chain(bytes).collect();
+        let burst = units::duration(Duration::from_millis(limits.burst_ms));
+        let _ = writeln!(out, "limited to {}; {burst} of that may be used at once", both.join(" and "));
+    }
+    if let Some(socket) = &volume.socket_access {
+        let (owner, group) = (known(&socket.owner), known(&socket.group));
+        let _ = writeln!(out, "socket: owner {owner}, group {group}, mode {:04o}", socket.mode);
+    }
+    out
+}
+
 fn reason(volume: &pb::Volume) -> String {
     if volume.reason.is_empty() {
         String::new()
@@ -242,12 +283,13 @@ fn reason(volume: &pb::Volume) -> String {
 }
 
 fn warnings(prefix: &str, sentences: &[String]) -> String {
-    sentences.iter().map(|sentence| format!("UNSAFE {prefix}{sentence}\n")).collect()
+    sentences.iter().map(|sentence| format!("{} {prefix}{sentence}\n", paint("UNSAFE", Tone::Bad))).collect()
 }
 
 fn behind(copy: &pb::Copy) -> String {
     match (copy.lag_bytes, copy.lag_seconds) {
-        (None, None) => match copy.lag_lsn {
+        // In step, or so short behind that records say more.
+        (None, None) | (Some(0), Some(0.0)) => match copy.lag_lsn {
             None => UNKNOWN.to_owned(),
             Some(1) => "1 record".to_owned(),
             Some(records) => format!("{} records", units::count(records)),

@@ -224,6 +224,19 @@ impl Outcome<'_> {
     }
 }
 
+#[cfg(test)]
+pub(super) fn example() -> serde_json::Value {
+    use clap::Parser;
+    let cli = crate::args::Cli::try_parse_from(["holdfast", "sim"]).expect("a good line");
+    let crate::args::Command::Sim(args) = cli.command else { panic!("expected sim") };
+    let setup = Setup::default();
+    let mut summary = super::batch::run(0..1, &setup, 1, false, &mut |_, _| {});
+    summary.failures.push(holdfast_sim::Failure { seed: 1, property: "S1", text: "a sentence".to_owned() });
+    let gap = Some("a sentence".to_owned());
+    let took = Duration::from_secs(1);
+    Outcome { args: &args, setup: &setup, summary: &summary, took, shrunk: None, gap }.json()
+}
+
 fn line(text: &mut String, line: &str) {
     writeln!(text, "{line}").expect("a string takes any text");
 }

@@ -229,6 +229,18 @@ impl Answer<'_> {
     }
 }
 
+#[cfg(test)]
+pub(super) fn example() -> Value {
+    use clap::Parser;
+    let cli = crate::args::Cli::try_parse_from(["holdfast", "sim", "what-if"]).expect("a good line");
+    let crate::args::Command::Sim(sim) = cli.command else { panic!("expected sim") };
+    let Some(crate::args::SimCommand::WhatIf(args)) = sim.command else { panic!("expected what-if") };
+    let plan = plan(&args).expect("the defaults make sense");
+    let times = vec![Duration::from_secs(1)];
+    let episodes = Episodes { host: times.clone(), rack: times.clone(), copies_return: times };
+    Answer { args: &args, plan: &plan, episodes: &episodes, years: &[Year::default()] }.json()
+}
+
 fn seconds(times: &[Duration]) -> Vec<f64> {
     times.iter().map(Duration::as_secs_f64).collect()
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::RefusalKind::{self, Exists, Invalid, NotFound, Stale, Unsafe};
-use holdfast_types::{Durability, Nominee, VolumeSize};
+use holdfast_types::{Durability, Nominee, Speaks, VolumeSize};
 
 fn refused(state: &State, command: &Command) -> RefusalKind {
     let mut after = state.clone();
@@ -13,13 +13,22 @@ fn refused(state: &State, command: &Command) -> RefusalKind {
 }
 
 fn volume_with(change: impl Fn(&mut String, &mut u64, &mut u8, &mut Vec<NodeId>, &mut Option<NodeId>)) -> Command {
-    let Command::CreateVolume { mut name, mut size, durability, mut write_quorum, mut nodes, mut primary } =
-        create("disk", &[1, 2, 3])
+    let Command::CreateVolume {
+        mut name,
+        mut size,
+        durability,
+        mut write_quorum,
+        mut nodes,
+        mut primary,
+        degraded,
+        limits,
+        socket,
+    } = create("disk", &[1, 2, 3])
     else {
         unreachable!()
     };
     change(&mut name, &mut size, &mut write_quorum, &mut nodes, &mut primary);
-    Command::CreateVolume { name, size, durability, write_quorum, nodes, primary }
+    Command::CreateVolume { name, size, durability, write_quorum, nodes, primary, degraded, limits, socket }
 }
 
 #[test]
@@ -108,10 +117,13 @@ fn volumes_that_make_no_sense_are_refused() {
 fn an_asynchronous_volume_has_its_primary_for_a_quorum() {
     let mut state = cluster(3);
     let asynchronous = |w| {
-        let Command::CreateVolume { name, size, nodes, primary, .. } = create("disk", &[1, 2, 3]) else {
+        let Command::CreateVolume { name, size, nodes, primary, degraded, limits, socket, .. } =
+            create("disk", &[1, 2, 3])
+        else {
             unreachable!()
         };
-        Command::CreateVolume { name, size, durability: Durability::Async, write_quorum: w, nodes, primary }
+        let durability = Durability::Async;
+        Command::CreateVolume { name, size, durability, write_quorum: w, nodes, primary, degraded, limits, socket }
     };
     assert_eq!(refused(&state, &asynchronous(2)), Invalid);
     state.apply(&asynchronous(1)).unwrap();
@@ -186,6 +198,22 @@ fn a_volume_goes_when_its_copies_are_gone() {
 }
 
 #[test]
+fn a_command_that_would_break_an_invariant_changes_nothing() {
+    // What no command leads to, for the commands that did were mended: a copy on a node that is gone.
+    let mut broken = open();
+    broken.nodes.get_mut(&NodeId(3)).unwrap().removed = true;
+    let (volume, node) = (VolumeId(1), NodeId(2));
+    let delete = Command::DeleteVolume { volume };
+    for command in [Command::RemoveCopy { volume, node }, nominate(1, 2, false), delete, add_node("n4")] {
+        let mut state = broken.clone();
+        let refusal = state.apply(&command).expect_err("it breaks an invariant");
+        assert_eq!(refusal.kind, RefusalKind::Broken);
+        assert!(refusal.message.contains("v1 has a copy on no node"), "{refusal}");
+        assert_eq!(state, broken, "{command:?}");
+    }
+}
+
+#[test]
 fn of_two_claims_the_later_one_holds_and_only_it_activates() {
     let mut state = open();
     assert_eq!(state.apply(&claim(1, 2)), Ok(Outcome::Epoch(Epoch(2))));
@@ -232,17 +260,17 @@ fn a_nomination_is_for_one_epoch() {
 #[test]
 fn bytes_that_are_not_understood_are_errors() {
     let good = String::from_utf8(claim(1, 2).encode()).unwrap();
-    assert!(Command::decode(good.as_bytes()).is_ok());
-    assert!(Command::decode(good.replace("\"life\"", "\"lives\"").as_bytes()).is_err());
-    assert!(Command::decode(good.replace("\"node\":2", "\"node\":2,\"extra\":1").as_bytes()).is_err());
-    let version = Command::decode(good.replace("\"version\":1", "\"version\":2").as_bytes()).unwrap_err();
-    assert!(version.to_string().contains("found version 2"));
+    assert!(Command::decode(good.as_bytes(), Speaks::THIS).is_ok());
+    assert!(Command::decode(good.replace("\"life\"", "\"lives\"").as_bytes(), Speaks::THIS).is_err());
+    assert!(Command::decode(good.replace("\"node\":2", "\"node\":2,\"extra\":1").as_bytes(), Speaks::THIS).is_err());
+    let version = Command::decode(good.replace("\"version\":1", "\"version\":9").as_bytes(), Speaks::THIS).unwrap_err();
+    assert!(version.to_string().contains("found one of version 9"), "{version}");
     let snapshot = String::from_utf8(open().encode()).unwrap();
-    assert_eq!(State::decode(snapshot.as_bytes()).unwrap(), open());
+    assert_eq!(State::decode(snapshot.as_bytes(), Speaks::THIS).unwrap(), open());
     // A snapshot that breaks an invariant is an error, not a panic.
     for (from, to) in [("\"max_epoch\":1", "\"max_epoch\":0"), ("\"next_node\":4", "\"next_node\":3")] {
         assert!(snapshot.contains(from), "{snapshot}");
-        assert!(State::decode(snapshot.replace(from, to).as_bytes()).is_err());
+        assert!(State::decode(snapshot.replace(from, to).as_bytes(), Speaks::THIS).is_err());
     }
 }
 
@@ -250,7 +278,7 @@ fn bytes_that_are_not_understood_are_errors() {
 fn a_volume_is_resized_by_whole_blocks_and_made_smaller_only_if_that_is_meant() {
     let mut state = open();
     let now = state.volumes[&VolumeId(1)].size.bytes();
-    let after = |after, size, shrink| Command::ResizeVolume { volume: VolumeId(1), after, size, shrink };
+    let after = |after, size, shrink| Command::ResizeVolume { volume: VolumeId(1), after, size, shrink, found: None };
     let resize = |size, shrink| after(0, size, shrink);
     for (size, why) in [(0, "0"), (now + 512, "multiple of 4096"), (1 << 60, "64 TiB")] {
         assert_eq!(refused(&state, &resize(size, true)), Invalid);
@@ -261,7 +289,7 @@ fn a_volume_is_resized_by_whole_blocks_and_made_smaller_only_if_that_is_meant() 
     assert_eq!(refused(&state, &resize(smaller, false)), Unsafe);
     let said = state.clone().apply(&resize(smaller, false)).unwrap_err().message;
     assert!(said.contains(&format!("the last {} bytes", now - smaller)) && said.contains("--shrink"), "{said}");
-    let elsewhere = Command::ResizeVolume { volume: VolumeId(9), after: 0, size: 4096, shrink: false };
+    let elsewhere = Command::ResizeVolume { volume: VolumeId(9), after: 0, size: 4096, shrink: false, found: None };
     assert_eq!(refused(&state, &elsewhere), NotFound);
 
     let larger = now.next_multiple_of(4096) * 2;
@@ -280,7 +308,79 @@ fn a_volume_is_resized_by_whole_blocks_and_made_smaller_only_if_that_is_meant() 
     }
     let view = state.view(VolumeId(1)).unwrap();
     assert_eq!((view.resizes.len(), view.resizes.last().unwrap().0), (8, 22), "decisions are bounded, and counted on");
-    assert_eq!(State::decode(&state.encode()).unwrap(), state);
+    assert_eq!(State::decode(&state.encode(), Speaks::THIS).unwrap(), state);
     state.apply(&Command::DeleteVolume { volume: VolumeId(1) }).unwrap();
     assert_eq!(refused(&state, &after(22, larger * 2, true)), Stale);
+}
+
+#[test]
+fn guests_are_granted_what_an_operator_says_and_nothing_else() {
+    let mut state = open();
+    let (volume, limits) = (VolumeId(1), GuestLimits { iops: 500, bandwidth: 1 << 20, burst_ms: 2000 });
+    let limit = |limits| Command::LimitVolume { volume, limits };
+    let share = |owner: &str, mode| Command::ShareVolume {
+        volume,
+        socket: SocketAccess { owner: owner.into(), group: String::new(), mode },
+    };
+    assert_eq!(refused(&state, &limit(GuestLimits { burst_ms: 0, ..limits })), Invalid);
+    assert_eq!(refused(&state, &limit(GuestLimits { bandwidth: 1, ..limits })), Invalid);
+    assert_eq!(refused(&state, &share("a b", 0)), Invalid);
+    assert_eq!(refused(&state, &share("a", 0o777)), Invalid);
+    assert_eq!(refused(&state, &Command::LimitVolume { volume: VolumeId(9), limits }), NotFound);
+    assert_eq!(state.apply(&limit(limits)), Ok(Outcome::Done));
+    assert_eq!(state.apply(&share("vm1", 0o600)), Ok(Outcome::Done));
+    assert_eq!((state.volumes[&volume].limits, state.volumes[&volume].socket.owner.as_str()), (limits, "vm1"));
+    assert_eq!(State::decode(&state.encode(), Speaks::THIS).unwrap(), state);
+    // Lifted they are what they were, whatever burst was named with it: all nodes agree, also one that reads a snapshot.
+    state.apply(&limit(GuestLimits { iops: 0, bandwidth: 0, burst_ms: 50 })).unwrap();
+    state.apply(&Command::ShareVolume { volume, socket: SocketAccess::default() }).unwrap();
+    assert_eq!(state, open());
+    assert_eq!(State::decode(&state.encode(), Speaks::THIS).unwrap(), state);
+    state.apply(&Command::DeleteVolume { volume }).unwrap();
+    assert_eq!(refused(&state, &limit(limits)), Stale);
+}
+
+/// What was written before there were limits is read, and what has none is written as it was then.
+#[test]
+fn commands_and_states_without_grants_are_what_they_were() {
+    let before = r#"{"version":1,"body":{"create_volume":{"name":"disk","size":1048576,"durability":"sync","write_quorum":2,"nodes":[1,2,3],"primary":null}}}"#;
+    let command = create("disk", &[1, 2, 3]);
+    assert_eq!(Command::decode(before.as_bytes(), Speaks::THIS).unwrap(), command);
+    assert_eq!(String::from_utf8(command.encode()).unwrap(), before);
+    let text = String::from_utf8(open().encode()).unwrap();
+    assert!(!text.contains("limits") && !text.contains("socket"), "{text}");
+    let strange = before
+        .replace(r#""primary":null"#, r#""primary":null,"limits":{"iops":1,"bandwidth":0,"burst_ms":1000,"x":1}"#);
+    assert!(Command::decode(strange.as_bytes(), Speaks::THIS).is_err(), "unknown names stay errors");
+}
+
+/// The log may have followed decisions of those that were lost: numbers of them are not given away again, and what has grown is not cut
+/// by the way.
+#[test]
+fn after_a_recovery_a_resize_goes_by_what_the_log_has() {
+    let mut state = open();
+    let now = state.volumes[&VolumeId(1)].size.bytes().next_multiple_of(4096);
+    let resize = |after, size, shrink, found| Command::ResizeVolume { volume: VolumeId(1), after, size, shrink, found };
+    let grown = Some((8 * now, 2));
+    assert_eq!(resize(0, now, false, None).needs(), holdfast_types::ClusterVersion::FIRST);
+    assert_eq!(resize(0, now, false, grown).needs(), holdfast_types::ClusterVersion::TOLD, "others can't read it");
+    state.apply(&resize(0, 2 * now, false, grown)).unwrap();
+    assert_eq!(state.view(VolumeId(1)).unwrap().resizes.len(), 1, "no word of a log counts where nothing was lost");
+    let mut state = crate::tests::regime::recovered(&open());
+    assert_eq!(refused(&state, &resize(0, 2 * now, false, grown)), Unsafe, "it would cut what has grown");
+    state.apply(&resize(0, 9 * now, false, grown)).unwrap();
+    let decided: Vec<(u64, u64)> =
+        state.view(VolumeId(1)).unwrap().resizes.iter().map(|(n, size)| (*n, size.bytes())).collect();
+    assert_eq!(decided, [(2, 8 * now), (3, 9 * now)]);
+    // Also where decisions between are unknown.
+    let mut before = open();
+    before.apply(&resize(0, 2 * now, false, None)).unwrap();
+    let mut state = crate::tests::regime::recovered(&before);
+    state.apply(&resize(1, 9 * now, false, Some((8 * now, 3)))).unwrap();
+    assert_eq!(state.view(VolumeId(1)).unwrap().resizes.last().map(|r| r.0), Some(4));
+    state.validate();
+    let mut state = crate::tests::regime::recovered(&open());
+    state.apply(&resize(0, 8 * now, false, grown)).unwrap();
+    assert_eq!(state.view(VolumeId(1)).unwrap().resizes.len(), 1, "it has that size");
+    assert_eq!(state.volumes[&VolumeId(1)].size.bytes(), 8 * now);
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{CopyReport, CopyRole, CopyState, Detector, Heartbeat, Integrity, SpaceLeft, placement};
-use holdfast_types::{Lsn, Time};
+use holdfast_types::{ClusterVersion, Lsn, Speaks, Time};
 use std::time::Duration;
 
 const ME: NodeId = NodeId(3);
@@ -10,6 +10,7 @@ const ME: NodeId = NodeId(3);
 pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64) -> CopyReport {
     let (at, zero) = (Lsn(durable), Lsn(0));
     CopyReport {
+        slow: Vec::new(),
         volume: VolumeId(1),
         epoch: Epoch(epoch),
         role,
@@ -23,6 +24,10 @@ pub(crate) fn report(role: CopyRole, state: CopyState, epoch: u64, durable: u64)
         switchover: false,
         lost: Vec::new(),
         learners: Vec::new(),
+        absent: Vec::new(),
+        damaged: None,
+        unknown_reign: false,
+        asked_for: false,
         space: SpaceLeft::Enough,
         integrity: Integrity::default(),
         orphans: Vec::new(),
@@ -71,7 +76,10 @@ impl Scene {
             self.now = self.now + Duration::from_millis(100);
             for (node, copy) in &self.live {
                 let copies = copy.iter().cloned().collect();
-                self.detector.heard(Heartbeat { node: NodeId(*node), life: 1, copies, free_bytes: None }, self.now);
+                self.detector.heard(
+                    Heartbeat { node: NodeId(*node), life: 1, copies, free_bytes: None, longest_file: None },
+                    self.now,
+                );
             }
             for command in self.detector.decide(&self.state, ME, self.is_leader, self.now) {
                 if self.applies {
@@ -138,6 +146,35 @@ fn a_dead_primary_is_succeeded_by_the_longest_log() {
     scene.silence(1);
     scene.say(3, Some(in_sync(9)));
     assert_eq!(scene.run(1500), [nominate(1, 2, false)], "ties go to the lowest id");
+}
+
+/// Whoever survives shares what a dead node led; a new volume is led by whoever leads least.
+#[test]
+fn volumes_of_a_dead_primary_are_shared() {
+    let mut state = open();
+    let one = state.volumes[&VolumeId(1)].clone();
+    for id in 2..=6 {
+        state.volumes.insert(VolumeId(id), crate::Volume { id: VolumeId(id), name: format!("v{id}"), ..one.clone() });
+    }
+    state.next_volume = VolumeId(7);
+    let mut detector = Detector::new(Duration::from_secs(1), Time::ZERO);
+    let copies: Vec<CopyReport> = (1..=6).map(|id| CopyReport { volume: VolumeId(id), ..in_sync(9) }).collect();
+    let mut now = Time::ZERO;
+    let mut nominees = Vec::new();
+    for _ in 0..30 {
+        now = now + Duration::from_millis(100);
+        for node in [NodeId(2), NodeId(3)] {
+            let copies = copies.clone();
+            detector.heard(Heartbeat { node, life: 1, copies, free_bytes: None, longest_file: None }, now);
+        }
+        for command in detector.decide(&state, ME, true, now) {
+            state.apply(&command).expect("decisions are carried out");
+            let Command::Nominate { node, .. } = command else { panic!("expected a nominee, found {command:?}") };
+            nominees.push(node.0);
+        }
+    }
+    assert_eq!(nominees, [2, 3, 2, 3, 2, 3]);
+    assert_eq!(placement(&state, 3, |_| true)[0], NodeId(1), "it leads nothing any more");
 }
 
 #[test]
@@ -211,7 +248,10 @@ fn a_primary_that_restarts_is_waited_for_as_long_as_it_asked_and_no_longer() {
     scene.detector.restarts(NodeId(1), 1, Duration::from_secs(20), scene.now);
     scene.silence(1);
     assert!(scene.run(5_000).is_empty());
-    scene.detector.heard(Heartbeat { node: NodeId(1), life: 2, copies: Vec::new(), free_bytes: None }, scene.now);
+    scene.detector.heard(
+        Heartbeat { node: NodeId(1), life: 2, copies: Vec::new(), free_bytes: None, longest_file: None },
+        scene.now,
+    );
     assert_eq!(scene.detector.restarting(NodeId(1), scene.now), None, "the next life has asked for nothing");
     assert_eq!(scene.run(3_000), [nominate(1, 2, false)], "and that one died");
     let mut scene = Scene::healthy();
@@ -328,6 +368,12 @@ fn copies_spread_over_failure_domains_then_over_nodes() {
 
 #[test]
 fn heartbeats_survive_the_wire() {
-    let heartbeat = Heartbeat { node: NodeId(1), life: u64::MAX, copies: vec![failed(), serving()], free_bytes: None };
-    assert_eq!(Heartbeat::decode(&heartbeat.encode()).unwrap(), heartbeat);
+    let heartbeat = Heartbeat {
+        node: NodeId(1),
+        life: u64::MAX,
+        copies: vec![failed(), serving()],
+        free_bytes: None,
+        longest_file: None,
+    };
+    assert_eq!(Heartbeat::decode(&heartbeat.encode(ClusterVersion::FIRST), Speaks::THIS).unwrap(), heartbeat);
 }

@@ -3,7 +3,7 @@
 use super::decider::report;
 use super::*;
 use crate::{CopyRole, CopyState, Detector, Heartbeat, LostCopy, SpaceLeft, VolumeState, VolumeStatus, status};
-use holdfast_types::{Member, Time, VolumeId};
+use holdfast_types::{ClusterVersion, Member, Speaks, Time, VolumeId};
 use std::time::Duration;
 
 fn glance(state: &State, says: &[(u64, CopyRole, CopyState, u64)]) -> VolumeStatus {
@@ -11,7 +11,7 @@ fn glance(state: &State, says: &[(u64, CopyRole, CopyState, u64)]) -> VolumeStat
     let now = Time::ZERO + Duration::from_secs(5);
     for (node, role, copy, durable) in says {
         let copies = vec![report(*role, copy.clone(), 1, *durable)];
-        detector.heard(Heartbeat { node: NodeId(*node), life: 1, copies, free_bytes: None }, now);
+        detector.heard(Heartbeat { node: NodeId(*node), life: 1, copies, free_bytes: None, longest_file: None }, now);
     }
     status(state, &detector, now).volumes.remove(0)
 }
@@ -61,10 +61,13 @@ fn a_copy_that_the_log_no_longer_reaches_is_not_in_sync_whatever_it_says() {
     let mut primary = report(CopyRole::Primary, CopyState::Serving, 1, 900);
     primary.lost =
         vec![LostCopy { node: NodeId(3), reason: "the journal no longer holds record 8".to_owned(), resyncs: true }];
-    detector.heard(Heartbeat { node: NodeId(1), life: 1, copies: vec![primary], free_bytes: None }, now);
+    detector.heard(
+        Heartbeat { node: NodeId(1), life: 1, copies: vec![primary], free_bytes: None, longest_file: None },
+        now,
+    );
     for (node, durable) in [(2, 900), (3, 7)] {
         let copies = vec![report(CopyRole::Secondary, CopyState::InSync, 1, durable)];
-        detector.heard(Heartbeat { node: NodeId(node), life: 1, copies, free_bytes: None }, now);
+        detector.heard(Heartbeat { node: NodeId(node), life: 1, copies, free_bytes: None, longest_file: None }, now);
     }
     let v = status(&state, &detector, now).volumes.remove(0);
     assert_eq!(v.state, VolumeState::Degraded);
@@ -86,8 +89,9 @@ fn a_full_file_system_is_told_and_stalls_whom_it_holds_up() {
             };
             let mut copy = report(role, copy, 1, 9);
             copy.space = space;
-            let heartbeat = Heartbeat { node: NodeId(node), life: 1, copies: vec![copy], free_bytes: None };
-            let heartbeat = Heartbeat::decode(&heartbeat.encode()).unwrap();
+            let heartbeat =
+                Heartbeat { node: NodeId(node), life: 1, copies: vec![copy], free_bytes: None, longest_file: None };
+            let heartbeat = Heartbeat::decode(&heartbeat.encode(ClusterVersion::FIRST), Speaks::THIS).unwrap();
             detector.heard(heartbeat, now);
         }
         let v = status(&state, &detector, now).volumes.remove(0);
@@ -117,8 +121,9 @@ fn a_copy_whose_device_hangs_is_not_called_healthy() {
             if node == 1 { (CopyRole::Primary, CopyState::Serving) } else { (CopyRole::Secondary, CopyState::InSync) };
         let mut copy = report(role, copy, 1, 9);
         copy.hung = (node == 3).then(|| "journal/segment-1 in /data".to_owned());
-        let heartbeat = Heartbeat { node: NodeId(node), life: 1, copies: vec![copy], free_bytes: None };
-        detector.heard(Heartbeat::decode(&heartbeat.encode()).unwrap(), now);
+        let heartbeat =
+            Heartbeat { node: NodeId(node), life: 1, copies: vec![copy], free_bytes: None, longest_file: None };
+        detector.heard(Heartbeat::decode(&heartbeat.encode(ClusterVersion::FIRST), Speaks::THIS).unwrap(), now);
     }
     let v = status(&state, &detector, now).volumes.remove(0);
     assert_eq!((v.state, v.copies[2].state), (VolumeState::Degraded, "hung"));
@@ -138,7 +143,7 @@ fn the_json_is_the_contract() {
     {
         assert!(volume.get(key).is_some(), "{key}");
     }
-    for key in ["node", "role", "state", "durable_lsn", "applied_lsn", "digest", "lag_bytes", "lag_seconds"] {
+    for key in ["node", "role", "state", "durable_lsn", "applied_lsn", "digest", "lag_lsn"] {
         assert!(volume["copies"][0].get(key).is_some(), "{key}");
     }
 }
@@ -171,7 +176,10 @@ fn a_copy_on_its_way_in_or_out_says_what_keeps_it() {
         if node == 1 {
             report.learners.push(LostCopy { node: new, reason: "lacks 7 of 9 records".into(), resyncs: false });
         }
-        detector.heard(Heartbeat { node: NodeId(node), life: 1, copies: vec![report], free_bytes: None }, now);
+        detector.heard(
+            Heartbeat { node: NodeId(node), life: 1, copies: vec![report], free_bytes: None, longest_file: None },
+            now,
+        );
     }
     let v = status(&state, &detector, now).volumes.remove(0);
     assert_eq!(of(&v, "n4"), ("learner", "joining", "lacks 7 of 9 records".to_owned()));
@@ -198,14 +206,17 @@ fn member(node: u64) -> Member {
 fn a_size_that_is_wanted_shows_beside_the_one_that_is() {
     let mut state = open();
     let (before, after) = (state.volumes[&VolumeId(1)].size.bytes(), 1 << 30);
-    let resize = Command::ResizeVolume { volume: VolumeId(1), after: 0, size: after, shrink: false };
+    let resize = Command::ResizeVolume { volume: VolumeId(1), after: 0, size: after, shrink: false, found: None };
     state.apply(&resize).unwrap();
     let look = |said: Option<(u64, u64)>| {
         let mut detector = Detector::new(Duration::from_secs(1), Time::ZERO);
         let now = Time::ZERO + Duration::from_secs(5);
         let mut primary = report(CopyRole::Primary, CopyState::Serving, 1, 9);
         primary.size = said;
-        detector.heard(Heartbeat { node: NodeId(1), life: 1, copies: vec![primary], free_bytes: None }, now);
+        detector.heard(
+            Heartbeat { node: NodeId(1), life: 1, copies: vec![primary], free_bytes: None, longest_file: None },
+            now,
+        );
         let volume = status(&state, &detector, now).volumes.remove(0);
         (volume.size, volume.size_wanted)
     };

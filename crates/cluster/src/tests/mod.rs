@@ -1,12 +1,17 @@
+mod alone;
 mod commands;
 mod decider;
 mod glance;
+mod golden;
 mod random;
 mod recovery;
 mod redundancy;
+mod regime;
 
 use crate::{Command, Outcome, Phase, State};
-use holdfast_types::{ClusterId, Durability, Epoch, Incarnation, Life, NodeId, VolumeId};
+use holdfast_types::{
+    ClusterId, Durability, Epoch, GuestLimits, Incarnation, Life, NodeId, SocketAccess, Speaks, VolumeId,
+};
 
 pub(crate) fn add_node(name: &str) -> Command {
     Command::AddNode {
@@ -29,6 +34,9 @@ pub(crate) fn create(name: &str, nodes: &[u64]) -> Command {
         write_quorum: copies / 2 + 1,
         nodes: nodes.iter().copied().map(NodeId).collect(),
         primary: None,
+        degraded: None,
+        limits: GuestLimits::default(),
+        socket: SocketAccess::default(),
     }
 }
 
@@ -50,6 +58,7 @@ pub(crate) fn nominate(base: u64, node: u64, planned: bool) -> Command {
 
 pub(crate) fn cluster(nodes: u64) -> State {
     let mut state = State::new(ClusterId(7), "test");
+    state.version = Speaks::THIS.newest();
     for n in 1..=nodes {
         assert_eq!(state.apply(&add_node(&format!("n{n}"))), Ok(Outcome::Node(NodeId(n))));
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::RefusalKind::{self, Invalid, Stale, Unsafe};
 use crate::tests::decider::report;
 use crate::{CopyRole, CopyState, Detector, FoundCopy, Heartbeat, Known, Loss, Operator, Receipt, recovery_plan};
-use holdfast_types::{Lsn, Member, Time};
+use holdfast_types::{Lsn, Member, Speaks, Time};
 use std::time::Duration;
 
 const V: VolumeId = VolumeId(1);
@@ -74,7 +74,7 @@ fn who_is_given_up_decides_nothing_any_more() {
     assert_eq!(view.active.members, [Member { node: NodeId(3), incarnation: Incarnation(13) }]);
     assert_eq!((view.active.write_quorum, view.forced.map(|f| (f.before, f.noted))), (1, Some((Epoch(1), None))));
     assert!(state.views_for(NodeId(1)).is_empty() && state.copies_unwanted(NodeId(1)).is_empty(), "kept, not deleted");
-    let copy = State::decode(&state.encode()).expect("it reads what it wrote");
+    let copy = State::decode(&state.encode(), Speaks::THIS).expect("it reads what it wrote");
     assert_eq!(copy, state);
 }
 
@@ -165,7 +165,10 @@ fn heard(copies: &[(u64, CopyRole, u64, u64)], at: Time) -> Detector {
         let state = if *role == CopyRole::Primary { CopyState::Serving } else { CopyState::InSync };
         let mut copy = report(*role, state, 1, *durable);
         copy.committed = Lsn(*committed);
-        detector.heard(Heartbeat { node: NodeId(*node), life: 1, copies: vec![copy], free_bytes: None }, at);
+        detector.heard(
+            Heartbeat { node: NodeId(*node), life: 1, copies: vec![copy], free_bytes: None, longest_file: None },
+            at,
+        );
     }
     detector
 }
@@ -233,5 +236,69 @@ fn a_state_without_recoveries_is_as_it_was() {
     let state = open();
     let text = String::from_utf8(state.encode()).unwrap();
     assert!(!text.contains("receipts") && !text.contains("aside"), "{text}");
-    assert_eq!(State::decode(text.as_bytes()).unwrap(), state);
+    assert_eq!(State::decode(text.as_bytes(), Speaks::THIS).unwrap(), state);
+}
+
+/// It was heard of at 10 s like all others; something is wrong with its copy.
+fn with(detector: &mut Detector, node: u64, change: impl Fn(&mut crate::CopyReport)) {
+    let mut copy = detector.report(NodeId(node), V).expect("it was heard of").clone();
+    change(&mut copy);
+    let heartbeat = Heartbeat { node: NodeId(node), life: 1, copies: vec![copy], free_bytes: None, longest_file: None };
+    detector.heard(heartbeat, Time::ZERO + Duration::from_secs(10));
+}
+
+#[test]
+fn a_damaged_copy_is_no_survivor() {
+    let at = |s: u64| Time::ZERO + Duration::from_secs(s);
+    let follows = CopyRole::Secondary;
+    let plan = |d: &Detector| recovery_plan(&open(), d, (V, None), (at(10), 1_000_000));
+    let two = || heard(&[(2, follows, 9, 9), (3, follows, 12, 12)], at(10));
+    assert_eq!(plan(&two()).unwrap_err().kind, Unsafe, "two of three are enough without any force");
+    // One of the two can't read what it once held: the other one alone goes on, although its log is shorter.
+    let mut damaged = two();
+    with(&mut damaged, 3, |c| c.damaged = Some("records up to 12 can't be read".into()));
+    let found = plan(&damaged).expect("one copy is sound");
+    assert_eq!((found.survivors.clone(), found.primary), (vec![NodeId(2)], NodeId(2)));
+    let named = found.members.iter().find(|m| m.heard.node == NodeId(3)).unwrap();
+    assert_eq!((named.survives, named.state.as_str()), (false, "damaged: records up to 12 can't be read"));
+    with(&mut damaged, 2, |c| c.damaged = Some("too".into()));
+    let refused = plan(&damaged).unwrap_err();
+    assert!(refused.kind == Unsafe && refused.message.contains("n3 (damaged: records up to 12"), "{refused}");
+    // Blocks that nobody has are no reason to give a copy up, but another one leads.
+    let mut rotten = heard(&[(3, follows, 12, 12), (2, follows, 9, 9)], at(10));
+    let rot = |c: &mut crate::CopyReport| c.integrity.unrepairable = vec![crate::Blocks { offset: 0, length: 4096 }];
+    with(&mut rotten, 3, rot);
+    with(&mut rotten, 2, |c| c.damaged = Some("gone".into()));
+    let found = plan(&rotten).expect("it is the only one");
+    assert!(
+        found.members.iter().any(|m| m.survives && m.state == "answers, but 4096 bytes of it are rotten"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_copy_that_is_still_opening_is_waited_for() {
+    let at = Time::ZERO + Duration::from_secs(10);
+    let mut detector = heard(&[(2, CopyRole::Secondary, 9, 9), (3, CopyRole::Secondary, 12, 12)], at);
+    let failed = |c: &mut crate::CopyReport| c.state = CopyState::Failed { reason: "EIO".into() };
+    let opens = |c: &mut crate::CopyReport| {
+        (c.role, c.state, c.epoch, c.durable) = (CopyRole::Idle, CopyState::Opening, Epoch::ZERO, Lsn::ZERO);
+    };
+    with(&mut detector, 2, failed);
+    with(&mut detector, 3, opens);
+    // Nobody knows yet what it holds: it may be damaged, and its log is not empty.
+    let refused = recovery_plan(&open(), &detector, (V, None), (at, 1_000_000)).unwrap_err();
+    assert!(refused.kind == Unsafe && refused.message.contains("n3 is just starting"), "{refused}");
+}
+
+/// G4: enough copies answer, but one of them knows of a reign that nobody here has heard of. It opens by no other order.
+#[test]
+fn a_volume_that_waits_for_an_operators_word_on_an_unknown_reign_takes_it() {
+    let state = crate::tests::regime::recovered(&open());
+    let now = Time::ZERO + Duration::from_secs(10);
+    let mut detector = heard(&[1, 2, 3].map(|node| (node, CopyRole::Secondary, 9, 9)), now);
+    let plan = |d: &Detector| recovery_plan(&state, d, (V, None), (now, 1_000_000));
+    assert!(plan(&detector).unwrap_err().message.contains("enough to go on without losing anything"));
+    with(&mut detector, 2, |copy| copy.unknown_reign = true);
+    assert_eq!(plan(&detector).unwrap().survivors.len(), 3);
 }

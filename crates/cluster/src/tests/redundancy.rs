@@ -2,8 +2,9 @@
 
 use super::decider::{Scene, in_sync, report, serving};
 use super::*;
+use crate::placement::Loads;
 use crate::{Copies, CopyRole, CopyState, Duty, RefusalKind, Successor, Why, placement, status};
-use holdfast_types::Member;
+use holdfast_types::{ClusterVersion, Member, Speaks};
 
 /// Five nodes, volume 1 on the first three of them, all alive; the copies follow node 1.
 fn five() -> Scene {
@@ -139,12 +140,18 @@ fn a_spare_node_is_elsewhere_and_has_room() {
         scene.state.nodes.get_mut(&NodeId(node)).unwrap().failure_domain = domain.into();
     };
     let full = |scene: &mut Scene, node: u64, free| {
-        let heartbeat = crate::Heartbeat { node: NodeId(node), life: 1, copies: Vec::new(), free_bytes: Some(free) };
+        let heartbeat = crate::Heartbeat {
+            node: NodeId(node),
+            life: 1,
+            copies: Vec::new(),
+            free_bytes: Some(free),
+            longest_file: None,
+        };
         scene.detector.heard(heartbeat, scene.now);
     };
     domain(&mut scene, 4, "rack-n2");
     let volume = scene.state.volumes[&VolumeId(1)].clone();
-    let spare = |scene: &Scene| scene.detector.spare(&scene.state, &volume, NodeId(3), scene.now);
+    let spare = |scene: &Scene| scene.detector.spare(&scene.state, &Loads::default(), &volume, NodeId(3), scene.now);
     assert_eq!(spare(&scene), Ok(NodeId(5)), "not where another copy's rack is");
     full(&mut scene, 5, (1 << 20) - 1);
     assert_eq!(spare(&scene), Ok(NodeId(4)), "better there than nowhere");
@@ -155,6 +162,40 @@ fn a_spare_node_is_elsewhere_and_has_room() {
              the 1 MiB that a full copy takes"
             .to_owned())
     );
+}
+
+#[test]
+fn a_node_whose_files_are_too_short_gets_no_copy() {
+    let mut scene = five();
+    let say = |scene: &mut Scene, node: u64, longest| {
+        let heartbeat = crate::Heartbeat {
+            node: NodeId(node),
+            life: 1,
+            copies: Vec::new(),
+            free_bytes: None,
+            longest_file: Some(longest),
+        };
+        scene.detector.heard(heartbeat, scene.now);
+    };
+    let volume = scene.state.volumes[&VolumeId(1)].clone();
+    let spare = |scene: &Scene| scene.detector.spare(&scene.state, &Loads::default(), &volume, NodeId(3), scene.now);
+    assert_eq!(spare(&scene), Ok(NodeId(4)), "who has not told counts as able");
+    say(&mut scene, 4, (1 << 20) - 4096);
+    assert_eq!(spare(&scene), Ok(NodeId(5)));
+    say(&mut scene, 5, 1 << 20);
+    assert_eq!(spare(&scene), Ok(NodeId(5)), "just as long as the image");
+    say(&mut scene, 5, 8192);
+    let why = spare(&scene).unwrap_err();
+    assert!(why.contains("n5 has a file system whose files have at most 8192 bytes"), "{why}");
+    // An image has whole blocks.
+    assert_eq!(scene.detector.takes_length(NodeId(5), 8192), Ok(()));
+    assert!(scene.detector.takes_length(NodeId(5), 8192 + 512).is_err());
+    // An agent that does not tell says what those of before said.
+    let untold =
+        crate::Heartbeat { node: NodeId(5), life: 1, copies: Vec::new(), free_bytes: Some(7), longest_file: None };
+    let bytes = untold.encode(ClusterVersion::FIRST);
+    assert!(!String::from_utf8_lossy(&bytes).contains("longest"));
+    assert!(crate::Heartbeat::decode(&bytes, Speaks::THIS).is_ok_and(|told| told == untold));
 }
 
 #[test]
@@ -302,4 +343,28 @@ fn a_copy_is_not_taken_back_beside_as_many_as_a_volume_may_have() {
     state.apply(&Command::ReplaceCopy { volume: VolumeId(1), old: NodeId(7), new: NodeId(7) }).unwrap();
     let Phase::Open { copies, .. } = phase(&state) else { panic!("it is open") };
     assert_eq!(copies.wanted.len(), 7);
+}
+
+#[test]
+fn the_last_copy_that_is_wanted_stays_wanted() {
+    let (volume, node) = (VolumeId(1), NodeId);
+    let replace = |old, new| Command::ReplaceCopy { volume, old: node(old), new: node(new) };
+    let remove = |old| Command::RemoveCopy { volume, node: node(old) };
+    for copies in 1..=2 {
+        let mut state = cluster(5);
+        state.apply(&create("disk", &[1, 2][..copies])).unwrap();
+        for n in 1..=copies as u64 {
+            state.apply(&register(1, n, 10 + n)).unwrap();
+        }
+        state.apply(&claim(0, 1)).unwrap();
+        state.apply(&activate(1)).unwrap();
+        state.apply(&replace(1, 4)).unwrap();
+        if copies == 2 {
+            state.apply(&replace(2, 5)).unwrap();
+            state.apply(&remove(5)).unwrap();
+        }
+        let before = state.clone();
+        let refusal = state.apply(&remove(4)).expect_err("nothing would be wanted any more");
+        assert_eq!((refusal.kind, &state), (RefusalKind::Unsafe, &before), "{refusal}");
+    }
 }

@@ -487,7 +487,7 @@ impl Node {
             checkpoint: Lsn::ZERO,
             first: Lsn(1),
             unknown_to: None,
-            scrubbed: BlockIndex(0),
+            scrub: ScrubKept::default(),
         }
     }
 }

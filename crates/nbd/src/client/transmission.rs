@@ -219,7 +219,7 @@ impl Pending {
     }
 
     fn assemble(mut self) -> Result<Bytes, Violation> {
-        debug_assert!(self.len <= MAX_REQUEST);
+        assert!(self.len <= MAX_REQUEST);
         self.chunks.sort_unstable_by_key(|(start, _, _)| *start);
         let mut expected = 0;
         for (start, len, _) in &self.chunks {

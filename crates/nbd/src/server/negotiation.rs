@@ -385,7 +385,7 @@ fn reply_info(output: &mut Output, option: u32, item: u16, data: &[&[u8]]) {
 }
 
 fn reply_error(output: &mut Output, option: u32, kind: u32, message: &str) {
-    debug_assert!(kind & rep::ERROR_BIT != 0);
+    assert!(kind & rep::ERROR_BIT != 0);
     reply(output, option, kind, &[bounded(message).as_bytes()]);
 }
 

@@ -116,6 +116,14 @@ pub struct RequestKey {
     pub(super) piece: u32,
 }
 
+impl RequestKey {
+    /// Whether it is the first, or only, event of its request.
+    #[must_use]
+    pub const fn is_first(&self) -> bool {
+        self.piece == 0
+    }
+}
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Command {

@@ -1,12 +1,15 @@
 //! What goes into a node's control plane, and what comes out.
 
 use super::applied::Replicated;
+use super::wire::MAX_BUILD_BYTES;
 use crate::local::LocalView;
 use crate::upkeep::Upkeep;
 use bytes::Bytes;
-use holdfast_cluster::{Command, CopyReport, DetectorConfig, Outcome, REPLACE_AFTER, Refusal, State};
+use holdfast_cluster::{
+    Command, CopyReport, DetectorConfig, Outcome, RAISE_AFTER, REPLACE_AFTER, Recovery, Refusal, State,
+};
 use holdfast_consensus::{PersistBatch, RaftConfig};
-use holdfast_types::{ClusterId, ControlRequest, Incarnation, Life, NodeId, VolumeId};
+use holdfast_types::{ClusterId, ClusterVersion, ControlRequest, Incarnation, Life, NodeId, Speaks, VolumeId};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -24,6 +27,8 @@ pub struct ControlConfig {
     pub life: Life,
     /// Where other nodes were when this one joined; used until the replicated state says where they are.
     pub peers: BTreeMap<NodeId, String>,
+    /// What opened the generation of the control plane to which what is stored belongs; none: it is the first one.
+    pub recovery: Option<Recovery>,
     /// Raft's unit of time.
     pub tick: Duration,
     /// How often nodes tell each other that they live.
@@ -32,6 +37,14 @@ pub struct ControlConfig {
     pub failure_timeout: Duration,
     /// A copy that is gone for so long is replaced on another node; zero: never.
     pub replace_after: Duration,
+    /// What this process speaks.
+    pub speaks: Speaks,
+    /// Which build this process is, for people.
+    pub build: String,
+    /// As leader: a primary that is slow hands over to a copy that is not.
+    pub move_slow_primary: bool,
+    /// Every node speaks a later version for so long before the leader raises the cluster to it.
+    pub raise_after: Duration,
     /// Source of Raft's random choices; fresh for each process in production.
     pub seed: u64,
     /// Commands after which the log is replaced by the state.
@@ -47,10 +60,15 @@ impl ControlConfig {
             me,
             life,
             peers: BTreeMap::new(),
+            recovery: None,
             tick: Duration::from_millis(200),
             heartbeat: Duration::from_millis(200),
             failure_timeout: Duration::from_secs(1),
             replace_after: REPLACE_AFTER,
+            speaks: Speaks::THIS,
+            build: String::new(),
+            move_slow_primary: false,
+            raise_after: RAISE_AFTER,
             seed,
             snapshot_every: 1000,
         }
@@ -61,12 +79,15 @@ impl ControlConfig {
         assert!(self.life.0 != 0, "a life is a random number above 0");
         assert!(self.failure_timeout >= self.heartbeat * 2, "one lost heartbeat is no failure: {self:?}");
         assert!(!self.tick.is_zero() && self.tick <= self.failure_timeout, "several ticks fit in a timeout: {self:?}");
+        assert!(self.build.len() <= MAX_BUILD_BYTES, "a build has a short name: {self:?}");
         assert!(self.snapshot_every > 0, "a log that is always replaced by the state is no log");
     }
 
     pub(super) fn detector(&self) -> DetectorConfig {
         let replace_after = Some(self.replace_after).filter(|d| !d.is_zero());
-        DetectorConfig { failure_timeout: self.failure_timeout, replace_after, ..DetectorConfig::default() }
+        let (failure_timeout, raise_after) = (self.failure_timeout, self.raise_after);
+        let move_slow_primary = self.move_slow_primary;
+        DetectorConfig { failure_timeout, replace_after, raise_after, move_slow_primary, ..DetectorConfig::default() }
     }
 
     /// A new leader after one to two failure timeouts: about when the failure detector has made up its mind.
@@ -116,8 +137,13 @@ pub enum Input {
     },
     /// How this node's copies are now; replaces the last ones.
     Reports(Vec<CopyReport>),
-    /// Bytes free on the file system of this node's copies.
-    Space(u64),
+    /// How the file system of this node's copies is.
+    Space {
+        /// Bytes that are free.
+        free_bytes: u64,
+        /// The longest file that it takes, if that could be found out.
+        longest_file: Option<u64>,
+    },
     /// An operator's wish for a copy of a node; may get lost on the way.
     Upkeep {
         /// Who holds the copy.
@@ -162,6 +188,8 @@ pub enum Output {
         /// The snapshot.
         snapshot: Bytes,
     },
+    /// The cluster is of this version from now on, or was when this process started. To be noted durably before what follows is carried out.
+    Version(ClusterVersion),
     /// What concerns this node's copies changed.
     Local(LocalView),
     /// Every node of the cluster and where it listens, this one included.
@@ -177,6 +205,16 @@ pub enum Output {
     },
     /// For the operator.
     Event(Event),
+    /// The control plane was recovered and this node goes over to the new regime: set all that is stored of Raft aside, store this in its
+    /// place, in one atomic step behind all that was to be written before, then feed `Persisted`.
+    Adopt {
+        /// Number of the batch.
+        batch: u64,
+        /// For `ControlConfig::recovery`.
+        recovery: Recovery,
+    },
+    /// The control plane was recovered and this node was given up: to be noted durably. It takes no part any more.
+    Superseded(Recovery),
     /// This node was removed from the cluster, and nobody needs it any more.
     Removed,
     /// This node can't go on; the sentence says why.

@@ -6,8 +6,8 @@
 
 use super::wire::Envelope;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use holdfast_cluster::{Command, Outcome, Refusal, State};
-use holdfast_types::{ClusterId, Life, NodeId};
+use holdfast_cluster::{Command, DecodeError, Outcome, Refusal, State};
+use holdfast_types::{ClusterId, ClusterVersion, Generation, Life, NodeId, Speaks, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SNAPSHOT_VERSION: u8 = 1;
@@ -24,8 +24,8 @@ struct Proposer {
 
 /// What applying an envelope did.
 pub(super) enum Applied {
-    /// The command was carried out, or refused.
-    Done(Result<Outcome, Refusal>),
+    /// The command was carried out, or refused; and the one volume that it may have changed.
+    Done(Result<Outcome, Refusal>, Option<VolumeId>),
     /// An earlier entry was the same proposal.
     Repeated,
 }
@@ -41,12 +41,19 @@ pub(super) enum ApplyError {
         "expected a snapshot of the control plane's state that this version knows, found {found}; upgrade this agent"
     )]
     Snapshot { found: String },
+    #[error("expected a cluster of a version that this agent speaks, found {found}")]
+    Version { found: String },
     #[error(
         "expected the state of cluster {expected}, to which this node's identity belongs, found the state of cluster {found}; \
          put back the directories `cluster` and `control` of data_dir from one and the same node, or join as a new node with \
          an empty data_dir"
     )]
     Cluster { expected: ClusterId, found: ClusterId },
+    #[error(
+        "expected a state of generation {expected} of the control plane, found one of generation {found}; put back the directory `control` \
+         of data_dir as it was, or join as a new node with an empty data_dir"
+    )]
+    Generation { expected: Generation, found: Generation },
 }
 
 #[derive(Clone, Debug, Default)]
@@ -61,16 +68,27 @@ impl Replicated {
         self.state.as_ref()
     }
 
-    pub(super) fn apply(&mut self, index: u64, data: Bytes) -> Result<(Envelope, Applied), ApplyError> {
+    /// By an agent that speaks these versions. One that does not speak what the cluster is raised to carries nothing out any more.
+    pub(super) fn apply(&mut self, index: u64, data: Bytes, speaks: Speaks) -> Result<(Envelope, Applied), ApplyError> {
         let unknown = |found: String| ApplyError::Command { index, found };
         let envelope = Envelope::decode(data).ok_or_else(|| unknown("an envelope of another version".to_owned()))?;
-        let command = Command::decode(&envelope.command).map_err(|e| unknown(e.to_string()))?;
+        let command = Command::decode(&envelope.command, speaks)
+            .map_err(|e| too_old(speaks, &e).unwrap_or_else(|| unknown(e.to_string())))?;
+        if let Command::RaiseVersion { to, .. } = &command
+            && let Some(found) = speaks.refusal(*to)
+        {
+            return Err(ApplyError::Version { found });
+        }
         let state = self.state.as_mut().ok_or_else(|| unknown("a command before any state".to_owned()))?;
         if !self.proposers.entry(envelope.node).or_default().admit(&envelope) {
             return Ok((envelope, Applied::Repeated));
         }
         let result = state.apply(&command);
-        Ok((envelope, Applied::Done(result)))
+        let volume = match result {
+            Ok(Outcome::Volume(made)) => Some(made),
+            _ => command.volume(),
+        };
+        Ok((envelope, Applied::Done(result, volume)))
     }
 
     /// Whether the proposal is part of the state.
@@ -93,8 +111,8 @@ impl Replicated {
         Some(out.freeze())
     }
 
-    /// `cluster` is the one whose state this must be.
-    pub(super) fn restore(snapshot: Bytes, cluster: ClusterId) -> Result<Replicated, ApplyError> {
+    /// `cluster` is the one whose state this must be, for an agent that speaks these versions.
+    pub(super) fn restore(snapshot: Bytes, cluster: ClusterId, speaks: Speaks) -> Result<Replicated, ApplyError> {
         let unknown = |found: &str| ApplyError::Snapshot { found: found.to_owned() };
         let mut rest = snapshot;
         let version = rest.try_get_u8().map_err(|_| unknown("nothing"))?;
@@ -102,17 +120,30 @@ impl Replicated {
             return Err(unknown(&format!("version {version}")));
         }
         let proposers = proposers(&mut rest).ok_or_else(|| unknown("a list of proposers that ends early"))?;
-        let state = State::decode(&rest).map_err(|e| unknown(&e.to_string()))?;
+        let state =
+            State::decode(&rest, speaks).map_err(|e| too_old(speaks, &e).unwrap_or_else(|| unknown(&e.to_string())))?;
         if state.cluster != cluster {
             return Err(ApplyError::Cluster { expected: cluster, found: state.cluster });
         }
         Ok(Replicated { state: Some(state), proposers })
     }
 
+    /// A recovery of the control plane puts another state in place of this one.
+    pub(super) fn replace(&mut self, state: State) {
+        self.state = Some(state);
+    }
+
     /// A state nobody has proposed anything to yet.
     pub(super) fn founding(state: State) -> Replicated {
         Replicated { state: Some(state), proposers: BTreeMap::new() }
     }
+}
+
+/// What can't be read because it is of another version, in the words of versions.
+fn too_old(speaks: Speaks, error: &DecodeError) -> Option<ApplyError> {
+    let DecodeError::Version { found, .. } = error else { return None };
+    let found = speaks.refusal(ClusterVersion(*found))?;
+    Some(ApplyError::Version { found })
 }
 
 impl Proposer {

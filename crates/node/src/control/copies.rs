@@ -2,7 +2,7 @@
 
 use super::Output;
 use super::events::{Event, EventKind};
-use crate::local::{Aside, LocalView};
+use crate::local::{Aside, Grant, LocalView};
 use holdfast_cluster::{Command, CopyReport, CopyState, FoundCopy, Phase, State, Volume};
 use holdfast_types::{Incarnation, NodeId, Time, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,21 +43,20 @@ impl Copies {
     }
 
     /// What is to be proposed now.
-    pub(super) fn due(&mut self, state: &State, me: NodeId, now: Time) -> Vec<Command> {
-        let unwanted = state.copies_unwanted(me);
-        self.deleted.retain(|volume| unwanted.contains(volume));
+    pub(super) fn due(&mut self, local: &LocalView, me: NodeId, now: Time) -> Vec<Command> {
+        self.deleted.retain(|volume| local.delete.contains(volume));
         let mut commands = Vec::new();
-        for (volume, _) in state.copies_wanted(me) {
-            if let Some(incarnation) = self.created.get(&volume)
-                && due(&mut self.proposed, volume, now)
+        for (volume, _) in &local.create {
+            if let Some(incarnation) = self.created.get(volume)
+                && due(&mut self.proposed, *volume, now)
             {
-                commands.push(Command::RegisterCopy { volume, node: me, incarnation: *incarnation });
+                commands.push(Command::RegisterCopy { volume: *volume, node: me, incarnation: *incarnation });
             }
         }
         for report in &self.reports {
             let CopyState::Aside { incarnation, whole } = report.state else { continue };
             let volume = report.volume;
-            let missing = aside(state, me).get(&volume).is_some_and(|a| a.incarnation == incarnation && !a.found);
+            let missing = local.aside.get(&volume).is_some_and(|a| a.incarnation == incarnation && !a.found);
             if missing && due(&mut self.proposed, volume, now) {
                 let found =
                     FoundCopy { last_epoch: report.epoch, last: report.received, committed: report.committed, whole };
@@ -90,15 +89,37 @@ impl Copies {
     }
 }
 
+/// Whether the state says anything about a copy of this volume on `me`.
+pub(super) fn concerns(state: &State, me: NodeId, volume: VolumeId) -> bool {
+    state.volumes.get(&volume).is_some_and(|v| match &v.phase {
+        Phase::Creating { copies, .. } => copies.contains_key(&me),
+        Phase::Open { active, copies, .. } => {
+            active.member(me).is_some()
+                || copies.learners.contains_key(&me)
+                || copies.dropped.contains(&me)
+                || copies.aside.contains_key(&me)
+        }
+        Phase::Deleting { copies } => copies.contains(&me),
+    })
+}
+
 /// What the state says about the copies of `me`.
 pub(super) fn local_view(state: &State, me: NodeId) -> LocalView {
     let registered = state.volumes.iter().filter_map(|(id, v)| Some((*id, *registered_copies(v).get(&me)?)));
+    let views = state.views_for(me);
+    let granted = |volume: VolumeId| {
+        let known = state.volumes.get(&volume)?;
+        let grant = Grant { limits: known.limits, socket: known.socket.clone() };
+        (grant != Grant::default()).then_some((volume, grant))
+    };
     LocalView {
-        views: state.views_for(me),
+        grants: views.iter().filter_map(|v| granted(v.volume)).collect(),
+        views,
         create: state.copies_wanted(me),
         delete: state.copies_unwanted(me),
         registered: registered.collect(),
         aside: aside(state, me),
+        version: state.version,
     }
 }
 

@@ -4,8 +4,11 @@ use super::Output;
 use super::copies::registered_copies;
 use super::lead::present;
 use holdfast_cluster::{Detector, Duty, Phase, Receipt, State, Successor, Volume, Why};
-use holdfast_types::{Configuration, Durability, Epoch, Incarnation, NodeId, Time, VolumeId, VolumeView};
-use std::collections::BTreeMap;
+use holdfast_types::{
+    ClusterVersion, Configuration, Durability, Epoch, Generation, GuestLimits, Incarnation, NodeId, SocketAccess, Time,
+    VolumeId, VolumeView,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Kinds of events, named as the admin API names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub enum EventKind {
     VolumeCreated,
     /// A volume is to have another size.
     VolumeResized,
+    /// The guests of a volume are granted something else.
+    VolumeGranted,
     /// A volume no longer exists.
     VolumeDeleted,
     /// A copy counts from now on.
@@ -40,10 +45,18 @@ pub enum EventKind {
     NodeWanted,
     /// The leader moves a copy, or takes that back.
     CopyMoved,
+    /// One of two copies is to go on alone, does, or does no more.
+    SingleCopy,
     /// An operator gave up members that are gone.
     ForcedRecovery,
     /// What a forced recovery lost is known, or known better.
     LossReceipt,
+    /// The cluster was raised to a later version, or a node speaks one that can't be read here.
+    Version,
+    /// A command was refused because it would have broken an invariant of the state: this program is wrong.
+    Defect,
+    /// The control plane was recovered after a majority of its voters was lost.
+    ControlRecovered,
 }
 
 impl EventKind {
@@ -61,13 +74,18 @@ impl EventKind {
             EventKind::Nominee => "nominee",
             EventKind::VolumeCreated => "volume_created",
             EventKind::VolumeResized => "volume_resized",
+            EventKind::VolumeGranted => "volume_granted",
             EventKind::VolumeDeleted => "volume_deleted",
             EventKind::CopyRegistered => "copy_registered",
             EventKind::CopyFailed => "copy_failed",
             EventKind::NodeWanted => "node_wanted",
             EventKind::CopyMoved => "copy_moved",
+            EventKind::SingleCopy => "single_copy",
             EventKind::ForcedRecovery => "forced_recovery",
             EventKind::LossReceipt => "loss_receipt",
+            EventKind::Version => "version",
+            EventKind::Defect => "defect",
+            EventKind::ControlRecovered => "control_recovered",
         }
     }
 }
@@ -92,6 +110,8 @@ pub(super) struct Watch {
     nodes: BTreeMap<NodeId, (String, Duty)>,
     alive: BTreeMap<NodeId, bool>,
     volumes: BTreeMap<VolumeId, Seen>,
+    version: Option<ClusterVersion>,
+    generation: Option<Generation>,
     /// The first state is no news: it is what was stored.
     started: bool,
 }
@@ -100,9 +120,12 @@ pub(super) struct Watch {
 struct Seen {
     name: String,
     size: u64,
+    limits: GuestLimits,
+    socket: SocketAccess,
     view: Option<VolumeView>,
     registered: BTreeMap<NodeId, Incarnation>,
     successors: BTreeMap<NodeId, Successor>,
+    left_out: BTreeMap<NodeId, Epoch>,
     durability: Durability,
     receipts: Vec<Receipt>,
 }
@@ -118,6 +141,19 @@ impl Watch {
         };
         self.leader = leader;
         emit(out, now, EventKind::Leader, None, message);
+    }
+
+    /// Of the control plane as a whole.
+    pub(super) fn of_control(&self, kind: EventKind, message: String, now: Time, out: &mut Vec<Output>) {
+        emit(out, now, kind, None, message);
+    }
+
+    /// What a node says of itself can't be read.
+    pub(super) fn unreadable(&self, name: &str, why: &str, now: Time, out: &mut Vec<Output>) {
+        let message = format!(
+            "the heartbeats of {name} can't be read here ({why}): one of the two agents is too old for the other; upgrade the older one"
+        );
+        emit(out, now, EventKind::Version, None, message);
     }
 
     /// Compares who lives with who lived.
@@ -138,16 +174,71 @@ impl Watch {
         self.alive.retain(|node, _| state.node(*node).is_some());
     }
 
-    /// Compares the state with the one before.
-    pub(super) fn state(&mut self, state: &State, now: Time, out: &mut Vec<Output>) {
+    /// Compares the state with the one before. `only`: the volumes that may have changed, if nothing else has.
+    pub(super) fn state(&mut self, state: &State, only: Option<&BTreeSet<VolumeId>>, now: Time, out: &mut Vec<Output>) {
+        if let Some(only) = only.filter(|_| self.started) {
+            return only.iter().for_each(|id| self.volume(state, *id, now, out));
+        }
         let nodes: BTreeMap<NodeId, (String, Duty)> =
             present(state).map(|(id, n)| (id, (n.name.clone(), n.wanted))).collect();
-        let volumes: BTreeMap<VolumeId, Seen> = state.volumes.iter().map(|(id, v)| (*id, see(state, *id, v))).collect();
+        let before = self.version.replace(state.version).filter(|before| *before != state.version);
+        if let Some(before) = before {
+            let message = format!(
+                "the cluster is of version {} now, raised from {before}: agents that do not speak it can't be started any more",
+                state.version
+            );
+            emit(out, now, EventKind::Version, None, message);
+        }
+        self.recovered(state, now, out);
         if std::mem::replace(&mut self.started, true) {
             self.nodes_changed(&nodes, now, out);
-            self.volumes_changed(&volumes, &nodes, now, out);
+            self.nodes = nodes;
+            let known: BTreeSet<VolumeId> = self.volumes.keys().chain(state.volumes.keys()).copied().collect();
+            known.into_iter().for_each(|id| self.volume(state, id, now, out));
+        } else {
+            self.nodes = nodes;
+            self.volumes = state.volumes.iter().map(|(id, v)| (*id, see(state, *id, v))).collect();
         }
-        (self.nodes, self.volumes) = (nodes, volumes);
+    }
+
+    /// Compares one volume with what it was.
+    fn volume(&mut self, state: &State, id: VolumeId, now: Time, out: &mut Vec<Output>) {
+        let after = state.volumes.get(&id).map(|v| see(state, id, v));
+        let before = self.volumes.remove(&id);
+        let name = |node: NodeId| self.nodes.get(&node).map_or_else(|| node.to_string(), |(name, _)| name.clone());
+        match (&before, &after) {
+            (Some(before), Some(after)) => changes(before, after, &name, now, out),
+            (None, Some(after)) => {
+                let message = format!("volume {} of {} bytes was created as {id}", after.name, after.size);
+                emit(out, now, EventKind::VolumeCreated, Some(&after.name), message);
+            }
+            (Some(gone), None) => {
+                let message = format!("volume {} and all its copies are gone", gone.name);
+                emit(out, now, EventKind::VolumeDeleted, Some(&gone.name), message);
+            }
+            (None, None) => {}
+        }
+        if let Some(after) = after {
+            self.volumes.insert(id, after);
+        }
+    }
+
+    /// Also where this is the first state of this life: it is what the operator looks for.
+    fn recovered(&mut self, state: &State, now: Time, out: &mut Vec<Output>) {
+        let generation = state.generation();
+        if self.generation.replace(generation) == Some(generation) {
+            return;
+        }
+        let Some(r) = state.recoveries.last() else { return };
+        let name = |n: &NodeId| state.nodes.get(n).map_or_else(|| n.to_string(), |n| n.name.clone());
+        let given_up: Vec<String> = r.given_up.iter().map(name).collect();
+        let (by, host, on, given_up) = (&r.by.user, &r.by.host, name(&r.node), given_up.join(", "));
+        let message = format!(
+            "the control plane was recovered on {on} by {by} on {host}: generation {generation} goes on from entry {} of term {}, and gave up \
+             {given_up}",
+            r.index, r.term
+        );
+        emit(out, now, EventKind::ControlRecovered, None, message);
     }
 
     fn nodes_changed(&self, nodes: &BTreeMap<NodeId, (String, Duty)>, now: Time, out: &mut Vec<Output>) {
@@ -169,38 +260,22 @@ impl Watch {
             emit(out, now, EventKind::NodeRemoved, None, format!("node {name} was removed"));
         }
     }
-
-    fn volumes_changed(
-        &self,
-        volumes: &BTreeMap<VolumeId, Seen>,
-        nodes: &BTreeMap<NodeId, (String, Duty)>,
-        now: Time,
-        out: &mut Vec<Output>,
-    ) {
-        let name = |node: NodeId| nodes.get(&node).map_or_else(|| node.to_string(), |(name, _)| name.clone());
-        for (id, after) in volumes {
-            if let Some(before) = self.volumes.get(id) {
-                changes(before, after, &name, now, out);
-            } else {
-                let message = format!("volume {} of {} bytes was created as {id}", after.name, after.size);
-                emit(out, now, EventKind::VolumeCreated, Some(&after.name), message);
-            }
-        }
-        for (_, gone) in self.volumes.iter().filter(|(id, _)| !volumes.contains_key(id)) {
-            let message = format!("volume {} and all its copies are gone", gone.name);
-            emit(out, now, EventKind::VolumeDeleted, Some(&gone.name), message);
-        }
-    }
 }
 
 fn see(state: &State, id: VolumeId, volume: &Volume) -> Seen {
     Seen {
         name: volume.name.clone(),
         size: volume.size.bytes(),
+        limits: volume.limits,
+        socket: volume.socket.clone(),
         view: state.view(id),
         registered: registered_copies(volume),
         successors: match &volume.phase {
             Phase::Open { copies, .. } => copies.successors.clone(),
+            Phase::Creating { .. } | Phase::Deleting { .. } => BTreeMap::new(),
+        },
+        left_out: match &volume.phase {
+            Phase::Open { copies, .. } => copies.left_out.clone(),
             Phase::Creating { .. } | Phase::Deleting { .. } => BTreeMap::new(),
         },
         durability: volume.durability,
@@ -221,10 +296,21 @@ fn changes(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String, now: Ti
         let message = format!("volume {} is to have {} bytes instead of {}", after.name, after.size, before.size);
         emit(out, now, EventKind::VolumeResized, volume, message);
     }
+    if before.limits != after.limits {
+        let message = format!("guests of volume {} may ask for {}", after.name, after.limits);
+        emit(out, now, EventKind::VolumeGranted, volume, message);
+    }
+    if before.socket != after.socket {
+        let message = format!("the socket of volume {} has {}", after.name, after.socket);
+        emit(out, now, EventKind::VolumeGranted, volume, message);
+    }
     receipts_changed(before, after, name, now, out);
     let Some(now_view) = &after.view else { return };
     for message in moves(before, after, now_view, name) {
         emit(out, now, EventKind::CopyMoved, volume, message);
+    }
+    for message in alone(before, after, now_view, name) {
+        emit(out, now, EventKind::SingleCopy, volume, message);
     }
     let then_view = before.view.as_ref();
     if let Some(nominee) = now_view.nominee
@@ -254,6 +340,7 @@ fn moves(before: &Seen, after: &Seen, view: &VolumeView, name: &dyn Fn(NodeId) -
         let why = match s.why {
             Why::Drained => "its node is to be drained",
             Why::Gone => "it was gone for longer than replace_after",
+            Why::Asked => "an operator asked for that",
         };
         format!("the copy on {} is replaced on {}: {why}", name(s.of), name(*new))
     });
@@ -265,6 +352,30 @@ fn moves(before: &Seen, after: &Seen, view: &VolumeView, name: &dyn Fn(NodeId) -
         }
     });
     began.chain(ended).collect()
+}
+
+/// Whether one of two copies goes on without the other one.
+fn alone(before: &Seen, after: &Seen, view: &VolumeView, name: &dyn Fn(NodeId) -> String) -> Vec<String> {
+    let mut said = Vec::new();
+    let decided = before.view.as_ref().and_then(|v| v.alone) != view.alone;
+    if let Some(node) = view.alone.filter(|_| decided) {
+        let others: Vec<String> = view.left_out().into_iter().map(name).collect();
+        let others = others.join(", ");
+        said.push(format!("the copy on {} is to go on alone, it does not reach the one on {others}", name(node)));
+    }
+    for node in after.left_out.keys().filter(|n| !before.left_out.contains_key(n)) {
+        let (left, epoch) = (primary(&view.active, name), view.active.epoch);
+        said.push(format!(
+            "{left} goes on alone from epoch {epoch} on: every write is on one disk, {} is left out",
+            name(*node)
+        ));
+    }
+    for node in before.left_out.keys().filter(|n| !after.left_out.contains_key(n)) {
+        let what =
+            if view.active.member(*node).is_some() { "holds every write again and counts" } else { "is given up" };
+        said.push(format!("the copy on {}, which was left out, {what}", name(*node)));
+    }
+    said
 }
 
 /// Who ordered which forced recovery, and what it cost.
@@ -296,8 +407,13 @@ fn receipts_changed(before: &Seen, after: &Seen, name: &dyn Fn(NodeId) -> String
 fn reign(before: &VolumeView, after: &VolumeView, name: &dyn Fn(NodeId) -> String) -> String {
     let why = match before.nominee {
         _ if before.active.epoch == Epoch::ZERO => "the volume opens for the first time",
+        _ if after.recovered.is_some() => "the control plane was recovered, nobody has opened it since",
+        _ if before.recovered.is_some() => "it opens for the first time since the control plane was recovered",
         _ if after.forced.is_some() => "an operator goes on with the copies that are left",
         _ if before.forced.is_some() => "it goes on with the copies that are left",
+        _ if after.active.members.len() < before.active.members.len() && before.alone.is_some() => {
+            "it goes on with one copy"
+        }
         Some(nominee) if nominee.planned => "a planned switchover",
         Some(_) => "the control plane chose its primary",
         None => "its primary asked for it",

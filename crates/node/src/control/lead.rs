@@ -15,6 +15,13 @@ impl Control {
         let Some(state) = self.replicated.state() else { return };
         let mut commands = self.detector.decide(state, self.config.me, status.is_leader, now);
         let mut step = None;
+        let raised = if status.is_leader {
+            self.detector.raise(state, now)
+        } else {
+            self.detector.raise_no_more();
+            None
+        };
+        commands.extend(raised);
         if status.is_leader {
             commands.extend(removals(state, &status));
             let gone = self.gone_for_long(state, now);

@@ -3,7 +3,12 @@
 use super::*;
 use crate::upkeep::{Task, Upkeep};
 use holdfast_cluster::{CopyReport, CopyRole, CopyState, Duty, Integrity, Outcome, RefusalKind, SpaceLeft};
-use holdfast_types::{ClusterId, Durability, Epoch, Incarnation, Life, Lsn, Rng, VolumeId};
+use holdfast_types::{ClusterId, Durability, Epoch, GuestLimits, Incarnation, Life, Lsn, Rng, SocketAccess, VolumeId};
+
+mod regime;
+mod scale;
+mod told;
+mod versions;
 
 const N1: NodeId = NodeId(1);
 const N2: NodeId = NodeId(2);
@@ -24,6 +29,10 @@ struct Seen {
     done: Vec<(u64, Result<Outcome, Failure>)>,
     events: Vec<Event>,
     removed: bool,
+    version: Option<ClusterVersion>,
+    /// Why it ended, where that is looked for.
+    fatal: Option<String>,
+    superseded: Option<Recovery>,
 }
 
 struct Net {
@@ -31,6 +40,7 @@ struct Net {
     rng: Rng,
     controls: BTreeMap<NodeId, Control>,
     stored: BTreeMap<NodeId, Stored>,
+    recoveries: BTreeMap<NodeId, Recovery>,
     seen: BTreeMap<NodeId, Seen>,
     lives: u64,
     due: BTreeMap<(Time, u64), Due>,
@@ -39,6 +49,13 @@ struct Net {
     arrival: BTreeMap<(NodeId, NodeId), Time>,
     cut: BTreeSet<NodeId>,
     loss_per_million: u32,
+    /// Handed over so far, whatever became of it.
+    bytes: usize,
+    /// What nodes speak that do not speak everything.
+    speaks: BTreeMap<NodeId, Speaks>,
+    /// Nodes that may end with a sentence.
+    may_end: BTreeSet<NodeId>,
+    snapshot_every: u64,
 }
 
 fn node(name: &str) -> Command {
@@ -63,6 +80,9 @@ fn volume(name: &str, nodes: &[NodeId]) -> Command {
         write_quorum,
         nodes,
         primary: None,
+        degraded: None,
+        limits: GuestLimits::default(),
+        socket: SocketAccess::default(),
     }
 }
 
@@ -71,11 +91,17 @@ impl Net {
     fn new(seed: u64) -> Net {
         let mut state = State::new(CLUSTER, "test");
         assert_eq!(state.apply(&node("alpha")), Ok(Outcome::Node(N1)));
+        Net::founded(seed, state)
+    }
+
+    /// The founding node of a cluster with this state.
+    fn founded(seed: u64, state: State) -> Net {
         let mut net = Net {
             now: Time(1_000_000_000),
             rng: Rng::new(seed),
             controls: BTreeMap::new(),
             stored: BTreeMap::from([(N1, Stored::founding(N1, founding_snapshot(state)))]),
+            recoveries: BTreeMap::new(),
             seen: BTreeMap::new(),
             lives: 1,
             due: BTreeMap::new(),
@@ -83,6 +109,10 @@ impl Net {
             arrival: BTreeMap::new(),
             cut: BTreeSet::new(),
             loss_per_million: 0,
+            bytes: 0,
+            speaks: BTreeMap::new(),
+            may_end: BTreeSet::new(),
+            snapshot_every: 20,
         };
         net.start(N1);
         net
@@ -106,13 +136,17 @@ impl Net {
         let peers = BTreeMap::from([(N1, "alpha:7400".to_owned())]);
         let config = ControlConfig {
             peers,
-            snapshot_every: 20,
+            snapshot_every: self.snapshot_every,
+            speaks: self.speaks.get(&id).copied().unwrap_or(Speaks::THIS),
+            build: format!("build of {id}"),
+            recovery: self.recoveries.get(&id).cloned(),
             ..ControlConfig::new(CLUSTER, id, Life(self.lives), self.rng.next_u64())
         };
         let stored = self.stored.entry(id).or_default().clone();
         let control = Control::new(config, stored, self.now).unwrap();
         self.controls.insert(id, control);
-        self.seen.entry(id).or_default().local = LocalView::default();
+        let seen = self.seen.entry(id).or_default();
+        (seen.local, seen.fatal) = (LocalView::default(), None);
         self.input(id, Input::Tick);
         let others: Vec<NodeId> = self.controls.keys().copied().filter(|n| *n != id).collect();
         for other in others {
@@ -137,6 +171,8 @@ impl Net {
 
     fn output(&mut self, id: NodeId, output: Output) {
         let seen = self.seen.entry(id).or_default();
+        let acts = matches!(output, Output::Local(_) | Output::Compact { .. } | Output::Version(_) | Output::Fatal(_));
+        assert!(!acts || seen.fatal.is_none(), "{id} gave up and goes on: {output:?}");
         match output {
             Output::Send { to, bytes } => self.send(id, to, bytes),
             Output::Persist(batch) => {
@@ -153,11 +189,26 @@ impl Net {
             Output::Done { token, result } => seen.done.push((token, result)),
             Output::Event(event) => seen.events.push(event),
             Output::Removed => seen.removed = true,
+            Output::Adopt { batch, recovery } => {
+                self.stored.insert(id, Stored::default());
+                self.recoveries.insert(id, recovery);
+                self.later(self.now + Duration::from_millis(1), Due::Persisted { node: id, batch });
+            }
+            Output::Superseded(recovery) => {
+                seen.superseded = Some(recovery);
+                self.kill(id);
+            }
+            Output::Version(version) => seen.version = Some(version),
+            Output::Fatal(why) if self.may_end.contains(&id) => {
+                seen.fatal.get_or_insert(why);
+                self.kill(id);
+            }
             Output::Fatal(why) => panic!("{id}: {why}"),
         }
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, bytes: Bytes) {
+        self.bytes += bytes.len();
         if self.cut.contains(&from) || self.cut.contains(&to) || self.rng.chance(self.loss_per_million) {
             return;
         }
@@ -279,11 +330,16 @@ fn report(role: CopyRole, state: CopyState) -> CopyReport {
         switchover: false,
         lost: Vec::new(),
         learners: Vec::new(),
+        absent: Vec::new(),
+        damaged: None,
+        unknown_reign: false,
+        asked_for: false,
         space: SpaceLeft::Enough,
         integrity: Integrity::default(),
         orphans: Vec::new(),
         resync: None,
         exposure: holdfast_cluster::Exposure::default(),
+        slow: Vec::new(),
         clients: 0,
         size: None,
         hung: None,

@@ -107,7 +107,9 @@ impl Voters<'_> {
     fn caught_up(&self, node: NodeId) -> bool {
         let status = self.status;
         let close = |p: &holdfast_consensus::PeerProgress| {
-            p.node == node && p.recent_active && p.matched + CAUGHT_UP >= status.last_index
+            // Raft takes a new one for active before it has said anything: a vote for one that is gone could leave no majority.
+            let answers = p.recent_active && p.matched > 0;
+            p.node == node && answers && p.matched + CAUGHT_UP >= status.last_index
         };
         status.progress.iter().any(close)
     }
@@ -242,6 +244,15 @@ mod tests {
         state.apply(&Command::WantNode { node: NodeId(1), wanted: Duty::Removed }).unwrap();
         let (steps, voters) = settle(&state, &mut status, &[]);
         assert_eq!((steps, voters), (vec![Step::HandOver(NodeId(2))], vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn one_that_was_never_heard_of_gets_no_vote() {
+        let (state, mut status) = cluster(&["a"; 3], 1);
+        status.last_index = 10;
+        let silent = status.progress.iter_mut().find(|p| p.node == NodeId(2)).unwrap();
+        (silent.matched, silent.recent_active) = (0, true);
+        assert_eq!(settle(&state, &mut status, &[]).1, [1, 3]);
     }
 
     #[test]

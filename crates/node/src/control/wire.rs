@@ -4,7 +4,7 @@
 
 use crate::upkeep::Upkeep;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use holdfast_types::{Life, NodeId};
+use holdfast_types::{Generation, Life, NodeId, Speaks};
 use std::collections::BTreeMap;
 
 /// Longest command. The largest, a volume with seven copies, takes far less.
@@ -19,6 +19,17 @@ const TAG_ALIVE: u8 = 4;
 const TAG_PEERS: u8 = 5;
 const TAG_UPKEEP: u8 = 6;
 const TAG_RESTARTS: u8 = 7;
+const TAG_SPEAKS: u8 = 8;
+/// Before any other message, if the sender's generation is not the first one.
+const TAG_GENERATION: u8 = 9;
+const TAG_RECOVERED: u8 = 10;
+const TAG_CHANGES: u8 = 11;
+const TAG_ALIVE_AT: u8 = 12;
+const TAG_TELL_ALL: u8 = 13;
+const TAG_ALL: u8 = 14;
+
+/// Longest name of a build.
+pub(super) const MAX_BUILD_BYTES: usize = 256;
 
 /// Most nodes that one message introduces, and the longest address of one.
 pub(super) const MAX_INTRODUCED: usize = 1024;
@@ -45,6 +56,40 @@ pub(super) enum Message {
     Upkeep(Upkeep),
     /// That life of the sender ends now, and another one is to follow within so many milliseconds: what it leads is to wait for it.
     Restarts(Life, u32),
+    /// Which versions that life of the sender speaks, and which build it is. Agents of the first version neither send nor know this.
+    Speaks(Life, Speaks, String),
+    /// `cluster::Changes`, encoded. In clusters of version 2, as the three below.
+    Changes(Bytes),
+    /// A heartbeat of that life, which has told of so many changes.
+    AliveAt(Life, u64),
+    /// Not all that the receiver has told is known: `All` is wanted.
+    TellAll,
+    /// `cluster::Heartbeat`, encoded, with so many changes in it.
+    All(u64, Bytes),
+    /// `cluster::Recovery`, encoded: what opened the sender's generation.
+    Recovered(Bytes),
+}
+
+/// A message as a node of that generation sends it.
+pub(super) fn of_generation(generation: Generation, message: Bytes) -> Bytes {
+    if generation == Generation::FIRST {
+        return message;
+    }
+    let mut out = BytesMut::with_capacity(9 + message.len());
+    out.put_u8(TAG_GENERATION);
+    out.put_u64_le(generation.0);
+    out.put_slice(&message);
+    out.freeze()
+}
+
+/// Of which generation its sender is, and the message; `None`: malformed.
+pub(super) fn generation_of(mut bytes: Bytes) -> Option<(Generation, Bytes)> {
+    if bytes.first() != Some(&TAG_GENERATION) {
+        return Some((Generation::FIRST, bytes));
+    }
+    bytes.advance(1);
+    let generation = Generation(bytes.try_get_u64_le().ok()?);
+    (generation > Generation::FIRST).then_some((generation, bytes))
 }
 
 impl Message {
@@ -53,10 +98,12 @@ impl Message {
         let peers;
         let upkeep;
         let restarts;
+        let told;
         let (tag, body) = match self {
             Message::Raft(body) => (TAG_RAFT, body),
             Message::Heartbeat(body) => (TAG_HEARTBEAT, body),
             Message::Forward(body) => (TAG_FORWARD, body),
+            Message::Recovered(body) => (TAG_RECOVERED, body),
             Message::Alive(life) => {
                 alive = Bytes::copy_from_slice(&life.0.to_le_bytes());
                 (TAG_ALIVE, &alive)
@@ -75,6 +122,26 @@ impl Message {
                 body.put_u32_le(*within_ms);
                 restarts = body.freeze();
                 (TAG_RESTARTS, &restarts)
+            }
+            Message::Changes(body) => (TAG_CHANGES, body),
+            Message::AliveAt(life, number) => {
+                let mut body = BytesMut::with_capacity(16);
+                body.put_u64_le(life.0);
+                body.put_u64_le(*number);
+                alive = body.freeze();
+                (TAG_ALIVE_AT, &alive)
+            }
+            Message::TellAll => (TAG_TELL_ALL, &Bytes::new()),
+            Message::All(number, heartbeat) => {
+                let mut body = BytesMut::with_capacity(8 + heartbeat.len());
+                body.put_u64_le(*number);
+                body.put_slice(heartbeat);
+                alive = body.freeze();
+                (TAG_ALL, &alive)
+            }
+            Message::Speaks(life, speaks, build) => {
+                told = encode_speaks(*life, *speaks, build);
+                (TAG_SPEAKS, &told)
             }
         };
         let mut out = BytesMut::with_capacity(1 + body.len());
@@ -96,9 +163,41 @@ impl Message {
             TAG_PEERS => decode_peers(bytes).map(Message::Peers),
             TAG_UPKEEP => Upkeep::decode(bytes).map(Message::Upkeep),
             TAG_RESTARTS if bytes.len() == 12 => Some(Message::Restarts(Life(bytes.get_u64_le()), bytes.get_u32_le())),
+            TAG_SPEAKS => decode_speaks(bytes),
+            TAG_CHANGES if bytes.len() <= MAX_HEARTBEAT_BYTES => Some(Message::Changes(bytes)),
+            TAG_ALIVE_AT if bytes.len() == 16 => Some(Message::AliveAt(Life(bytes.get_u64_le()), bytes.get_u64_le())),
+            TAG_ALL if (8..=8 + MAX_HEARTBEAT_BYTES).contains(&bytes.len()) => {
+                Some(Message::All(bytes.get_u64_le(), bytes))
+            }
+            TAG_TELL_ALL if bytes.is_empty() => Some(Message::TellAll),
+            TAG_RECOVERED => Some(Message::Recovered(bytes)),
             _ => None,
         }
     }
+}
+
+/// The life; the oldest and the newest version, and the length of the build's name, in four bytes each; the name.
+fn encode_speaks(life: Life, speaks: Speaks, build: &str) -> Bytes {
+    assert!(build.len() <= MAX_BUILD_BYTES, "a build's name has at most {MAX_BUILD_BYTES} bytes");
+    let mut out = BytesMut::with_capacity(20 + build.len());
+    out.put_u64_le(life.0);
+    for field in [speaks.oldest().0, speaks.newest().0, u32::try_from(build.len()).expect("at most 256 bytes")] {
+        out.put_u32_le(field);
+    }
+    out.put_slice(build.as_bytes());
+    out.freeze()
+}
+
+/// What follows the name is of versions to come, and passed over: this message is read by whoever may be too old for all others.
+fn decode_speaks(mut bytes: Bytes) -> Option<Message> {
+    let life = Life(bytes.try_get_u64_le().ok()?);
+    let (oldest, newest) = (bytes.try_get_u32_le().ok()?, bytes.try_get_u32_le().ok()?);
+    let len = usize::try_from(bytes.try_get_u32_le().ok()?).ok()?;
+    if len > MAX_BUILD_BYTES || len > bytes.remaining() {
+        return None;
+    }
+    let build = String::from_utf8(bytes.split_to(len).into()).ok()?;
+    Some(Message::Speaks(life, Speaks::new(oldest, newest)?, build))
 }
 
 /// For each node its id, the length of its address in two bytes, and the address.
@@ -184,14 +283,28 @@ mod tests {
             raft,
             alive,
             Message::Restarts(Life(7), u32::MAX),
+            Message::Speaks(Life(8), Speaks::THIS, "0.1.0".to_owned()),
+            Message::Speaks(Life(8), Speaks::new(3, u32::MAX).unwrap(), String::new()),
             wish(Task::Verify),
             wish(Task::Scrub { bytes_per_second: 100 << 20 }),
             Message::Peers(peers.clone()),
             Message::Heartbeat(body.clone()),
             Message::Forward(body.clone()),
+            Message::Recovered(body.clone()),
         ] {
-            assert_eq!(Message::decode(message.encode()), Some(message));
+            let bytes = message.encode();
+            for generation in [Generation::FIRST, Generation(1), Generation(u64::MAX)] {
+                let marked = of_generation(generation, bytes.clone());
+                assert_eq!(marked == bytes, generation == Generation::FIRST, "the first one says what was always said");
+                assert_eq!(generation_of(marked), Some((generation, bytes.clone())));
+            }
+            assert_eq!(Message::decode(bytes), Some(message));
         }
+        let marked = of_generation(Generation(7), body.clone());
+        assert!((1..9).all(|len| generation_of(marked.slice(..len)).is_none()), "cut off in the generation");
+        let mut first = marked.to_vec();
+        first[1] = 0;
+        assert_eq!(generation_of(first.into()), None, "the first one is never marked");
         let bytes = Message::Peers(peers).encode();
         assert!(
             (2..bytes.len() - 10).all(|len| Message::decode(bytes.slice(..len)).is_none()),
@@ -209,5 +322,13 @@ mod tests {
         }
         assert_eq!(Message::decode(Bytes::new()), None);
         assert_eq!(Message::decode(Bytes::from_static(&[77, 1])), None);
+        let speaks = Message::Speaks(Life(8), Speaks::THIS, String::new()).encode();
+        assert!((0..speaks.len()).all(|len| Message::decode(speaks.slice(..len)).is_none()));
+        let mut longer = speaks.to_vec();
+        longer.push(7);
+        assert!(Message::decode(longer.into()).is_some(), "what a later version adds is passed over");
+        let mut backwards = speaks.to_vec();
+        backwards[9] = 9;
+        assert_eq!(Message::decode(backwards.into()), None, "versions 9 to 2");
     }
 }

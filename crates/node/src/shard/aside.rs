@@ -8,6 +8,7 @@ use super::{Output, Shard};
 use holdfast_replication::LogEnd;
 use holdfast_store as store;
 use holdfast_store::OrphanNews;
+use holdfast_store::io::FileId;
 use holdfast_types::{Epoch, OpenedCopy, Time, VolumeId};
 
 /// Entries of the epoch table that are kept.
@@ -70,6 +71,11 @@ fn end_of(opened: &OpenedCopy) -> LogEnd {
         whole: opened.unknown_to.is_none() && opened.commit_hint <= opened.last,
         switching: false,
     }
+}
+
+pub(super) fn mended_event(volume: VolumeId, file: FileId) -> Output {
+    let text = format!("{file} was not what had been written to it, which the scrub found; it is written again");
+    Output::Event { volume: Some(volume), text }
 }
 
 pub(super) fn orphan_event(volume: VolumeId, epoch: Epoch, news: OrphanNews) -> Output {

@@ -13,8 +13,8 @@ impl Shard {
 
     /// What the device has not answered for too long, for people.
     pub(super) fn hung(&self, volume: VolumeId) -> Option<String> {
-        let file = self.store.hung(volume)?;
-        let (place, patience) = (&self.config.place, self.config.store.hung_after.as_secs());
+        let (file, patience) = self.store.hung_for(volume)?;
+        let (place, patience) = (&self.config.place, patience.as_secs());
         Some(format!("the device has not answered for more than {patience} s on {file} in {place}"))
     }
 

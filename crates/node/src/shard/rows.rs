@@ -4,6 +4,7 @@ use super::Shard;
 use holdfast_replication::{CopyStatus, LogEnd, Replica};
 use holdfast_store::Space;
 use holdfast_types::{Epoch, Incarnation, VolumeId};
+use std::collections::BTreeSet;
 
 /// One copy at a glance, for heartbeats and status.
 #[derive(Clone, Debug)]
@@ -28,17 +29,8 @@ pub struct CopyRow {
 
 impl CopyRow {
     /// A copy that can't say anything.
-    fn mute(volume: VolumeId, why: String) -> CopyRow {
-        CopyRow {
-            volume,
-            status: None,
-            digest: 0,
-            failed: Some(why),
-            space: Space::Enough,
-            hung: None,
-            aside: None,
-            orphans: Vec::new(),
-        }
+    fn mute(volume: VolumeId, failed: Option<String>, space: Space) -> CopyRow {
+        CopyRow { volume, status: None, digest: 0, failed, space, hung: None, aside: None, orphans: Vec::new() }
     }
 }
 
@@ -62,14 +54,23 @@ impl Shard {
                 orphans: self.store.orphans(*volume),
             });
         }
-        rows.extend(self.broken.iter().map(|(volume, why)| CopyRow::mute(*volume, why.clone())));
+        rows.extend(self.broken.iter().map(|(volume, why)| CopyRow::mute(*volume, Some(why.clone()), Space::Enough)));
+        rows.extend(
+            self.opening.iter().map(|volume| CopyRow::mute(*volume, self.shard_failed.clone(), self.space(*volume))),
+        );
+        // Whoever shows it says which volume: here it has no name.
+        let unknown = |v: &VolumeId| !self.copies.contains_key(v) && !self.is_found(*v);
         if self.started {
-            let unknown = |v: &VolumeId| !self.copies.contains_key(v) && !self.broken.contains_key(v);
-            for view in self.local.views.iter().filter(|v| unknown(&v.volume)) {
-                // Whoever shows it says which volume: here it has no name.
-                let why = "this node should hold a copy and has none: its disk was wiped or replaced; replace the copy";
-                rows.push(CopyRow::mute(view.volume, why.to_owned()));
-            }
+            let why = "this node should hold a copy and has none: its disk was wiped or replaced; replace the copy";
+            let wiped = self.local.views.iter().map(|v| v.volume).filter(unknown);
+            rows.extend(wiped.map(|v| CopyRow::mute(v, Some(why.to_owned()), Space::Enough)));
+        } else if let Some(why) = &self.shard_failed {
+            // What is wanted is not done either, and whoever waits for it hears why.
+            let create = self.local.create.iter().map(|(v, _)| *v);
+            let wanted =
+                self.local.views.iter().map(|v| v.volume).chain(create).chain(self.local.delete.iter().copied());
+            let wanted: BTreeSet<VolumeId> = wanted.filter(unknown).collect();
+            rows.extend(wanted.into_iter().map(|v| CopyRow::mute(v, Some(why.clone()), Space::Enough)));
         }
         rows
     }

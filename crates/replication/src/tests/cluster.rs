@@ -26,7 +26,7 @@ struct Node {
     committed: Lsn,
     incarnation: Incarnation,
     held: bool,
-    pub(super) scrubbed: BlockIndex,
+    pub(super) scrub: ScrubKept,
     /// Not 0: its image is another one than its log makes.
     differs: u64,
     /// Blocks whose content can't be verified.
@@ -76,7 +76,7 @@ impl Node {
             committed: Lsn::ZERO,
             incarnation,
             held: false,
-            scrubbed: BlockIndex(0),
+            scrub: ScrubKept::default(),
             differs: 0,
             rotten: BTreeSet::new(),
             wrong: BTreeSet::new(),
@@ -151,6 +151,13 @@ impl Cluster {
         self.settle();
     }
 
+    /// A1: of two copies this one is to go on.
+    pub(super) fn go_alone(&mut self, node: NodeId) {
+        self.view.alone = Some(node);
+        self.publish();
+        self.settle();
+    }
+
     /// F1: an operator goes on with these.
     pub(super) fn force(&mut self, survivors: &[u64], primary: NodeId) {
         self.max_epoch = self.max_epoch.next();
@@ -160,8 +167,18 @@ impl Cluster {
         let write_quorum = self.view.rule.write_quorum(members.len());
         let (epoch, primary) = (self.max_epoch, Some(primary));
         self.view.active = Configuration { epoch, primary, members, write_quorum };
-        self.view.forced = Some(Forced { before, noted: None });
+        (self.view.forced, self.view.recovered) = (Some(Forced { before, noted: None }), None);
         (self.view.pending, self.view.nominee) = (None, None);
+        self.publish();
+        self.settle();
+    }
+
+    /// G4: the control plane goes on from what it knew when its view was `known`.
+    pub(super) fn recover_control(&mut self, known: VolumeView) {
+        let before = known.active.epoch;
+        self.max_epoch = Epoch(self.max_epoch.0 + (1 << 32)).next();
+        self.view = VolumeView { recovered: Some(before), pending: None, nominee: None, alone: None, ..known };
+        self.view.active.epoch = self.max_epoch;
         self.publish();
         self.settle();
     }
@@ -222,8 +239,17 @@ impl Cluster {
         self.node(node).rotten.insert(block);
     }
 
+    /// The medium gives the right bytes again.
+    pub(super) fn heal(&mut self, node: NodeId, block: u64) {
+        self.node(node).rotten.remove(&block);
+    }
+
     pub(super) fn scrub(&mut self, node: NodeId) {
-        self.queue.push_back((node, Input::Scrub { run: 7, bytes_per_second: 100 << 20 }));
+        self.scrub_at(node, 7, 100 << 20);
+    }
+
+    pub(super) fn scrub_at(&mut self, node: NodeId, run: u64, bytes_per_second: u64) {
+        self.queue.push_back((node, Input::Scrub { run, bytes_per_second }));
         self.settle();
     }
 
@@ -427,7 +453,7 @@ impl Cluster {
             checkpoint: n.committed,
             first: Lsn(1),
             unknown_to: None,
-            scrubbed: n.scrubbed,
+            scrub: n.scrub.clone(),
         };
         n.replica = Some(Replica::new(node, Life(n.life), view, &opened, Timers::default(), Limits::default(), now));
         let up: Vec<NodeId> = self.nodes.keys().copied().filter(|o| *o != node && !self.cut.contains(o)).collect();
@@ -566,8 +592,8 @@ impl Cluster {
         match *request {
             ControlRequest::Claim { base, life, .. } if base == self.view.active.epoch => {
                 self.max_epoch = self.max_epoch.next();
-                let configuration =
-                    Configuration { epoch: self.max_epoch, primary: Some(node), ..self.view.active.clone() };
+                let all = Configuration { epoch: self.max_epoch, primary: Some(node), ..self.view.active.clone() };
+                let configuration = if self.view.alone == Some(node) { all.alone(node, self.view.rule) } else { all };
                 self.view.pending = Some(Pending { configuration, base, life, same_primary: false });
             }
             ControlRequest::Reconfigure { base, life, ref members, .. }
@@ -599,7 +625,8 @@ impl Cluster {
                 self.view.learners.retain(|m| active.member(m.node).is_none());
                 self.view.leaving.retain(|n| active.member(*n).is_some());
                 self.view.nominee = None;
-                self.view.forced = None;
+                self.view.alone = None;
+                (self.view.forced, self.view.recovered) = (None, None);
             }
             _ => return,
         }
@@ -679,8 +706,10 @@ impl Cluster {
                     last_hash: last.map_or(0, Record::hash),
                 }
             }
-            Output::Scrubbed(next) => {
-                n.scrubbed = next;
+            Output::Scrubbed { kept, at_once } => {
+                if at_once {
+                    n.scrub = kept;
+                }
                 return;
             }
             Output::Commit(lsn) => {

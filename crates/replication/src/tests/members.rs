@@ -164,6 +164,54 @@ fn a_change_whose_new_member_is_gone_is_given_up() {
 }
 
 #[test]
+fn a_member_that_goes_while_it_is_let_in_has_to_follow_for_longer_before_the_next_try() {
+    let mut c = opened(3);
+    for time in 0..2 {
+        c.hold_control(true);
+        if time == 0 {
+            c.add_learner(N4)
+        } else {
+            c.join(N4)
+        }
+        c.run_for(Duration::from_millis(600));
+        c.cut(N4);
+        c.hold_control(false);
+        assert!(c.pending(), "it is let in at once");
+        c.run_for(Duration::from_secs(4));
+        assert_eq!((c.members(), c.status(N1).role), (vec![1, 2, 3], RoleName::Primary));
+    }
+    c.join(N4);
+    c.run_for(Duration::from_secs(1));
+    assert_eq!((c.members(), c.pending()), (vec![1, 2, 3], false), "trap 32");
+    c.run_for(Duration::from_secs(3));
+    assert_eq!(c.members(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn one_that_is_to_go_on_alone_completes_a_change_that_others_can_hold() {
+    for newcomer_stays in [true, false] {
+        let mut c = opened(2);
+        c.hold_control(true);
+        c.add_learner(N3);
+        c.run_for(Duration::from_millis(100));
+        c.cut(N2);
+        c.go_alone(N1);
+        if !newcomer_stays {
+            c.cut(N3);
+        }
+        c.hold_control(false);
+        let changing = c.view().pending.as_ref().is_some_and(|p| p.same_primary);
+        assert!(changing || newcomer_stays, "the change was committed too late");
+        c.run_for(Duration::from_secs(4));
+        let members: &[u64] = if newcomer_stays { &[1, 2, 3] } else { &[1] };
+        assert_eq!((c.members().as_slice(), c.status(N1).role), (members, RoleName::Primary), "{:?}", c.status(N1));
+        let w = c.write(N1, 0, b"x");
+        c.run_for(Duration::from_millis(100));
+        assert!(c.reply(w).is_some(), "{:?}", c.status(N1));
+    }
+}
+
+#[test]
 fn a_learner_with_another_image_does_not_become_a_member() {
     let mut c = opened(3);
     written(&mut c, 10);

@@ -26,6 +26,8 @@ pub(crate) struct Committed {
     starts: BTreeMap<Epoch, Lsn>,
     /// Hash and epoch of each committed record, from LSN 1 on.
     log: Vec<(u64, Epoch)>,
+    /// Bytes that they changed, from LSN 0 on.
+    bytes: Vec<u64>,
     /// Digest of the image after each of them, from LSN 0 on.
     digests: Vec<u64>,
     blocks: Vec<(Option<Bytes>, u64)>,
@@ -48,6 +50,7 @@ impl Committed {
             seen: BTreeMap::new(),
             starts: BTreeMap::new(),
             log: Vec::new(),
+            bytes: vec![0],
             digests: vec![0],
             blocks: vec![(None, 0); index(size.blocks().0)],
             deferred: Vec::new(),
@@ -73,6 +76,7 @@ impl Committed {
             return lost;
         }
         self.log.truncate(index(to.0));
+        self.bytes.truncate(1);
         self.digests = vec![0];
         self.blocks.iter_mut().for_each(|slot| *slot = (None, 0));
         for (lsn, (_, epoch)) in (1..).zip(self.log.clone()) {
@@ -119,9 +123,10 @@ impl Committed {
         self.record_of(change).is_some_and(|(lsn, epoch)| self.at(lsn).is_some_and(|(_, e)| e == epoch))
     }
 
-    /// The content of a block by the committed log.
+    /// The content of a block by the committed log. Behind the volume's end there is none: a write that went astray may have made
+    /// the file longer.
     pub(crate) fn block(&self, block: u64) -> Option<&Bytes> {
-        self.blocks[index(block)].0.as_ref()
+        self.blocks.get(index(block))?.0.as_ref()
     }
 
     /// Which change a sector holds by the committed log; 0: zeros.
@@ -226,6 +231,17 @@ impl Committed {
         self.seen.range((lsn, Epoch::ZERO)..=(lsn, upto)).find(|(_, s)| s.hash == hash).map(|(key, _)| *key)
     }
 
+    /// Bytes changed by committed records above `held`, up to `upto`.
+    pub(crate) fn bytes_between(&self, held: Lsn, upto: Lsn) -> u64 {
+        let at = |lsn: Lsn| self.bytes[index(lsn.0.min(self.last().0))];
+        at(upto).saturating_sub(at(held))
+    }
+
+    /// The epoch of a committed record.
+    pub(crate) fn epoch_of(&self, lsn: Lsn) -> Option<Epoch> {
+        self.at(lsn).map(|(_, epoch)| epoch)
+    }
+
     fn at(&self, lsn: Lsn) -> Option<(u64, Epoch)> {
         self.log.get(index(lsn.0).checked_sub(1)?).copied()
     }
@@ -235,6 +251,8 @@ impl Committed {
             self.sizes.push(resized);
             self.told.push(resized);
         }
+        let before = *self.bytes.last().expect("nothing was changed before the first record");
+        self.bytes.push(before + record.header().range.count.bytes());
         let mut digest = *self.digests.last().expect("there is a digest of the empty image");
         for block in record.header().range.iter() {
             let slot = &mut self.blocks[index(block.0)];

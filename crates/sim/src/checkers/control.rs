@@ -7,8 +7,9 @@ use super::Violation;
 use crate::faults::FaultKind;
 use holdfast_cluster::{Copies, Duty, Phase, Receipt, State, Why};
 use holdfast_node::LocalView;
-use holdfast_types::{Configuration, Epoch, NodeId, Pending, VolumeId, VolumeView};
+use holdfast_types::{ClusterVersion, Configuration, Epoch, Generation, NodeId, Pending, VolumeId, VolumeView};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 /// An epoch became active.
 #[derive(Clone, Debug)]
@@ -32,19 +33,32 @@ struct History {
     active: BTreeMap<Epoch, Configuration>,
     /// Epochs without records, by which an operator gave up copies.
     forced: BTreeSet<Epoch>,
+    /// Epochs without records, with which a recovery of the control plane began.
+    begun: BTreeSet<Epoch>,
+    /// By an operator's order.
+    one_is_wanted: bool,
+    /// Of two copies: whether one may go on alone.
+    may_go_alone: Option<bool>,
 }
+
+/// A place in the log of one regime.
+type Place = (Generation, u64);
 
 #[derive(Debug, Default)]
 pub(crate) struct Control {
-    leaders: BTreeMap<u64, NodeId>,
+    leaders: BTreeMap<(Generation, u64), NodeId>,
     /// Digest of the state after each index that some node stood at.
-    states: BTreeMap<u64, u64>,
+    states: BTreeMap<Place, u64>,
     histories: BTreeMap<VolumeId, History>,
-    newest: u64,
+    newest: Place,
+    /// Regimes that a recovery opened.
+    recovered: BTreeSet<Generation>,
     views: BTreeMap<VolumeId, VolumeView>,
     copies: BTreeMap<VolumeId, Copies>,
     duties: BTreeMap<NodeId, Duty>,
     removed: BTreeSet<NodeId>,
+    /// Of the cluster, as whoever has applied most knows it.
+    version: Option<ClusterVersion>,
     /// What the leader did by itself since that was last asked.
     moves: Vec<FaultKind>,
     /// Active and highest epoch that the present life of a node was told of.
@@ -55,6 +69,11 @@ impl Control {
     /// A volume as whoever has applied most knows it.
     pub(crate) fn view(&self, volume: VolumeId) -> Option<&VolumeView> {
         self.views.get(&volume)
+    }
+
+    /// Whether one of the two copies of this volume may go on alone.
+    pub(crate) fn chosen(&mut self, volume: VolumeId, may_go_alone: bool) {
+        self.histories.entry(volume).or_default().may_go_alone = Some(may_go_alone);
     }
 
     /// What the operator wants of an open volume, and what is.
@@ -77,27 +96,44 @@ impl Control {
         std::mem::take(&mut self.moves)
     }
 
+    /// The version of the cluster, once anybody has a state.
+    pub(crate) fn version(&self) -> Option<ClusterVersion> {
+        self.version
+    }
+
     /// Terms in which somebody led.
     pub(crate) fn terms(&self) -> u64 {
         self.leaders.len() as u64
     }
 
+    /// The operator opened a regime.
+    pub(crate) fn recovered(&mut self, generation: Generation) {
+        self.recovered.insert(generation);
+    }
+
     /// A node takes itself for the leader.
-    pub(crate) fn leads(&mut self, term: u64, node: NodeId) -> Result<(), Violation> {
+    pub(crate) fn leads(&mut self, term: (Generation, u64), node: NodeId) -> Result<(), Violation> {
         let first = *self.leaders.entry(term).or_insert(node);
         if first == node {
             return Ok(());
         }
-        Err(Violation::new("one leader", format!("{first} and {node} both lead the control plane in term {term}")))
+        Err(Violation::new(
+            "one leader",
+            format!("{first} and {node} both lead the control plane in term {} of generation {}", term.1, term.0),
+        ))
     }
 
     /// A node has applied the log up to `index`: which epochs became active that nobody knew of.
     pub(crate) fn applied(&mut self, node: NodeId, index: u64, state: &State) -> Result<Vec<Activation>, Violation> {
         let digest = digest(&state.encode());
+        let index = (state.generation(), index);
         let first = *self.states.entry(index).or_insert(digest);
         if first != digest {
-            let text = format!("the state of {node} at index {index} is another one than its peers have there");
+            let text = format!("the state of {node} at index {index:?} is another one than its peers have there");
             return Err(Violation::new("equal states", text));
+        }
+        if index.0 > Generation::FIRST && !self.recovered.contains(&index.0) {
+            return Err(Violation::new("G1", format!("{node} is of generation {}, which nobody opened", index.0)));
         }
         let mut activations = Vec::new();
         for view in state.volumes.keys().filter_map(|v| state.view(*v)) {
@@ -111,7 +147,10 @@ impl Control {
                 history.keeps_copies(&view, [before, copies])?;
             }
             let receipts = &state.volumes[&view.volume].receipts;
-            activations.extend(history.look(&view, receipts)?);
+            let later = self.recovered.range((Bound::Excluded(index.0), Bound::Unbounded)).next();
+            let ceiling = later.map_or(Epoch(u64::MAX), |g| Epoch(g.floor()));
+            history.one_is_wanted = self.copies.get(&view.volume).is_some_and(|before| before.wanted.len() == 1);
+            activations.extend(history.look(index.0, ceiling, &view, receipts)?);
             if index >= self.newest {
                 if let Some(copies) = copies {
                     if let Some(before) = self.copies.get(&view.volume) {
@@ -128,6 +167,11 @@ impl Control {
             }
         }
         if index >= self.newest {
+            if self.version.is_some_and(|before| state.version < before) {
+                let text = format!("the cluster is of version {} after {:?}", state.version, self.version);
+                return Err(Violation::new("V2", text));
+            }
+            self.version = Some(state.version);
             self.duties = state.nodes().map(|n| (n.id, n.wanted)).collect();
             self.removed.extend(state.nodes.values().filter(|n| n.removed).map(|n| n.id));
         }
@@ -160,7 +204,13 @@ impl Control {
 
 impl History {
     /// Compares one view with all that was seen; what became active, if that is new.
-    fn look(&mut self, view: &VolumeView, receipts: &[Receipt]) -> Result<Option<Activation>, Violation> {
+    fn look(
+        &mut self,
+        generation: Generation,
+        ceiling: Epoch,
+        view: &VolumeView,
+        receipts: &[Receipt],
+    ) -> Result<Option<Activation>, Violation> {
         let id = view.volume;
         if let Some(pending) = &view.pending {
             let claim = self.claims.entry(pending.configuration.epoch).or_insert_with(|| pending.clone());
@@ -179,7 +229,17 @@ impl History {
             }
             return Ok(None);
         }
-        let last = self.active.last_key_value().map(|(_, c)| c.clone());
+        // A lost majority that has not heard of a later regime goes on with its own, as long as that one has opened nothing.
+        let opened = self.active.range(ceiling..).find(|(epoch, _)| !self.begun.contains(epoch));
+        if let Some((opened, _)) = opened {
+            let text =
+                format!("{id}: {} is active in generation {generation} after {opened} of a later one", active.epoch);
+            return Err(Violation::new("S14", text));
+        }
+        let last = self.active.range(..ceiling).next_back().map(|(_, c)| c.clone());
+        if view.recovered.is_some() {
+            return self.begun_anew(generation, ceiling, view);
+        }
         self.active.insert(active.epoch, active.clone());
         let Some(last) = last else { return self.founded(view) };
         if active.epoch < last.epoch {
@@ -199,6 +259,32 @@ impl History {
         Ok(activation)
     }
 
+    /// A recovery of the control plane: an epoch without records, above all that any regime before has given away, with members that once
+    /// were active.
+    fn begun_anew(
+        &mut self,
+        generation: Generation,
+        ceiling: Epoch,
+        view: &VolumeView,
+    ) -> Result<Option<Activation>, Violation> {
+        let active = &view.active;
+        // What was claimed since it began is above it, of course.
+        let before = self.claims.iter().filter(|(_, claim)| claim.base != active.epoch).map(|(epoch, _)| epoch);
+        let known = self.active.keys().chain(before).filter(|epoch| **epoch < ceiling);
+        let highest = known.max().copied().unwrap_or_default();
+        let known = self.active.values().any(|c| c.members == active.members) || self.active.is_empty();
+        if active.epoch <= highest || !known {
+            let text = format!(
+                "{}: generation {generation} begins with {active:?}, and {highest} was given away before it began",
+                view.volume
+            );
+            return Err(Violation::new("G3", text));
+        }
+        self.active.insert(active.epoch, active.clone());
+        self.begun.insert(active.epoch);
+        Ok(None)
+    }
+
     /// A member goes only where more of them are than are wanted, or where it is made anew: whoever takes its place counts first.
     fn keeps_copies(&self, view: &VolumeView, known: [&Copies; 2]) -> Result<(), Violation> {
         let Some(pending) = &view.pending else { return Ok(()) };
@@ -207,7 +293,10 @@ impl History {
             return Ok(());
         }
         let goes = |n: NodeId| pending.configuration.member(n).is_none();
-        let due = |c: &Copies| now.len() > c.wanted.len() || c.renew.iter().any(|n| goes(*n));
+        let due = |c: &Copies| {
+            let left_out = self.may_go_alone == Some(true) && c.alone.is_some_and(|a| !goes(a.node));
+            now.len() > c.wanted.len() || c.renew.iter().any(|n| goes(*n)) || left_out
+        };
         if now.len() == holdfast_types::MAX_MEMBERS || known.into_iter().any(due) {
             return Ok(());
         }
@@ -241,6 +330,10 @@ impl History {
         let Some(primary) = next.primary.filter(|p| last.member(*p).is_some()) else {
             return Err(wrong(format!("its primary {:?} was no member", next.primary)));
         };
+        let one_of_two = next.members.len() == 1 && last.members.len() == 2;
+        if one_of_two && !self.one_is_wanted && self.may_go_alone == Some(false) {
+            return Err(Violation::new("degraded", format!("{id}: {next:?} after {last:?}: it was to wait")));
+        }
         let all: BTreeSet<NodeId> = last.members.iter().chain(&next.members).map(|m| m.node).collect();
         let (before, now) = (usize::from(last.write_quorum), usize::from(next.write_quorum));
         if claim.same_primary {
@@ -249,6 +342,11 @@ impl History {
                 + next.members.iter().filter(|m| !last.members.contains(m)).count();
             if differ != 1 || before + now <= all.len() || last.primary != next.primary {
                 return Err(wrong(format!("not one member more or less of the same primary: {last:?}, {next:?}")));
+            }
+        } else if self.may_go_alone == Some(true) && next.members.len() == 1 && last.members.len() == 2 && before == 2 {
+            // Who goes on alone was fenced itself, and both members held whatever was answered.
+            if !last.members.contains(&next.members[0]) || next.members[0].node != primary {
+                return Err(wrong(format!("who goes on alone is another copy: {last:?}, {next:?}")));
             }
         } else if last.members.len() + 1 - before + now <= all.len() || last.members != next.members {
             return Err(wrong(format!("a write quorum may miss who was fenced: {last:?}, {next:?}")));
@@ -264,7 +362,10 @@ impl History {
 fn moves(view: &VolumeView, before: &Copies, now: &Copies) -> Vec<FaultKind> {
     let new = now.successors.iter().filter(|(n, s)| s.why == Why::Gone && before.successors.get(n) != Some(s));
     let gone = before.successors.keys().filter(|n| !now.wanted.contains(n) && view.active.member(**n).is_none());
-    new.map(|_| FaultKind::CopyReplacedByItself).chain(gone.map(|_| FaultKind::CopyKept)).collect()
+    let left_out = now.left_out.keys().filter(|n| !before.left_out.contains_key(n)).map(|_| FaultKind::WentAlone);
+    let again = before.left_out.keys().filter(|n| view.active.member(**n).is_some()).map(|_| FaultKind::BothAgain);
+    let moved = new.map(|_| FaultKind::CopyReplacedByItself).chain(gone.map(|_| FaultKind::CopyKept));
+    moved.chain(left_out).chain(again).collect()
 }
 
 /// S22: a witness never counts, and never is about to.
@@ -318,7 +419,7 @@ fn digest(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use holdfast_cluster::Command;
-    use holdfast_types::{ClusterId, Durability, Incarnation, Life};
+    use holdfast_types::{ClusterId, Durability, GuestLimits, Incarnation, Life, SocketAccess};
 
     const N1: NodeId = NodeId(1);
     const N2: NodeId = NodeId(2);
@@ -340,7 +441,11 @@ mod tests {
         }
         let (name, durability, nodes) = ("v1".to_owned(), Durability::Sync, vec![N1, N2]);
         let size = 1 << 20;
-        done(&mut state, &Command::CreateVolume { name, size, durability, write_quorum: 2, nodes, primary: None });
+        let (limits, socket) = (GuestLimits::default(), SocketAccess::default());
+        let (primary, degraded) = (None, None);
+        let create =
+            Command::CreateVolume { name, size, durability, write_quorum: 2, nodes, primary, degraded, limits, socket };
+        done(&mut state, &create);
         for node in [N1, N2] {
             done(&mut state, &Command::RegisterCopy { volume: V1, node, incarnation: Incarnation(node.0) });
         }
@@ -368,10 +473,12 @@ mod tests {
     #[test]
     fn a_term_has_one_leader() {
         let mut c = Control::default();
-        c.leads(1, N1).unwrap();
-        c.leads(2, N2).unwrap();
-        c.leads(2, N2).unwrap();
-        assert_eq!((property(c.leads(1, N2)), c.terms()), ("one leader", 2));
+        let term = |n| (Generation::FIRST, n);
+        c.leads(term(1), N1).unwrap();
+        c.leads(term(2), N2).unwrap();
+        c.leads(term(2), N2).unwrap();
+        c.leads((Generation(1), 1), N2).expect("of another regime");
+        assert_eq!((property(c.leads(term(1), N2)), c.terms()), ("one leader", 3));
     }
 
     #[test]

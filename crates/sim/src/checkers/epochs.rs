@@ -87,6 +87,13 @@ impl Epochs {
         self.answered.retain(|lsn, _| *lsn <= to);
     }
 
+    /// The record was answered from memories that are lost: another one may be answered in its place.
+    pub(crate) fn lost(&mut self, (lsn, record): (Lsn, Epoch)) {
+        if self.answered.get(&lsn).is_some_and(|(of, _)| *of == record) {
+            self.answered.remove(&lsn);
+        }
+    }
+
     pub(crate) fn is_given_up(&self, epoch: Epoch) -> bool {
         epoch < self.given_up
     }
@@ -108,5 +115,25 @@ impl Epochs {
             return Err(Violation::new("S11", text));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_in_the_log_is_answered_once_unless_the_memories_that_held_it_are_lost() {
+        let mut epochs = Epochs::default();
+        let (n1, n2) = (NodeId(1), NodeId(2));
+        epochs.activated(Epoch(1), n1).unwrap();
+        epochs.answered(Lsn(5), Epoch(1), n1, Epoch(1)).unwrap();
+        epochs.activated(Epoch(2), n2).unwrap();
+        let again = |epochs: &mut Epochs| epochs.answered(Lsn(5), Epoch(2), n2, Epoch(2));
+        assert_eq!(again(&mut epochs).unwrap_err().property, "S11");
+        epochs.lost((Lsn(5), Epoch(2)));
+        assert_eq!(again(&mut epochs).unwrap_err().property, "S11", "another record was lost");
+        epochs.lost((Lsn(5), Epoch(1)));
+        again(&mut epochs).unwrap();
     }
 }

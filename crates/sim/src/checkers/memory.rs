@@ -21,8 +21,8 @@ struct Volatile {
 pub(crate) enum Fate {
     /// Committed: from its answer on it counts like any other.
     Committed { change: u64, answered: Nanos },
-    /// Gone with the memories that held it.
-    Lost { change: u64 },
+    /// Gone with the memories that held it, and its place in the log with it.
+    Lost { change: u64, at: (Lsn, Epoch) },
 }
 
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Memories {
                 fates.push(Fate::Committed { change: v.change, answered: v.answered });
             } else if started.is_some_and(|epoch| v.at.1 < epoch) {
                 self.may_be_lost(&v)?;
-                fates.push(Fate::Lost { change: v.change });
+                fates.push(Fate::Lost { change: v.change, at: v.at });
             } else {
                 self.volatile.push(v);
             }
@@ -119,6 +119,9 @@ mod tests {
             Memories { volatile: memories.volatile.clone(), ends: memories.ends.clone(), ..Memories::new(&members, 2) };
         assert!(memories.settle(&committed, Some(Epoch(2))).is_err(), "one member's memory was lost since, not two");
         other.ended(NodeId(3), 250);
-        assert_eq!(other.settle(&committed, Some(Epoch(2))), Ok(vec![Fate::Lost { change: 7 }]));
+        assert_eq!(
+            other.settle(&committed, Some(Epoch(2))),
+            Ok(vec![Fate::Lost { change: 7, at: (Lsn(5), Epoch(1)) }])
+        );
     }
 }

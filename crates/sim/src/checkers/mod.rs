@@ -1,8 +1,10 @@
 //! Checkers: each knows one property and is told what the world sees. None of them asks the code under test what it thinks.
 
+mod bounds;
 mod committed;
 mod control;
 mod epochs;
+mod exposure;
 mod flush;
 mod freshness;
 mod identity;
@@ -12,6 +14,7 @@ mod quorum;
 mod register;
 mod sizes;
 
+pub use bounds::Most;
 pub(crate) use committed::Committed;
 pub(crate) use control::Activation;
 pub(crate) use register::{OpKind, Register, change_in, sector_content};
@@ -19,11 +22,14 @@ pub(crate) use register::{OpKind, Register, change_in, sector_content};
 use crate::log::Nanos;
 use crate::options::VolumePlan;
 use epochs::Epochs;
+pub(crate) use exposure::Shown;
+use exposure::{Acknowledged, Meters};
 use flush::Flushes;
 use freshness::Freshness;
 use holdfast_cluster::{Loss, Receipt};
 use holdfast_format::message::{BeatVolume, Message};
 use holdfast_format::{Record, RecordHeader};
+use holdfast_node::shard::Input;
 use holdfast_types::{Configuration, Durability, Epoch, Life, Lsn, NodeId, VolumeId};
 use identity::Identity;
 use memory::{Fate, Memories};
@@ -76,6 +82,8 @@ pub(crate) struct VolumeChecks {
     pub(crate) freshness: Freshness,
     pub(crate) flushes: Flushes,
     pub(crate) sizes: sizes::Wishes,
+    meters: Meters,
+    acknowledged: Acknowledged,
     /// Only where writes are answered from memories.
     memories: Option<Memories>,
     /// What forced recoveries lost of what was answered: by the epoch that gave it up.
@@ -87,6 +95,7 @@ pub(crate) struct VolumeChecks {
 pub(crate) struct Checkers {
     volumes: BTreeMap<VolumeId, VolumeChecks>,
     identity: Identity,
+    pub(crate) bounds: bounds::Bounds,
     pub(crate) control: control::Control,
     /// What a copy alone holds may become the volume's.
     watches_journals: bool,
@@ -103,11 +112,14 @@ impl Checkers {
             flushes: Flushes::default(),
             sizes: sizes::Wishes::default(),
             losses: Vec::new(),
+            meters: Meters::default(),
+            acknowledged: Acknowledged::default(),
             memories: (plan.durability == Durability::Flush).then(|| Memories::new(&plan.members, plan.write_quorum)),
         };
         Checkers {
             volumes: plans.iter().map(|p| (p.id, checks(p))).collect(),
             identity: Identity::default(),
+            bounds: bounds::Bounds::default(),
             control: control::Control::default(),
             watches_journals: false,
         }
@@ -116,7 +128,21 @@ impl Checkers {
     /// Copies may be given up: what was committed may be taken back, and what one copy alone holds may be committed.
     pub(crate) fn expect_losses(&mut self) {
         self.watches_journals = true;
-        self.volumes.values_mut().for_each(|v| v.committed.keep_records());
+        for v in self.volumes.values_mut() {
+            v.committed.keep_records();
+            v.meters.off = true;
+        }
+    }
+
+    /// One of two copies may go on alone: what it alone holds becomes the volume's.
+    pub(crate) fn allow_alone(&mut self, volume: VolumeId) {
+        self.watches_journals = true;
+        self.control.chosen(volume, true);
+    }
+
+    /// Writes of a volume of two copies wait while one is gone.
+    pub(crate) fn must_wait(&mut self, volume: VolumeId) {
+        self.control.chosen(volume, false);
     }
 
     pub(crate) fn volume(&mut self, id: VolumeId) -> &mut VolumeChecks {
@@ -125,7 +151,11 @@ impl Checkers {
 
     /// A node's process ended.
     pub(crate) fn ended(&mut self, node: NodeId, now: Nanos) {
-        self.volumes.values_mut().filter_map(|v| v.memories.as_mut()).for_each(|m| m.ended(node, now));
+        self.bounds.ended(node);
+        for v in self.volumes.values_mut() {
+            v.memories.iter_mut().for_each(|m| m.ended(node, now));
+            v.meters.ended(node);
+        }
     }
 
     /// A node's disk lost its files.
@@ -152,6 +182,7 @@ impl Checkers {
         for r in records {
             if let Some(v) = self.volumes.get_mut(&r.volume) {
                 v.quorums.durable(node, r.lsn, r.epoch);
+                v.meters.durable(node, r.lsn, r.epoch);
             }
         }
     }
@@ -179,6 +210,37 @@ impl Checkers {
             Message::LogPart { records, .. } => v.committed.observe(records),
             _ => Ok(()),
         }
+    }
+
+    /// A node takes what its copies were given and sent, in a turn of its loop.
+    pub(crate) fn takes(&mut self, node: NodeId, inputs: &[Input]) {
+        for input in inputs {
+            self.bounds.takes(node, input);
+            match input {
+                Input::Local(local) => {
+                    for view in &local.views {
+                        self.volume(view.volume).meters.told(node, view);
+                    }
+                }
+                Input::Message { from, volume, message: Message::AppendAck { epoch, durable, .. } } => {
+                    let v = self.volume(*volume);
+                    v.acknowledged.arrived(node, *from, *epoch, *durable, v.meters.view(node));
+                    v.meters.arrived(*from, *durable);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A node made a copy.
+    pub(crate) fn made(&mut self, node: NodeId, volume: VolumeId) {
+        self.volume(volume).meters.made(node);
+    }
+
+    /// A turn of a node's loop ended.
+    pub(crate) fn metered(&mut self, volume: VolumeId, shown: &Shown<'_>) -> Result<(), Violation> {
+        let v = self.volume(volume);
+        v.meters.look(shown, &v.committed, &mut v.acknowledged)
     }
 
     /// Whether a node is alone in an epoch of any volume: what it appends there is never sent.
@@ -263,7 +325,8 @@ impl VolumeChecks {
         for fate in memories.settle(&self.committed, started)? {
             match fate {
                 Fate::Committed { change, answered } => self.register.answered(change, answered),
-                Fate::Lost { change } => {
+                Fate::Lost { change, at } => {
+                    self.epochs.lost(at);
                     self.flushes.forget(change);
                     self.register.closed(change, false, now);
                 }

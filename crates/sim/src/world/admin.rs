@@ -8,7 +8,7 @@ use crate::log::MS;
 use crate::options::index;
 use holdfast_cluster::{Command, Outcome, RefusalKind};
 use holdfast_node::control::{Failure, Input};
-use holdfast_types::{Epoch, NodeId, VolumeId};
+use holdfast_types::{Epoch, GuestLimits, NodeId, SocketAccess, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What somebody outside wants of the control plane.
@@ -67,6 +67,9 @@ impl World {
             write_quorum: v.write_quorum,
             nodes: v.members.clone(),
             primary: Some(v.first_primary),
+            degraded: v.degraded,
+            limits: GuestLimits::default(),
+            socket: SocketAccess::default(),
         }));
         self.admin.founding = commands;
         self.at(MS, Event::Admin);

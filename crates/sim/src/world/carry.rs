@@ -1,7 +1,7 @@
 //! Carrying: what a shard puts out goes to disk, network, its node's control plane and guests, and what they bring goes in.
 
 use super::{Event, World};
-use crate::checkers::Violation;
+use crate::checkers::{Shown, Violation};
 use crate::disk::{Disk, records_of};
 use crate::faults::FaultKind;
 use crate::log::{MS, US};
@@ -12,7 +12,7 @@ use holdfast_format::message::{Message, ShardMessage};
 use holdfast_node::control;
 use holdfast_node::shard::{CopyRow, Input, Output};
 use holdfast_replication::RoleName;
-use holdfast_types::{Epoch, Life, NodeId, VolumeId};
+use holdfast_types::{Epoch, Life, NodeId, Time, VolumeId};
 
 impl World {
     pub(super) fn wake(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
@@ -42,6 +42,8 @@ impl World {
         }
         let local = node.clock.reads(now);
         let inputs: Vec<Input> = node.inbox.drain(..).collect();
+        self.checkers.takes(id, &inputs);
+        let node = self.node(id);
         let Some(shard) = node.shard.as_mut() else { return Ok(()) };
         let mut out = Vec::new();
         let count = inputs.len() as u64;
@@ -63,7 +65,7 @@ impl World {
         });
         closed.into_iter().for_each(|s| self.session_closed_at_node(s));
         let life = Life(life << 16 | id.0);
-        self.show(id, life, &out, &rows)?;
+        self.show((id, life, local), &out, &rows)?;
         let urgent = out.iter().any(|o| matches!(o, Output::Serving { .. }));
         for output in out {
             self.carry(id, output, &rows)?;
@@ -87,17 +89,27 @@ impl World {
     }
 
     /// The checkers see everything before anything is carried out.
-    fn show(&mut self, id: NodeId, life: Life, out: &[Output], rows: &[CopyRow]) -> Result<(), Violation> {
+    fn show(
+        &mut self,
+        (id, life, at): (NodeId, Life, Time),
+        out: &[Output],
+        rows: &[CopyRow],
+    ) -> Result<(), Violation> {
         for output in out {
             match output {
-                Output::Send { volume, message, .. } => self.checkers.sent(id, life, *volume, message)?,
+                Output::Send { to, volume, message } => {
+                    self.checkers.sent(id, life, *volume, message)?;
+                    self.checkers.bounds.sent((id, *to, *volume), message, &self.options.limits)?;
+                }
                 Output::SendBeat { message: ShardMessage::Beat { volumes, .. }, .. } => {
                     volumes.iter().try_for_each(|beat| self.checkers.beat(beat))?;
                 }
+                Output::CopyCreated { volume, .. } => self.checkers.made(id, *volume),
                 Output::Disk(op) if self.checkers.is_alone(id) => self.checkers.journals(id, &records_of(op))?,
                 _ => {}
             }
         }
+        self.checkers.bounds.journal(self.nodes[&id].disk.journal_bytes());
         let led = self.nodes[&id].led.clone();
         let excused = self.nodes[&id].wiped || self.nodes[&id].disk_failed || self.atlas.is_hurt(id);
         for row in rows {
@@ -119,6 +131,14 @@ impl World {
             if status.role != RoleName::Failed && believed {
                 v.committed.image_at(id, led.contains(&row.volume), status.positions.applied, row.digest)?;
             }
+            let said: Vec<(NodeId, &Message)> = out
+                .iter()
+                .filter_map(|o| match o {
+                    Output::Send { to, volume, message } if *volume == row.volume => Some((*to, message)),
+                    _ => None,
+                })
+                .collect();
+            self.checkers.metered(row.volume, &Shown { node: id, life, at, status, said: &said })?;
             self.check_upkeep(row)?;
         }
         Ok(())
@@ -159,7 +179,6 @@ impl World {
                     self.lane_changed(id, peer, Lane::Volume(volume), false)?;
                 }
             }
-            Output::Fatal(reason) => self.note("fatal", &[id.0], || format!("{id}: {reason}")),
             Output::Event { volume, text } => self.note("says", &[id.0], || {
                 let of = volume.map(|v| format!(" {v}")).unwrap_or_default();
                 format!("{id}{of}: {text}")

@@ -27,12 +27,16 @@ impl World {
         }
         let mut out = Vec::new();
         control.handle(input, node.clock.reads(now), &mut out);
-        if !out.is_empty() {
+        // Whoever gave up did not carry out what Raft has handed it, and says so.
+        let gave_up = out.iter().any(|o| matches!(o, Output::Fatal(_) | Output::Superseded(_)));
+        if !out.is_empty() && !gave_up {
             self.look_at_control(id)?;
         }
         for output in out {
             self.carry_control(id, output)?;
         }
+        self.put_forward(id)?;
+        self.end_superseded(id)?;
         self.schedule_control_wake(id);
         self.retire_removed()
     }
@@ -74,8 +78,9 @@ impl World {
         let node = self.nodes.get_mut(&id).expect("every node has an entry");
         let Some(control) = node.control.as_ref() else { return Ok(()) };
         let status = control.raft_status();
+        let generation = control.generation();
         if status.is_leader {
-            self.checkers.control.leads(status.term, id)?;
+            self.checkers.control.leads((generation, status.term), id)?;
         }
         let Some(state) = control.state() else { return Ok(()) };
         if node.applied == Some(status.applied) {
@@ -83,9 +88,11 @@ impl World {
         }
         node.applied = Some(status.applied);
         let activations = self.checkers.control.applied(id, status.applied, state)?;
+        let agreed = state.version;
         self.note("applied", &[id.0, status.applied], || {
             format!("{id}: its state is the one after {}", status.applied)
         });
+        self.speaks_what_is_agreed(id, agreed)?;
         self.look_at_members();
         self.look_at_evidence();
         for a in activations {
@@ -139,14 +146,24 @@ impl World {
             // Wishes are given to the shards: see `upkeep`.
             Output::Upkeep(wish) => self.note("upkeep", &[id.0], || format!("{id}: {wish:?}")),
             Output::Done { token, result } => self.answered(token, &result),
+            Output::Version(version) => {
+                self.note("version", &[id.0, u64::from(version.0)], || format!("{id} is told of {version}"))
+            }
             Output::Event(event) => {
+                self.is_understood(id, &event)?;
                 let of = event.volume.map(|v| format!(" {v}:")).unwrap_or_default();
                 self.note("control", &[id.0, event.message.len() as u64], || format!("{id}:{of} {}", event.message));
             }
-            Output::Removed => self.note("removed", &[id.0], || format!("{id} was removed")),
-            Output::Fatal(why) => {
-                return Err(Violation::new("gave up", format!("the control plane of {id} can't go on: {why}")));
+            Output::Adopt { batch, recovery } => {
+                self.note("adopt", &[id.0, recovery.generation.0], || {
+                    format!("{id} goes over to generation {}", recovery.generation)
+                });
+                self.node(id).applied = None;
+                self.write_raft(id, RaftWrite::Adopt { batch, recovery });
             }
+            Output::Superseded(recovery) => self.is_superseded(id, recovery),
+            Output::Removed => self.note("removed", &[id.0], || format!("{id} was removed")),
+            Output::Fatal(why) => return self.gives_up(id, &why),
         }
         Ok(())
     }
@@ -290,7 +307,8 @@ impl World {
     pub(super) fn raft_leader(&self) -> Option<NodeId> {
         let status = |id: &NodeId| self.nodes[id].control.as_ref().map(Control::raft_status);
         let leading = self.options.nodes.iter().filter_map(|id| Some((status(id)?, *id)));
-        leading.filter(|(s, _)| s.is_leader).max_by_key(|(s, _)| s.term).map(|(_, id)| id)
+        let generation = |id: &NodeId| self.nodes[id].control.as_ref().map(Control::generation);
+        leading.filter(|(s, _)| s.is_leader).max_by_key(|(s, id)| (generation(id), s.term)).map(|(_, id)| id)
     }
 
     /// Why the control plane is not well, if it is not.

@@ -23,6 +23,8 @@ const MOST: usize = 3;
 pub(super) struct Lost {
     /// Nodes that do not come back before the operator has acted.
     pub(super) gone: BTreeSet<NodeId>,
+    /// Voters that are lost for ever, as far as anybody knows: see `regime`.
+    pub(super) voters: BTreeSet<NodeId>,
     /// One of them that lives, and what cuts it off.
     alive: Option<(NodeId, u64)>,
     /// Whose volume is to be recovered, from which epoch, on which copy.
@@ -224,5 +226,7 @@ impl World {
     /// Whether a node is not to be started again yet.
     pub(super) fn is_gone(&self, node: NodeId) -> bool {
         self.lost.gone.contains(&node)
+            || self.lost.voters.contains(&node)
+            || self.nodes[&node].raft_disk.superseded.is_some()
     }
 }

@@ -7,7 +7,7 @@ use crate::checkers::Violation;
 use crate::faults::FaultKind;
 use crate::log::{MS, SECOND};
 use crate::options::index;
-use holdfast_cluster::Command;
+use holdfast_cluster::{Command, Degraded};
 use holdfast_types::{NodeId, VolumeId};
 
 /// Copies that the operator wants at most, and at least.
@@ -26,9 +26,14 @@ impl World {
         let rng = &mut self.rngs.faults;
         let old = wanted[index(rng.below(wanted.len() as u64))];
         let new = (!free.is_empty()).then(|| free[index(rng.below(free.len() as u64))]);
+        // What was begun is taken back, also if one copy is left then, where that is borne.
+        let allows = self.options.volumes.iter().any(|v| v.id == volume && v.degraded == Some(Degraded::Allow));
+        let learns = |n: NodeId| allows && copies.learners.contains_key(&n);
         let command = match (kind, new) {
             (FaultKind::CopyAdd, Some(node)) if wanted.len() < MOST => Command::AddCopy { volume, node },
-            (FaultKind::CopyRemove, _) if wanted.len() > LEAST => Command::RemoveCopy { volume, node: old },
+            (FaultKind::CopyRemove, _) if wanted.len() > LEAST || learns(old) => {
+                Command::RemoveCopy { volume, node: old }
+            }
             (FaultKind::CopyReplace, Some(new)) if rng.chance(700_000) => Command::ReplaceCopy { volume, old, new },
             // Two copies that are both made anew would be one too few meanwhile.
             (FaultKind::CopyReplace, _) if wanted.len() > LEAST => Command::ReplaceCopy { volume, old, new: old },

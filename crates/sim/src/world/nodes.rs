@@ -37,7 +37,7 @@ impl World {
     fn may_remove(&self, node: NodeId) -> bool {
         let holds = |v: VolumeId| {
             let copies = self.checkers.control.copies(v);
-            let member = self.checkers.control.view(v).is_some_and(|v| v.holder(node).is_some());
+            let member = self.checkers.control.view(v).is_some_and(|v| v.active.member(node).is_some());
             member || copies.is_none_or(|c| c.wanted.contains(&node))
         };
         self.options.nodes.len() > LEAST

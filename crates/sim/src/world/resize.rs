@@ -23,7 +23,7 @@ impl World {
         self.counters.next_op += 1;
         let (change, now, end) = (self.counters.next_op, self.now, most.bytes() / holdfast_types::SECTOR_SIZE as u64);
         self.checkers.volume(plan.id).wished(after + 1, size, change, end, now);
-        let command = Command::ResizeVolume { volume: plan.id, after, size: size.bytes(), shrink: true };
+        let command = Command::ResizeVolume { volume: plan.id, after, size: size.bytes(), shrink: true, found: None };
         self.propose(Wish::Resize, command)
     }
 

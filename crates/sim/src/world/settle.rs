@@ -3,9 +3,10 @@
 use super::storm::Cure;
 use super::{Event, World};
 use crate::checkers::Violation;
+use crate::faults::FaultKind;
 use crate::log::{MS, SECOND};
 use crate::net::Plane;
-use holdfast_types::{Lsn, NodeId, VolumeId};
+use holdfast_types::{Lsn, NodeId, Speaks, VolumeId};
 
 /// Requests of a client that remain for the time after the storm.
 const LEFT: u64 = 20;
@@ -15,6 +16,7 @@ impl World {
         self.settling = Some(self.now);
         self.note("settle", &[], || "everything heals".to_owned());
         self.end_of_losses()?;
+        self.end_of_lost_voters();
         let keys: Vec<u64> = self.partitions.keys().copied().collect();
         for key in keys {
             self.cure(Cure::Partition(key))?;
@@ -43,9 +45,11 @@ impl World {
         if node.paused {
             self.cure(Cure::Resume(id))?;
         }
-        if self.nodes[&id].alive() && self.nodes[&id].disk_failed {
+        let old = self.nodes[&id].speaks != Speaks::THIS;
+        if self.nodes[&id].alive() && (self.nodes[&id].disk_failed || old) {
             self.crash(id)?;
         }
+        self.install(id, Speaks::THIS);
         if !self.nodes[&id].alive() {
             self.at(now + 10 * MS, Event::Cure(Cure::Restart { node: id, and_crash: false }));
         }
@@ -60,6 +64,13 @@ impl World {
             return self.verify();
         }
         let bound = self.options.heal_bound;
+        let sealed = self.options.volumes.iter().any(|v| self.is_sealed(v.id));
+        if self.now - since > bound && sealed {
+            // Who counted is not known any more: as declared, only a person can say.
+            self.fired(FaultKind::SealedByRecovery);
+            self.verified = true;
+            return Ok(());
+        }
         if self.now - since > bound && !self.atlas.asks_liveness() {
             // Closed for good, or waiting for what is lost: as declared.
             self.verified = true;
@@ -113,7 +124,7 @@ impl World {
                 .or_else(|| self.size_sickness(v))
                 .or_else(|| self.receipts_sickness(v))
         });
-        sick.or_else(|| self.control_sickness())
+        sick.or_else(|| self.control_sickness()).or_else(|| self.version_sickness())
     }
 
     fn volume_sickness(&mut self, id: VolumeId) -> Option<String> {

@@ -76,16 +76,7 @@ impl World {
             | FaultKind::CrashAll
             | FaultKind::CrashInRecovery
             | FaultKind::Wipe => self.start_crash(kind, node),
-            FaultKind::RaftLeaderKilled => match self.raft_leader() {
-                Some(leader) => self.start_crash(kind, leader),
-                None => Ok(()),
-            },
-            FaultKind::RaftLeaderPaused => {
-                if let Some(leader) = self.raft_leader() {
-                    self.pause(kind, leader);
-                }
-                Ok(())
-            }
+            FaultKind::RaftLeaderKilled | FaultKind::RaftLeaderPaused => self.hit_raft_leader(kind),
             FaultKind::Pause | FaultKind::PauseLong => {
                 self.pause(kind, node);
                 Ok(())
@@ -112,8 +103,11 @@ impl World {
                 self.start_disk_fault(kind, node);
                 Ok(())
             }
+            FaultKind::OrderlyEnd | FaultKind::OrderlyRestart => self.start_ending(kind, node),
+            FaultKind::Upgrade | FaultKind::Downgrade => self.change_build(kind, node),
             FaultKind::Resize => self.start_resize(),
             FaultKind::MajorityLost => self.lose_majority(),
+            FaultKind::VotersLost => self.lose_voters(),
             FaultKind::Detach => {
                 self.detach_somebody();
                 Ok(())
@@ -124,6 +118,15 @@ impl World {
             }
             _ => self.start_failover(kind),
         }
+    }
+
+    fn hit_raft_leader(&mut self, kind: FaultKind) -> Result<(), Violation> {
+        let Some(leader) = self.raft_leader() else { return Ok(()) };
+        if kind == FaultKind::RaftLeaderKilled {
+            return self.start_crash(kind, leader);
+        }
+        self.pause(kind, leader);
+        Ok(())
     }
 
     fn any_node(&mut self) -> NodeId {

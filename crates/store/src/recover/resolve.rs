@@ -55,7 +55,12 @@ pub(crate) fn resolve(scans: Vec<SegmentScan>) -> Resolved {
         }
         let (generation, life) = (scan.header.generation, scan.header.life);
         let end = assigned.get(&generation).copied();
-        let proven = if life == newest.life { proven_by_frames } else { end.expect("an old segment is listed") };
+        let proven = match end {
+            Some(end) if life != newest.life => end,
+            // What can't be read looks like a frame that was never whole, and may have been acknowledged: it counts as durable.
+            Some(end) if scan.unreadable => proven_by_frames.max(end),
+            _ => proven_by_frames,
+        };
         let Walk { next, cut } = walk(scan, end, proven, &mut resolved);
         resolved.ends.insert(generation, next - 1);
         if life == newest.life {
@@ -156,6 +161,7 @@ mod tests {
         SegmentScan {
             header: SegmentHeader { journal: 1, generation, life, first_seq, bytes: 1 << 20, slot: 0, closed },
             frames,
+            unreadable: false,
         }
     }
 
@@ -184,6 +190,21 @@ mod tests {
         let proven = vec![frame(1, 1, 1, 0), frame(1, 1, 3, 2)];
         let resolved = resolve(vec![segment(1, 1, 1, &[], proven)]);
         assert_eq!((seqs(&resolved), resolved.rots.len()), (vec![(1, 1), (1, 3)], 1));
+    }
+
+    /// The last frame of a closed segment can't be read, and no later one proves that it was durable: it may have been acknowledged.
+    #[test]
+    fn an_unreadable_frame_is_rot_where_a_torn_one_would_cut() {
+        let segments = |unreadable| {
+            let mut first = segment(1, 1, 1, &[], vec![frame(1, 1, 1, 0)]);
+            first.unreadable = unreadable;
+            vec![first, segment(1, 2, 3, &[(1, 2)], vec![frame(1, 2, 3, 1)])]
+        };
+        assert_eq!(seqs(&resolve(segments(false))), [(1, 1)]);
+        let resolved = resolve(segments(true));
+        assert_eq!(seqs(&resolved), [(1, 1), (1, 3)]);
+        assert_eq!(resolved.rots.iter().map(|r| r.place).collect::<Vec<_>>(), [(1, 2)]);
+        assert_eq!((resolved.last_seq, resolved.damaged), (3, vec![1]));
     }
 
     /// A torn frame at the end of a segment cuts the next one of the same life, which stays listed until it is released.

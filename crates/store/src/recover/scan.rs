@@ -15,6 +15,8 @@ use holdfast_types::{BLOCK_SIZE, SECTOR_SIZE};
 pub(crate) struct SegmentScan {
     pub(crate) header: SegmentHeader,
     pub(crate) frames: Vec<FoundFrame>,
+    /// Some of its sectors could not be read.
+    pub(crate) unreadable: bool,
 }
 
 /// A frame with a good header.
@@ -78,7 +80,7 @@ pub(crate) fn scan(header: SegmentHeader, bytes: &Bytes, keep: &dyn Fn(&RecordHe
             None => at += SECTOR_SIZE,
         }
     }
-    SegmentScan { header, frames }
+    SegmentScan { header, frames, unreadable: false }
 }
 
 /// The header of a frame of this segment that fits in the rest of it.

@@ -9,6 +9,7 @@ use crate::replica::{Replica, Stage};
 use crate::stats::Written;
 use holdfast_format::PAGE_BYTES;
 use holdfast_types::{Epoch, Positions, VolumeId};
+use std::time::Duration;
 
 impl Store {
     /// Whether guests should hand over more. Images that can't keep up slow the journal and thereby everybody who waits
@@ -108,7 +109,13 @@ impl Store {
     /// The file of a copy, or of the journal, that the device has not answered for too long (trap 31). It may still do so.
     #[must_use]
     pub fn hung(&self, volume: VolumeId) -> Option<FileId> {
-        self.hung.iter().find(|h| h.volume.is_none_or(|v| v == volume)).map(|h| h.file)
+        self.hung_for(volume).map(|(file, _)| file)
+    }
+
+    /// The same, and how long is too long.
+    #[must_use]
+    pub fn hung_for(&self, volume: VolumeId) -> Option<(FileId, Duration)> {
+        self.hung.iter().find(|h| h.volume.is_none_or(|v| v == volume)).map(|h| (h.file, h.patience))
     }
 
     /// Whether the device has not answered something for too long.

@@ -406,6 +406,27 @@ impl Tree {
         }
     }
 
+    // ---- comparing with the file
+
+    /// Whether a page is here and as the last checkpoint left it, and its file holds it: one of zeros is nowhere.
+    pub(crate) fn rests(&self, page: TablePage) -> bool {
+        let at_rest = |held: &Page| !held.dirty && held.frozen.is_none() && held.entries.iter().any(|e| *e != 0);
+        self.pages.get(&page).is_some_and(at_rest)
+    }
+
+    /// Whether its place holds it.
+    pub(crate) fn stands_in(&self, page: TablePage, places: &[u8]) -> bool {
+        let held = self.at(page);
+        let place = places.get(usize::from(held.second) * PAGE_BYTES..).and_then(|rest| rest.get(..PAGE_BYTES));
+        place.is_some_and(|place| place == &encode_page(&held.entries)[..])
+    }
+
+    /// The next checkpoint writes it into its other place.
+    pub(crate) fn write_again(&mut self, page: TablePage) {
+        assert!(self.rests(page), "{page:?} is not on its way already");
+        self.mark_dirty(page);
+    }
+
     // ---- forgetting
 
     /// Forgets up to `count` pages that were not used lately; gives how many.

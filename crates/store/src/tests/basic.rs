@@ -1,10 +1,12 @@
 //! Single behaviours, small and readable.
 
 use super::harness::{Harness, small};
+use crate::StoreConfig;
 use crate::api::{Input, Space};
 use crate::io::{DiskOpKind, FileId};
 use holdfast_format::{ALLOCATED_ZEROS, RecordKind};
-use holdfast_types::{BlockRange, Lsn, VolumeId};
+use holdfast_types::{BlockIndex, BlockRange, Lsn, ScrubFound, ScrubKept, VolumeId};
+use std::time::Duration;
 
 const V: VolumeId = VolumeId(3);
 
@@ -25,16 +27,24 @@ fn frames_in_flight(h: &Harness) -> usize {
 #[test]
 fn a_record_leaves_at_once_and_company_shares_a_write() {
     let mut h = one_volume(1);
-    let before = h.disk.durable_writes;
-    h.append(V, 1);
+    h.append_range(V, RecordKind::Write, BlockRange::new(0, 1));
     assert_eq!(frames_in_flight(&h), 1, "depth 1 waits for nobody");
     for _ in 0..8 {
-        h.append(V, 1);
+        h.append_range(V, RecordKind::Write, BlockRange::new(0, 1));
     }
     assert_eq!(frames_in_flight(&h), 2);
+    for done in 1..3 {
+        let frame = h.disk.in_flight.iter().position(|(_, op)| matches!(op.file, FileId::Segment(_))).expect("a frame");
+        let ended = h.disk.complete(frame);
+        h.input(Input::Done(ended));
+        assert_eq!(
+            (h.models[&V].durable, frames_in_flight(&h)),
+            (done, 3 - usize::try_from(done).expect("small")),
+            "all that waited shares the next frame"
+        );
+    }
     h.drain_disk();
     assert_eq!(h.models[&V].durable, 9);
-    assert!(h.disk.durable_writes - before <= 9, "two frames, then all that waited");
 }
 
 #[test]
@@ -175,28 +185,6 @@ fn a_deleted_copy_leaves_nothing_and_may_come_again() {
 }
 
 #[test]
-fn an_interrupted_creation_is_cleaned_up() {
-    for steps in 0..6 {
-        let mut h = Harness::new(20 + steps, small());
-        h.start();
-        h.drain_disk();
-        h.models.insert(V, super::harness::Model::new(5));
-        let size = holdfast_types::VolumeSize::new(1 << 20).expect("1 MiB");
-        h.strict = false;
-        h.input(Input::Create { volume: V, incarnation: holdfast_types::Incarnation(5), size });
-        for _ in 0..steps {
-            h.complete_one();
-        }
-        h.crash(true);
-        h.start();
-        h.drain_disk();
-        assert!(h.failures.is_empty(), "{:?}", h.failures);
-        let left = h.disk.files.keys().filter(|f| !matches!(f, FileId::Segment(_) | FileId::JournalHead)).count();
-        assert_eq!(left, if h.opened.contains_key(&V) { 4 } else { 0 });
-    }
-}
-
-#[test]
 fn no_space_is_no_failure() {
     let mut h = one_volume(9);
     h.append(V, 4);
@@ -233,6 +221,145 @@ fn a_device_that_does_not_answer_is_told_until_it_does() {
     h.drain_disk();
     assert_eq!(h.models[&V].durable, 1);
     assert_eq!((h.store.hung(V), h.store.is_hung()), (None, false));
+}
+
+/// A device that hangs while the next segment is made answers nothing that a guest asked for, as nothing is asked: its guests stand
+/// still all the same, and people are told far sooner than of slow work in the background.
+#[test]
+fn a_device_that_hangs_while_the_journal_waits_for_a_segment_is_told() {
+    let mut h = one_volume(31);
+    let makes = |op: &crate::io::DiskOp| matches!(op.kind, DiskOpKind::Create { .. });
+    for _ in 0..40 {
+        h.append(V, 2);
+        h.drain_disk_but(makes);
+    }
+    assert!(h.models[&V].durable < h.models[&V].last(), "what was appended does not fit what there is");
+    assert!(h.disk.in_flight.iter().all(|(_, op)| makes(op)), "{:?}", h.disk.in_flight);
+    let (start, patience) = (h.now, h.config.pressed_hung_after);
+    while h.store.hung(V).is_none() && h.tick() {}
+    assert!(matches!(h.store.hung(V), Some(FileId::Segment(_))), "{:?}", h.store.hung(V));
+    let took = h.now.since(start);
+    assert!(took > patience / 2 && took <= patience + patience / 2, "after {took:?}");
+    h.commit_all_without(V, |_| false);
+    assert_eq!((h.store.hung(V), h.store.is_hung()), (None, false));
+    assert_eq!(h.models[&V].durable, h.models[&V].last());
+}
+
+/// Guests are slowed down, and in the end stand still, because an image takes nothing more.
+#[test]
+fn an_image_that_hangs_while_guests_are_held_back_is_told() {
+    let mut h = Harness::new(37, StoreConfig { debt_bytes: 256 << 10, ..small() });
+    h.start();
+    h.create(V);
+    h.adopt(V, 0);
+    h.quiesce();
+    let hangs = |op: &crate::io::DiskOp| op.file == FileId::Image(V);
+    let mut start = None;
+    for _ in 0..200 {
+        h.append(V, 1);
+        h.drain_disk_but(hangs);
+        let durable = h.models[&V].durable;
+        h.commit(V, durable);
+        h.drain_disk_but(hangs);
+        if !h.store.admits() {
+            start.get_or_insert(h.now);
+        }
+        if h.store.hung(V).is_some() || !h.tick() {
+            break;
+        }
+    }
+    while h.store.hung(V).is_none() && h.tick() {
+        h.drain_disk_but(hangs);
+    }
+    assert_eq!(h.store.hung_for(V), Some((FileId::Image(V), h.config.pressed_hung_after)));
+    assert!(h.now.since(start.expect("guests are held back")) <= h.config.pressed_hung_after);
+    h.commit_all_without(V, |_| false);
+    assert_eq!((h.store.hung(V), h.store.is_hung()), (None, false));
+}
+
+/// Commits record after record, so much time apart, while `held` is not answered, until guests are held back.
+fn write_until_held_back(h: &mut Harness, apart: Duration, held: impl Fn(&crate::io::DiskOp) -> bool) {
+    while h.store.admits() {
+        h.now = h.now + apart;
+        h.append(V, 1);
+        h.drain_disk_but(&held);
+        let durable = h.models[&V].durable;
+        h.commit(V, durable);
+        h.drain_disk_but(&held);
+        h.tick();
+    }
+}
+
+/// What one image lacks holds up all copies of the journal, so one that hangs for good is given up for its neighbours, and only then.
+#[test]
+fn an_image_that_hangs_for_long_is_given_up_for_its_neighbours() {
+    const OTHER: VolumeId = VolumeId(4);
+    for neighbour in [true, false] {
+        let mut h = Harness::new(38, StoreConfig { debt_bytes: 256 << 10, ..small() });
+        h.start();
+        h.strict = false;
+        let volumes = if neighbour { &[V, OTHER][..] } else { &[V] };
+        for v in volumes {
+            h.create(*v);
+            h.adopt(*v, 0);
+        }
+        h.quiesce();
+        let hangs = |op: &crate::io::DiskOp| op.file == FileId::Image(V);
+        // The rest of the device answers meanwhile.
+        write_until_held_back(&mut h, Duration::from_millis(400), hangs);
+        if neighbour {
+            h.append(OTHER, 20);
+        }
+        let start = h.now;
+        for _ in 0..1000 {
+            h.drain_disk_but(hangs);
+            if !h.failures.is_empty() || !h.tick() {
+                break;
+            }
+        }
+        if !neighbour {
+            assert!(h.failures.is_empty() && h.store.hung(V).is_some(), "{:?}", h.failures);
+            h.commit_all_without(V, |_| false);
+            assert_eq!(h.models[&V].durable, h.models[&V].last(), "it is there again");
+            continue;
+        }
+        assert!(matches!(&h.failures[..], [(Some(V), why)] if why.contains("other copies wait")), "{:?}", h.failures);
+        let took = h.now.since(start);
+        assert!(took > h.config.background_hung_after / 2 && took <= h.config.background_hung_after, "after {took:?}");
+        for _ in 0..100 {
+            h.drain_disk_but(hangs);
+            let durable = h.models[&OTHER].durable;
+            h.commit(OTHER, durable);
+            h.tick();
+        }
+        assert_eq!(h.models[&OTHER].durable, h.models[&OTHER].last(), "the neighbour goes on");
+        h.drain_disk();
+        h.quiesce();
+    }
+}
+
+/// A process that was paused while guests were held back has heard of nothing that ended meanwhile. That says nothing of the device.
+#[test]
+fn a_pause_of_the_process_costs_no_copy() {
+    const OTHER: VolumeId = VolumeId(4);
+    let mut h = Harness::new(39, StoreConfig { debt_bytes: 256 << 10, ..small() });
+    h.start();
+    for v in [V, OTHER] {
+        h.create(v);
+        h.adopt(v, 0);
+    }
+    h.quiesce();
+    let writes = |op: &crate::io::DiskOp| op.file == FileId::Image(V);
+    write_until_held_back(&mut h, Duration::ZERO, writes);
+    assert!(h.disk.in_flight.len() > 1, "{:?}", h.disk.in_flight);
+    h.now = h.now + 10 * h.config.background_hung_after;
+    for _ in 0..3 {
+        h.input(Input::Tick);
+    }
+    assert!(h.store.hung(V).is_some());
+    h.commit_all_without(V, |_| false);
+    assert_eq!((&h.failures[..], h.store.is_hung()), (&[][..], false));
+    assert_eq!(h.models[&V].durable, h.models[&V].last());
 }
 
 /// Also between two attempts, when nothing is parked: who looks then must not see a healthy copy.
@@ -344,4 +471,31 @@ fn a_store_that_settles_leaves_the_next_start_nothing_to_replay() {
     h.start();
     assert_eq!(writes(&h), image, "the next start writes nothing to the image");
     h.quiesce();
+}
+
+#[test]
+fn what_is_known_of_the_scrub_survives_an_orderly_end_and_what_was_written_at_once_any_end() {
+    for (at_once, settles, kept) in [(false, false, false), (false, true, true), (true, false, true)] {
+        let mut h = one_volume(42);
+        let scrub = ScrubKept {
+            next: BlockIndex(17),
+            run: 5,
+            rate: 1 << 20,
+            of_run: ScrubFound { verified: 17, ..ScrubFound::default() },
+            ended_ms: 9,
+            unrepairable: vec![BlockRange::new(3, 2)],
+            more: true,
+        };
+        h.quiesce();
+        h.input(Input::Scrubbed { volume: V, kept: scrub.clone(), at_once });
+        if settles {
+            h.input(Input::Settle);
+            assert!(!h.store.is_settled(), "the superblock is on its way");
+        }
+        h.drain_disk();
+        assert!(h.store.is_settled());
+        h.crash(true);
+        h.start();
+        assert_eq!(h.opened[&V].scrub, if kept { scrub } else { ScrubKept::default() });
+    }
 }

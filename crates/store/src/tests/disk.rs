@@ -27,12 +27,20 @@ pub(crate) struct Disk {
     pub(crate) full: bool,
     /// Operations on this file fail with EIO.
     pub(crate) broken: Option<FileId>,
+    /// Reads of this file that touch these bytes fail with EIO.
+    pub(crate) unreadable: Option<(FileId, std::ops::Range<u64>)>,
     /// A sync finds no space: what was written back late had none.
     pub(crate) full_at_sync: bool,
     pub(crate) durable_writes: usize,
 }
 
 impl File {
+    /// As a repair of the file system may leave it.
+    pub(crate) fn zero(&mut self) {
+        self.medium.fill(0);
+        self.volatile.clear();
+    }
+
     fn new(len: u64) -> File {
         let len = usize::try_from(len).expect("small").next_multiple_of(SECTOR);
         File { medium: vec![0; len], volatile: BTreeMap::new() }
@@ -144,6 +152,12 @@ impl Disk {
             DiskOpKind::Create { len, .. } => drop(self.files.insert(op.file, File::new(*len))),
             DiskOpKind::Delete => drop(self.files.remove(&op.file)),
             DiskOpKind::Read { offset, len } => {
+                let hit = |(file, bytes): &(FileId, std::ops::Range<u64>)| {
+                    *file == op.file && *offset < bytes.end && bytes.start < offset + u64::from(*len)
+                };
+                if self.unreadable.as_ref().is_some_and(hit) {
+                    return Err(DiskError::Io(5));
+                }
                 let file = self.files.get(&op.file).ok_or(DiskError::NotFound)?;
                 let data = file.read(usize::try_from(*offset).expect("small"), usize::try_from(*len).expect("small"));
                 return Ok(DiskReply::Data(Bytes::from(data)));

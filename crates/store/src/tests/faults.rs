@@ -3,7 +3,7 @@
 use super::harness::{Harness, small};
 use crate::api::Input;
 use crate::io::{DiskOpKind, FileId};
-use holdfast_format::{FrameHeader, RecordKind};
+use holdfast_format::{FrameHeader, RecordKind, SegmentHeader};
 use holdfast_types::{BlockIndex, BlockRange, Lsn, VolumeId};
 
 const V1: VolumeId = VolumeId(1);
@@ -109,23 +109,192 @@ fn a_repair_that_finds_no_space_at_its_sync_is_not_repeated() {
     assert!(matches!(&h.failures[..], [(Some(V1), _)]), "{:?}", h.failures);
 }
 
-/// A copy counts until its superblock is gone: if power fails before, it opens again, and must be whole or say what it lacks.
+/// A copy counts until its superblock says that it does not: if power fails before, it opens again, and must be whole or say
+/// what it lacks.
 #[test]
-fn a_copy_that_is_being_deleted_keeps_its_records_until_its_superblock_is_gone() {
+fn a_copy_that_is_being_deleted_keeps_its_records_until_it_is_marked() {
     let mut h = two_volumes(35);
     h.append(V1, 3);
     h.drain_disk();
     let held = h.models[&V1].durable;
     h.strict = false;
     h.input(Input::Delete { volume: V1 });
-    // The removal takes long; meanwhile the neighbour fills the journal again and again.
+    // The first mark takes long; meanwhile the neighbour fills the journal again and again.
     for _ in 0..60 {
         h.append(V2, 2);
-        h.commit_all_without(V2, |op| matches!(op.kind, DiskOpKind::Delete));
+        h.commit_all_without(V2, |op| op.file == FileId::Superblock(V1));
     }
     assert!(h.deleted.is_empty() && h.disk.files.contains_key(&FileId::Superblock(V1)));
-    h.disk.in_flight.retain(|(_, op)| !matches!(op.kind, DiskOpKind::Delete));
+    h.disk.in_flight.retain(|(_, op)| op.file != FileId::Superblock(V1));
     h.crash(true);
     h.start();
     assert_eq!(h.opened[&V1].last, Lsn(held), "nothing of it was given free");
+}
+
+/// A journal of several segments, all of them needed by nobody but a copy that lags.
+fn retained(seed: u64) -> Harness {
+    let mut h = two_volumes(seed);
+    for _ in 0..12 {
+        h.append_range(V1, RecordKind::Write, BlockRange::new(0, 4));
+        h.quiesce();
+        let durable = h.models[&V1].durable;
+        h.commit(V1, durable);
+        h.quiesce();
+    }
+    h
+}
+
+/// Where a frame with records starts that is not in the newest segment.
+fn old_frame(h: &Harness) -> (FileId, u64) {
+    let newest = frames(h).0;
+    let segments = h.disk.files.iter().filter(|(id, _)| matches!(id, FileId::Segment(_)) && **id != newest);
+    let found = segments.flat_map(|(id, file)| {
+        let full = |at: &usize| FrameHeader::decode(&file.medium[*at..]).is_some_and(|frame| frame.slots > 0);
+        (4096..file.medium.len()).step_by(512).filter(full).map(move |at| (*id, at as u64))
+    });
+    found.min_by_key(|(_, at)| *at).expect("there are older segments with frames")
+}
+
+/// A sector that can't be read costs what lies in it, at run time and at a start; everybody else goes on.
+#[test]
+fn an_unreadable_sector_of_an_old_segment_costs_no_copy() {
+    let mut h = retained(41);
+    h.strict = false;
+    let whole = h.log_records;
+    let (file, at) = old_frame(&h);
+    h.disk.unreadable = Some((file, at..at + 512));
+    // Records that are in memory need no reading.
+    h.crash(true);
+    h.start();
+    h.quiesce();
+    assert!(h.failures.is_empty(), "{:?}", h.failures);
+    assert!(h.opened.contains_key(&V1) && h.opened.contains_key(&V2));
+    let first = h.opened[&V1].first.0;
+    for from in first..=h.models[&V1].durable {
+        h.read_log(V1, from, 1);
+        h.quiesce();
+    }
+    assert!(h.log_records > whole, "the others come");
+    assert!(h.failures.is_empty(), "{:?}", h.failures);
+    h.append(V1, 1);
+    h.quiesce();
+    assert_eq!(h.models[&V1].durable, h.models[&V1].last(), "and the copy goes on");
+    h.disk.unreadable = None;
+    h.crash(true);
+    h.strict = true;
+    h.start();
+    h.quiesce();
+    h.read_all(V1);
+}
+
+#[test]
+fn a_record_that_becomes_unreadable_is_told_and_costs_no_copy() {
+    let mut h = retained(42);
+    h.crash(true);
+    h.start();
+    h.quiesce();
+    let (first, last) = (h.opened[&V1].first.0, h.models[&V1].durable);
+    h.strict = false;
+    let mut lost = Vec::new();
+    for from in first..=last {
+        let at = h.disk.in_flight.len();
+        h.read_log(V1, from, 1);
+        // The read of this record, if it is not in memory.
+        let Some((_, op)) = h.disk.in_flight.get(at) else { continue };
+        let DiskOpKind::Read { offset, .. } = op.kind else { continue };
+        h.disk.unreadable = Some((op.file, offset..offset + 512));
+        h.quiesce();
+        h.disk.unreadable = None;
+        lost.push((V1, from, from));
+    }
+    assert!(!lost.is_empty(), "some records are read from the device");
+    assert_eq!(h.lost, lost);
+    assert!(h.failures.is_empty(), "{:?}", h.failures);
+    h.append(V1, 1);
+    h.quiesce();
+    assert_eq!(h.models[&V1].durable, h.models[&V1].last());
+}
+
+/// The header of the newest segment, and its file.
+fn newest(h: &Harness) -> (SegmentHeader, FileId) {
+    let segments = h.disk.files.iter().filter(|(file, _)| matches!(file, FileId::Segment(_)));
+    let headers = segments.filter_map(|(file, f)| Some((SegmentHeader::decode(&f.medium[..4096])?, *file)));
+    headers.max_by_key(|(header, _)| header.generation).expect("a journal has segments")
+}
+
+/// What is there several times can be read several times: a bad sector costs the copy of it that it is in.
+#[test]
+fn a_bad_sector_of_a_superblock_or_of_the_journals_head_costs_nothing() {
+    for (file, bad) in [
+        (FileId::Superblock(V1), 0..512),
+        (FileId::Superblock(V1), 4096..12288),
+        (FileId::JournalHead, 0..512),
+        (FileId::JournalHead, 512..1024),
+    ] {
+        let mut h = retained(43);
+        h.disk.unreadable = Some((file, bad.clone()));
+        h.crash(true);
+        h.start();
+        h.quiesce();
+        assert!(h.failures.is_empty(), "{file:?} {bad:?}: {:?}", h.failures);
+        assert!(h.opened.contains_key(&V1) && h.opened.contains_key(&V2));
+        h.disk.unreadable = None;
+        h.read_all(V1);
+    }
+    for (file, whose) in [(FileId::Superblock(V1), Some(V1)), (FileId::JournalHead, None)] {
+        let mut h = retained(44);
+        h.strict = false;
+        h.disk.unreadable = Some((file, 0..16384));
+        h.crash(true);
+        h.start();
+        h.quiesce();
+        assert!(h.failures.iter().any(|(of, why)| *of == whose && why.contains("can't be read")), "{:?}", h.failures);
+    }
+}
+
+/// A segment that holds nothing of the journal is of no importance.
+#[test]
+fn a_spare_segment_that_cannot_be_read_fails_nobody() {
+    let mut h = retained(45);
+    h.crash(true);
+    h.start();
+    h.quiesce();
+    let (newest, _) = newest(&h);
+    let used: Vec<u64> = newest.closed.iter().map(|c| c.generation).chain([newest.generation]).collect();
+    let is_spare = |(file, content): &(&FileId, &super::disk::File)| {
+        let header = SegmentHeader::decode(&content.medium[..4096]);
+        matches!(file, FileId::Segment(_)) && header.is_none_or(|header| !used.contains(&header.generation))
+    };
+    let (&spare, _) = h.disk.files.iter().find(is_spare).expect("a segment is kept ready");
+    h.disk.unreadable = Some((spare, 0..4096));
+    h.crash(true);
+    h.start();
+    h.quiesce();
+    assert!(h.failures.is_empty(), "{:?}", h.failures);
+    h.append(V1, 30);
+    h.quiesce();
+    assert_eq!(h.models[&V1].durable, h.models[&V1].last());
+    h.disk.unreadable = None;
+    h.crash(true);
+    h.start();
+    h.quiesce();
+    h.read_all(V1);
+}
+
+/// An empty head is that of a journal that never held anything, or it lost what it said.
+#[test]
+fn an_empty_head_beside_records_is_damage() {
+    for also in [false, true] {
+        let mut h = retained(46);
+        h.strict = false;
+        h.disk.files.get_mut(&FileId::JournalHead).unwrap().zero();
+        if also {
+            let (_, file) = newest(&h);
+            h.disk.files.get_mut(&file).unwrap().zero();
+        }
+        h.crash(true);
+        h.start();
+        h.quiesce();
+        assert!(h.failures.iter().any(|(of, why)| of.is_none() && why.contains("head is empty")), "{:?}", h.failures);
+    }
 }

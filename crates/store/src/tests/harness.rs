@@ -2,6 +2,7 @@
 
 use super::disk::Disk;
 use crate::api::{Input, Output};
+use crate::io::FileId;
 use crate::{Store, StoreConfig};
 use bytes::Bytes;
 use holdfast_format::message::NotHeld;
@@ -10,7 +11,7 @@ use holdfast_types::{
     BLOCK_SIZE, BlockIndex, BlockRange, Epoch, EpochTable, Incarnation, Lsn, OpenedCopy, ReadFault, Rng, Time,
     VolumeId, VolumeSize,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub(crate) const BLOCKS: u64 = 48;
@@ -186,12 +187,17 @@ pub(crate) struct Harness {
     pub(crate) reads: BTreeMap<u64, Asked>,
     pub(crate) log_reads: BTreeMap<u64, (VolumeId, Lsn)>,
     pub(crate) next_tag: u64,
+    /// The start has ended, and every copy that was found is open or failed.
     pub(crate) started: bool,
+    pub(crate) opening: BTreeSet<VolumeId>,
+    /// Records that the journal was said to have lost.
+    pub(crate) lost: Vec<(VolumeId, u64, u64)>,
     pub(crate) opened: BTreeMap<VolumeId, OpenedCopy>,
     pub(crate) failures: Vec<(Option<VolumeId>, String)>,
     pub(crate) corrupt_reads: usize,
     pub(crate) extents: Vec<(BlockRange, bool)>,
     pub(crate) repaired: Vec<(u64, bool)>,
+    pub(crate) mended: Vec<FileId>,
     pub(crate) held: Vec<(Lsn, Result<u64, NotHeld>)>,
     pub(crate) sums: Vec<u64>,
     /// The blocks that reads found bad.
@@ -224,11 +230,14 @@ impl Harness {
             log_reads: BTreeMap::new(),
             next_tag: 0,
             started: false,
+            opening: BTreeSet::new(),
+            lost: Vec::new(),
             opened: BTreeMap::new(),
             failures: Vec::new(),
             corrupt_reads: 0,
             extents: Vec::new(),
             repaired: Vec::new(),
+            mended: Vec::new(),
             held: Vec::new(),
             sums: Vec::new(),
             faults: Vec::new(),
@@ -254,10 +263,18 @@ impl Harness {
     }
 
     fn output(&mut self, output: Output) {
+        if let Output::Opened { volume, .. } | Output::Failed { volume: Some(volume), .. } = &output {
+            self.started |= self.opening.remove(volume) && self.opening.is_empty();
+        }
         match output {
             Output::Disk(op) => self.disk.submit(op),
             Output::Orphan { .. } => {}
-            Output::Started => self.started = true,
+            Output::RecordsLost { volume, first, last } => self.lost.push((volume, first.0, last.0)),
+            Output::Started { opening } => {
+                self.started = opening.is_empty();
+                self.opening = opening;
+            }
+            Output::Mended { file, .. } => self.mended.push(file),
             Output::Opened { volume, copy } => {
                 if self.strict {
                     self.model(volume).check_opened(volume, &copy);
@@ -390,8 +407,24 @@ impl Harness {
         panic!("the store never comes to rest; next timeout {:?}, now {:?}", self.store.next_timeout(), self.now);
     }
 
+    /// So many ticks, each with what follows: for what comes to no rest.
+    pub(crate) fn quiesce_for(&mut self, ticks: u32) {
+        for _ in 0..ticks {
+            self.drain_disk();
+            self.tick();
+        }
+    }
+
     pub(crate) fn drain_disk(&mut self) {
         while self.complete_one() {}
+    }
+
+    /// Lets everything end but what `held` names.
+    pub(crate) fn drain_disk_but(&mut self, held: impl Fn(&crate::io::DiskOp) -> bool) {
+        while let Some(i) = self.disk.in_flight.iter().position(|(_, op)| !held(op)) {
+            let done = self.disk.complete(i);
+            self.input(Input::Done(done));
+        }
     }
 
     pub(crate) fn start(&mut self) {
@@ -403,10 +436,7 @@ impl Harness {
     /// Commits what is durable and lets everything end but what `held` names.
     pub(crate) fn commit_all_without(&mut self, v: VolumeId, held: impl Fn(&crate::io::DiskOp) -> bool) {
         for round in 0..100 {
-            while let Some(i) = self.disk.in_flight.iter().position(|(_, op)| !held(op)) {
-                let done = self.disk.complete(i);
-                self.input(Input::Done(done));
-            }
+            self.drain_disk_but(&held);
             let durable = self.models[&v].durable;
             self.commit(v, durable);
             if round > 2 && self.disk.in_flight.iter().all(|(_, op)| held(op)) && !self.tick() {
@@ -578,12 +608,16 @@ impl Harness {
 
     /// Reads and verifies everything, holes too.
     pub(crate) fn scrub(&mut self, v: VolumeId) {
+        self.begin_scrub(v);
+        self.drain_disk();
+    }
+
+    pub(crate) fn begin_scrub(&mut self, v: VolumeId) {
         let (tag, range) = (self.next_tag, BlockRange::new(0, BLOCKS));
         self.next_tag += 1;
         let committed = self.models[&v].committed;
         self.reads.insert(tag, Asked { volume: v, range, committed });
         self.input(Input::Scrub { volume: v, tag, range });
-        self.drain_disk();
     }
 
     /// What the store says of holes at the start of `range`.

@@ -7,6 +7,7 @@ mod harness;
 mod hold;
 mod journal;
 mod large;
+mod leaving;
 mod orphans;
 mod pace;
 mod random;

@@ -4,7 +4,7 @@ use super::harness::{BLOCKS, Harness, Model, small};
 use crate::api::Input;
 use crate::io::FileId;
 use bytes::Bytes;
-use holdfast_format::{ALLOCATED_ZEROS, Record, SegmentHeader};
+use holdfast_format::{ALLOCATED_ZEROS, Record, RecordKind, SegmentHeader, TablePage};
 use holdfast_types::{BlockIndex, BlockRange, Lsn, Rng, VolumeId};
 use std::collections::BTreeMap;
 
@@ -467,7 +467,7 @@ fn an_old_superblock_does_not_open_a_newer_journal() {
 #[test]
 fn a_failed_device_stays_failed() {
     // The image: that copy alone, and for good.
-    let mut h = history(7);
+    let mut h = history(12);
     h.strict = false;
     h.disk.broken = Some(FileId::Image(V1));
     let durable = h.models[&V1].durable;
@@ -481,10 +481,9 @@ fn a_failed_device_stays_failed() {
     h.quiesce();
     assert_eq!(h.corrupt_reads, 1);
     assert_eq!(h.models[&V2].durable, h.models[&V2].last(), "its neighbour goes on");
-    // The journal: every copy.
-    let open: Vec<FileId> = segments(&h).into_iter().map(|(file, _)| file).collect();
-    for file in open {
-        h.disk.broken = Some(file);
+    // The journal: every copy. As long as it is not full of what the failed one needs.
+    for slot in 0..16 {
+        h.disk.broken = Some(FileId::Segment(slot));
         h.append(V2, 1);
         h.drain_disk();
         if h.failures.len() > 1 {
@@ -499,4 +498,109 @@ fn a_failed_device_stays_failed() {
     assert_eq!(h.models[&V2].durable, durable, "no Durable after the failure");
     assert_eq!(h.store.next_timeout(), None);
     h.input(Input::Commit { volume: V2, upto: Lsn(durable) });
+}
+
+/// A copy at rest, all of it under a checkpoint.
+fn settled(seed: u64) -> Harness {
+    let mut h = Harness::new(seed, small());
+    h.start();
+    h.create(V1);
+    h.adopt(V1, 0);
+    h.append_range(V1, RecordKind::Write, BlockRange::new(0, 8));
+    h.commit_all_without(V1, |_| false);
+    h.input(Input::Settle);
+    while !h.store.is_settled() && (h.complete_one() || h.tick()) {}
+    h.quiesce();
+    assert!(h.store.is_settled() && h.store.positions(V1).is_some_and(|p| p.applied == Lsn(1)));
+    h
+}
+
+fn both_places(page: TablePage) -> [usize; 2] {
+    let at = usize::try_from(page.offset()).expect("small");
+    [at + 16, at + 4096 + 16]
+}
+
+#[test]
+fn a_scrub_writes_pages_again_that_rot_under_the_memory() {
+    for file in [FileId::BlockTable(V1), FileId::RegionTable(V1)] {
+        for level in 0..4 {
+            let mut h = settled(31);
+            let page = TablePage { level, index: 0 };
+            both_places(page).into_iter().for_each(|at| h.disk.rot(file, at, 4));
+            h.scrub(V1);
+            h.quiesce();
+            assert_eq!(h.mended, [file], "level {level}");
+            h.scrub(V1);
+            h.quiesce();
+            assert_eq!(h.mended, [file], "once is enough: level {level}");
+            h.crash(true);
+            h.start();
+            h.read_all(V1);
+            h.scrub(V1);
+            assert!(h.failures.is_empty() && h.corrupt_reads == 0, "{:?}", h.failures);
+        }
+    }
+}
+
+#[test]
+fn a_scrub_reads_pages_that_nobody_needs() {
+    for (file, name) in [(FileId::BlockTable(V1), "block table"), (FileId::RegionTable(V1), "region table")] {
+        let mut h = settled(32);
+        h.crash(false);
+        h.start();
+        h.strict = false;
+        both_places(TablePage { level: 0, index: 0 }).into_iter().for_each(|at| h.disk.rot(file, at, 4));
+        h.quiesce();
+        assert!(h.failures.is_empty(), "nobody has looked");
+        h.scrub(V1);
+        h.quiesce();
+        assert!(h.failures.iter().any(|(v, why)| *v == Some(V1) && why.contains(name)), "{:?}", h.failures);
+    }
+}
+
+/// Two good copies stay throughout: a power cut while two others are mended finds the copy as it was.
+#[test]
+fn a_power_cut_while_a_superblock_is_mended_costs_nothing() {
+    let mut mended = 0;
+    for pair in [[0, 1], [2, 3]] {
+        for seed in 0..200 {
+            let mut h = settled(seed);
+            let file = FileId::Superblock(V1);
+            pair.iter().for_each(|copy| h.disk.rot(file, copy * 4096 + 40, 1));
+            h.begin_scrub(V1);
+            let writes = |h: &Harness| {
+                let write =
+                    |op: &crate::io::DiskOp| op.file == file && matches!(op.kind, crate::io::DiskOpKind::Write { .. });
+                h.disk.in_flight.iter().any(|(_, op)| write(op))
+            };
+            while !writes(&h) && h.complete_one() {}
+            mended += u32::from(writes(&h));
+            h.crash(true);
+            h.start();
+            h.quiesce();
+            assert!(h.failures.is_empty(), "{pair:?}, seed {seed}: {:?}", h.failures);
+        }
+    }
+    assert!(mended > 100, "the power is cut while copies are written: {mended}");
+}
+
+#[test]
+fn a_scrub_makes_copies_of_a_superblock_whole() {
+    for copies in [vec![0], vec![3], vec![1, 2], vec![0, 1, 2, 3]] {
+        let mut h = settled(33);
+        let file = FileId::Superblock(V1);
+        h.scrub(V1);
+        h.quiesce();
+        assert!(h.mended.is_empty(), "nothing was wrong");
+        copies.iter().for_each(|copy| h.disk.rot(file, copy * 4096 + 40, 1));
+        h.scrub(V1);
+        h.quiesce();
+        assert_eq!(h.mended, [file]);
+        let medium = &h.disk.files[&file].medium;
+        let found = holdfast_format::Superblock::copies(medium);
+        assert!(found.iter().all(|copy| copy.is_some() && *copy == found[0]), "{copies:?}");
+        h.crash(true);
+        h.start();
+        h.read_all(V1);
+    }
 }

@@ -65,27 +65,86 @@ async fn what_is_no_get_is_refused() {
     .await;
 }
 
-/// Real time: a deadline is what is tested.
+/// Connects from an address of its own.
+async fn from(ip: &str, address: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::new(ip.parse().expect("an address"), 0)).expect("all of 127.0.0.0/8 is this host's");
+    socket.connect(address).await.expect("it listens")
+}
+
+/// Connections that are begun and never ended, of one address and of many: whoever asks is answered without waiting for any of them.
 #[tokio::test]
-async fn those_who_say_nothing_hold_up_nobody_for_longer_than_the_deadline() {
+async fn those_who_say_nothing_hold_up_nobody() {
     local(async {
         let address = server().await;
         let mut silent = Vec::new();
-        for _ in 0..CONNECTIONS {
-            let mut stream = TcpStream::connect(address).await.expect("it listens");
-            stream.write_all(b"GET /ye").await.expect("it reads");
+        let mut waited = 0;
+        for at in 0..4 * CONNECTIONS {
+            let ip = format!("127.0.0.{}", 1 + at % 10);
+            let mut stream = from(&ip, address).await;
+            // One that was thrown out meanwhile takes nothing any more.
+            let _ = stream.write_all(if at % 2 == 0 { b"GET /ye" } else { b"GET /yes HTTP/1.1\r\n\r\n" }).await;
             silent.push(stream);
+            if at >= CONNECTIONS {
+                let start = Instant::now();
+                let answer = ask(address, b"GET /yes HTTP/1.1\r\n\r\n").await;
+                assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{at}: {answer}");
+                waited += usize::from(start.elapsed() >= HEAD_DEADLINE);
+            }
         }
-        let start = Instant::now();
-        let answer =
-            timeout(4 * DEADLINE, ask(address, b"GET /yes HTTP/1.1\r\n\r\n")).await.expect("an answer in time");
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        assert!(start.elapsed() >= DEADLINE / 2, "all places were taken");
+        // A place was made for each, not waited for until somebody had been silent for long enough.
+        assert!(waited < CONNECTIONS, "{waited} of {} waited", 3 * CONNECTIONS);
+    })
+    .await;
+}
+
+/// Real time: a deadline is what is tested.
+#[tokio::test]
+async fn who_says_nothing_for_too_long_is_told_so() {
+    local(async {
+        let mut silent = TcpStream::connect(server().await).await.expect("it listens");
+        silent.write_all(b"GET /ye").await.expect("it reads");
         let mut refused = String::new();
-        silent[0].read_to_string(&mut refused).await.expect("it was answered");
+        silent.read_to_string(&mut refused).await.expect("it was answered");
         assert!(refused.starts_with("HTTP/1.1 408 "), "{refused}");
     })
     .await;
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+#[test]
+fn places_are_taken_from_who_keeps_us_waiting_and_from_nobody_else() {
+    let house = House::default();
+    let one = ip("10.0.0.1");
+    let of_one: Vec<Place> = (0..CONNECTIONS_OF_ADDRESS).map_while(|_| house.take(one)).collect();
+    assert_eq!(of_one.len(), CONNECTIONS_OF_ADDRESS);
+    // All of them are being answered: one more of the same address goes, others come.
+    of_one.iter().for_each(|place| place.waits_for_guest(false));
+    assert!(house.take(one).is_none());
+    let others: Vec<Place> =
+        (0..CONNECTIONS - CONNECTIONS_OF_ADDRESS).map_while(|n| house.take(ip(&format!("10.0.1.{n}")))).collect();
+    assert_eq!((others.len(), house.guests.borrow().len()), (CONNECTIONS - CONNECTIONS_OF_ADDRESS, CONNECTIONS));
+    // The oldest one that is waited for gives up its place, and only once.
+    let new = house.take(ip("10.0.2.1")).expect("it is taken from another");
+    assert!(!house.guests.borrow().contains_key(&others[0].number));
+    assert!(of_one.iter().chain(&others[1..]).all(|place| house.guests.borrow().contains_key(&place.number)));
+    // Its end, later, frees nothing twice.
+    drop(others);
+    assert_eq!(house.guests.borrow().len(), CONNECTIONS_OF_ADDRESS + 1);
+    of_one[3].waits_for_guest(true);
+    assert!(house.take(one).is_some_and(|place| place.number > new.number));
+    assert!(!house.guests.borrow().contains_key(&of_one[3].number));
+}
+
+#[test]
+fn one_subscriber_is_one_address() {
+    assert_eq!(subscriber(ip("2001:db8::1")), subscriber(ip("2001:db8::ffff:1:2:3")));
+    assert_ne!(subscriber(ip("2001:db8::1")), subscriber(ip("2001:db8:0:1::1")));
+    assert_eq!(subscriber(ip("::ffff:10.0.0.1")), ip("10.0.0.1"));
+    assert_ne!(subscriber(ip("10.0.0.1")), subscriber(ip("10.0.0.2")));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! why not; and what `fsck` calls clean is exported whole.
 
 use super::world::{V, World, files};
-use super::{get, look, options};
+use super::{get, look, options, without};
 use crate::offline::{OfflineError, Options, Place, check};
 use holdfast_types::Rng;
 use std::fs::{self, File};
@@ -24,15 +24,12 @@ fn judge(world: &World, what: &str) {
         }
     }
     let skip = Options { skip_bad: true, ..refuse };
-    if let Ok(exported) = get(world, &skip) {
-        let (found, mut wanted) = (fs::read(&skip.to).expect("written"), world.image(exported.upto));
-        for (first, last) in &exported.bad.listed {
-            let range =
-                usize::try_from(first * 4096).expect("small")..usize::try_from((last + 1) * 4096).expect("small");
-            let end = range.end.min(wanted.len());
-            wanted[range.start..end].fill(0);
+    for options in [Options { at_checkpoint: true, ..skip.clone() }, skip] {
+        if let Ok(exported) = get(world, &options) {
+            let found = fs::read(&options.to).expect("written");
+            let wanted = without(&exported.bad, world.image(exported.upto));
+            assert_eq!(found, wanted, "{what}: with zeros for what is bad: {options:?}");
         }
-        assert_eq!(found, wanted, "{what}: with zeros for what is bad");
     }
 }
 

@@ -117,11 +117,20 @@ impl World {
 
     /// A block that holds data on the medium, written before the last checkpoint and never again.
     pub(super) fn data_block(&self) -> u64 {
+        self.old_block(true)
+    }
+
+    /// A block that is zeros, and no record of the last ones speaks of it.
+    pub(super) fn zero_block(&self) -> u64 {
+        self.old_block(false)
+    }
+
+    fn old_block(&self, holds: bool) -> u64 {
         let recent = |block: u64| self.log.iter().rev().take(40).any(|r| r.header().range.iter().any(|b| b.0 == block));
         let image = self.images.last().expect("never empty");
         let at = |block: u64| usize::try_from(block * 4096).expect("small");
         let data = |block: u64| image[at(block)..(at(block) + 4096).min(image.len())].iter().any(|b| *b != 0);
-        (0..BLOCKS - 1).find(|b| data(*b) && !recent(*b)).expect("some block is old")
+        (0..BLOCKS - 1).find(|b| data(*b) == holds && !recent(*b)).expect("some block is old")
     }
 
     /// Every file with its bytes.

@@ -1,0 +1,120 @@
+//! `holdfast top`: what it tells of a cluster under load, on a terminal and elsewhere.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
+use holdfast_cli::harness::Cluster;
+use holdfast_cli::workload::{Plan, Workload};
+use holdfast_tests::{PATIENCE, TestCluster, binary, finish};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, ExitStatus, Stdio};
+
+const VOLUME: &str = "vm1";
+const SIZE: u64 = 32 << 20;
+/// What begins and ends the screen that it has for itself.
+const TAKEN: &str = "\x1b[?1049h";
+/// In each screen once.
+const SCREEN: &str = " UTC, over ";
+const GIVEN_BACK: &str = "\x1b[?1049l";
+
+/// A shell's line on a terminal of its own (script(1)), with a key pressed once it has shown so many screens; how it ended, and what
+/// it printed.
+fn on_a_terminal(line: &str, key: &str, screens: usize, no_color: bool) -> (ExitStatus, String) {
+    let mut script = Command::new("timeout");
+    script.args(["120", "script", "--quiet", "--return", "--command", line, "/dev/null"]);
+    script.env("TERM", "xterm-256color").env_remove("NO_COLOR");
+    if no_color {
+        script.env("NO_COLOR", "1");
+    }
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut shown, mut chunk) = (Vec::new(), [0; 4096]);
+    let mut pressed = false;
+    loop {
+        let count = stdout.read(&mut chunk).unwrap();
+        shown.extend_from_slice(&chunk[..count]);
+        if count == 0 {
+            break;
+        }
+        if !pressed && String::from_utf8_lossy(&shown).matches(SCREEN).count() >= screens {
+            stdin.write_all(key.as_bytes()).unwrap();
+            pressed = true;
+        }
+    }
+    (child.wait().unwrap(), String::from_utf8_lossy(&shown).into_owned())
+}
+
+/// What `top` prints once it says this: on a slow machine a copy is behind for a moment.
+async fn shows(cluster: &TestCluster, node: usize, args: &[&str], words: &str) -> String {
+    let look = async |_: &Cluster| {
+        let text = cluster.succeeds(node, args).await;
+        if text.contains(words) { Ok(text) } else { Err(text) }
+    };
+    cluster.wait_for(words, PATIENCE, look).await.unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[tokio::test]
+async fn the_cluster_is_seen_as_it_goes() {
+    let mut cluster = TestCluster::start().await;
+    cluster.volume(VOLUME, SIZE).await;
+    cluster.volume("idle", SIZE).await;
+    let primary = cluster.primary(VOLUME).await;
+    let other = (primary + 1) % 3;
+    let workload = Workload::start(Plan::new(cluster.sockets(VOLUME), VOLUME, 0..SIZE, 5)).unwrap();
+    cluster.acknowledges(&workload, 50).await;
+
+    let once = ["top", "--once", "--interval", "1s"];
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    let sample = json(&cluster.succeeds(primary, &[&once[..], &["--output", "json"]].concat()).await);
+    let of = |name: &str| sample["volumes"].as_array().unwrap().iter().find(|v| v["name"] == name).unwrap().clone();
+    let writes = &of(VOLUME)["rates"]["writes"];
+    let number = |of: &Value, key: &str| of[key].as_f64().unwrap_or_else(|| panic!("{key} of {of}"));
+    assert!(number(writes, "per_second") > 1.0 && number(writes, "bytes_per_second") > 512.0, "{sample}");
+    assert!(number(writes, "p50_ms") > 0.0 && number(writes, "p99_ms") >= number(writes, "p50_ms"), "{sample}");
+    assert!(number(&sample, "interval_seconds") > 0.9, "{sample}");
+    let lags = of(VOLUME)["copies"].as_array().unwrap().iter().filter(|c| c["lag_seconds"].is_number()).count();
+    assert_eq!((lags, sample["nodes"].as_array().unwrap().len()), (2, 3), "{sample}");
+    // Nobody else knows what the primary serves, and says so.
+    let elsewhere = json(&cluster.succeeds(other, &[&once[..], &["--output", "json"]].concat()).await);
+    let there = elsewhere["volumes"].as_array().unwrap().iter().find(|v| v["name"] == VOLUME).unwrap();
+    assert!(there["rates"].is_null() && there["state"].is_string(), "{elsewhere}");
+
+    // One sample where there is no terminal, in 80 columns and without a code.
+    let healthy = "3 nodes: 3 up. 2 volumes: 2 healthy.";
+    let text = shows(&cluster, other, &["top", "--interval", "250ms"], healthy).await;
+    assert!(text.contains("other nodes lead"), "{text}");
+    assert!(!text.contains('\x1b') && text.lines().all(|line| line.chars().count() <= 80), "{text}");
+
+    // In JSON one object after another.
+    let mut command = cluster.command(primary, &["top", "--interval", "250ms", "--output", "json"]);
+    let mut stream = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines: Vec<String> =
+        BufReader::new(stream.stdout.take().unwrap()).lines().take(3).map(Result::unwrap).collect();
+    stream.kill().unwrap();
+    stream.wait().unwrap();
+    let times: Vec<u64> = lines.iter().map(|line| json(line)["unix_ms"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted() && times.len() == 3, "{times:?}");
+
+    // On a terminal, until a key.
+    let socket = cluster.nodes()[primary].admin().display().to_string();
+    let line = format!("{} --socket {socket} top --interval 250ms", binary().display());
+    let (status, shown) = on_a_terminal(&line, "q", 3, false);
+    assert!(status.success() && shown.contains(TAKEN), "{shown:?}");
+    assert!(shown.contains("\x1b[38;5;") | shown.contains("\x1b[32m"), "in colours: {shown:?}");
+    assert!(shown.trim_end().ends_with(GIVEN_BACK), "{shown:?}");
+    let (status, shown) = on_a_terminal(&line, "\x03", 1, true);
+    let colours = shown
+        .split("\x1b[")
+        .filter(|rest| rest.find(|c: char| c.is_ascii_alphabetic()).is_some_and(|at| rest[at..].starts_with('m')));
+    assert_eq!(colours.count(), 0, "NO_COLOR: {shown:?}");
+    assert!(status.success() && shown.trim_end().ends_with(GIVEN_BACK), "Ctrl-C ends it: {shown:?}");
+
+    // What is wrong is said first.
+    cluster.kill(other);
+    let name = cluster.nodes()[other].name().to_owned();
+    let _ = shows(&cluster, primary, &once, &format!("UNSAFE nodes that do not answer: {name}")).await;
+    cluster.fails(&["top", "--interval", "1ms"], 2, "250ms to 1h").await;
+    cluster.launch(other).unwrap();
+    cluster.wait_healthy(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    finish(workload).await;
+}
