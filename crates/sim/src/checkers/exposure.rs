@@ -32,6 +32,8 @@ pub(crate) struct Meters {
     views: BTreeMap<NodeId, VolumeView>,
     /// The greatest size that the volume ever had or was to get.
     largest: u64,
+    /// The smallest one. What a view says is wanted; the log of a copy comes to it later, and counts no more than its own size.
+    smallest: Option<u64>,
     /// What is given up by an operator is in nobody's sum.
     pub(crate) off: bool,
 }
@@ -66,8 +68,6 @@ struct Turn {
     high: u64,
     /// Copies that had been promised to the knowledge of this node, if it served and its members were not changing.
     promised: Option<Vec<NodeId>>,
-    /// The smallest size that the volume had or may get.
-    size: u64,
 }
 
 /// The reign that it serves.
@@ -164,6 +164,7 @@ impl Meters {
     /// A node is told of the volume: it acts on that from its next turn on.
     pub(crate) fn told(&mut self, node: NodeId, view: &VolumeView) {
         self.largest = sizes(view).fold(self.largest, u64::max);
+        self.smallest = sizes(view).chain(self.smallest).min();
         let newer = self.views.get(&node).is_none_or(|known| known.active.epoch <= view.active.epoch);
         if newer {
             self.views.insert(node, view.clone());
@@ -220,8 +221,7 @@ impl Meters {
         // While the members change it depends on the step which copies are meant.
         let settled = view.filter(|v| v.pending.is_none() && meter.reign.is_some());
         let promised = settled.map(|v| promised(v).collect());
-        let size = view.and_then(|v| sizes(v).min()).unwrap_or(0);
-        meter.last = Some(Turn { at, committed, durable, high, promised, size });
+        meter.last = Some(Turn { at, committed, durable, high, promised });
         let verdict = meter.judge(node, status);
         self.meters.insert(node, meter);
         verdict
@@ -242,7 +242,7 @@ impl Meters {
         });
         let least = held.min().unwrap_or(upto).min(upto);
         reign.once_whole = reign.once_whole.max(least);
-        committed.bytes_between(least.max(reign.from.prev()), upto).min(last.size)
+        committed.bytes_between(least.max(reign.from.prev()), upto).min(self.smallest.unwrap_or(0))
     }
 
     /// What no promised copy has acknowledged to this reign.
