@@ -751,8 +751,8 @@ impl Shard {
         let place = &self.config.place;
         let hint = || {
             format!(
-                "put the original files back if there are any, or move {place} away as a whole and replace this node's copies; \
-                 then restart the agent"
+                "check the device (dmesg) if it can't be read; put the original files back if there are any, or move {place} away as \
+                 a whole and replace this node's copies; then restart the agent"
             )
         };
         let reason = if self.started { reason.to_owned() } else { format!("{reason}; {}", hint()) };

@@ -14,6 +14,9 @@ pub struct Findings {
     pub superblocks: BTreeMap<VolumeId, [bool; 4]>,
     /// Volumes whose creation or deletion never ended: a start removes their files.
     pub leftovers: BTreeSet<VolumeId>,
+    /// Segment files that can't be read, by number, and why. A start makes those anew that the journal does not need, and refuses
+    /// the others.
+    pub unreadable: BTreeMap<u32, String>,
 }
 
 /// A journal that can be used.

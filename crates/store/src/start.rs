@@ -56,8 +56,8 @@ pub(crate) struct Start {
     next_ask: u32,
     heads: BTreeMap<u32, SegmentHeader>,
     damaged_heads: usize,
-    /// Of the first segment that the device did not give, for people.
-    segment_error: Option<String>,
+    /// Segments that the device did not give, and why.
+    lost_segments: BTreeMap<u32, String>,
     /// What the journal's head says; `None` if there is no such file.
     head: Option<JournalHeadFound>,
     unreadable: BTreeMap<VolumeId, String>,
@@ -174,9 +174,9 @@ impl Start {
             }
             (_, FileId::Superblock(volume), _) => drop(self.unreadable.insert(volume, unreadable_superblock(error))),
             // If it belongs to the journal, the newest header or the journal's head misses it. A spare one is made anew.
-            (Step::Sync | Step::Heads, FileId::Segment(_), _) => {
+            (Step::Sync | Step::Heads, FileId::Segment(slot), _) => {
                 self.damaged_heads += 1;
-                self.segment_error.get_or_insert_with(|| format!(" ({file} can't be read: {error})"));
+                self.lost_segments.insert(slot, error.to_owned());
                 self.files.remove(&file);
             }
             // In the newest segment nobody can tell what can't be read from what was never there.
@@ -195,7 +195,7 @@ impl Start {
                 self.piece_here(slot);
             }
             _ => {
-                return Progress::Broken(format!("the journal can't be read: {file}: {error}; {WHAT_TO_DO}"));
+                return Progress::Broken(format!("the journal can't be read: {file}: {error}"));
             }
         }
         self.advance(cx, seed)
@@ -213,7 +213,7 @@ impl Start {
             }
             FileId::Superblock(volume) => drop(self.superblocks.insert(volume, bytes.freeze())),
             _ if !readable => {
-                return Err(format!("the journal can't be read: {file}: {error}; {WHAT_TO_DO}"));
+                return Err(format!("the journal can't be read: {file}: {error}"));
             }
             // A part that can't be read is no sign that nothing was ever written there.
             _ => match JournalHead::judge(&bytes) {
@@ -326,33 +326,38 @@ impl Start {
         }
         let Some(newest) = newest else {
             if self.damaged_heads > 0 && !(self.replicas.is_empty() && self.failed.is_empty()) {
-                return Err("no journal segment has a readable header, yet there are copies; replace the device".into());
+                return Err("no journal segment has a readable header, yet there are copies".into());
             }
             return Ok(());
         };
         if self.heads.values().any(|h| h.journal != newest.journal) {
-            return Err("the segments belong to different journals; files were mixed, restore the right ones".into());
+            return Err("the segments belong to different journals: files were mixed".into());
         }
         let mut wanted: Vec<u64> = newest.closed.iter().map(|c| c.generation).collect();
         wanted.push(newest.generation);
         for generation in wanted.into_iter().rev() {
             let Some((slot, _)) = self.heads.iter().find(|(_, h)| h.generation == generation) else {
-                let (files, error) =
-                    (self.heads.len() + self.damaged_heads, self.segment_error.as_deref().unwrap_or_default());
+                let (files, error) = (self.heads.len() + self.damaged_heads, self.segment_error());
                 return Err(format!(
-                    "segment generation {generation} of the journal is missing or damaged among {files} files{error}; replace the device"
+                    "segment generation {generation} of the journal is missing or damaged among {files} files{error}"
                 ));
             };
             let (bytes, expected) = (self.files[&FileId::Segment(*slot)], self.heads[slot].bytes);
             if bytes != expected || bytes > 1 << 30 {
                 return Err(format!(
                     "segment file {slot} has {bytes} bytes, expected {expected}: it was cut or replaced, and with it records that \
-                     may be found nowhere else; replace the device"
+                     may be found nowhere else"
                 ));
             }
             self.to_read.push(*slot);
         }
         Ok(())
+    }
+
+    /// In brackets: which segment file can't be read at all, and why.
+    fn segment_error(&self) -> String {
+        let first = self.lost_segments.iter().next();
+        first.map_or_else(String::new, |(slot, error)| format!(" ({} can't be read: {error})", FileId::Segment(*slot)))
     }
 
     /// Whether the newest segment that was found is the newest that there was.
@@ -362,25 +367,23 @@ impl Start {
             // Made by a start that ended before its first segment was named.
             (Some(JournalHeadFound::Empty), _) | (None, None) => return Ok(()),
             (Some(JournalHeadFound::Damaged), _) => {
-                return Err("the journal's head is damaged: nobody knows whether its newest segment is here; replace the device".into());
+                return Err("the journal's head is damaged: nobody knows whether its newest segment is here".into());
             }
             (None, Some(_)) => {
-                return Err("the journal's head is missing: nobody knows whether its newest segment is here; restore the file or \
-                            replace the device"
-                    .into());
+                return Err("the journal's head is missing: nobody knows whether its newest segment is here".into());
             }
         };
         let found = newest.map_or(0, |h| h.generation);
         if newest.is_some_and(|h| h.journal != head.journal) {
             return Err(
-                "the journal's head belongs to another journal; files were mixed, restore the right ones".into()
+                "the journal's head belongs to another journal: files were mixed".into()
             );
         }
         if head.generation > found {
-            let error = self.segment_error.as_deref().unwrap_or_default();
+            let error = self.segment_error();
             return Err(format!(
                 "segment generation {} of the journal is missing or damaged{error}, the newest one found is {found}: it holds records that \
-                 may be found nowhere else; restore the file or replace the device",
+                 may be found nowhere else",
                 head.generation
             ));
         }
@@ -473,7 +476,12 @@ impl Start {
             }
         }
         let (failed, garbage) = (std::mem::take(&mut self.failed), std::mem::take(&mut self.garbage));
-        let findings = Findings { journal: self.journal_found.take(), superblocks, leftovers: garbage.clone() };
+        let findings = Findings {
+            journal: self.journal_found.take(),
+            superblocks,
+            leftovers: garbage.clone(),
+            unreadable: std::mem::take(&mut self.lost_segments),
+        };
         Found { journal, replicas, failed, garbage, orphans, findings }
     }
 
@@ -563,8 +571,7 @@ const fn volume_of(file: FileId) -> Option<VolumeId> {
 }
 
 /// The first segment's header is durable before the head names it, and the head before the first frame.
-const EMPTY_HEAD: &str = "the journal's head is empty, yet there are records: nobody knows whether its newest segment is here; restore \
-                          the file or replace the device";
+const EMPTY_HEAD: &str = "the journal's head is empty, yet there are records: nobody knows whether its newest segment is here";
 
 fn unreadable_superblock(error: &str) -> String {
     format!("its superblock can't be read: {error}; {WHAT_TO_DO}")

@@ -44,7 +44,7 @@ pub enum OfflineError {
         dir: PathBuf,
     },
     /// No such volume.
-    #[error("expected --volume to name a copy in this directory, found {wanted:?}; there are {known}")]
+    #[error("expected --volume to name a copy in this directory, found {wanted}; there are {known}")]
     UnknownVolume {
         /// What was asked for.
         wanted: String,

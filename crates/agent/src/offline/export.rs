@@ -202,7 +202,8 @@ fn choose(here: &BTreeSet<VolumeId>, known: &Known, wanted: Option<&str>) -> Res
         let called = |v: &VolumeId| known.name(*v).map_or_else(|| v.to_string(), |name| format!("{name} ({v})"));
         let all: Vec<String> = here.iter().map(called).collect();
         let known = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
-        OfflineError::UnknownVolume { wanted: wanted.unwrap_or_default().to_owned(), known }
+        let wanted = wanted.map_or_else(|| "none named".to_owned(), |wanted| format!("{wanted:?}"));
+        OfflineError::UnknownVolume { wanted, known }
     })
 }
 

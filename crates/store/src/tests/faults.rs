@@ -271,6 +271,9 @@ fn a_spare_segment_that_cannot_be_read_fails_nobody() {
     h.start();
     h.quiesce();
     assert!(h.failures.is_empty(), "{:?}", h.failures);
+    let FileId::Segment(slot) = spare else { unreachable!("a spare one is a segment") };
+    let unreadable: Vec<u32> = h.store.findings().unreadable.keys().copied().collect();
+    assert_eq!(unreadable, [slot], "whoever inspects the directory is told");
     h.append(V1, 30);
     h.quiesce();
     assert_eq!(h.models[&V1].durable, h.models[&V1].last());
