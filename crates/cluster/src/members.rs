@@ -89,6 +89,12 @@ impl Copies {
         self.learners.iter().filter_map(registered).filter(|m| !self.dropped.contains(&m.node)).collect()
     }
 
+    /// The copy that learns on `node`, if it may receive the log.
+    #[must_use]
+    pub fn learner(&self, node: NodeId) -> Option<Incarnation> {
+        self.learners.get(&node).copied().flatten().filter(|_| !self.dropped.contains(&node))
+    }
+
     /// Members that are to go now. One that is replaced stays until its successor counts, so that there are never fewer
     /// copies than are wanted.
     pub(crate) fn leaving(&self, active: &Configuration) -> Vec<NodeId> {

@@ -343,8 +343,13 @@ impl State {
     /// The open volumes of which `node` holds a copy that counts or learns.
     #[must_use]
     pub fn views_for(&self, node: NodeId) -> Vec<VolumeView> {
-        let views = self.volumes.keys().filter_map(|id| self.view(*id));
-        views.filter(|v| v.holder(node).is_some()).collect()
+        // A view is large: it is made of those alone that are wanted.
+        let held = |v: &Volume| match &v.phase {
+            Phase::Open { active, copies, .. } => active.member(node).is_some() || copies.learner(node).is_some(),
+            Phase::Creating { .. } | Phase::Deleting { .. } => false,
+        };
+        let volumes = self.volumes.iter().filter(|(_, v)| held(v));
+        volumes.filter_map(|(id, _)| self.view(*id)).collect()
     }
 
     /// Copies that `node` must create and register, with the size that their log begins with.

@@ -375,9 +375,7 @@ impl Start {
         };
         let found = newest.map_or(0, |h| h.generation);
         if newest.is_some_and(|h| h.journal != head.journal) {
-            return Err(
-                "the journal's head belongs to another journal: files were mixed".into()
-            );
+            return Err("the journal's head belongs to another journal: files were mixed".into());
         }
         if head.generation > found {
             let error = self.segment_error();
@@ -571,7 +569,8 @@ const fn volume_of(file: FileId) -> Option<VolumeId> {
 }
 
 /// The first segment's header is durable before the head names it, and the head before the first frame.
-const EMPTY_HEAD: &str = "the journal's head is empty, yet there are records: nobody knows whether its newest segment is here";
+const EMPTY_HEAD: &str =
+    "the journal's head is empty, yet there are records: nobody knows whether its newest segment is here";
 
 fn unreadable_superblock(error: &str) -> String {
     format!("its superblock can't be read: {error}; {WHAT_TO_DO}")

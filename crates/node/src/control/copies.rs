@@ -75,7 +75,7 @@ impl Copies {
     pub(super) fn strangers(&mut self, state: &State, me: NodeId, now: Time, out: &mut Vec<Output>) {
         for (volume, found) in &self.created {
             let Some(known) = state.volumes.get(volume) else { continue };
-            let Some(registered) = registered_copies(known).get(&me).copied() else { continue };
+            let Some(registered) = registered_copy(known, me) else { continue };
             if registered != *found && self.refused.insert(*volume) {
                 let message = format!(
                     "expected the copy {registered} of volume {} on this node, found {found}: its disk lost its memory, so \
@@ -105,7 +105,7 @@ pub(super) fn concerns(state: &State, me: NodeId, volume: VolumeId) -> bool {
 
 /// What the state says about the copies of `me`.
 pub(super) fn local_view(state: &State, me: NodeId) -> LocalView {
-    let registered = state.volumes.iter().filter_map(|(id, v)| Some((*id, *registered_copies(v).get(&me)?)));
+    let registered = state.volumes.iter().filter_map(|(id, v)| Some((*id, registered_copy(v, me)?)));
     let views = state.views_for(me);
     let granted = |volume: VolumeId| {
         let known = state.volumes.get(&volume)?;
@@ -130,6 +130,15 @@ fn aside(state: &State, me: NodeId) -> BTreeMap<VolumeId, Aside> {
         Some((*id, Aside { incarnation, epoch, found: state.was_found(*id, me) }))
     };
     state.volumes.iter().filter_map(of).collect()
+}
+
+/// The on-disk state that counts on one node.
+fn registered_copy(volume: &Volume, node: NodeId) -> Option<Incarnation> {
+    match &volume.phase {
+        Phase::Creating { copies, .. } => copies.get(&node).copied().flatten(),
+        Phase::Open { active, copies, .. } => copies.learner(node).or_else(|| Some(active.member(node)?.incarnation)),
+        Phase::Deleting { .. } => None,
+    }
 }
 
 /// The on-disk states that count.
