@@ -467,6 +467,7 @@ async fn a_small_file_system_fills_up_and_turns_read_only() {
     // missing until the file system is repaired.
     let (mut cluster, small) = TestCluster::start_on("", Small::mount).await;
     let loads = load(&cluster, 512 << 20).await;
+    let process = cluster.nodes()[SICK].pid();
     for leads in [false, true] {
         lead(&cluster, leads).await;
         sleep(CALM).await;
@@ -484,12 +485,18 @@ async fn a_small_file_system_fills_up_and_turns_read_only() {
             goes_on(&loads).await;
         }
         check(&loads);
+        // Its control plane's log has no space either, and waits; the others agree without it.
+        let sound = (0..3).find(|node| *node != SICK).unwrap();
+        for iops in ["900000", "910000", "920000"] {
+            cluster.succeeds(sound, &["volume", "limit", VOLUMES[0], "--iops", iops]).await;
+        }
         fs::remove_file(ballast).unwrap();
         for volume in VOLUMES {
             cluster.wait_healthy(volume, PATIENCE).await.unwrap_or_else(|e| panic!("full: {e}"));
         }
         goes_on(&loads).await;
         check(&loads);
+        assert_eq!(cluster.nodes()[SICK].pid(), process, "the agent lives through it");
     }
     lead(&cluster, true).await;
     sleep(CALM).await;

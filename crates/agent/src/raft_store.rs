@@ -3,14 +3,18 @@
 //! A thread of its own, because a commit waits for the disk, and the control loop must keep answering heartbeats
 //! meanwhile. Batches that queued up while one was being written go into one transaction (group commit).
 //!
-//! After a failed commit nothing more is written (P8): what is on disk is then unknown, so the agent stops.
+//! After a failed commit nothing more is written (P8): what is on disk is then unknown, so the agent stops. A full file system is waited
+//! for.
+
+mod patient;
 
 use crate::error::AgentError;
 use bytes::Bytes;
 use holdfast_cluster::Recovery;
 use holdfast_consensus::{PersistBatch, Stored};
 use holdfast_types::Generation;
-use redb::backends::InMemoryBackend;
+use patient::Patient;
+use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -122,7 +126,13 @@ impl RaftStore {
     }
 
     fn open_any(path: &Path) -> Result<RaftStore, AgentError> {
-        let database = guarded(path, || Database::create(path).map_err(|e| damage(path, &e)))?;
+        let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(|e| AgentError::io("open", path, e))?;
+        let database = guarded(path, || {
+            let backend = FileBackend::new(file).map_err(|e| damage(path, &e))?;
+            let backend = Patient::new(backend, path.to_path_buf());
+            Database::builder().create_with_backend(backend).map_err(|e| damage(path, &e))
+        })?;
         let store = RaftStore { database, path: path.to_path_buf() };
         // Tables exist from the start, so that loading an empty file is no special case.
         guarded(path, || store.commit(&[]))?;

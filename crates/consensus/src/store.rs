@@ -159,12 +159,12 @@ impl LogStore {
         self.entries.extend(entries);
     }
 
-    /// Replaces the log up to `index` by a snapshot; `None` if an older one covers it.
     /// Whether a newcomer waits for a newer snapshot; says so once.
     pub(crate) fn take_wanted(&self) -> bool {
         self.wanted.replace(false)
     }
 
+    /// Replaces the log up to `index` by a snapshot; `None` if an older one covers it.
     pub(crate) fn compact(&mut self, index: u64, conf_state: ConfState, state: &Bytes) -> Option<Bytes> {
         if index <= self.base() {
             return None;

@@ -184,7 +184,14 @@ impl Store {
             (Tag::Start(number), result) => self.start_done(number, result, now, out),
             (Tag::Copy(volume, tag), result) => self.copy_done(volume, (tag, file), result, now, out),
             (Tag::Removal(slot), Err(DiskError::NotFound)) => self.journal.slot_removed(slot),
-            (_, Err(error)) => self.fail_journal(&format!("{file} can't be written: {error}; {WHAT_TO_DO}"), out),
+            (_, Err(error)) => {
+                let mut reason = format!("{file} can't be written: {error}");
+                // Of a journal that was never opened in this life the shard says what to do.
+                if !matches!(self.phase, Phase::Opening) {
+                    reason = format!("{reason}; {WHAT_TO_DO}");
+                }
+                self.fail_journal(&reason, out);
+            }
             (Tag::Slot(slot), Ok(_)) => self.journal.slot_created(slot),
             (Tag::Removal(slot), Ok(_)) => self.journal.slot_removed(slot),
             (Tag::SegmentHeader, Ok(_)) => {

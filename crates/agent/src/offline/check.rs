@@ -80,9 +80,9 @@ fn journal(engine: &Engine, raw: &mut Overlay, newer: Option<u16>, repairs: &mut
             "a segment has format version {version}, which this holdfast does not know; use the holdfast that wrote it"
         ));
     }
-    report
-        .problems
-        .extend(engine.broken.as_ref().map(|why| format!("{why}; put the original file back if there is one")));
+    // What a newer version wrote looks damaged to this one.
+    let broken = engine.broken.as_ref().filter(|_| newer.is_none());
+    report.problems.extend(broken.map(|why| format!("{why}; put the original file back if there is one")));
     report.problems.extend(engine.findings().unreadable.iter().map(|(slot, error)| {
         let path = raw.path(FileId::Segment(*slot));
         format!(
