@@ -59,6 +59,26 @@ pub struct Found {
     pub fsck: Option<String>,
 }
 
+impl Reports {
+    /// What the lines of the serial port say.
+    #[must_use]
+    pub fn read(text: &str) -> Reports {
+        // The last line may be on its way.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let mut reports = Reports::default();
+        for line in whole.lines().map(str::trim) {
+            match (line.split_at_checked(2), line) {
+                (_, "U") => reports.unmounted = true,
+                (Some(("B ", n)), _) => reports.booted_with = n.parse().ok(),
+                (Some(("R ", n)), _) => reports.last = reports.last.max(n.parse().unwrap_or(0)),
+                (Some(("E ", what)), _) => reports.errors.push(what.to_owned()),
+                _ => {}
+            }
+        }
+        reports
+    }
+}
+
 /// Puts an empty ext4 file system on a volume.
 ///
 /// # Panics
@@ -112,20 +132,7 @@ impl Guest {
     /// What it has reported so far.
     #[must_use]
     pub fn reports(&self) -> Reports {
-        let text = fs::read_to_string(self.dir.path().join("reports")).unwrap_or_default();
-        // The last line may be on its way.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let mut reports = Reports::default();
-        for line in whole.lines().map(str::trim) {
-            match (line.split_at_checked(2), line) {
-                (_, "U") => reports.unmounted = true,
-                (Some(("B ", n)), _) => reports.booted_with = n.parse().ok(),
-                (Some(("R ", n)), _) => reports.last = reports.last.max(n.parse().unwrap_or(0)),
-                (Some(("E ", what)), _) => reports.errors.push(what.to_owned()),
-                _ => {}
-            }
-        }
-        reports
+        Reports::read(&fs::read_to_string(self.dir.path().join("reports")).unwrap_or_default())
     }
 
     /// Waits until it has synced this record.
@@ -259,13 +266,20 @@ pub fn judge(reported: u64, found: &Found) -> Result<(), Vec<String>> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 
-struct Kernel {
-    image: PathBuf,
-    initrd: PathBuf,
+/// What a guest boots.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Its kernel.
+    pub image: PathBuf,
+    /// Its initramfs.
+    pub initrd: PathBuf,
 }
 
 /// Unpacked once for each target directory; the initramfs is made anew, it takes a moment.
-fn kernel() -> &'static Kernel {
+///
+/// # Panics
+/// It can't be had.
+pub fn kernel() -> &'static Kernel {
     static KERNEL: OnceLock<Kernel> = OnceLock::new();
     KERNEL.get_or_init(|| {
         let target = binary().ancestors().nth(2).expect("the binary lies in target/PROFILE");

@@ -8,6 +8,7 @@ pub mod browser;
 pub mod guest;
 pub mod machine;
 pub mod netns;
+pub mod prometheus;
 pub mod scrape;
 
 pub use blocks::Blocks;
@@ -104,8 +105,20 @@ impl TestCluster {
     /// # Panics
     /// They did not come up.
     pub async fn start_in(lan: &netns::Lan) -> TestCluster {
+        TestCluster::start_in_with(lan, "").await
+    }
+
+    /// The same, with more TOML in each configuration, from its `[listen]` on.
+    ///
+    /// # Panics
+    /// They did not come up.
+    pub async fn start_in_with(lan: &netns::Lan, extra: &str) -> TestCluster {
         let hosts = lan.hosts();
-        TestCluster::start_with_options(hosts.len(), |options| options.hosts = hosts.to_vec(), |_| ()).await.0
+        let set = |options: &mut ClusterOptions| {
+            options.hosts = hosts.to_vec();
+            extra.clone_into(&mut options.extra);
+        };
+        TestCluster::start_with_options(hosts.len(), set, |_| ()).await.0
     }
 
     /// A node for each of these builds.

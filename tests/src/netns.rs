@@ -87,6 +87,16 @@ impl Lan {
         tool("ip", ["netns", "exec", &self.hosts[at].namespace, "nft", &rules]);
     }
 
+    /// A host loses so many of a hundred datagrams that it sends, any of them, until [`Lan::heal`].
+    ///
+    /// # Panics
+    /// nft is missing.
+    pub fn lose_packets(&self, at: usize, percent: u8) {
+        let drop = format!("meta l4proto udp numgen random mod 100 < {percent} drop;");
+        let rules = format!("table inet lossy {{ chain to {{ type filter hook output priority 0; {drop} }}; }}");
+        tool("ip", ["netns", "exec", &self.hosts[at].namespace, "nft", &rules]);
+    }
+
     /// All cables are plugged in, and nothing is dropped any more.
     ///
     /// # Panics

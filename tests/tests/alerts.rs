@@ -2,25 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
-use holdfast_tests::scrape::{self, Scrape};
+use holdfast_tests::prometheus::{Prometheus, Setup, ops};
+use holdfast_tests::scrape::Scrape;
 use holdfast_tests::{PATIENCE, TestCluster, scratch, tool, try_tool};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::FileExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::path::Path;
 
 const VOLUME: &str = "vm1";
-/// With two copies.
-const PAIR: &str = "vm2";
-
-fn ops(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops").join(file)
-}
 
 fn read(file: &str) -> String {
     fs::read_to_string(ops(file)).unwrap()
@@ -126,79 +117,6 @@ fn check_expressions(expressions: &[(String, String)], dir: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A Prometheus in a directory of its own, killed when this is dropped.
-struct Prometheus {
-    child: Child,
-    address: SocketAddr,
-    log: PathBuf,
-}
-
-impl Prometheus {
-    fn start(dir: &Path, targets: &[SocketAddr]) -> Prometheus {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let targets: Vec<String> = targets.iter().map(|t| format!("'{t}'")).collect();
-        fs::copy(ops("alerts.yml"), dir.join("alerts.yml")).unwrap();
-        let config = format!(
-            "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\nrule_files: [alerts.yml]\nscrape_configs:\n\
-             - job_name: holdfast\n  static_configs:\n  - targets: [{}]\n",
-            targets.join(", ")
-        );
-        fs::write(dir.join("prometheus.yml"), config).unwrap();
-        let log = dir.join("prometheus.log");
-        let file = fs::File::create(&log).unwrap();
-        let mut command = Command::new("prometheus");
-        command.current_dir(dir).args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"]);
-        command.arg(format!("--web.listen-address={address}"));
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and touches no memory.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            });
-        }
-        let child =
-            command.spawn().unwrap_or_else(|e| panic!("expected the tool prometheus, found: {e}; run scripts/setup"));
-        Prometheus { child, address, log }
-    }
-
-    fn ask(&self, path: &str) -> Result<Value, String> {
-        let tail = || fs::read_to_string(&self.log).unwrap_or_default();
-        let (status, body) = scrape::get(self.address, path).map_err(|e| format!("{e}\n{}", tail()))?;
-        let answer: Value = serde_json::from_str(&body).map_err(|e| format!("{status} {e}: {body}"))?;
-        if answer["status"] == "success" { Ok(answer["data"].clone()) } else { Err(answer.to_string()) }
-    }
-
-    /// Alerts by name and state.
-    fn alerts(&self) -> Result<BTreeMap<(String, String), Value>, String> {
-        let data = self.ask("/api/v1/alerts")?;
-        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-        let alerts = data["alerts"].as_array().cloned().unwrap_or_default();
-        Ok(alerts.into_iter().map(|a| ((text(&a["labels"]["alertname"]), text(&a["state"])), a)).collect())
-    }
-
-    fn targets_up(&self) -> Result<usize, String> {
-        let data = self.ask("/api/v1/targets?state=active")?;
-        let targets = data["activeTargets"].as_array().cloned().unwrap_or_default();
-        Ok(targets.iter().filter(|t| t["health"] == "up").count())
-    }
-
-    /// Rules that Prometheus could not evaluate.
-    fn broken_rules(&self) -> Result<Vec<Value>, String> {
-        let data = self.ask("/api/v1/rules")?;
-        let rules = data["groups"][0]["rules"].as_array().cloned().unwrap_or_default();
-        Ok(rules.into_iter().filter(|rule| rule["health"] != "ok").collect())
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // Both fail only if it has ended, which is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[tokio::test]
 async fn a_killed_node_lets_alerts_fire_that_end_when_it_is_back() {
     let mut cluster = TestCluster::start_observed("").await;
@@ -223,7 +141,7 @@ async fn a_killed_node_lets_alerts_fire_that_end_when_it_is_back() {
     }
 
     let targets: Vec<SocketAddr> = cluster.nodes().iter().map(|node| node.metrics().unwrap()).collect();
-    let prometheus = Prometheus::start(dir.path(), &targets);
+    let prometheus = Prometheus::start(dir.path(), &targets, Setup::default());
     let scraped =
         cluster.wait_for("Prometheus to scrape three agents, and to find nothing wrong", PATIENCE, async |_| {
             let (up, broken, alerts) = (prometheus.targets_up()?, prometheus.broken_rules()?, prometheus.alerts()?);
@@ -254,114 +172,5 @@ async fn a_killed_node_lets_alerts_fire_that_end_when_it_is_back() {
         if alerts.is_empty() { Ok(()) } else { Err(format!("{:?}", alerts.keys())) }
     });
     quiet.await.unwrap_or_else(|e| panic!("{e}"));
-    assert!(prometheus.broken_rules().unwrap().is_empty());
-}
-
-/// Waits until all of these are told: their cause is there. How long it must last before somebody is woken is the rules' own test.
-async fn told(cluster: &TestCluster, prometheus: &Prometheus, cause: &str, expected: &[&str]) {
-    let what = format!("{expected:?} after {cause}");
-    let waits = cluster.wait_for(&what, 2 * PATIENCE, async |_| {
-        let alerts = prometheus.alerts()?;
-        let missing: Vec<&&str> =
-            expected.iter().filter(|name| !alerts.keys().any(|(alert, _)| alert == **name)).collect();
-        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} not among {:?}", alerts.keys())) }
-    });
-    waits.await.unwrap_or_else(|e| panic!("{e}"));
-}
-
-/// Scraped anew, as they are now.
-async fn scraped(cluster: &TestCluster, prometheus: &Prometheus) {
-    let waits = cluster.wait_for("three agents to be scraped", PATIENCE, async |_| match prometheus.targets_up()? {
-        3 => Ok(()),
-        up => Err(format!("{up} up")),
-    });
-    waits.await.unwrap_or_else(|e| panic!("{e}"));
-    // Twice more: what counts is seen as it was before the next cause.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
-}
-
-/// Flips a bit of the sixth block of the first volume's copy.
-fn rot(cluster: &TestCluster, node: usize) {
-    let image = cluster.nodes()[node].data_dir().join("shard-0/copies/1/image.raw");
-    let file = fs::OpenOptions::new().read(true).write(true).open(image).unwrap();
-    let (mut byte, at) = ([0], 5 * 4096 + 77);
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
-    file.sync_all().unwrap();
-}
-
-/// What the rules are for, done to real agents: each is told by the real Prometheus.
-#[tokio::test]
-async fn real_causes_are_told() {
-    let mut cluster = TestCluster::start_observed("\n[cluster]\ncertificate_lifetime = \"24h\"\n").await;
-    cluster.volume(VOLUME, 16 << 20).await;
-    let pair = ["volume", "create", PAIR, "--size", "16MiB", "--on", "n1,n2", "--degraded", "allow"];
-    cluster.succeeds(0, &pair).await;
-    let write = |cluster: &TestCluster, at: usize| {
-        let write = ["-f", "raw", "-c", "write -P 0x5a 0 4M", "-c", "flush", &cluster.uri(at, VOLUME)];
-        tool("qemu-io", write);
-    };
-    write(&cluster, cluster.primary(VOLUME).await);
-    cluster.succeeds(0, &["verify", VOLUME]).await;
-    let dir = scratch();
-    let targets: Vec<SocketAddr> = cluster.nodes().iter().map(|node| node.metrics().unwrap()).collect();
-    let prometheus = Prometheus::start(dir.path(), &targets);
-    scraped(&cluster, &prometheus).await;
-    let certificates = ["HoldfastCertificateNotRenewed", "HoldfastCertificateEnds"];
-    told(&cluster, &prometheus, "certificates of a day", &certificates).await;
-
-    let from = cluster.primary(VOLUME).await;
-    for turn in 1..=6 {
-        let to = cluster.nodes()[(from + turn) % 3].name().to_owned();
-        cluster.succeeds(0, &["failover", VOLUME, "--to", &to]).await;
-        cluster.wait_healthy(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
-    }
-    told(&cluster, &prometheus, "six switchovers", &["HoldfastEpochFlapping"]).await;
-
-    // Longer than until the next checkpoint: what a start replays it writes again, and heals it.
-    tokio::time::sleep(Duration::from_secs(8)).await;
-    for node in 0..3 {
-        cluster.kill(node);
-        rot(&cluster, node);
-    }
-    (0..3).for_each(|node| cluster.launch(node).unwrap());
-    scraped(&cluster, &prometheus).await;
-    cluster.wait_healthy(VOLUME, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
-    let primary = cluster.primary(VOLUME).await;
-    let scrubbed = cluster.ask(primary, &["scrub", VOLUME, "--rate", "1GiB/s"]);
-    assert_eq!(scrubbed.status.code(), Some(1), "{scrubbed:?}");
-    let read = try_tool("qemu-io", ["-f", "raw", "-c", "read 20k 4k", &cluster.uri(primary, VOLUME)]);
-    let said = String::from_utf8_lossy(&read.stdout).into_owned() + &String::from_utf8_lossy(&read.stderr);
-    assert!(said.contains("Input/output error"), "{said}");
-    let rotten = ["HoldfastBitRot", "HoldfastBlocksUnrepairable", "HoldfastGuestErrors"];
-    told(&cluster, &prometheus, "a block that every copy lost", &rotten).await;
-
-    for _ in 0..2 {
-        cluster.kill(1);
-        cluster.launch(1).unwrap();
-        scraped(&cluster, &prometheus).await;
-    }
-    told(&cluster, &prometheus, "three starts of an agent", &["HoldfastRestarts"]).await;
-    cluster.wait_healthy(PAIR, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
-
-    cluster.kill(1);
-    let serves = cluster.wait_for("another primary", PATIENCE, async |cluster| {
-        let volume = cluster.volume(VOLUME).await?;
-        let serves = volume.primary != "n2" && volume.state == "degraded";
-        if serves { Ok(volume.primary) } else { Err(format!("{} {}", volume.primary, volume.state)) }
-    });
-    let primary = serves.await.unwrap_or_else(|e| panic!("{e}"));
-    write(&cluster, cluster.index_of(&primary).unwrap());
-    let gone = [
-        "HoldfastAgentDown",
-        "HoldfastNodeUnreachable",
-        "HoldfastVolumeDegraded",
-        "HoldfastVolumeSingleCopy",
-        "HoldfastCopyBehind",
-    ];
-    told(&cluster, &prometheus, "the death of a node", &gone).await;
-
-    cluster.kill(2);
-    told(&cluster, &prometheus, "the death of the majority", &["HoldfastNoLeader"]).await;
     assert!(prometheus.broken_rules().unwrap().is_empty());
 }

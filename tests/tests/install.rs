@@ -1,8 +1,10 @@
 //! A new user: three hosts with a systemd of their own, the package, and the commands of docs/OPERATIONS.md as they stand there, from
-//! the installation to a volume that outlives its host. What the unit forbids itself (system calls, files, capabilities) is really forbidden.
+//! the installation to a volume, and a virtual machine on it, that outlive their host, and to the alert that says so: Debian's Prometheus
+//! runs on a fourth host with the documented configuration and the rules of the package. What the unit forbids itself (system calls, files, capabilities) is really forbidden.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+use holdfast_tests::guest::{Reports, kernel};
 use holdfast_tests::machine::Machine;
 use holdfast_tests::netns::Lan;
 use holdfast_tests::{PATIENCE, package_in, scratch, tool};
@@ -11,13 +13,19 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const NAMES: [&str; 3] = ["n1", "n2", "n3"];
+/// The volume of a virtual machine.
+const DISK: &str = "vm2";
 
-/// The commands of a chapter, each with whom it is for: `("n1", "holdfast token create")`. Comments and continued lines as a shell has them.
-fn commands(chapter: &str) -> Vec<(String, String)> {
+fn chapter(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/OPERATIONS.md");
     let text = fs::read_to_string(path).unwrap();
-    let chapter = text.split(&format!("\n## {chapter}\n")).nth(1).unwrap_or_else(|| panic!("no chapter {chapter}"));
-    let chapter = chapter.split("\n## ").next().unwrap().replace("\\\n", " ");
+    let chapter = text.split(&format!("\n## {name}\n")).nth(1).unwrap_or_else(|| panic!("no chapter {name}"));
+    chapter.split("\n## ").next().unwrap().to_owned()
+}
+
+/// The commands of a chapter, each with whom it is for: `("n1", "holdfast token create")`. Comments and continued lines as a shell has them.
+fn commands(name: &str) -> Vec<(String, String)> {
+    let chapter = chapter(name).replace("\\\n", " ");
     let mut found = Vec::new();
     for line in chapter.lines() {
         let prompt = ["host", "n1", "n2"].into_iter().find(|who| line.starts_with(&format!("{who}# ")));
@@ -65,6 +73,7 @@ fn install(machines: &[Machine; 3], package: &Path) {
         // What somebody types into the editor.
         let (node, address) = (NAMES[at], format!("10.0.0.{}:7400", at + 1));
         let edit = format!("sed -i -e 's/^#name = .*/name = \"{node}\"/' -e 's/^#peer = .*/peer = \"{address}\"/'");
+        let edit = format!("{edit} -e 's/^#metrics = .*/metrics = \"10.0.0.{}:7480\"/'", at + 1);
         let _ = machine.sh(&format!("{edit} /etc/holdfast/holdfast.toml"));
     }
     let _ = machines[0].sh(&command("Install", "n1", "runuser"));
@@ -94,17 +103,94 @@ fn is_supervised(machine: &Machine) {
     assert!(log.is_empty(), "{log:#?}");
 }
 
+/// "Watch": Debian's Prometheus in its own unit, with the configuration as it is documented and the rules of the package.
+fn watch(watcher: &Machine, node: &Machine, dir: &Path) {
+    let chapter = chapter("Watch");
+    let config = chapter.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let rules = node.sh("cat /usr/share/doc/holdfast/examples/alerts.yml");
+    for (name, text) in [("prometheus.yml", config), ("alerts.yml", &rules)] {
+        fs::write(dir.join(name), text).unwrap();
+        watcher.put(&dir.join(name), &format!("/etc/prometheus/{name}"));
+    }
+    let _ = watcher.sh("promtool check config /etc/prometheus/prometheus.yml");
+    // A machine of ours masks what it does not need.
+    let _ = watcher.sh("rm /etc/systemd/system/prometheus.service && systemctl daemon-reload");
+    let _ = watcher.sh("systemctl start prometheus");
+    let up = "promtool query instant http://localhost:9090 'sum(up{job=\"holdfast\"})'";
+    wait_for(watcher, up, "=> 3 ");
+}
+
+/// Waits until these alerts fire, and no other; what they say is to be done.
+fn fire(watcher: &Machine, expected: &[&str]) -> String {
+    let start = Instant::now();
+    loop {
+        let said = watcher.sh("curl --silent --show-error http://localhost:9090/api/v1/alerts");
+        let answer: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let alerts = answer["data"]["alerts"].as_array().cloned().unwrap_or_default();
+        let firing: Vec<_> = alerts.iter().filter(|alert| alert["state"] == "firing").collect();
+        let mut names: Vec<&str> = firing.iter().filter_map(|alert| alert["labels"]["alertname"].as_str()).collect();
+        names.sort_unstable();
+        if names == expected {
+            return firing.iter().map(|alert| alert["annotations"].to_string()).collect();
+        }
+        assert!(start.elapsed() < 2 * PATIENCE, "expected {expected:?} to fire, found {said}");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// A virtual machine in the package's unit, which boots from this machine's kernel.
+fn prepare_guest(machines: &[Machine; 3], dir: &Path) {
+    let made = machines[0].sh(&format!("holdfast volume create {DISK} --size 32MiB --primary n2"));
+    assert!(made.contains(&format!("volume {DISK}: healthy")), "{made}");
+    let image = dir.join("ext4");
+    fs::File::create(&image).and_then(|file| file.set_len(32 << 20)).unwrap();
+    let _ = tool("mkfs.ext4", ["-q".as_ref(), "-F".as_ref(), image.as_os_str()]);
+    machines[1].put(&image, "/root/ext4");
+    let convert = "qemu-img convert -n -f raw -O raw ext4 'nbd+unix:///vm2?socket=/run/holdfast/nbd/vm2.sock'";
+    let _ = machines[1].sh(convert);
+    let kernel = kernel();
+    let boot = "-kernel /etc/holdfast/vm/kernel -initrd /etc/holdfast/vm/initrd -append panic=-1";
+    let port = "-serial null -chardev stdio,id=port,signal=off -serial chardev:port";
+    fs::write(dir.join("env"), format!("MEMORY=192\nEXTRA={boot} {port}\n")).unwrap();
+    for machine in machines {
+        // udev brings the group on a real host.
+        let _ = machine.sh("mkdir -p /etc/holdfast/vm && (getent group kvm || groupadd --system kvm)");
+        machine.put(&kernel.image, "/etc/holdfast/vm/kernel");
+        machine.put(&kernel.initrd, "/etc/holdfast/vm/initrd");
+        machine.put(&dir.join("env"), &format!("/etc/holdfast/vm/{DISK}.env"));
+        let _ = machine.sh("chmod 644 /etc/holdfast/vm/*");
+    }
+}
+
+/// Waits until the guest on this host has reported that.
+fn reports(machine: &Machine, what: &str, is_so: impl Fn(&Reports) -> bool) -> Reports {
+    let start = Instant::now();
+    loop {
+        let text = machine.sh(&format!("journalctl --unit holdfast-vm@{DISK} --no-pager --output cat"));
+        let reports = Reports::read(&text);
+        assert!(reports.errors.is_empty(), "{text}");
+        if is_so(&reports) {
+            return reports;
+        }
+        // Emulated on a busy machine, it takes its time to boot.
+        assert!(start.elapsed() < 2 * PATIENCE, "expected {what}, found {reports:?}: {text}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 #[test]
 fn from_bare_hosts_to_a_volume_that_outlives_its_host() {
     let dir = scratch();
     let package = package_in(dir.path());
-    let lan = Lan::new(3);
+    let lan = Lan::new(4);
     let boot = |at: usize| Machine::boot(NAMES[at], &lan.hosts()[at], &dir.path().join(NAMES[at]));
     let mut machines = [boot(0), boot(1), boot(2)];
+    let watcher = Machine::boot("watch", &lan.hosts()[3], &dir.path().join("watch"));
     install(&machines, &package);
     let ready = "holdfast status | grep -c ' up '";
     assert_eq!(wait_for(&machines[2], ready, "3").trim(), "3");
     machines.iter().for_each(is_supervised);
+    watch(&watcher, &machines[0], dir.path());
 
     // "A volume", and what is written into it with the tools named there.
     let said = machines[0].sh(&command("A volume", "n1", "holdfast volume create vm1"));
@@ -146,6 +232,10 @@ fn from_bare_hosts_to_a_volume_that_outlives_its_host() {
     let said = machines[0].sh(&command("Failover", "n1", "holdfast failover"));
     assert!(said.contains("vm1: n2 is primary in epoch ") && said.contains(", it was n1 in epoch "), "{said}");
     assert_eq!(digest(&machines[1]), written);
+    prepare_guest(&machines, dir.path());
+    let _ = machines[1].sh(&format!("systemctl start holdfast-vm@{DISK}"));
+    let written_by_guest = reports(&machines[1], "twenty records", |reports| reports.last >= 20).last;
+    let _ = fire(&watcher, &[]);
     machines[1].power_off();
     let said = wait_for(&machines[0], "holdfast status vm1 | grep 'attach on n[13]'", "attach on n");
     let leads = if said.contains("attach on n1") { 0 } else { 2 };
@@ -153,18 +243,31 @@ fn from_bare_hosts_to_a_volume_that_outlives_its_host() {
     let said = wait_for(&machines[0], "holdfast status vm1", "volume vm1: degraded");
     assert!(said.contains("UNSAFE") && said.contains("n2"), "{said}");
 
+    // The virtual machine starts where its volume is now, and finds what it had been told was written.
+    let said = wait_for(&machines[0], "holdfast status vm2 | grep 'attach on n[13]'", "attach on n");
+    let leads = if said.contains("attach on n1") { 0 } else { 2 };
+    let _ = machines[leads].sh(&format!("systemctl start holdfast-vm@{DISK}"));
+    let found = reports(&machines[leads], "the guest to boot", |reports| reports.booted_with.is_some());
+    assert!(found.booted_with >= Some(written_by_guest), "{written_by_guest} records were synced, found {found:?}");
+    // And somebody is woken, and told what to do.
+    let advice = fire(&watcher, &["HoldfastAgentDown", "HoldfastNodeUnreachable"]);
+    assert!(advice.contains("Node n2 does not answer") && advice.contains("10.0.0.2:7480"), "{advice}");
+    assert!(advice.contains("start the agent"), "{advice}");
+    let _ = machines[leads].sh(&format!("systemctl stop holdfast-vm@{DISK}"));
+
     // It boots again, with what was on its disk; the package is installed again, as its layer was in memory.
     let back = boot(1);
     let name = package.file_name().unwrap().to_str().unwrap();
     back.put(&package, &format!("/root/{name}"));
     let _ = back.sh(&format!("apt-get install --yes ./{name} 2>&1"));
-    let _ = back.sh("sed -i -e 's/^#name = .*/name = \"n2\"/' -e 's/^#peer = .*/peer = \"10.0.0.2:7400\"/' /etc/holdfast/holdfast.toml");
+    let _ = back.sh("sed -i -e 's/^#name = .*/name = \"n2\"/' -e 's/^#peer = .*/peer = \"10.0.0.2:7400\"/' -e 's/^#metrics = .*/metrics = \"10.0.0.2:7480\"/' /etc/holdfast/holdfast.toml");
     let _ = back.sh("systemctl enable --now holdfast");
     wait_for(&back, "holdfast status vm1", "volume vm1: healthy");
     is_supervised(&back);
+    let _ = fire(&watcher, &[]);
 
     // A node that is removed is not started again, and what the package leaves is the data alone.
-    let _ = machines[0].sh("holdfast volume delete vm1 --yes");
+    let _ = machines[0].sh("holdfast volume delete vm1 --yes && holdfast volume delete vm2 --yes");
     let _ = machines[0].sh("holdfast node drain n3 && holdfast node remove n3 --yes");
     wait_for(&machines[2], "systemctl show holdfast --value --property ExecMainStatus --property ActiveState", "4");
     let state = machines[2].sh("sleep 3; systemctl show holdfast --value --property ActiveState");
@@ -172,5 +275,5 @@ fn from_bare_hosts_to_a_volume_that_outlives_its_host() {
     let said =
         back.sh("apt-get remove --yes holdfast 2>&1 && ls /var/lib/holdfast && (command -v holdfast || echo gone)");
     assert!(said.contains("cluster") && said.contains("control") && said.trim_end().ends_with("gone"), "{said}");
-    drop((machines, back));
+    drop((machines, back, watcher));
 }
