@@ -9,6 +9,7 @@ pub mod guest;
 pub mod machine;
 pub mod netns;
 pub mod scrape;
+pub mod terminal;
 
 pub use blocks::Blocks;
 
