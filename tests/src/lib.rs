@@ -10,6 +10,7 @@ pub mod machine;
 pub mod netns;
 pub mod prometheus;
 pub mod scrape;
+pub mod terminal;
 
 pub use blocks::Blocks;
 

@@ -4,10 +4,11 @@
 
 use holdfast_cli::harness::Cluster;
 use holdfast_cli::workload::{Plan, Workload};
+use holdfast_tests::terminal::on_a_terminal;
 use holdfast_tests::{PATIENCE, TestCluster, binary, finish};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, ExitStatus, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{ExitStatus, Stdio};
 
 const VOLUME: &str = "vm1";
 const SIZE: u64 = 32 << 20;
@@ -16,33 +17,6 @@ const TAKEN: &str = "\x1b[?1049h";
 /// In each screen once.
 const SCREEN: &str = " UTC, over ";
 const GIVEN_BACK: &str = "\x1b[?1049l";
-
-/// A shell's line on a terminal of its own (script(1)), with a key pressed once it has shown so many screens; how it ended, and what
-/// it printed.
-fn on_a_terminal(line: &str, key: &str, screens: usize, no_color: bool) -> (ExitStatus, String) {
-    let mut script = Command::new("timeout");
-    script.args(["120", "script", "--quiet", "--return", "--command", line, "/dev/null"]);
-    script.env("TERM", "xterm-256color").env_remove("NO_COLOR");
-    if no_color {
-        script.env("NO_COLOR", "1");
-    }
-    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let (mut shown, mut chunk) = (Vec::new(), [0; 4096]);
-    let mut pressed = false;
-    loop {
-        let count = stdout.read(&mut chunk).unwrap();
-        shown.extend_from_slice(&chunk[..count]);
-        if count == 0 {
-            break;
-        }
-        if !pressed && String::from_utf8_lossy(&shown).matches(SCREEN).count() >= screens {
-            stdin.write_all(key.as_bytes()).unwrap();
-            pressed = true;
-        }
-    }
-    (child.wait().unwrap(), String::from_utf8_lossy(&shown).into_owned())
-}
 
 /// It ended well, and left the terminal as it was.
 fn gave_back(status: ExitStatus, shown: &str) {
@@ -105,11 +79,12 @@ async fn the_cluster_is_seen_as_it_goes() {
     let socket = cluster.nodes()[primary].admin().display().to_string();
     // `exec`: a shell that stays would get the Ctrl-C too, and decide the status.
     let line = format!("exec {} --socket {socket} top --interval 250ms", binary().display());
-    let (status, shown) = on_a_terminal(&line, "q", 3, false);
+    let screens = |count: usize| move |shown: &str| shown.matches(SCREEN).count() >= count;
+    let (status, shown) = on_a_terminal(&line, "q", false, screens(3));
     assert!(shown.contains(TAKEN), "{status}: {shown:?}");
     assert!(shown.contains("\x1b[38;5;") | shown.contains("\x1b[32m"), "in colours: {shown:?}");
     gave_back(status, &shown);
-    let (status, shown) = on_a_terminal(&line, "\x03", 1, true);
+    let (status, shown) = on_a_terminal(&line, "\x03", true, screens(1));
     let colours = shown
         .split("\x1b[")
         .filter(|rest| rest.find(|c: char| c.is_ascii_alphabetic()).is_some_and(|at| rest[at..].starts_with('m')));

@@ -6,7 +6,7 @@ use crate::error::AgentError;
 use crate::found::FOUNDER;
 use crate::hooks::{Hooks, RoleChange};
 use crate::identity::Identity;
-use crate::join::{self, JoinAnswer, JoinRequest, RenewRequest};
+use crate::join::{self, Asked, JoinAnswer, JoinRequest, RenewRequest};
 use crate::metrics::ShardSample;
 use crate::paths::Paths;
 use crate::raft_store::{Write, Written};
@@ -596,11 +596,10 @@ impl ControlLoop {
     }
 
     fn check_join(&self, request: &Bytes) -> Result<Check, String> {
-        if let Ok(renewal) = serde_json::from_slice::<RenewRequest>(request) {
-            return self.check_renewal(renewal);
-        }
-        let request: JoinRequest =
-            serde_json::from_slice(request).map_err(|e| format!("the request can't be read: {e}"))?;
+        let request = match Asked::parse(request)? {
+            Asked::Renew(renewal) => return self.check_renewal(renewal),
+            Asked::Join(request) => request,
+        };
         let state = self.parts.control.state().ok_or("this node has not heard from its cluster yet")?;
         self.may_join(&request, state.version)?;
         let secret = unhex(&request.secret).ok_or("the token's secret is not hexadecimal")?;

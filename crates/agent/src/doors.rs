@@ -1,8 +1,11 @@
 //! The doors of the admin socket: who is let in, as what, and how many at once.
 //!
 //! Each role has places of its own, and no user gets all of a role's: whoever may only look can't keep an operator out, nor can one
-//! script that went wrong. A place is taken from the moment a connection is accepted, so whoever has one must begin to speak
-//! ([`GREETING`] bytes) before the deadline.
+//! script that went wrong. Some of the operators' are root's alone: nobody locks the owner of the machine out.
+//!
+//! A place is taken from the moment a connection is accepted, so whoever has one must begin to speak ([`GREETING`] bytes) before the
+//! deadline, and take what is written to it. That it answers later, too, is what the pings of HTTP/2 are for (`admin_socket`): one
+//! that reads nothing would outlast even those, because their end is to be written as well.
 
 use crate::peer::{Peer, Role, own_uid};
 use std::collections::BTreeMap;
@@ -21,10 +24,22 @@ use tonic::transport::server::Connected;
 const OPERATORS: (usize, usize) = (256, 192);
 const VIEWERS: (usize, usize) = (64, 16);
 const STRANGERS: (usize, usize) = (8, 4);
+/// Of the operators', those that only root gets.
+const OF_ROOT: usize = 32;
+const ROOT: u32 = 0;
 /// The shortest beginning of HTTP/2: its 24 bytes, and the head of the settings.
 const GREETING: usize = 33;
 /// For the greeting to arrive.
 const GREETING_DEADLINE: Duration = Duration::from_secs(5);
+/// For a byte of what is written to be taken.
+const UNREAD_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long is waited for the other end.
+#[derive(Clone, Copy, Debug)]
+struct Deadlines {
+    greeting: Duration,
+    unread: Duration,
+}
 
 /// Decides who may do what, and how many at once.
 #[derive(Clone, Debug)]
@@ -34,13 +49,15 @@ pub(crate) struct Doors {
     operators: Places,
     viewers: Places,
     strangers: Places,
-    deadline: Duration,
+    deadlines: Deadlines,
 }
 
 impl Doors {
     pub(crate) fn new(admin_gid: Option<u32>, viewer_gid: Option<u32>) -> Doors {
-        let [operators, viewers, strangers] = [OPERATORS, VIEWERS, STRANGERS].map(Places::new);
-        Doors { admin_gid, viewer_gid, operators, viewers, strangers, deadline: GREETING_DEADLINE }
+        let operators = Places::new(OPERATORS, OF_ROOT);
+        let [viewers, strangers] = [VIEWERS, STRANGERS].map(|places| Places::new(places, 0));
+        let deadlines = Deadlines { greeting: GREETING_DEADLINE, unread: UNREAD_DEADLINE };
+        Doors { admin_gid, viewer_gid, operators, viewers, strangers, deadlines }
     }
 
     /// The connection with its peer.
@@ -57,8 +74,8 @@ impl Doors {
         };
         let peer = Peer { uid, pid, role };
         let place = places.take(uid).ok_or(peer)?;
-        let greeting = Some(Greeting { missing: GREETING, until: Box::pin(sleep(self.deadline)) });
-        Ok(AdminStream { stream, peer, greeting, _place: place })
+        let greeting = Some(Greeting { missing: GREETING, until: Box::pin(sleep(self.deadlines.greeting)) });
+        Ok(AdminStream { stream, peer, greeting, patience: self.deadlines.unread, unread: None, _place: place })
     }
 
     fn role(&self, uid: u32, groups: &[u32]) -> Role {
@@ -79,18 +96,22 @@ impl Doors {
 struct Places {
     most: usize,
     most_of_user: usize,
+    of_root: usize,
     taken: Arc<Mutex<BTreeMap<u32, usize>>>,
 }
 
 impl Places {
-    fn new((most, most_of_user): (usize, usize)) -> Places {
-        Places { most, most_of_user, taken: Arc::default() }
+    fn new((most, most_of_user): (usize, usize), of_root: usize) -> Places {
+        Places { most, most_of_user, of_root, taken: Arc::default() }
     }
 
     fn take(&self, uid: u32) -> Option<Place> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let of_user = taken.get(&uid).copied().unwrap_or(0);
-        if of_user >= self.most_of_user || taken.values().sum::<usize>() >= self.most {
+        let of_all: usize = taken.values().sum();
+        let of_others = of_all - taken.get(&ROOT).copied().unwrap_or(0);
+        let roots = uid != ROOT && of_others >= self.most - self.of_root;
+        if of_user >= self.most_of_user || of_all >= self.most || roots {
             return None;
         }
         taken.insert(uid, of_user + 1);
@@ -124,6 +145,9 @@ pub(crate) struct AdminStream {
     peer: Peer,
     /// Until it has been heard.
     greeting: Option<Greeting>,
+    patience: Duration,
+    /// While something waits to be taken: until when.
+    unread: Option<Pin<Box<Sleep>>>,
     _place: Place,
 }
 
@@ -158,7 +182,14 @@ impl AsyncRead for AdminStream {
 
 impl AsyncWrite for AdminStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if written.is_ready() {
+            self.unread = None;
+            return written;
+        }
+        let patience = self.patience;
+        let until = self.unread.get_or_insert_with(|| Box::pin(sleep(patience)));
+        if until.as_mut().poll(cx).is_ready() { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { written }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -215,9 +246,13 @@ mod tests {
         assert_eq!(viewers.len(), VIEWERS.0);
         let strangers: Vec<_> = (0..100).flat_map(|uid| of(&doors.strangers, 2000 + uid)).collect();
         assert_eq!(strangers.len(), STRANGERS.0);
-        // Neither do operators keep root out.
-        let script = of(&doors.operators, 3000);
-        assert_eq!((script.len(), of(&doors.operators, 0).len()), (OPERATORS.1, OPERATORS.0 - OPERATORS.1));
+        // Neither do operators keep root out, nor root them.
+        let scripts: Vec<_> = (0..10).flat_map(|uid| of(&doors.operators, 3000 + uid)).collect();
+        assert_eq!((scripts.len(), of(&doors.operators, ROOT).len()), (OPERATORS.0 - OF_ROOT, OF_ROOT));
+        drop(scripts);
+        let roots = of(&doors.operators, ROOT);
+        assert_eq!((roots.len(), of(&doors.operators, 3000).len()), (OPERATORS.1, OPERATORS.0 - OPERATORS.1));
+        drop(roots);
         // One viewer leaves places to others, and what is given back can be had again.
         drop(viewers);
         let one = of(&doors.viewers, 1000);
@@ -227,7 +262,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_does_not_greet_loses_the_place() {
-        let doors = Doors { deadline: Duration::from_millis(20), ..Doors::new(None, None) };
+        let doors = hasty();
         let (silent, mut mouth) = UnixStream::pair().expect("a pair of sockets");
         let mut admitted = doors.admit(silent).expect("there is room");
         mouth.write_all(&[7; GREETING - 1]).await.expect("it fits");
@@ -235,11 +270,44 @@ mod tests {
         assert_eq!(admitted.read(&mut heard).await.expect("something was said"), GREETING - 1);
         let late = admitted.read(&mut heard).await.expect_err("the rest never comes");
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
-        // One that has greeted may be silent for as long as it likes.
+        // One that has greeted may be silent here: it is pinged.
         let (silent, mut mouth) = UnixStream::pair().expect("a pair of sockets");
         let mut admitted = doors.admit(silent).expect("there is room");
         mouth.write_all(&[7; GREETING]).await.expect("it fits");
         assert_eq!(admitted.read(&mut heard).await.expect("something was said"), GREETING);
-        assert!(tokio::time::timeout(5 * doors.deadline, admitted.read(&mut heard)).await.is_err());
+        assert!(tokio::time::timeout(5 * doors.deadlines.greeting, admitted.read(&mut heard)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_nothing_loses_the_place() {
+        let doors = hasty();
+        let unread = doors.deadlines.unread;
+        let fill = async |stream: UnixStream| {
+            let mut admitted = doors.admit(stream).expect("there is room");
+            while admitted.write_all(&[7; 4096]).await.is_ok() {}
+            admitted.write_all(&[7]).await.expect_err("it is over").kind()
+        };
+        let (stream, _mouth) = UnixStream::pair().expect("a pair of sockets");
+        let ended = tokio::time::timeout(Duration::from_secs(60), fill(stream)).await;
+        assert_eq!(ended, Ok(io::ErrorKind::TimedOut));
+        // One that takes something now and then is slow, not gone.
+        let (stream, mut mouth) = UnixStream::pair().expect("a pair of sockets");
+        let mut taken = vec![0; 256 << 10];
+        let reads = async {
+            for _ in 0..10 {
+                tokio::time::sleep(unread / 4).await;
+                mouth.read_exact(&mut taken).await.expect("it is still written to");
+            }
+        };
+        tokio::select! {
+            kind = fill(stream) => panic!("it ended with {kind}"),
+            read = tokio::time::timeout(Duration::from_secs(60), reads) => read.expect("in time"),
+        }
+    }
+
+    /// Doors that wait for nobody.
+    fn hasty() -> Doors {
+        let deadlines = Deadlines { greeting: Duration::from_millis(20), unread: Duration::from_millis(200) };
+        Doors { deadlines, ..Doors::new(None, None) }
     }
 }

@@ -50,12 +50,37 @@ pub(crate) struct RenewRequest {
     pub(crate) renew: String,
 }
 
+/// What a stranger may ask for.
+pub(crate) enum Asked {
+    Join(JoinRequest),
+    Renew(RenewRequest),
+}
+
+impl Asked {
+    /// # Errors
+    /// It is neither: what is wrong with it as a request to join.
+    pub(crate) fn parse(request: &[u8]) -> Result<Asked, String> {
+        if let Ok(renewal) = serde_json::from_slice(request) {
+            return Ok(Asked::Renew(renewal));
+        }
+        serde_json::from_slice(request).map(Asked::Join).map_err(|e| format!("the request can't be read: {e}"))
+    }
+}
+
 /// What it is told.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) enum JoinAnswer {
     Welcome { node: u64, ca_pem: String, cert_pem: String, peers: BTreeMap<u64, String> },
     Refused { reason: String },
+}
+
+impl JoinAnswer {
+    /// # Errors
+    /// It is none.
+    pub(crate) fn parse(answer: &[u8]) -> Result<JoinAnswer, String> {
+        serde_json::from_slice(answer).map_err(|e| format!("its answer can't be read: {e}"))
+    }
 }
 
 /// Joins the cluster of `token` through the node at `address`.
@@ -106,7 +131,7 @@ async fn ask(address: SocketAddr, token: &Token, request: &JoinRequest) -> Resul
     let failed = |reason: String| AgentError::Join { address, reason };
     let request = Bytes::from(serde_json::to_vec(request).expect("text and flags are always JSON"));
     let answer = join_client(address, &hex(&token.ca_fingerprint), request).await.map_err(|e| failed(e.to_string()))?;
-    serde_json::from_slice(&answer).map_err(|e| failed(format!("its answer can't be read: {e}")))
+    JoinAnswer::parse(&answer).map_err(failed)
 }
 
 /// This node's key and request, on disk before they are used: if the answer is lost, the next try is known to come from
@@ -132,4 +157,46 @@ fn request_for_certificate(paths: &Paths) -> Result<pki::Csr, AgentError> {
     paths::write_durable(&paths.node_key(), csr.key_pem.as_bytes(), 0o600)?;
     paths::write_durable(&path, csr.csr_pem.as_bytes(), 0o600)?;
     Ok(csr)
+}
+
+/// What strangers send before and while they join, and what a stranger answers who is taken for a member: read as the agent does.
+///
+/// # Panics
+/// Something was understood that does not read the same when it is written again, or a request was signed that is none.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn fuzz_join(bytes: &[u8]) {
+    use std::sync::LazyLock;
+    const CLUSTER: holdfast_types::ClusterId = holdfast_types::ClusterId(7);
+    static AUTHORITY: LazyLock<pki::CaMaterial> =
+        LazyLock::new(|| pki::create_ca(CLUSTER).expect("there is randomness"));
+    let again = |written: Result<Vec<u8>, serde_json::Error>| written.expect("what was read can be written");
+    let sign = |csr_pem: &str| {
+        if let Ok(cert_pem) = pki::sign_csr(&AUTHORITY, CLUSTER, NodeId(9), csr_pem, Some(1_800_000_000)) {
+            assert_eq!(pki::expiry(&cert_pem).ok(), Some(1_800_000_000), "the request has no say in it");
+        }
+    };
+    match Asked::parse(bytes) {
+        Ok(Asked::Join(request)) => {
+            let written = again(serde_json::to_vec(&request));
+            let Ok(Asked::Join(read)) = Asked::parse(&written) else { panic!("a request to join is one") };
+            assert_eq!(again(serde_json::to_vec(&read)), written);
+            let _ = crate::token::unhex(&request.secret);
+            let _ = request.speaks.and_then(|(oldest, newest)| holdfast_types::Speaks::new(oldest, newest));
+            sign(&request.csr_pem);
+        }
+        Ok(Asked::Renew(request)) => sign(&request.renew),
+        Err(_) => {}
+    }
+    if let Ok(answer) = JoinAnswer::parse(bytes) {
+        let written = again(serde_json::to_vec(&answer));
+        assert_eq!(again(serde_json::to_vec(&JoinAnswer::parse(&written).expect("an answer is one"))), written);
+        if let JoinAnswer::Welcome { ca_pem, cert_pem, .. } = answer {
+            let _ = (pki::fingerprint(&ca_pem), pki::expiry(&cert_pem));
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(token) = Token::parse(text)
+    {
+        assert_eq!(token.to_string(), text.trim().to_ascii_lowercase());
+    }
 }

@@ -46,6 +46,8 @@ pub use api::TWO_COPIES;
 pub use daemon::run;
 pub use error::AgentError;
 pub use found::found;
+#[cfg(any(test, feature = "fuzz"))]
+pub use join::fuzz_join;
 pub use join::join;
 pub use paths::Paths;
 

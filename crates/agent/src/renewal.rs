@@ -145,7 +145,7 @@ impl Renewal {
 
     async fn ask(&self, name: &str, address: SocketAddr, fingerprint: &str, request: Bytes) -> Result<String, String> {
         let answer = join_client(address, fingerprint, request).await.map_err(|e| e.to_string())?;
-        match serde_json::from_slice(&answer).map_err(|e| format!("its answer can't be read: {e}"))? {
+        match JoinAnswer::parse(&answer)? {
             JoinAnswer::Welcome { node, cert_pem, .. } if node == self.identity.node.0 => Ok(cert_pem),
             JoinAnswer::Welcome { node, .. } => Err(format!("{name} answered with a certificate of node {node}")),
             JoinAnswer::Refused { reason } => Err(format!("it refused: {reason}")),

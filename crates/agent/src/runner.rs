@@ -9,6 +9,7 @@ use crate::lanes::{Change, Lanes};
 use crate::metrics::{DiskMeter, History, ShardSample, VolumeSample};
 use crate::random;
 use crate::shard_link::{FromShard, ShardPeer, ShardPort, ToShard};
+use crate::sparing::{Sparing, others};
 use bytes::Bytes;
 use holdfast_cluster::{CopyReport, CopyRole};
 use holdfast_disk::{Disk, DiskConfig};
@@ -73,9 +74,16 @@ struct Runner {
     histories: BTreeMap<VolumeId, History>,
     /// Whether the shard takes more from guests, as all connections were told. `None`: some were told nothing yet.
     admitted: Option<bool>,
+    /// Messages of peers that were not taken, and those of them that are told.
+    refused_messages: u64,
+    refusals: Sparing,
     /// The control thread waits for the word that nothing is led here any more.
     retiring: bool,
 }
+
+/// Messages that were refused are told of so often at once, and then so far apart.
+const REFUSALS_AT_ONCE: u32 = 4;
+const REFUSALS_APART: Duration = Duration::from_secs(30);
 
 const PORT_NEEDED: &str = "the shard uses the port after that of listen.peer, which must be free too";
 
@@ -120,6 +128,8 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         meter: DiskMeter::default(),
         histories: BTreeMap::new(),
         admitted: None,
+        refused_messages: 0,
+        refusals: Sparing::new(REFUSALS_AT_ONCE, REFUSALS_APART),
         retiring: false,
     };
     r.shard.handle(Input::Start, now, &mut r.out);
@@ -246,6 +256,7 @@ impl Runner {
                     self.endpoint.open(peer, Lane::Volume(volume));
                 }
                 Output::CloseLane { peer, volume } => self.endpoint.close(peer, Lane::Volume(volume)),
+                Output::Refused(from, volume, why) => self.message_refused(from, Some(volume), &why),
                 Output::Event { volume, text } => {
                     let (name, epoch, lsn) = self.position(volume);
                     tracing::info!(volume = name, epoch, lsn, "{text}");
@@ -342,11 +353,21 @@ impl Runner {
             Ok(input) => self.shard.handle(input, now, &mut self.out),
             Err(error) => {
                 // Damaged between the peer's checksum and ours: nothing of it may be used, and the order is broken.
-                tracing::warn!(peer = %from, ?lane, %error, "a message could not be read; the lane is opened anew");
+                self.message_refused(from, None, &format!("{error} (lane {lane}; it is opened anew)"));
                 self.endpoint.close(from, lane);
                 self.endpoint.open(from, lane);
             }
         }
+    }
+
+    /// A peer can repeat itself without end: it is told now and then.
+    fn message_refused(&mut self, from: NodeId, volume: Option<VolumeId>, why: &str) {
+        self.refused_messages += 1;
+        let Some(untold) = self.refusals.tell(random::now()) else { return };
+        let name = self.position(volume).0;
+        let what = format!("a message of {from}: {why}{}", others(untold));
+        tracing::warn!(peer = %from, volume = name, "refused {what}");
+        self.tell(FromShard::PeerRefused(what));
     }
 
     /// For the log: a volume's name, its active epoch, and the last committed record of the copy here as it was last reported.
@@ -515,6 +536,7 @@ impl Runner {
             hung: store.is_hung(),
             peers: self.endpoint.peer_stats(),
             turned_away: self.endpoint.turned_away(),
+            refused_messages: self.refused_messages,
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::args::{JoinArgs, Output};
 use crate::error::CliError;
 use crate::output;
 use crate::run::runtime;
+use crate::terminal::hidden_line;
 use holdfast_agent::config::Config;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -34,19 +35,18 @@ pub(crate) fn join(args: &JoinArgs, output: Output) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The first line. From a terminal it is asked for: it ends with Enter, and nobody has to know how to end a file.
+/// The first line. From a terminal it is asked for, and not shown: it ends with Enter, and nobody has to know how to end a file.
 fn read_token(file: &Path) -> Result<String, CliError> {
     let stdin = file == Path::new("-");
     let what =
         if stdin { "the token from standard input".to_owned() } else { format!("the token in {}", file.display()) };
     let mut text = String::new();
     let read = if stdin && std::io::stdin().is_terminal() {
-        eprint!("token: ");
-        std::io::stdin().read_line(&mut text)
+        runtime()?.block_on(hidden_line("token: ")).map(|line| text = line)
     } else if stdin {
-        std::io::stdin().take(TOKEN_BYTES).read_to_string(&mut text)
+        std::io::stdin().take(TOKEN_BYTES).read_to_string(&mut text).map(drop)
     } else {
-        File::open(file).and_then(|file| file.take(TOKEN_BYTES).read_to_string(&mut text))
+        File::open(file).and_then(|file| file.take(TOKEN_BYTES).read_to_string(&mut text)).map(drop)
     };
     read.map_err(CliError::io(format!("read {what}")))?;
     Ok(text.lines().next().unwrap_or_default().to_owned())

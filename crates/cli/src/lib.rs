@@ -23,6 +23,7 @@ mod output;
 mod redact;
 mod run;
 mod simulate;
+mod terminal;
 mod top;
 mod units;
 pub mod workload;

@@ -35,11 +35,17 @@ const SECRET_WORDS: [&str; 18] = [
     "authorization",
 ];
 
-/// The text without secrets.
+/// Of base64 for URLs, where a name may be as long: it has digits, too.
+const URL_SAFE_CHARS: usize = 40;
+
+/// The text without secrets. What looks like a key goes wherever it stands, also in a certificate: a text that claims to be one, or
+/// is cut off in the middle of one, decides nothing.
 pub(crate) fn redact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let (mut in_key, mut in_certificate) = (false, false);
-    for line in text.split_inclusive('\n') {
+    let mut in_key = false;
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let of_keys = lines_of_keys(&lines);
+    for (line, of_key) in lines.into_iter().zip(of_keys) {
         let (body, end) = line.strip_suffix('\n').map_or((line, ""), |body| (body, "\n"));
         if in_key || body.contains("PRIVATE KEY") {
             // A key without an end takes everything after it along. One in a single line has its end in it.
@@ -57,13 +63,30 @@ pub(crate) fn redact(text: &str) -> String {
             };
             continue;
         }
-        // Those are public, and look like keys.
-        in_certificate = (in_certificate || body.contains("-----BEGIN CERTIFICATE")) && !body.contains("-----END");
-        let body = if in_certificate { body.to_owned() } else { without_keys(body) };
+        let body = if of_key { without_words(body) } else { without_keys(body) };
         out.push_str(&without_userinfo(&without_values(&without_tokens(&body))));
         out.push_str(end);
     }
     out
+}
+
+/// Which lines belong to a block of base64 that has a line as long as a key's: its first and its last one may be short.
+fn lines_of_keys(lines: &[&str]) -> Vec<bool> {
+    let is_word = |line: &&str| {
+        let word = line.trim_matches(|c: char| !is_base64(c));
+        !word.is_empty() && word.trim_end_matches('=').chars().all(|c| is_base64(c) && c != '=')
+    };
+    let of_block = |block: &[&str]| {
+        let secret =
+            block.len() > 1 && block.iter().all(is_word) && block.iter().any(|line| without_keys(line) != **line);
+        vec![secret; block.len()]
+    };
+    lines.chunk_by(|a, b| is_word(a) == is_word(b)).flat_map(of_block).collect()
+}
+
+fn without_words(line: &str) -> String {
+    let word = line.trim_matches(|c: char| !is_base64(c));
+    line.replacen(word, REMOVED, 1)
 }
 
 fn without_tokens(line: &str) -> String {
@@ -89,16 +112,29 @@ fn without_tokens(line: &str) -> String {
 
 /// What looks like a key or a token without anything that says so.
 fn without_keys(line: &str) -> String {
+    let all = |word: &str, is: fn(&u8) -> bool| word.bytes().all(|b| is(&b));
+    let any = |word: &str, is: fn(&u8) -> bool| word.bytes().any(|b| is(&b));
+    let mixed = |word: &str| any(word, u8::is_ascii_uppercase) && any(word, u8::is_ascii_lowercase);
+    let line = without(line, is_base64, |word| {
+        if all(word, u8::is_ascii_hexdigit) {
+            word.len() >= HEX_DIGITS
+        } else {
+            word.len() >= BASE64_CHARS && mixed(word)
+        }
+    });
+    let is_url_safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    without(&line, is_url_safe, |word| word.len() >= URL_SAFE_CHARS && mixed(word) && any(word, u8::is_ascii_digit))
+}
+
+/// The line without the words, of such characters, that are secret.
+fn without(line: &str, of_word: impl Fn(char) -> bool, is_secret: impl Fn(&str) -> bool) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
-    while let Some(at) = rest.find(is_base64) {
-        let len = rest[at..].find(|c| !is_base64(c)).unwrap_or(rest.len() - at);
+    while let Some(at) = rest.find(&of_word) {
+        let len = rest[at..].find(|c| !of_word(c)).unwrap_or(rest.len() - at);
         let (before, word) = (&rest[..at], &rest[at..at + len]);
-        let hex = word.bytes().all(|b| b.is_ascii_hexdigit());
-        let mixed = word.bytes().any(|b| b.is_ascii_uppercase()) && word.bytes().any(|b| b.is_ascii_lowercase());
-        let secret = if hex { len >= HEX_DIGITS } else { len >= BASE64_CHARS && mixed };
         out.push_str(before);
-        out.push_str(if secret { REMOVED } else { word });
+        out.push_str(if is_secret(word) { REMOVED } else { word });
         rest = &rest[at + len..];
     }
     out.push_str(rest);
@@ -207,11 +243,40 @@ mod tests {
         assert_eq!(redact(cut), "a\n[removed]\n");
         let one = r#"{"key":"-----BEGIN PRIVATE KEY-----\nMIGH\n-----END PRIVATE KEY-----\n"}"#;
         assert_eq!(redact(&format!("{one}\nb")), "[removed]\nb");
-        let certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
-        assert_eq!(redact(certificate), certificate, "those are public");
+    }
+
+    /// Certificates are public, but what claims to be one may be anything.
+    #[test]
+    fn no_certificate_hides_a_key() {
         let body = "MIIBszCCAVqgAwIBAgIUQ8q0zUe+B2/4gqVwH1mYJqT8nLcwCgYIKoZIzj0EAwIw";
-        let certificate = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
-        assert_eq!(redact(&format!("{certificate}{body}\n")), format!("{certificate}[removed]\n"));
+        let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+        let cut = format!("{begin}\n{body}\nINFO the log goes on\nkey = x\n{body}\npassword=a\n");
+        let expected = format!("{begin}\n[removed]\nINFO the log goes on\nkey = x\n[removed]\npassword=[removed]\n");
+        assert_eq!(redact(&cut), expected, "its end never comes");
+        assert_eq!(redact(&format!("{begin}\n{body}\n{end}\n")), format!("{begin}\n[removed]\n{end}\n"));
+        for first in [begin, "-----BEGIN CERTIFICATE REQUEST-----", "x -----BEGIN CERTIFICATE", "-----BEGIN"] {
+            let key = format!("{first}\n-----BEGIN PRIVATE KEY-----\n{body}\nAwIw\n-----END PRIVATE KEY-----\n");
+            assert_eq!(redact(&key), format!("{first}\n[removed]\n[removed]\n"), "after {first}");
+        }
+    }
+
+    /// A block whose lines are as long as a key's goes with the short ones at its ends.
+    #[test]
+    fn the_ends_of_a_key_go_with_it() {
+        let body = "YIKoZIzj0DAQcDQgAEFz4nQ1rj7mXbWc+0J3Lf9s2TqUv/8aKdPpRoEhZtYyGg";
+        let text = format!("a log\nhZtYyGg\n{body}\n{body}\nAwIw==\n\nwords\n");
+        assert_eq!(redact(&text), "a log\n[removed]\n[removed]\n[removed]\n[removed]\n\nwords\n");
+        let quoted = format!("  # {body}\n  # AwIw==\n  # and words\n");
+        assert_eq!(redact(&quoted), "  # [removed]\n  # [removed]\n  # and words\n");
+        assert_eq!(redact("one\ntwo\nthree\n"), "one\ntwo\nthree\n", "no line is as long");
+    }
+
+    #[test]
+    fn base64_for_urls_goes() {
+        let jwt = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJub2RlLTEifQ.MEUCIQDx-7_a8dKq2Zt0bWc3nQ1rj7mXbWc_0J3Lf9s2TqUv8";
+        assert!(!redact(&format!("saw {jwt} here")).contains("MEUCIQDx"), "{}", redact(jwt));
+        let name = "holdfast_volume_write_duration_seconds_bucket_of_the_primary-2";
+        assert_eq!(redact(name), name);
     }
 
     /// The end of a log may begin in the middle of one.

@@ -56,6 +56,8 @@ use wire::{Envelope, MAX_INTRODUCED, Message};
 pub use api::{ControlConfig, Failure, Input, Output, founding_snapshot};
 pub use events::{Event, EventKind};
 pub use regime::{RecoveryOrder, RecoveryRefusal, Remains, RemainsError};
+#[cfg(any(test, feature = "fuzz"))]
+pub use wire::fuzz_control;
 
 /// How long a caller waits for the outcome of its proposal.
 pub const PATIENCE: Duration = Duration::from_secs(10);

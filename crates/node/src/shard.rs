@@ -211,6 +211,8 @@ pub enum Output {
         /// What happened.
         text: String,
     },
+    /// As [`replication::Output::Refused`]: whose message, about which volume, and why.
+    Refused(NodeId, VolumeId, String),
 }
 
 /// One copy.
@@ -676,6 +678,7 @@ impl Shard {
                 R::Control(request) => out.push(Output::Control(request)),
                 R::Serving(serving) => out.push(Output::Serving { volume, serving }),
                 R::BeatNow => self.beat_at = now,
+                R::Refused { from, why } => out.push(Output::Refused(from, volume, why)),
                 R::Event(text) => out.push(Output::Event { volume: Some(volume), text }),
                 R::Fail(why) => self.copy_failed(volume, &why, out),
                 other => self.resync_asks(volume, other, now, out),

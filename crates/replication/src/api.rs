@@ -389,6 +389,13 @@ pub enum Output {
     BeatNow,
     /// For people.
     Event(String),
+    /// A message was not taken, because its sender may not send it. For people, and his to repeat without end.
+    Refused {
+        /// Who sent it.
+        from: NodeId,
+        /// What was expected, or found.
+        why: String,
+    },
     /// The copy found that an invariant does not hold and must take no part any more.
     Fail(String),
 }

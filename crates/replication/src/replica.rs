@@ -648,7 +648,7 @@ impl Replica {
 
     fn on_message(&mut self, from: NodeId, message: Message, now: Time, out: &mut Vec<Output>) {
         if let Some(why) = self.unfit(from, &message) {
-            out.push(Output::Event(format!("ignored a message of {from}: {why}")));
+            out.push(Output::Refused { from, why });
             return;
         }
         match message {

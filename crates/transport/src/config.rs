@@ -92,6 +92,8 @@ pub struct TransportConfig {
     pub max_lanes: u32,
     /// Bytes in flight per lane; with `max_lanes` it bounds the memory that one peer can make us hold.
     pub stream_window: u32,
+    /// Handshakes per second of whoever does not come from the address of a peer, all together.
+    pub stranger_handshakes_per_second: u32,
     /// Join conversations begun per second, all joining nodes together.
     pub joins_per_second: u32,
 }
@@ -112,6 +114,7 @@ impl TransportConfig {
             receive_bytes: 64 << 20,
             max_lanes: 1024,
             stream_window: 2 << 20,
+            stranger_handshakes_per_second: 64,
             joins_per_second: 10,
         }
     }

@@ -4,11 +4,12 @@ use crate::config::{Identity, Lane, TransportConfig};
 use crate::dial::Dialler;
 use crate::error::{SendError, TransportError};
 use crate::events::{self, Event, EventSender, Events};
+use crate::gate::Gate;
 use crate::incoming::{self, Current};
 use crate::join;
 use crate::limiter::Limiter;
 use crate::outgoing::OutLane;
-use crate::stats::PeerStats;
+use crate::stats::{PeerStats, TurnedAway};
 use crate::tls;
 use bytes::Bytes;
 use holdfast_types::{ClusterId, NodeId};
@@ -49,8 +50,11 @@ pub(crate) struct Shared {
     pub(crate) joins: Semaphore,
     pub(crate) join_rate: Limiter,
     refusals: Limiter,
+    pub(crate) gate: Gate,
     /// Connections and join conversations that were turned away.
     turned_away: AtomicU64,
+    /// Of those, handshakes that were too many: of members, of others.
+    too_many: [AtomicU64; 2],
     sessions: AtomicU64,
     // Locked for a few map operations at a time, never across an await.
     state: Mutex<State>,
@@ -65,6 +69,8 @@ struct State {
     dialled: BTreeMap<NodeId, Connection>,
     /// Newest incoming stream of each lane, also after its end: at most twice `max_lanes` per peer.
     incoming: BTreeMap<(NodeId, Lane), Current>,
+    /// From where each peer came last: behind a translation of addresses that is not where it listens.
+    came_from: BTreeMap<NodeId, SocketAddr>,
     /// Nodes whose certificate counts no more.
     removed: BTreeSet<NodeId>,
     closed: bool,
@@ -100,7 +106,9 @@ impl Endpoint {
             joins: Semaphore::new(join::MAX_JOINS),
             join_rate: Limiter::new(config.joins_per_second),
             refusals: Limiter::new(REFUSALS_PER_SECOND),
+            gate: Gate::new(config.stranger_handshakes_per_second),
             turned_away: AtomicU64::new(0),
+            too_many: Default::default(),
             sessions: AtomicU64::new(1),
             state: Mutex::default(),
             config,
@@ -147,7 +155,8 @@ impl Endpoint {
                 entry.set(None);
             }
         }
-        let State { connections, removed, .. } = &mut *state;
+        let State { connections, removed, came_from, .. } = &mut *state;
+        came_from.retain(|peer, _| peers.contains_key(peer));
         connections.retain(|peer, connection| {
             let known = peers.contains_key(peer);
             if !known {
@@ -191,11 +200,11 @@ impl Endpoint {
         entry.push(session, len, message, self.shared.config.queue_bytes)
     }
 
-    /// Connections and join conversations that this endpoint has turned away: handshakes that failed, took too long or were too many,
-    /// and whoever proved to be nobody that it talks to.
+    /// Whom this endpoint has turned away.
     #[must_use]
-    pub fn turned_away(&self) -> u64 {
-        self.shared.turned_away.load(Ordering::Relaxed)
+    pub fn turned_away(&self) -> TurnedAway {
+        let [members, strangers] = [0, 1].map(|of| self.shared.too_many[of].load(Ordering::Relaxed));
+        TurnedAway { all: self.shared.turned_away.load(Ordering::Relaxed), members, strangers }
     }
 
     /// How the connections do that this endpoint dialled, by peer. Counters are of the present connection of each.
@@ -313,8 +322,11 @@ impl Shared {
         if state.closed || !state.knows(peer) {
             let code = farewell(state.removed.contains(&peer));
             connection.close(code.into(), b"this node was removed from the cluster");
-        } else if let Some(older) = state.connections.insert(peer, connection.clone()) {
-            older.close(0u32.into(), b"replaced by a newer connection");
+        } else {
+            state.came_from.insert(peer, connection.remote_address());
+            if let Some(older) = state.connections.insert(peer, connection.clone()) {
+                older.close(0u32.into(), b"replaced by a newer connection");
+            }
         }
     }
 
@@ -348,19 +360,32 @@ impl Shared {
         }
     }
 
-    /// Counts one who was refused.
-    pub(crate) fn turned_away(&self) {
-        self.turned_away.fetch_add(1, Ordering::Relaxed);
+    /// Whether a peer listens there, or came from there last. Nobody has proven to be it.
+    pub(crate) fn is_of_peer(&self, remote: SocketAddr) -> bool {
+        let state = self.lock();
+        let listens = state.peers.values().filter_map(|peer| *peer.address.borrow());
+        listens.chain(state.came_from.values().copied()).any(|address| is_same(address, remote))
+    }
+
+    /// Refused a handshake from there, because there are too many.
+    pub(crate) fn too_many(&self, remote: SocketAddr, member: bool) {
+        self.too_many[usize::from(!member)].fetch_add(1, Ordering::Relaxed);
+        self.refused(&format_args!("{remote}: too many handshakes at once, or in a second"));
     }
 
     /// Logs that somebody was refused, a few times per second at most: strangers can cause it.
     pub(crate) fn refused(&self, what: &fmt::Arguments<'_>) {
-        self.turned_away();
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
         if self.refusals.allows() {
             tracing::warn!("refused {what}");
             self.events.offer(Event::Refused { what: what.to_string() });
         }
     }
+}
+
+/// A socket of both families sees addresses of the older one in the form of the newer.
+fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
 }
 
 /// The code of a connection that is closed because its peer is none.

@@ -7,6 +7,7 @@
 use crate::config::Lane;
 use crate::endpoint::{REMOVED, Shared, UNKNOWN};
 use crate::events::{Event, Gone};
+use crate::gate::Entry;
 use crate::header::{self, Header};
 use crate::join;
 use crate::tls;
@@ -16,12 +17,8 @@ use quinn::{Connection, RecvStream, VarInt};
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
-/// Handshakes at once, all strangers together.
-const MAX_HANDSHAKES: usize = 64;
-/// With more handshakes than this, a client must first prove its address.
-const RETRY_ABOVE: usize = 16;
 /// A stream that has not said which lane it is by then is dropped.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Memory reserved for a message before its bytes are there.
@@ -39,20 +36,18 @@ pub(crate) struct Current {
 }
 
 pub(crate) async fn accept_loop(shared: Arc<Shared>) {
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     while let Some(incoming) = shared.quinn.accept().await {
-        let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
-            incoming.refuse();
-            shared.turned_away();
-            continue;
-        };
-        let busy = MAX_HANDSHAKES - handshakes.available_permits() > RETRY_ABOVE;
-        if busy && incoming.may_retry() && !incoming.remote_address_validated() {
+        let remote = incoming.remote_address();
+        let member = shared.is_of_peer(remote);
+        match shared.gate.ask(member, incoming.may_retry() && !incoming.remote_address_validated()) {
+            Entry::Begin(permit) => drop(tokio::spawn(accept(Arc::clone(&shared), incoming, permit))),
             // Cannot fail: `may_retry` was asked.
-            let _ = incoming.retry();
-            continue;
+            Entry::Prove => drop(incoming.retry()),
+            Entry::Refuse => {
+                incoming.refuse();
+                shared.too_many(remote, member);
+            }
         }
-        tokio::spawn(accept(Arc::clone(&shared), incoming, permit));
     }
 }
 
@@ -79,6 +74,7 @@ async fn accept(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSem
     match admit(&shared, &connection) {
         Ok(peer) => {
             drop(permit);
+            tls::trust(&connection, &shared.config);
             receive(shared, connection, peer).await;
         }
         Err((code, reason)) => {

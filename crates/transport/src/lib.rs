@@ -13,6 +13,7 @@
 //! - Every queue is bounded in bytes: outgoing per lane ([`SendError::Full`]), incoming per class, where a slow owner
 //!   pushes back on the streams. Bulk never holds up `Control` and `Beat`: they have streams of higher priority, and a
 //!   queue of their own towards the owner.
+//! - What costs something before the other end is known is bounded: handshakes (`gate`), joins, and what a connection may send.
 //! - No 0-RTT, no session resumption: each connection is a full handshake.
 //!
 //! Deliberately absent: what messages mean, retransmission across sessions, and any memory of peers on disk.
@@ -22,6 +23,7 @@ mod dial;
 mod endpoint;
 mod error;
 mod events;
+mod gate;
 mod header;
 mod incoming;
 mod join;
@@ -36,4 +38,4 @@ pub use endpoint::Endpoint;
 pub use error::{JoinError, SendError, TransportError};
 pub use events::{Event, Events};
 pub use join::{JoinReply, MAX_JOIN_BYTES, join_client};
-pub use stats::PeerStats;
+pub use stats::{PeerStats, TurnedAway};

@@ -35,3 +35,15 @@ impl PeerStats {
         }
     }
 }
+
+/// Whom an endpoint has turned away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// Connections and join conversations: handshakes that failed, took too long or were too many, and whoever proved to be nobody that
+    /// the endpoint talks to.
+    pub all: u64,
+    /// Of those, handshakes from the address of a member that were too many.
+    pub members: u64,
+    /// Of those, handshakes from elsewhere that were too many.
+    pub strangers: u64,
+}

@@ -28,6 +28,13 @@ pub(crate) const ALPN_LANES: &[u8] = b"holdfast/1";
 /// The join conversation.
 pub(crate) const ALPN_JOIN: &[u8] = b"holdfast-join/1";
 
+/// What somebody may send that nobody knows yet: more than the largest request to join.
+const STRANGERS_WINDOW: u32 = 128 << 10;
+/// Callers that the gate has not looked at yet, and the bytes that wait of one and of all: it looks at once, unless the thread is busy.
+const MOST_WAITING: usize = 1024;
+const WAITING_BYTES: u64 = 64 << 10;
+const ALL_WAITING_BYTES: u64 = 4 << 20;
+
 /// What an endpoint needs of TLS.
 pub(crate) struct Tls {
     pub(crate) endpoint: quinn::EndpointConfig,
@@ -106,12 +113,27 @@ fn server_config(
     let crypto = QuicServerConfig::try_from(tls).map_err(fail("QUIC's cipher suite"))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let mut quic = quic_config(config);
-    quic.max_concurrent_uni_streams(VarInt::from_u32(config.max_lanes));
-    // A join conversation; on lanes nobody reads it.
-    quic.max_concurrent_bidi_streams(VarInt::from_u32(1));
+    // Nothing but a join conversation, until the other end has proven who it is: what nobody reads is memory.
+    quic.max_concurrent_uni_streams(VarInt::from_u32(0)).max_concurrent_bidi_streams(VarInt::from_u32(1));
+    quic.receive_window(VarInt::from_u32(STRANGERS_WINDOW))
+        .stream_receive_window(VarInt::from_u32(config.stream_window));
     // A node that changes its address reconnects; packets from elsewhere are nobody's.
     server.transport_config(Arc::new(quic)).migration(false);
+    server.max_incoming(MOST_WAITING).incoming_buffer_size(WAITING_BYTES).incoming_buffer_size_total(ALL_WAITING_BYTES);
     Ok(server)
+}
+
+/// Lets a peer have what lanes need: it has proven who it is.
+pub(crate) fn trust(connection: &quinn::Connection, config: &TransportConfig) {
+    connection.set_receive_window(VarInt::from_u64(window_of_all(config)).unwrap_or(VarInt::MAX));
+    connection.set_max_concurrent_uni_streams(VarInt::from_u32(config.max_lanes));
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(0));
+}
+
+/// Each lane has its own window, and the connection's is never the one that binds: a lane that nobody reads, or that the network holds
+/// up, takes nothing from the others, and `Beat` always finds room.
+fn window_of_all(config: &TransportConfig) -> u64 {
+    u64::from(config.stream_window) * (u64::from(config.max_lanes) + 1)
 }
 
 fn client_config(
@@ -141,7 +163,7 @@ fn quic_config(config: &TransportConfig) -> quinn::TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(config.mtu_max);
     let stream = VarInt::from_u32(config.stream_window);
-    let all = u64::from(config.stream_window) * (u64::from(config.max_lanes) + 1);
+    let all = window_of_all(config);
     let mut quic = quinn::TransportConfig::default();
     quic.initial_mtu(1200)
         .mtu_discovery_config(Some(mtu))
@@ -149,8 +171,6 @@ fn quic_config(config: &TransportConfig) -> quinn::TransportConfig {
         .keep_alive_interval(Some(config.keep_alive))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(stream)
-        // Each lane has its own window, and the connection's is never the one that binds: a lane that nobody reads, or
-        // that the network holds up, takes nothing from the others, and `Beat` always finds room.
         .receive_window(VarInt::from_u64(all).unwrap_or(VarInt::MAX))
         .send_window(all);
     if config.ack_at_once {

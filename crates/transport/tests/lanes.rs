@@ -332,22 +332,103 @@ async fn a_client_without_certificate_gets_no_lane() {
     assert!(a.refused.iter().any(|what| what.contains("join the cluster first")), "{:?}", a.refused);
 }
 
-/// Connects without a certificate and waits for the end.
-async fn raw_connection(address: SocketAddr, alpn: &[u8]) -> (quinn::Endpoint, quinn::ConnectionError) {
-    let mut tls =
-        rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+/// Without a certificate.
+struct Stranger {
+    endpoint: quinn::Endpoint,
+    config: quinn::ClientConfig,
+}
+
+impl Stranger {
+    fn new(alpn: &[u8]) -> Stranger {
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(std::sync::Arc::new(Anybody))
             .with_no_client_auth();
-    tls.alpn_protocols = vec![alpn.to_vec()];
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    let client = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    let config = quinn::ClientConfig::new(std::sync::Arc::new(crypto));
-    let connection = client.connect_with(config, address, "any.holdfast").unwrap().await.unwrap();
+        tls.alpn_protocols = vec![alpn.to_vec()];
+        let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+        let endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Stranger { endpoint, config: quinn::ClientConfig::new(std::sync::Arc::new(crypto)) }
+    }
+
+    async fn connect(&self, address: SocketAddr) -> Result<quinn::Connection, quinn::ConnectionError> {
+        self.endpoint.connect_with(self.config.clone(), address, "any.holdfast").unwrap().await
+    }
+}
+
+/// Connects without a certificate and waits for the end.
+async fn raw_connection(address: SocketAddr, alpn: &[u8]) -> (Stranger, quinn::ConnectionError) {
+    let stranger = Stranger::new(alpn);
+    let connection = stranger.connect(address).await.unwrap();
     let error = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("the server hangs up");
-    (client, error)
+    (stranger, error)
+}
+
+/// What nobody reads is memory: 2 GiB in the streams of a member, nothing in those of whoever may only ask to join.
+#[tokio::test]
+async fn a_stranger_gets_no_streams_to_fill() {
+    let (a, _b) = pair(|| config(0)).await;
+    let stranger = Stranger::new(b"holdfast-join/1");
+    let connection = stranger.connect(a.address).await.unwrap();
+    let look = Duration::from_millis(500);
+    assert!(tokio::time::timeout(look, connection.open_uni()).await.is_err(), "no lane");
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    assert!(tokio::time::timeout(look, connection.open_bi()).await.is_err(), "one conversation");
+    // What it says there is cut off above the largest request.
+    let ended = tokio::time::timeout(PATIENCE, send.write_all(&[7; 1 << 20])).await.expect("the member hangs up");
+    assert!(ended.is_err(), "it took 1 MiB of a request to join");
+}
+
+/// Handshakes of strangers without end, whose addresses are proven: a member that was away comes back all the same.
+#[tokio::test]
+async fn members_come_back_while_strangers_knock() {
+    let ca = pki::create_ca(CLUSTER).unwrap();
+    let strict = TransportConfig { stranger_handshakes_per_second: 8, ..config(0) };
+    let mut a = Node::start(&identity(&ca, CLUSTER, 1), strict).await;
+    let of_b = identity(&ca, CLUSTER, 2);
+    let b = Node::start(&of_b, config(0)).await;
+    introduce(&[&a, &b]);
+    b.endpoint.open(a.id, Lane::Control);
+    assert!(matches!(a.next().await, Event::Incoming { .. }));
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (stranger, target) = (Stranger::new(b"holdfast-join/1"), a.address);
+        flood.spawn(async move {
+            loop {
+                // Refused, or let in and gone again.
+                drop(stranger.connect(target).await);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+    }
+    let address = b.address;
+    b.endpoint.shutdown().await;
+    while a.endpoint.turned_away().strangers < 50 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for _ in 0..3 {
+        let before = a.endpoint.turned_away().strangers;
+        let begun = Instant::now();
+        let mut b = Node::start(&of_b, config(address.port())).await;
+        introduce(&[&a, &b]);
+        b.endpoint.open(a.id, Lane::Control);
+        b.up(a.id, Lane::Control).await;
+        assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+        while a.endpoint.turned_away().strangers == before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        b.endpoint.shutdown().await;
+    }
+    while tokio::time::timeout(Duration::from_millis(200), a.heard()).await.is_ok() {}
+    let found = a.endpoint.turned_away();
+    assert!(found.members == 0 && found.all >= found.strangers, "{found:?}");
+    assert!(a.refused.iter().any(|what| what.contains("too many handshakes")), "{:?}", a.refused);
+    flood.shutdown().await;
+    // The strangers' share fills up again.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(Stranger::new(b"holdfast-join/1").connect(a.address).await.is_ok());
 }
 
 #[derive(Debug)]

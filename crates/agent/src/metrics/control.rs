@@ -4,7 +4,7 @@ use super::text::{Kind, Page};
 use crate::control::View;
 use holdfast_cluster::{self as cluster, CopyReport, VolumeStatus};
 use holdfast_consensus::RaftStatus;
-use holdfast_transport::PeerStats;
+use holdfast_transport::{PeerStats, TurnedAway};
 use holdfast_types::{Lsn, NodeId, VolumeId};
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub(crate) struct ControlSample {
     /// Nodes that answer, this one included.
     up: BTreeMap<NodeId, bool>,
     pub(crate) peers: Vec<(NodeId, PeerStats)>,
-    pub(crate) turned_away: u64,
+    pub(crate) turned_away: TurnedAway,
     events: Vec<(&'static str, u64)>,
     /// When this node's certificate ends, in seconds since 1970.
     certificate_until: u64,

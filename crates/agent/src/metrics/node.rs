@@ -81,10 +81,22 @@ pub(super) fn write_connections(page: &mut Page, answers: &Answers) {
         "Connections and joins that were turned away: failed, late or too many handshakes, and whoever is no peer.";
     page.family("holdfast_refused_connections_total", Kind::Counter, help);
     let (control, shard) = (answers.control.as_ref(), answers.shard.as_ref());
-    for (plane, count) in [("control", control.map(|c| c.turned_away)), ("shard", shard.map(|s| s.turned_away))] {
-        if let Some(count) = count {
-            page.sample(&[("plane", plane)], count);
-        }
+    let planes = [("control", control.map(|c| c.turned_away)), ("shard", shard.map(|s| s.turned_away))];
+    let planes: Vec<_> = planes.into_iter().filter_map(|(plane, found)| Some((plane, found?))).collect();
+    for (plane, found) in &planes {
+        page.sample(&[("plane", plane)], found.all);
+    }
+    let help =
+        "Of those, handshakes that were too many at once or in a second, from addresses of members and from others.";
+    page.family("holdfast_refused_handshakes_total", Kind::Counter, help);
+    for (plane, found) in &planes {
+        page.sample(&[("plane", plane), ("of", "member")], found.members);
+        page.sample(&[("plane", plane), ("of", "stranger")], found.strangers);
+    }
+    if let Some(shard) = shard {
+        let help = "Messages of nodes about volumes that were not taken: of no member, or not readable.";
+        page.family("holdfast_refused_messages_total", Kind::Counter, help);
+        page.sample(&[], shard.refused_messages);
     }
     let mut family = |metric, kind, help, value: &dyn Fn(&PeerStats) -> String| {
         page.family(metric, kind, help);

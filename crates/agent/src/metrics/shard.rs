@@ -6,7 +6,7 @@ use super::history::History;
 use holdfast_replication::GuestOp;
 use holdfast_store::Written;
 use holdfast_store::io::{DiskDone, DiskOp, DiskOpKind, FileId, OpId};
-use holdfast_transport::PeerStats;
+use holdfast_transport::{PeerStats, TurnedAway};
 use holdfast_types::{NodeId, Time, VolumeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -166,7 +166,8 @@ pub(crate) struct ShardSample {
     pub(crate) short_of_space: bool,
     pub(crate) hung: bool,
     pub(crate) peers: Vec<(NodeId, PeerStats)>,
-    pub(crate) turned_away: u64,
+    pub(crate) turned_away: TurnedAway,
+    pub(crate) refused_messages: u64,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::args::{Output, TopArgs};
 use crate::commands::Agent;
 use crate::error::CliError;
 use crate::output::screen::{columns, rows};
+use crate::terminal::Ends;
 use holdfast_agent::admin::pb;
 use holdfast_agent::config::parse_duration;
 use keys::Keys;
@@ -20,7 +21,6 @@ use sample::Sample;
 use std::io::{IsTerminal, Write};
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 /// Between two samples: less would measure the asking, more is no live view.
@@ -90,8 +90,7 @@ async fn counters(agent: &mut Agent<'_>) -> Result<pb::CountersResponse, CliErro
 
 /// On a terminal, until a key or a signal ends it. An agent that is being restarted is waited for.
 async fn live(agent: &mut Agent<'_>, mut looks: Looks, interval: Duration) -> Result<(), CliError> {
-    let listen = |kind| signal(kind).map_err(CliError::io("listen for signals"));
-    let mut ends = [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?];
+    let mut ends = Ends::listen().map_err(CliError::io("listen for signals"))?;
     let mut keys = Keys::take().map_err(CliError::io("take the terminal over"))?;
     let mut shown = "the first sample comes after one interval\n".to_owned();
     let mut told = None;
@@ -102,7 +101,7 @@ async fn live(agent: &mut Agent<'_>, mut looks: Looks, interval: Duration) -> Re
         }
         let asked = tokio::select! {
             sample = looks.sample(agent) => sample,
-            () = any(&mut ends) => return Ok(()),
+            _ = ends.any() => return Ok(()),
         };
         told = match asked {
             Ok(sample) => {
@@ -115,7 +114,7 @@ async fn live(agent: &mut Agent<'_>, mut looks: Looks, interval: Duration) -> Re
 }
 
 /// Whether somebody wants it to end, or the time is over.
-async fn ended(keys: &mut Keys, ends: &mut [Signal; 3], until: Instant) -> bool {
+async fn ended(keys: &mut Keys, ends: &mut Ends, until: Instant) -> bool {
     loop {
         if keys.quit() {
             return true;
@@ -126,16 +125,8 @@ async fn ended(keys: &mut Keys, ends: &mut [Signal; 3], until: Instant) -> bool 
         }
         tokio::select! {
             () = sleep_until(until.min(now + KEY)) => {}
-            () = any(ends) => return true,
+            _ = ends.any() => return true,
         }
-    }
-}
-
-async fn any([interrupt, terminate, hangup]: &mut [Signal; 3]) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
     }
 }
 

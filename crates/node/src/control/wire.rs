@@ -267,6 +267,32 @@ impl Envelope {
     }
 }
 
+/// What a node says to another one's control plane, read as far as it is before anything is done about it.
+///
+/// # Panics
+/// Something was understood that does not read the same when it is written again.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn fuzz_control(bytes: &[u8]) {
+    use holdfast_cluster::{Changes, Command, Heartbeat, Recovery};
+    let speaks = Speaks::THIS;
+    let Some((_, bytes)) = generation_of(Bytes::copy_from_slice(bytes)) else { return };
+    let Some(message) = Message::decode(bytes) else { return };
+    assert_eq!(Message::decode(message.encode()).as_ref(), Some(&message));
+    match message {
+        Message::Heartbeat(body) | Message::All(_, body) => drop(Heartbeat::decode(&body, speaks)),
+        Message::Changes(body) => drop(Changes::decode(&body)),
+        Message::Recovered(body) => drop(Recovery::decode(&body)),
+        Message::Forward(body) => {
+            let Some(envelope) = Envelope::decode(body) else { return };
+            assert_eq!(Envelope::decode(envelope.encode()).as_ref(), Some(&envelope));
+            let Ok(command) = Command::decode(&envelope.command, speaks) else { return };
+            let again = Command::decode(&command.encode(), speaks).expect("what was read can be written");
+            assert_eq!(again, command);
+        }
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

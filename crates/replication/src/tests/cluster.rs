@@ -658,6 +658,7 @@ impl Cluster {
                 | Output::Serving(_)
                 | Output::BeatNow
                 | Output::Event(_)
+                | Output::Refused { .. }
                 | Output::Fail(_)
         );
         if is_store && self.nodes[&id].held {
@@ -677,7 +678,7 @@ impl Cluster {
             }
             Output::BeatNow => self.beat_at = Time(0),
             Output::Serving(serving) => *self.ends.entry(id).or_default() += u64::from(!serving),
-            Output::Event(_) => {}
+            Output::Event(_) | Output::Refused { .. } => {}
             Output::Fail(why) => panic!("{id} failed: {why}"),
             store => self.store(id, store),
         }

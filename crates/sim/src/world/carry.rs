@@ -179,6 +179,9 @@ impl World {
                     self.lane_changed(id, peer, Lane::Volume(volume), false)?;
                 }
             }
+            Output::Refused(from, volume, why) => {
+                self.note("says", &[id.0], || format!("{id} {volume}: ignored a message of {from}: {why}"));
+            }
             Output::Event { volume, text } => self.note("says", &[id.0], || {
                 let of = volume.map(|v| format!(" {v}")).unwrap_or_default();
                 format!("{id}{of}: {text}")

@@ -1,0 +1,34 @@
+//! Commands on a terminal of their own.
+
+use std::io::{Read, Write};
+use std::process::{Command, ExitStatus, Stdio};
+
+/// A shell's line on a terminal of its own (script(1)), with keys pressed once what it has shown is `ready`; how it ended, and what it
+/// has shown.
+///
+/// # Panics
+/// script(1) could not be run, or is deaf.
+pub fn on_a_terminal(line: &str, keys: &str, no_color: bool, ready: impl Fn(&str) -> bool) -> (ExitStatus, String) {
+    let mut script = Command::new("timeout");
+    script.args(["120", "script", "--quiet", "--return", "--command", line, "/dev/null"]);
+    script.env("TERM", "xterm-256color").env_remove("NO_COLOR");
+    if no_color {
+        script.env("NO_COLOR", "1");
+    }
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script(1) is there");
+    let (mut stdin, mut stdout) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
+    let (mut shown, mut chunk) = (Vec::new(), [0; 4096]);
+    let mut pressed = false;
+    loop {
+        let count = stdout.read(&mut chunk).expect("it is a pipe");
+        shown.extend_from_slice(&chunk[..count]);
+        if count == 0 {
+            break;
+        }
+        if !pressed && ready(&String::from_utf8_lossy(&shown)) {
+            stdin.write_all(keys.as_bytes()).expect("it is heard");
+            pressed = true;
+        }
+    }
+    (child.wait().expect("it is ours"), String::from_utf8_lossy(&shown).into_owned())
+}
