@@ -21,7 +21,7 @@ use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_transport::{Endpoint, Event, Identity, Lane, TransportConfig};
 use holdfast_types::{BlockRange, ByteOffset, Epoch, NodeId, Time, VolumeId};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -75,8 +75,7 @@ struct Runner {
     /// Whether the shard takes more from guests, as all connections were told. `None`: some were told nothing yet.
     admitted: Option<bool>,
     /// Messages of peers that were not taken, and those of them that are told.
-    refused_messages: u64,
-    refusals: Sparing,
+    refused: (u64, Sparing),
     /// The control thread waits for the word that nothing is led here any more.
     retiring: bool,
 }
@@ -86,6 +85,11 @@ const REFUSALS_AT_ONCE: u32 = 4;
 const REFUSALS_APART: Duration = Duration::from_secs(30);
 
 const PORT_NEEDED: &str = "the shard uses the port after that of listen.peer, which must be free too";
+
+fn no_sockets(dir: &Path, why: &str) -> String {
+    let dir = dir.display();
+    format!("expected to hold the volumes' sockets in {dir}: {why}; create it, or set [listen] nbd_dir")
+}
 
 /// Runs until the control plane says stop or is gone. `ready` is told once the shard has everything that it needs to start.
 ///
@@ -97,10 +101,8 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
     let disk = Disk::open(&options.disk).map_err(|e| e.to_string())?;
     let bound = Endpoint::bind(options.transport, &options.identity).await;
     let (endpoint, mut events) = bound.map_err(|e| format!("{e}; {PORT_NEEDED}"))?;
-    let dir = options.nbd_dir.display();
-    let (guests, mut from_guests) = guests::registry(&options.nbd_dir, options.max_requests).map_err(|e| {
-        format!("expected to hold the volumes' sockets in {dir}: {e}; create it, or set [listen] nbd_dir")
-    })?;
+    let registry = guests::registry(&options.nbd_dir, options.max_requests);
+    let (guests, mut from_guests) = registry.map_err(|e| no_sockets(&options.nbd_dir, &e.to_string()))?;
     // Whoever started this has gone: then the link is closed, too.
     let _ = ready.send(());
     let now = random::now();
@@ -128,8 +130,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         meter: DiskMeter::default(),
         histories: BTreeMap::new(),
         admitted: None,
-        refused_messages: 0,
-        refusals: Sparing::new(REFUSALS_AT_ONCE, REFUSALS_APART),
+        refused: (0, Sparing::new(REFUSALS_AT_ONCE, REFUSALS_APART)),
         retiring: false,
     };
     r.shard.handle(Input::Start, now, &mut r.out);
@@ -362,8 +363,8 @@ impl Runner {
 
     /// A peer can repeat itself without end: it is told now and then.
     fn message_refused(&mut self, from: NodeId, volume: Option<VolumeId>, why: &str) {
-        self.refused_messages += 1;
-        let Some(untold) = self.refusals.tell(random::now()) else { return };
+        self.refused.0 += 1;
+        let Some(untold) = self.refused.1.tell(random::now()) else { return };
         let name = self.position(volume).0;
         let what = format!("a message of {from}: {why}{}", others(untold));
         tracing::warn!(peer = %from, volume = name, "refused {what}");
@@ -536,7 +537,7 @@ impl Runner {
             hung: store.is_hung(),
             peers: self.endpoint.peer_stats(),
             turned_away: self.endpoint.turned_away(),
-            refused_messages: self.refused_messages,
+            refused_messages: self.refused.0,
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) fn judge(node: &RawNode<LogStore>, from: u64, m: &Message) -> Verdict
     match kind {
         MessageType::MsgAppend => of_leader(node, m, append_is_sound(m)),
         MessageType::MsgHeartbeat => of_leader(node, m, m.commit <= node.raft.raft_log.last_index()),
-        MessageType::MsgSnapshot => of_leader(node, m, snapshot_is_sound(m)),
+        MessageType::MsgSnapshot => of_leader(node, m, snapshot_is_sound(node, m)),
         MessageType::MsgTimeoutNow => of_known_leader(node, m, true),
         MessageType::MsgReadIndexResp => of_known_leader(node, m, m.entries.len() == 1),
         MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => accept_if(m.entries.is_empty()),
@@ -107,10 +107,13 @@ fn entries_are_sound(entries: &[Entry], index: u64, log_term: u64, term: u64) ->
     })
 }
 
-fn snapshot_is_sound(m: &Message) -> bool {
+fn snapshot_is_sound(node: &RawNode<LogStore>, m: &Message) -> bool {
     m.snapshot.as_ref().is_some_and(|s| {
         let metadata = s.get_metadata();
-        metadata.index < NUMBER_LIMIT && metadata.term <= m.term && check_snapshot(s).is_ok()
+        // Raft would put one of another history in the place of what is committed here, and take the state back.
+        let log = &node.raft.raft_log;
+        let fits = metadata.index != log.committed || log.match_term(metadata.index, metadata.term);
+        fits && metadata.index < NUMBER_LIMIT && metadata.term <= m.term && check_snapshot(s).is_ok()
     })
 }
 

@@ -58,6 +58,28 @@ fn each_precondition_is_checked() {
     net.must_work();
 }
 
+/// Found by the fuzz target `raft_message`: raft took it, and the node ended rather than take its state back.
+#[test]
+fn a_snapshot_of_another_history_replaces_nothing_that_is_committed() {
+    let mut net = Net::grown(31, 3);
+    net.run(500);
+    let leader = net.leader().unwrap();
+    let (node, liar) = if leader == 1 { (2, 3) } else { (1, 5 - leader) };
+    let status = net.status(node);
+    for index in [status.commit - 1, status.commit] {
+        let mut snapshot = Snapshot { data: b"other".to_vec(), ..Snapshot::default() };
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (index, status.term + 1);
+        metadata.mut_conf_state().voters = vec![1, 2, 3];
+        let lie = message(MessageType::MsgSnapshot, liar, node, status.term + 1);
+        send(&mut net, node, &Message { snapshot: Some(snapshot), ..lie });
+        net.run(20);
+    }
+    assert!(net.status(node).refused > status.refused);
+    net.run(500);
+    net.must_work();
+}
+
 #[test]
 fn the_sender_is_the_authenticated_one() {
     let mut net = Net::grown(31, 3);
