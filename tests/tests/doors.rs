@@ -64,6 +64,8 @@ fn is_open(stream: &mut UnixStream) -> bool {
 
 #[tokio::test]
 async fn the_owner_of_the_machine_is_not_locked_out() {
+    // SAFETY: it gives a number.
+    assert_eq!(unsafe { libc::geteuid() }, 0, "this test becomes other users: run it as root");
     // Groups that every Debian has and nobody is in.
     let extra = "admin_group = \"games\"\nviewer_group = \"users\"\n";
     let cluster = TestCluster::start_observed(extra).await;

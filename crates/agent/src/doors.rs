@@ -281,16 +281,17 @@ mod tests {
     #[tokio::test]
     async fn whoever_takes_nothing_loses_the_place() {
         let doors = hasty();
-        let unread = doors.deadlines.unread;
-        let fill = async |stream: UnixStream| {
+        let fill = async |doors: &Doors, stream: UnixStream| {
             let mut admitted = doors.admit(stream).expect("there is room");
             while admitted.write_all(&[7; 4096]).await.is_ok() {}
             admitted.write_all(&[7]).await.expect_err("it is over").kind()
         };
         let (stream, _mouth) = UnixStream::pair().expect("a pair of sockets");
-        let ended = tokio::time::timeout(Duration::from_secs(60), fill(stream)).await;
+        let ended = tokio::time::timeout(Duration::from_secs(60), fill(&doors, stream)).await;
         assert_eq!(ended, Ok(io::ErrorKind::TimedOut));
-        // One that takes something now and then is slow, not gone.
+        // One that takes something now and then is slow, not gone. Patience enough for a test that stands still for a while.
+        let unread = Duration::from_secs(2);
+        let doors = Doors { deadlines: Deadlines { unread, ..doors.deadlines }, ..Doors::new(None, None) };
         let (stream, mut mouth) = UnixStream::pair().expect("a pair of sockets");
         let mut taken = vec![0; 256 << 10];
         let reads = async {
@@ -300,7 +301,7 @@ mod tests {
             }
         };
         tokio::select! {
-            kind = fill(stream) => panic!("it ended with {kind}"),
+            kind = fill(&doors, stream) => panic!("it ended with {kind}"),
             read = tokio::time::timeout(Duration::from_secs(60), reads) => read.expect("in time"),
         }
     }

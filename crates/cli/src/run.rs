@@ -55,7 +55,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         command => {
             die_of_broken_pipes();
             let timeout = timeout.as_deref().map(commands::parse_timeout).transpose()?;
-            runtime()?.block_on(commands::run(&socket, output, timeout, command))
+            attended(commands::run(&socket, output, timeout, command))?
         }
     }
 }
@@ -63,6 +63,16 @@ fn run(cli: Cli) -> Result<(), CliError> {
 /// One thread: the commands wait more than they work.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::io("start the runtime"))
+}
+
+/// Runs a command that talks to an agent. A thread of its own answers the agent's pings meanwhile: the command itself may stand still for long,
+/// while somebody reads a question, or a pager takes no more, and would lose its connection.
+fn attended<T>(command: impl Future<Output = T>) -> Result<T, CliError> {
+    let runtime = runtime()?;
+    let handle = runtime.handle().clone();
+    let attends = move || runtime.block_on(std::future::pending::<()>());
+    std::thread::Builder::new().name("connection".to_owned()).spawn(attends).map_err(CliError::io("start a thread"))?;
+    Ok(handle.block_on(command))
 }
 
 /// `holdfast events --follow | head` ends quietly instead of panicking in `println!`. Only for commands that print and end:

@@ -64,6 +64,14 @@ impl Ends {
         Ok(Ends([of(SignalKind::interrupt())?, of(SignalKind::terminate())?, of(SignalKind::hangup())?]))
     }
 
+    /// From now on they end the process again, as what follows does not listen for them; for this process, once for all.
+    fn forget(self) {
+        for (kind, _) in self.0 {
+            // SAFETY: the default disposition is valid for every signal.
+            unsafe { libc::signal(kind.as_raw_value(), libc::SIG_DFL) };
+        }
+    }
+
     /// The first of them that comes.
     pub(crate) async fn any(&mut self) -> SignalKind {
         let [(interrupted, interrupt), (terminated, terminate), (hung_up, hangup)] = &mut self.0;
@@ -84,7 +92,7 @@ pub(crate) async fn hidden_line(prompt: &str) -> io::Result<String> {
     let hidden = Terminal::set(|state| {
         state.c_lflag = state.c_lflag & !libc::ECHO | libc::ICANON | libc::ECHONL;
         // Nobody stops us while the terminal is not the shell's.
-        state.c_cc[libc::VSUSP] = 0;
+        (state.c_cc[libc::VSUSP], state.c_cc[libc::VQUIT]) = (0, 0);
     })?;
     eprint!("{prompt}");
     let (sender, line) = oneshot::channel();
@@ -96,7 +104,11 @@ pub(crate) async fn hidden_line(prompt: &str) -> io::Result<String> {
         let _ = sender.send(read.map(|_| text));
     });
     let ended = tokio::select! {
-        line = line => return line.map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?,
+        line = line => {
+            drop(hidden);
+            ends.forget();
+            return line.map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        }
         ended = ends.any() => ended,
     };
     drop(hidden);

@@ -95,9 +95,10 @@ mod tests {
         let gate = Gate::new(10);
         // Those that end at once hold no place, and count all the same.
         let quick = |can_prove| (0..1000).filter(|_| matches!(gate.ask(false, can_prove), Entry::Begin(_))).count();
-        assert_eq!(quick(true), 5, "half of them without a proof");
-        assert_eq!(quick(false), 5);
-        assert!(matches!(gate.ask(false, false), Entry::Refuse));
+        // Each tenth of a second that this takes earns one more.
+        assert!((5..8).contains(&quick(true)), "half of them without a proof");
+        assert!((5..8).contains(&quick(false)));
+        assert!((0..100).any(|_| matches!(gate.ask(false, false), Entry::Refuse)));
         assert!(matches!(gate.ask(false, true), Entry::Prove), "a caller who waits for the proof may find room");
         assert!(matches!(gate.ask(true, true), Entry::Begin(_)));
     }

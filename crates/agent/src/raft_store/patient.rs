@@ -141,7 +141,7 @@ mod tests {
             put(&database, key).expect("it waits");
             assert_eq!(left.load(Ordering::Relaxed), 0, "it was full in between");
         }
-        let read = database.begin_read().and_then(|r| Ok(r.open_table(TABLE))).expect("read").expect("there");
+        let read = database.begin_read().map(|r| r.open_table(TABLE)).expect("read").expect("there");
         for key in 0..20 {
             assert_eq!(read.get(key).expect("read").map(|found| found.value()), Some(key));
         }
