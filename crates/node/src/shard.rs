@@ -281,8 +281,6 @@ pub struct Shard {
 
 /// Heartbeats to one peer that are remembered until they are answered.
 const REMEMBERED_BEATS: usize = 32;
-/// Bytes of a volume's guests under way that no number of copies takes from it: a deep queue of small requests.
-const LEAST_SHARE: usize = 256 << 10;
 
 impl Shard {
     /// A shard that has done nothing yet.
@@ -411,14 +409,6 @@ impl Shard {
         let share = self.share();
         let replica = self.copies.get(&volume).and_then(|c| c.replica.as_ref());
         self.store.admits() && replica.is_some_and(|r| r.accepts(share))
-    }
-
-    /// Bytes that guests of one volume may have in the journal before they are committed. A volume that waits for its quorum keeps
-    /// them there: all that wait leave half of the journal to those that don't (P9).
-    fn share(&self) -> usize {
-        let half = u64::from(self.config.store.max_segments) * self.config.store.segment_bytes / 2;
-        let copies = u64::try_from(self.copies.len()).expect("a count fits in 64 bits").max(1);
-        usize::try_from(half / copies).unwrap_or(usize::MAX).max(LEAST_SHARE)
     }
 
     /// Whether guests of `volume` are served here.
