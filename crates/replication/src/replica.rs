@@ -246,12 +246,11 @@ impl Replica {
         upkeep.into_iter().chain([role, fence, resync, pass]).flatten().min()
     }
 
-    /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13). `share`: bytes of the node's journal
-    /// that this volume may hold without a quorum.
+    /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13).
     #[must_use]
-    pub fn accepts(&self, share: usize) -> bool {
+    pub fn accepts(&self) -> bool {
         match &self.role {
-            Role::Reign(r) => r.guests.admitted_bytes() < self.limits.admitted_bytes.min(share),
+            Role::Reign(r) => r.guests.admitted_bytes() < self.limits.admitted_bytes,
             _ => false,
         }
     }

@@ -245,8 +245,7 @@ impl Net {
                 node.installed = index;
                 self.check_prefix(id);
             }
-            Output::MembershipApplied { .. } => {}
-            Output::SnapshotWanted { index } => {
+            Output::MembershipApplied { index, .. } => {
                 let state = encode_state(&self.nodes[&id].state);
                 self.input(id, Input::Compact { upto: index, state });
             }
