@@ -78,25 +78,6 @@ impl World {
         }
     }
 
-    /// Whether a block is whole on none of the copies with the newest records: when it rotted another copy was whole, and was behind, or
-    /// failed later. What was lost is nowhere any more, so nobody can be asked to bring it back.
-    pub(super) fn has_lost_a_block(&self, volume: VolumeId) -> bool {
-        let durable = |n: &NodeId| {
-            let rows = self.nodes[n].shard.as_ref().map(|s| s.rows()).unwrap_or_default();
-            rows.into_iter().find(|r| r.volume == volume).and_then(|r| r.status).map(|s| s.positions.durable)
-        };
-        let all: Vec<(NodeId, _)> = self.options.nodes.iter().filter_map(|n| Some((*n, durable(n)?))).collect();
-        let newest = all.iter().map(|(_, lsn)| *lsn).max();
-        let newest: Vec<NodeId> = all.into_iter().filter(|(_, lsn)| Some(*lsn) == newest).map(|(n, _)| n).collect();
-        let blocks = self
-            .checkers
-            .control
-            .view(volume)
-            .map_or(0, |v| v.size.bytes().div_ceil(holdfast_types::BLOCK_SIZE as u64));
-        let bad = |block: u64| newest.iter().all(|n| self.nodes[n].disk.damage().covers(volume, block, block + 1));
-        !newest.is_empty() && (0..blocks).any(bad)
-    }
-
     /// What was kept comes back, once the atlas allows it.
     pub(super) fn roll_back(
         &mut self,

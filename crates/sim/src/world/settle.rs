@@ -71,13 +71,6 @@ impl World {
             self.verified = true;
             return Ok(());
         }
-        if self.now - since > bound && self.options.volumes.iter().any(|v| self.has_lost_a_block(v.id)) {
-            self.note("settle", &[], || {
-                "a block is whole on no copy that has all records: its volume may wait".to_owned()
-            });
-            self.verified = true;
-            return Ok(());
-        }
         if self.now - since > bound && !self.atlas.asks_liveness() {
             // Closed for good, or waiting for what is lost: as declared.
             self.verified = true;
