@@ -19,6 +19,7 @@ use holdfast_cli::harness::{Build, Cluster, ClusterOptions};
 use holdfast_cli::workload::{Progress, Workload};
 use std::ffi::OsStr;
 use std::fs;
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -412,6 +413,28 @@ pub fn package_in(dir: &Path) -> PathBuf {
     let files = fs::read_dir(dir).expect("scripts/package made it").flatten().map(|entry| entry.path());
     let package = files.into_iter().find(|path| path.extension() == Some("deb".as_ref()));
     package.expect("scripts/package leaves a package")
+}
+
+/// Where a node's control plane listens, by its configuration. Its shard is one port above.
+///
+/// # Panics
+/// The file can't be read, or does not say.
+#[must_use]
+pub fn peer_address(config: &Path) -> SocketAddr {
+    let text = fs::read_to_string(config).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
+    let line = text.lines().find_map(|line| line.strip_prefix("peer = \"")).expect("every node listens");
+    line.trim_end_matches('"').parse().expect("an address")
+}
+
+/// The number of a group of this host.
+///
+/// # Panics
+/// There is none of this name.
+#[must_use]
+pub fn group(name: &str) -> String {
+    let output = try_tool("getent", ["group", name]);
+    let line = String::from_utf8_lossy(&output.stdout).into_owned();
+    line.split(':').nth(2).unwrap_or_else(|| panic!("expected the group {name}, found {line:?}")).to_owned()
 }
 
 /// A whole number from the environment.

@@ -7,7 +7,7 @@
 
 use holdfast_cli::workload::{Plan, Workload};
 use holdfast_tests::scrape::Scrape;
-use holdfast_tests::{PATIENCE, TestCluster, binary, finish, try_tool};
+use holdfast_tests::{PATIENCE, TestCluster, binary, finish, group, peer_address, try_tool};
 use holdfast_transport::{Endpoint, Event, Events, Identity, Lane, TransportConfig, join_client, pki};
 use holdfast_types::{ClusterId, NodeId, Rng, VolumeId};
 use std::collections::BTreeMap;
@@ -94,9 +94,7 @@ impl Scene {
     }
 
     fn address(&self, at: usize) -> SocketAddr {
-        let text = fs::read_to_string(self.cluster.nodes()[at].config()).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("peer = \"")).unwrap();
-        line.trim_end_matches('"').parse().unwrap()
+        peer_address(self.cluster.nodes()[at].config())
     }
 
     fn credentials(&self, at: usize) -> Credentials {
@@ -631,11 +629,4 @@ async fn roles_at_the_admin_socket() {
     let closed = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut greeting)).await;
     assert!(closed.is_ok(), "it is still open");
     scene.end().await;
-}
-
-/// The number of a group of this host.
-fn group(name: &str) -> String {
-    let output = try_tool("getent", ["group", name]);
-    let line = String::from_utf8_lossy(&output.stdout).into_owned();
-    line.split(':').nth(2).unwrap_or_else(|| panic!("expected the group {name}, found {line:?}")).to_owned()
 }

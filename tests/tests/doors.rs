@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 use holdfast_tests::scrape::Scrape;
-use holdfast_tests::{PATIENCE, TestCluster, try_tool};
+use holdfast_tests::{PATIENCE, TestCluster, group};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -74,11 +74,7 @@ async fn the_owner_of_the_machine_is_not_locked_out() {
         let mode = fs::metadata(dir).unwrap().permissions().mode() | 0o711;
         fs::set_permissions(dir, fs::Permissions::from_mode(mode)).unwrap();
     }
-    let group = |name: &str| -> libc::gid_t {
-        let output = try_tool("getent", ["group", name]);
-        String::from_utf8_lossy(&output.stdout).split(':').nth(2).unwrap().parse().unwrap()
-    };
-    let (games, users) = (group("games"), group("users"));
+    let [games, users] = ["games", "users"].map(|name| group(name).parse::<libc::gid_t>().unwrap());
     let taken: Vec<Vec<UnixStream>> = (64_201..64_204).map(|user| silent(&admin, user, games, 200)).collect();
     let viewers = silent(&admin, 64_211, users, 20);
     let counts: Vec<usize> = taken.iter().map(Vec::len).collect();

@@ -10,7 +10,7 @@ use holdfast_cli::workload::{Plan, Workload};
 use holdfast_format::message::{BeatVolume, Message, RegionQuery, ShardMessage};
 use holdfast_format::{Draft, Record, RecordKind};
 use holdfast_tests::scrape::Scrape;
-use holdfast_tests::{PATIENCE, TestCluster, finish};
+use holdfast_tests::{PATIENCE, TestCluster, finish, peer_address};
 use holdfast_transport::{Endpoint, Event, Events, Identity, Lane, TransportConfig};
 use holdfast_types::{BlockIndex, BlockRange, ClusterId, Epoch, EpochTable, Lsn, NodeId, RegionIndex, VolumeId};
 use std::collections::BTreeMap;
@@ -150,9 +150,7 @@ fn identity(data: &Path) -> Identity {
 
 /// Where a node's shard listens: one port above its control plane.
 fn shard(config: &Path) -> SocketAddr {
-    let text = fs::read_to_string(config).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("peer = \"")).unwrap();
-    let peer: SocketAddr = line.trim_end_matches('"').parse().unwrap();
+    let peer = peer_address(config);
     SocketAddr::new(peer.ip(), peer.port() + 1)
 }
 

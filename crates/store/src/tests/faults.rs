@@ -9,7 +9,7 @@ use holdfast_types::{BlockIndex, BlockRange, Lsn, VolumeId};
 const V1: VolumeId = VolumeId(1);
 const V2: VolumeId = VolumeId(2);
 
-fn two_volumes(seed: u64) -> Harness {
+pub(super) fn two_volumes(seed: u64) -> Harness {
     let mut h = Harness::new(seed, small());
     h.start();
     for v in [V1, V2] {

@@ -1,5 +1,6 @@
 //! How copies come to be and go, and what a start makes of what it finds of one.
 
+use super::faults::two_volumes;
 use super::harness::{Harness, Model, small};
 use crate::api::Input;
 use crate::io::FileId;
@@ -9,12 +10,9 @@ const V1: VolumeId = VolumeId(1);
 const V2: VolumeId = VolumeId(2);
 
 /// Two volumes with checkpoints, and records above them.
-fn two_volumes(seed: u64) -> Harness {
-    let mut h = Harness::new(seed, small());
-    h.start();
+fn two_in_use(seed: u64) -> Harness {
+    let mut h = two_volumes(seed);
     for v in [V1, V2] {
-        h.create(v);
-        h.adopt(v, 0);
         for _ in 0..4 {
             h.append(v, 3);
             h.quiesce();
@@ -67,7 +65,7 @@ fn an_interrupted_creation_is_cleaned_up() {
 fn an_interrupted_deletion_goes_on_or_never_began() {
     let mut seen = [false; 2];
     for case in 0..120 {
-        let mut h = two_volumes(500 + case);
+        let mut h = two_in_use(500 + case);
         h.input(Input::Delete { volume: V1 });
         for _ in 0..case % 12 {
             h.complete_one();
@@ -87,7 +85,7 @@ fn an_interrupted_deletion_goes_on_or_never_began() {
 #[test]
 fn a_copy_that_lost_its_superblock_keeps_its_files() {
     for lost in ["missing", "empty", "empty, short", "one copy"] {
-        let mut h = two_volumes(7);
+        let mut h = two_in_use(7);
         h.crash(true);
         let file = h.disk.files.get_mut(&FileId::Superblock(V1)).expect("the copy has one");
         match lost {
@@ -112,7 +110,7 @@ fn a_copy_that_lost_its_superblock_keeps_its_files() {
 
 #[test]
 fn a_leftover_that_stays_keeps_nobody_waiting() {
-    let mut h = two_volumes(9);
+    let mut h = two_in_use(9);
     h.input(Input::Delete { volume: V1 });
     while h.disk.files.contains_key(&FileId::Image(V1)) {
         assert!(h.complete_one(), "the deletion goes on");
@@ -133,7 +131,7 @@ fn a_leftover_that_stays_keeps_nobody_waiting() {
 /// L8: what a full disk keeps from opening must not keep others from it, nor volumes from being deleted.
 #[test]
 fn a_copy_that_waits_for_space_keeps_nobody_waiting() {
-    let mut h = two_volumes(11);
+    let mut h = two_in_use(11);
     let last = h.models[&V1].durable;
     h.disk.full = true;
     h.commit(V1, last);
