@@ -262,7 +262,8 @@ impl Changing<'_> {
 impl State {
     pub(crate) fn add_copy(&mut self, id: VolumeId, node: NodeId) -> Result<Outcome, Refusal> {
         self.must_be_present(node)?;
-        if !self.volumes.get(&id).is_some_and(|v| v.counts_on(node)) {
+        // A copy that leaves a drained node is not taken back: it may have left by the time that it is wanted again.
+        if !self.volumes.get(&id).is_some_and(|v| v.is_wanted_on(node)) {
             self.may_hold(node)?;
         }
         let who = self.name_of(node);

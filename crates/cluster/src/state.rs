@@ -256,6 +256,15 @@ impl Volume {
         }
     }
 
+    /// Whether a copy on `node` is wanted.
+    pub(crate) fn is_wanted_on(&self, node: NodeId) -> bool {
+        match &self.phase {
+            Phase::Creating { copies, .. } => copies.contains_key(&node),
+            Phase::Open { copies, .. } => copies.wanted.contains(&node),
+            Phase::Deleting { .. } => false,
+        }
+    }
+
     /// Whether the node can't go: its copy counts, or is kept because the volume went on without it and nobody counts in its place yet.
     #[must_use]
     pub fn needs(&self, node: NodeId) -> bool {

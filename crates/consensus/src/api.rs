@@ -125,7 +125,7 @@ pub enum Output {
         /// The command as proposed.
         data: Bytes,
     },
-    /// The group changed; answer with `Compact` (see the crate's rules).
+    /// The group changed.
     MembershipApplied {
         /// Index of the change.
         index: u64,
@@ -133,6 +133,11 @@ pub enum Output {
         voters: Vec<NodeId>,
         /// Who listens now, ascending.
         learners: Vec<NodeId>,
+    },
+    /// A newcomer waits for a snapshot that names it; answer with `Compact` (see the crate's rules).
+    SnapshotWanted {
+        /// What is applied.
+        index: u64,
     },
     /// Replace the application's state.
     Restore {

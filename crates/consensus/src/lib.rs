@@ -16,8 +16,8 @@
 //! - A [`PersistBatch`] is written atomically and made durable before `Persisted{batch}` is fed back; batches, and
 //!   `Compacted`, are written in the order emitted. `Persisted` covers every older batch too.
 //! - Messages of a pair of nodes travel on one ordered stream (loss and repetition are fine, reordering is not).
-//! - `MembershipApplied` is answered with `Compact` at that index or later (every node does it): a newcomer is
-//!   brought in by a snapshot that names it, and until there is one nothing is sent to it.
+//! - `SnapshotWanted` is answered with `Compact` at that index: a newcomer is brought in by a snapshot that names it, and until the
+//!   leader has one nothing is sent to it. Nobody else needs one, and to make one of a large state takes its time.
 //! - A node whose disk was replaced gets a new [`NodeId`](holdfast_types::NodeId) (trap 23): Raft can't tell
 //!   amnesia from a new node.
 //!

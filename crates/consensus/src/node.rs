@@ -405,6 +405,9 @@ impl Raft {
             self.take_ready(out);
         }
         self.answer_reads(out);
+        if self.node.store().take_wanted() {
+            out.push(Output::SnapshotWanted { index: self.applied });
+        }
     }
 
     /// Raft has drawn a timeout of its own if the role changed, or even without: ours replaces it always.

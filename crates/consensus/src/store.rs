@@ -9,6 +9,7 @@ use bytes::Bytes;
 use holdfast_types::NodeId;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use std::cell::Cell;
 
 /// Index and term of a founder's snapshot. Raft wants an initialized log to start above 0.
 const FOUNDING: u64 = 1;
@@ -17,6 +18,8 @@ pub(crate) struct LogStore {
     hard_state: HardState,
     snapshot: Snapshot,
     entries: Vec<Entry>,
+    /// Raft asked for a snapshot that names somebody whom the present one does not; it asks through a shared reference.
+    wanted: Cell<bool>,
 }
 
 impl Stored {
@@ -71,7 +74,7 @@ impl LogStore {
         }
         // A compaction may be newer than the last stored hard state; what a snapshot covers is committed.
         hard_state.commit = hard_state.commit.max(base);
-        let store = LogStore { hard_state, snapshot, entries };
+        let store = LogStore { hard_state, snapshot, entries, wanted: Cell::new(false) };
         store.check_log()?;
         Ok(store)
     }
@@ -156,6 +159,11 @@ impl LogStore {
         self.entries.extend(entries);
     }
 
+    /// Whether a newcomer waits for a newer snapshot; says so once.
+    pub(crate) fn take_wanted(&self) -> bool {
+        self.wanted.replace(false)
+    }
+
     /// Replaces the log up to `index` by a snapshot; `None` if an older one covers it.
     pub(crate) fn compact(&mut self, index: u64, conf_state: ConfState, state: &Bytes) -> Option<Bytes> {
         if index <= self.base() {
@@ -223,6 +231,7 @@ impl Storage for LogStore {
         if named && self.base() >= request_index {
             Ok(self.snapshot.clone())
         } else {
+            self.wanted.set(self.wanted.get() || !named);
             Err(StorageError::SnapshotTemporarilyUnavailable.into())
         }
     }

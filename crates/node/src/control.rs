@@ -700,14 +700,15 @@ fn raft_output(
         consensus::Output::Apply { index, data } => control.apply(index, data, now, out),
         consensus::Output::Restore { state, .. } => control.restore(state, out),
         // What was dropped is sent again: when the leader changes, or after a silence.
-        consensus::Output::Dropped { .. } | consensus::Output::ReadReady { .. } => {}
+        consensus::Output::Dropped { .. }
+        | consensus::Output::ReadReady { .. }
+        | consensus::Output::MembershipApplied { .. } => {}
         consensus::Output::RoleChanged { leader, .. } => {
             control.proposals.forget_sent();
             let leader = leader.map(|node| lead::name(control.replicated.state(), node));
             control.watch.leader(leader, now, out);
         }
-        consensus::Output::MembershipApplied { index, .. } => {
-            // A newcomer is brought in by a snapshot that names it.
+        consensus::Output::SnapshotWanted { index } => {
             let state = control.replicated.snapshot().filter(|_| !control.gave_up)?;
             return Some(consensus::Input::Compact { upto: index, state });
         }

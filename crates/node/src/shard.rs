@@ -406,7 +406,9 @@ impl Shard {
     /// Whether guests of `volume` may hand over more.
     #[must_use]
     pub fn accepts(&self, volume: VolumeId) -> bool {
-        self.store.admits() && self.copies.get(&volume).and_then(|c| c.replica.as_ref()).is_some_and(Replica::accepts)
+        let share = self.share();
+        let replica = self.copies.get(&volume).and_then(|c| c.replica.as_ref());
+        self.store.admits() && replica.is_some_and(|r| r.accepts(share))
     }
 
     /// Whether guests of `volume` are served here.

@@ -26,6 +26,8 @@ struct Written {
     key: Option<RequestKey>,
     /// Answered only when a quorum holds it durably.
     fua: bool,
+    /// What it counts among the admitted bytes; 0 once answered. A connection that closes takes nothing off: the record stays in the
+    /// journal and in memory until it is committed, and whoever connects again and again would fill both.
     bytes: usize,
 }
 
@@ -82,7 +84,7 @@ pub(crate) struct Guests {
 }
 
 impl Guests {
-    /// Bytes of requests that were admitted and not answered.
+    /// Bytes of requests that were admitted and not answered, and of records of those that nobody waits for any more.
     pub(crate) fn admitted_bytes(&self) -> usize {
         self.admitted_bytes
     }
@@ -122,7 +124,7 @@ impl Guests {
             }
             if let Some(key) = w.key.take() {
                 self.answered = w.lsn.max(self.answered);
-                self.admitted_bytes -= w.bytes;
+                self.admitted_bytes -= std::mem::take(&mut w.bytes);
                 out.push(Output::Reply { key, result: Ok(Vec::new()) });
             }
         }
@@ -136,7 +138,6 @@ impl Guests {
         for w in &mut self.written {
             if w.key.is_some_and(|k| k.session == session) {
                 w.key = None;
-                self.admitted_bytes -= w.bytes;
             }
         }
         self.flushes.retain(|f| f.key.session != session);
@@ -441,7 +442,8 @@ impl Replica {
         let committed = self.log.positions.committed;
         let Role::Reign(r) = &mut self.role else { return };
         while r.guests.written.front().is_some_and(|w| w.lsn <= committed && w.key.is_none()) {
-            r.guests.written.pop_front();
+            let gone = r.guests.written.pop_front().expect("looked at just now");
+            r.guests.admitted_bytes -= gone.bytes;
         }
         if !r.draining {
             let waiting = std::mem::take(&mut r.guests.waiting);

@@ -246,11 +246,12 @@ impl Replica {
         upkeep.into_iter().chain([role, fence, resync, pass]).flatten().min()
     }
 
-    /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13).
+    /// Whether more guests' requests may be handed over; otherwise stop reading from guests (P13). `share`: bytes of the node's journal
+    /// that this volume may hold without a quorum.
     #[must_use]
-    pub fn accepts(&self) -> bool {
+    pub fn accepts(&self, share: usize) -> bool {
         match &self.role {
-            Role::Reign(r) => r.guests.admitted_bytes() < self.limits.admitted_bytes,
+            Role::Reign(r) => r.guests.admitted_bytes() < self.limits.admitted_bytes.min(share),
             _ => false,
         }
     }

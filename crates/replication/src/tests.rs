@@ -543,3 +543,24 @@ fn a_primary_that_retires_answers_what_it_has_admitted_and_leads_no_more() {
     c.run_for(Duration::from_millis(100));
     assert_eq!(c.reply(r).as_deref(), Some(b"admitted before".as_slice()));
 }
+
+#[test]
+fn a_guest_that_connects_again_and_again_holds_no_more_than_its_share_without_a_quorum() {
+    const BLOCK: usize = 4096;
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.run_for(Duration::from_millis(300));
+    c.cut(N2);
+    c.cut(N3);
+    for block in 0..4 {
+        c.write(N1, block * BLOCK as u64, &[7; BLOCK]);
+    }
+    let is_bounded = |c: &Cluster| !c.accepts(N1, 4 * BLOCK) && c.accepts(N1, 4 * BLOCK + 1);
+    assert!(is_bounded(&c), "four blocks are under way");
+    c.close_session(N1);
+    assert!(is_bounded(&c), "nobody waits for them any more, and the journal holds them still");
+    c.join(N2);
+    c.join(N3);
+    c.run_for(Duration::from_millis(500));
+    assert!(c.accepts(N1, 1), "they are committed");
+}

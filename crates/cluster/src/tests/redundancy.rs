@@ -208,6 +208,7 @@ fn a_drained_node_hands_over_loses_its_copies_and_gets_none() {
         create("other", &[1, 2, 3]),
         Command::ReplaceCopy { volume: VolumeId(1), old: NodeId(2), new: NodeId(1) },
         moved(2, 1, Why::Gone),
+        Command::AddCopy { volume: VolumeId(1), node: NodeId(1) },
     ] {
         let refusal = scene.state.apply(&command).unwrap_err();
         let (kind, said) = (refusal.kind, refusal.message);

@@ -245,7 +245,8 @@ impl Net {
                 node.installed = index;
                 self.check_prefix(id);
             }
-            Output::MembershipApplied { index, .. } => {
+            Output::MembershipApplied { .. } => {}
+            Output::SnapshotWanted { index } => {
                 let state = encode_state(&self.nodes[&id].state);
                 self.input(id, Input::Compact { upto: index, state });
             }

@@ -1,4 +1,4 @@
-//! A full file system: who is held up by it, and what people are told.
+//! What a volume may take of the space that all share, who is held up by a full file system, and what people are told.
 
 use super::{Output, Shard, Space};
 use holdfast_types::VolumeId;
@@ -7,7 +7,18 @@ const BEGINS: &str = "the file system of the data directory is full but for the 
                       and memory are full; free space on that device or enlarge it";
 const ENDS: &str = "the file system of the data directory has space again: what waited has gone on";
 
+/// Bytes of a volume's guests under way that no number of copies takes from it: a deep queue of small requests.
+const LEAST_SHARE: usize = 256 << 10;
+
 impl Shard {
+    /// Bytes that guests of one volume may have in the journal before they are committed. A volume that waits for its quorum keeps
+    /// them there: all that wait leave half of the journal to those that don't (P9).
+    pub(super) fn share(&self) -> usize {
+        let half = u64::from(self.config.store.max_segments) * self.config.store.segment_bytes / 2;
+        let copies = u64::try_from(self.copies.len()).expect("a count fits in 64 bits").max(1);
+        usize::try_from(half / copies).unwrap_or(usize::MAX).max(LEAST_SHARE)
+    }
+
     /// Whether the copy of `volume` has the space that it needs; as a primary it is also held up by its neighbours on the
     /// same file system, through the backlog that all of them share.
     pub(super) fn space(&self, volume: VolumeId) -> Space {

@@ -373,6 +373,16 @@ impl Cluster {
         self.fail_store(node);
     }
 
+    /// The connection over which all requests come.
+    pub(super) fn close_session(&mut self, node: NodeId) {
+        self.queue.push_back((node, Input::SessionClosed(SessionId(1))));
+        self.settle();
+    }
+
+    pub(super) fn accepts(&self, node: NodeId, share: usize) -> bool {
+        self.nodes[&node].replica.as_ref().is_some_and(|r| r.accepts(share))
+    }
+
     /// Its process is about to end.
     pub(super) fn retire(&mut self, node: NodeId) {
         self.queue.push_back((node, Input::Retire));

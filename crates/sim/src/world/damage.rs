@@ -8,7 +8,8 @@ use crate::disk::{Disk, Snapshot};
 use crate::faults::FaultKind;
 use crate::log::{MS, SECOND};
 use crate::options::index;
-use holdfast_types::{NodeId, VolumeId};
+use holdfast_types::{NodeId, Positions, VolumeId};
+use std::collections::BTreeSet;
 
 impl World {
     pub(super) fn start_damage(&mut self, kind: FaultKind, node: NodeId) -> Result<(), Violation> {
@@ -70,7 +71,10 @@ impl World {
         let blocks = self.nodes[&node].disk.content(holdfast_store::io::FileId::Image(volume)).map_or(0, <[u8]>::len);
         let blocks = blocks.div_ceil(holdfast_types::BLOCK_SIZE) as u64;
         let (nodes, atlas) = (&self.nodes, &self.atlas);
-        let damaged = |block: u64| move |n: NodeId| nodes[&n].disk.damage().covers(volume, block, block + 1);
+        let behind = &self.behind(volume);
+        let damaged = |block: u64| {
+            move |n: NodeId| behind.contains(&n) || nodes[&n].disk.damage().covers(volume, block, block + 1)
+        };
         let spared: Vec<bool> = (0..blocks).map(|b| !atlas.may_rot(node, volume, damaged(b))).collect();
         let spare = |b: u64| spared.get(index(b)).copied().unwrap_or(true);
         if self.node(node).disk.rot(FaultKind::RotImage, volume, &mut rng, spare) {
@@ -117,13 +121,24 @@ impl World {
         Ok(())
     }
 
+    /// Who can't be relied upon for the newest content of a block: it does not run, or lacks a record that is committed.
+    fn behind(&self, volume: VolumeId) -> BTreeSet<NodeId> {
+        let all: Vec<_> = self.nodes.keys().map(|n| (*n, self.positions(*n, volume))).collect();
+        let committed = all.iter().filter_map(|(_, p)| p.as_ref()).map(|p| p.committed).max();
+        let has_all = |p: &Positions| Some(p.durable) >= committed;
+        all.iter().filter(|(_, p)| !p.as_ref().is_some_and(has_all)).map(|(n, _)| *n).collect()
+    }
+
+    /// Of a copy that runs.
+    fn positions(&self, node: NodeId, volume: VolumeId) -> Option<Positions> {
+        let rows = self.nodes[&node].shard.as_ref()?.rows();
+        rows.into_iter().find(|r| r.volume == volume)?.status.map(|s| s.positions)
+    }
+
     /// A disk that comes back as it was lost records that it had acknowledged, under its old identity (S20), and nothing
     /// remembers what it had acknowledged (trap 16). A quorum masks that only while all other members hold all of it.
     fn others_hold_everything(&self, node: NodeId) -> bool {
-        let durable = |n: NodeId, v: VolumeId| {
-            let rows = self.nodes[&n].shard.as_ref().map(|s| s.rows()).unwrap_or_default();
-            rows.into_iter().find(|r| r.volume == v).and_then(|r| r.status).map(|s| s.positions.durable)
-        };
+        let durable = |n: NodeId, v: VolumeId| self.positions(n, v).map(|p| p.durable);
         self.options.volumes.iter().filter(|v| v.members.contains(&node)).all(|v| {
             let mine = durable(node, v.id);
             let others = v.members.iter().filter(|m| **m != node);
