@@ -9,6 +9,7 @@ use holdfast_tests::{PATIENCE, TestCluster, finish, try_tool};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const VOLUME: &str = "vm1";
@@ -228,4 +229,48 @@ async fn a_tenant_opens_its_own_socket_and_no_other() {
     until(&cluster, "the tenant on the new node", || attaches(&cluster, 1, "vm2", TENANT, TENANT).is_ok()).await;
     let error = attaches(&cluster, 1, "vm2", NEIGHBOUR, NEIGHBOUR).expect_err("it was given away");
     assert!(error.contains("Permission denied"), "{error}");
+}
+
+#[tokio::test]
+async fn a_guest_without_a_quorum_that_connects_again_and_again_leaves_room_in_the_journal_for_its_neighbour() {
+    let mut cluster = TestCluster::start_with("[limits]\njournal_segment = \"4MiB\"\njournal_max = \"32MiB\"").await;
+    let names: Vec<String> = cluster.nodes().iter().map(|n| n.name().to_owned()).collect();
+    for (name, other) in [("waits", 1), ("goes-on", 2)] {
+        let request = pb::VolumeCreateRequest {
+            name: name.to_owned(),
+            size_bytes: SIZE,
+            on: vec![names[0].clone(), names[other].clone()],
+            primary: names[0].clone(),
+            degraded: "stall".to_owned(),
+            ..Default::default()
+        };
+        cluster.create_volume(request, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    }
+    cluster.kill(1);
+    let plan = Plan::new(cluster.sockets("goes-on"), "goes-on", 0..SIZE, 7);
+    let workload = Workload::start(plan).unwrap();
+    cluster.acknowledges(&workload, 10).await;
+    // More than the whole journal takes, each connection given up before its write could be answered.
+    let uri = cluster.uri(0, "waits");
+    for round in 0..12 {
+        let write = |n: u32| {
+            let command = format!("write -P {} {}M 1M", n + 1, n);
+            let mut guest = Command::new("qemu-io");
+            guest.args(["-f", "raw", "-c", &command, &uri]).stdout(Stdio::null()).stderr(Stdio::null());
+            guest.spawn().unwrap()
+        };
+        let mut guests: Vec<_> = (0..4).map(|n| write(round * 4 + n)).collect();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        for guest in &mut guests {
+            guest.kill().unwrap();
+            guest.wait().unwrap();
+        }
+    }
+    cluster.acknowledges(&workload, 200).await;
+    let status = cluster.status(0).await.unwrap();
+    let states: Vec<_> = status.volumes.iter().map(|v| (v.name.as_str(), v.state.as_str())).collect();
+    assert!(states.contains(&("waits", "stalled")) && states.contains(&("goes-on", "healthy")), "{states:?}");
+    finish(workload).await;
+    cluster.launch(1).unwrap();
+    cluster.wait_healthy("waits", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
 }

@@ -132,7 +132,7 @@ pub(crate) enum Command {
     /// Get a volume's data out of the data directory of a stopped agent
     #[command(long_about = "Get a volume's data out of the data directory of a stopped agent.\n\n\
         The journal's tail is included, every block is verified, and the directory is not changed. What can't be verified is \
-        refused, unless --skip-bad puts zeros there. Exit status: 0 complete, 1 failed or not complete, 2 wrong usage, 3 an agent \
+        refused, unless --skip-bad puts zeros there, and reads around what of the journal the device can't read. Exit status: 0 complete, 1 failed or not complete, 2 wrong usage, 3 an agent \
         runs there.")]
     Export(ExportArgs),
     /// The control plane after a majority of its voters is gone for ever: on a host whose agent is stopped

@@ -305,4 +305,8 @@ impl Device for SimDisk {
         }
         self.cache.forget_dropped();
     }
+
+    fn harms(&self) -> bool {
+        self.fault.is_some() || self.astray.is_some()
+    }
 }

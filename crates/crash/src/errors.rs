@@ -26,7 +26,7 @@ pub struct ErrorTally {
 }
 
 /// One of each, some more than once: every class of operation comes often.
-const HISTORY: [Op; 27] = [
+const HISTORY: [Op; 33] = [
     Op::Batch,
     Op::Commit,
     Op::Checkpoint,
@@ -41,6 +41,12 @@ const HISTORY: [Op; 27] = [
     Op::Cut,
     Op::Recycle,
     Op::Recycle,
+    Op::Write,
+    Op::Fetch,
+    Op::Prove,
+    Op::Switch,
+    Op::Write,
+    Op::Checkpoint,
     Op::Restart,
     Op::Zeroes,
     Op::Checkpoint,
@@ -136,7 +142,9 @@ fn act(rig: &mut Rig<SimDisk>, op: Op) {
         }
         op.apply(rig);
         rig.rest(SECONDS);
-        if open(rig) {
+        // Reads wait for a switch and for the lengths of its files, and these may wait for space.
+        let short = |f: Fault| f.class == FaultClass::SetLen && f.error == DiskError::NoSpace;
+        if open(rig) && !rig.volume(V1).switching && !rig.device.fault.is_some_and(short) {
             rig.read_all(V1);
         }
     }

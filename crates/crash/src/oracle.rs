@@ -34,6 +34,8 @@ pub struct Volume {
     pub promising: Epoch,
     /// What it was before an adoption that was asked for and not called done.
     pub before: Option<Box<Volume>>,
+    /// That is a switch: until it is called done, nothing else is asked.
+    pub switching: bool,
     /// Where that one cuts.
     cut: u64,
     /// Its epoch is its own: records may be appended.
@@ -72,6 +74,7 @@ impl Volume {
             promised: Epoch::ZERO,
             promising: Epoch::ZERO,
             before: None,
+            switching: false,
             cut: 0,
             may_append: false,
             created: false,
@@ -193,7 +196,7 @@ impl Volume {
 
     /// Called adopted, with the log up to here.
     pub fn on_adopted(&mut self, epoch: Epoch, last: u64) {
-        self.before = None;
+        (self.before, self.switching) = (None, false);
         self.promised = self.promised.max(epoch);
         self.durable = last;
     }
@@ -215,7 +218,7 @@ impl Volume {
         {
             let (committed, promising, applied) = (then.committed, then.promising, then.applied.max(before.applied));
             then = *before;
-            then.before = None;
+            (then.before, then.switching) = (None, false);
             (then.promising, then.applied) = (then.promising.max(promising), applied);
             then.committed = then.committed.max(committed);
         }

@@ -19,6 +19,10 @@ pub trait Device {
     fn next(&mut self) -> Option<DiskDone>;
     /// The process that gave operations out has ended, and another one starts.
     fn orphaned(&mut self);
+    /// Whether something of what it is asked goes wrong: then a resync may not come to its end.
+    fn harms(&self) -> bool {
+        false
+    }
 }
 
 /// More completions than this are none that anybody waits for: the store does not come to rest.
@@ -51,6 +55,8 @@ pub struct Rig<D> {
     pub wrong: Vec<String>,
     /// What a resync brings, and which state that is.
     pub fetched: Option<Box<(Volume, RegionCut)>>,
+    /// It was found to be that state.
+    pub proven: bool,
 }
 
 impl<D: Device> Rig<D> {
@@ -73,6 +79,7 @@ impl<D: Device> Rig<D> {
             judgement: Judgement::Strict,
             wrong: Vec::new(),
             fetched: None,
+            proven: false,
         }
     }
 
@@ -169,11 +176,14 @@ impl<D: Device> Rig<D> {
             // Answers to what is not asked here.
             Output::Held { .. } | Output::LetGo { .. } | Output::Sums { .. } => {}
             Output::RegionsRead { .. } | Output::SideOpened { .. } | Output::SideHeld { .. } => {}
-            Output::SideWritten { volume, bad: bad @ 1.. } => {
+            Output::SideWritten { volume, bad: bad @ 1.. } if !self.device.harms() => {
                 self.complain(format!("{volume}: {bad} regions are not in its side area"));
             }
-            Output::SideProven { volume, result: Err(why) } => self.complain(format!("{volume}: not proven: {why:?}")),
-            Output::SideWritten { .. } | Output::SideProven { .. } => {}
+            Output::SideProven { volume, result: Err(why) } if !self.device.harms() => {
+                self.complain(format!("{volume}: not proven: {why:?}"));
+            }
+            Output::SideProven { result, .. } => self.proven = result.is_ok(),
+            Output::SideWritten { .. } => {}
             Output::Switched { volume, epoch, last, digest, .. } => {
                 self.volume_mut(volume).on_switched(epoch, last.0);
                 if self.volume(volume).digest(last.0) != digest {
@@ -300,6 +310,9 @@ impl<D: Device> Rig<D> {
     /// Commits what is durable.
     pub fn commit(&mut self, v: VolumeId) {
         let volume = self.volume_mut(v);
+        if volume.switching {
+            return;
+        }
         volume.committed = volume.committed.max(volume.durable);
         let upto = Lsn(volume.committed);
         self.input(Input::Commit { volume: v, upto });

@@ -51,7 +51,7 @@ struct Rest {
 const SECONDS: Duration = Duration::from_secs(5);
 
 /// The history whose writes go astray.
-const HISTORY: [Op; 12] = [
+const HISTORY: [Op; 26] = [
     Op::Batch,
     Op::Checkpoint,
     Op::Zeroes,
@@ -61,6 +61,20 @@ const HISTORY: [Op; 12] = [
     Op::Recycle,
     Op::Checkpoint,
     Op::Recycle,
+    Op::Write,
+    Op::Cut,
+    Op::Write,
+    Op::Fetch,
+    Op::Prove,
+    Op::Switch,
+    Op::Write,
+    Op::Repair,
+    Op::Resize,
+    Op::Checkpoint,
+    Op::Resize,
+    Op::Write,
+    Op::Delete,
+    Op::Checkpoint,
     Op::Batch,
     Op::Commit,
     Op::Write,

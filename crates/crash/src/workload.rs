@@ -141,8 +141,9 @@ impl Op {
             Op::Resize => resize(rig),
             Op::Fetch => fetch(rig),
             Op::Prove => {
-                let cut = rig.fetched.as_ref().expect("something was fetched").1;
-                rig.input(Input::ProveSide { volume: V1, cut });
+                if let Some(cut) = rig.fetched.as_ref().map(|fetched| fetched.1) {
+                    rig.input(Input::ProveSide { volume: V1, cut });
+                }
             }
             Op::Switch => switch(rig),
             Op::Restart => {
@@ -156,7 +157,7 @@ impl Op {
 
 /// Appends records of these kinds: with a head, with a tail, of so many blocks.
 fn append<D: Device>(rig: &mut Rig<D>, v: VolumeId, kinds: &[(RecordKind, bool, bool, u64)]) {
-    if !rig.volumes.contains_key(&v) {
+    if rig.volumes.get(&v).is_none_or(|volume| volume.switching) {
         return;
     }
     if !rig.volume(v).may_append {
@@ -221,6 +222,10 @@ fn resize<D: Device>(rig: &mut Rig<D>) {
 fn fetch<D: Device>(rig: &mut Rig<D>) {
     rig.rest(Duration::from_secs(3));
     let mut there = rig.volume(V1).clone();
+    if there.before.is_some() {
+        // An adoption that waits for space: its reign fetches nothing yet.
+        return;
+    }
     there.adopt(there.committed);
     for _ in 0..3 {
         let record = draft(&there, V1, RecordKind::Write, false, false, 2);
@@ -248,14 +253,16 @@ fn fetch<D: Device>(rig: &mut Rig<D>) {
     rig.drain();
     let region = Region { index: RegionIndex(0), lsn: Lsn(at), sums, data };
     rig.input(Input::WriteSide { volume: V1, regions: vec![region] });
-    rig.fetched = Some(Box::new((there, cut)));
+    (rig.fetched, rig.proven) = (Some(Box::new((there, cut))), false);
 }
 
 fn switch<D: Device>(rig: &mut Rig<D>) {
-    let (mut there, cut) = *rig.fetched.take().expect("something was fetched");
+    // What a device lost is fetched again another time.
+    let proven = std::mem::take(&mut rig.proven);
+    let Some((mut there, cut)) = rig.fetched.take().filter(|_| proven).map(|fetched| *fetched) else { return };
     let here = rig.volume(V1);
     let cut_after = Lsn(here.committed);
-    there.before = Some(Box::new(here.clone()));
+    (there.before, there.switching) = (Some(Box::new(here.clone())), true);
     let (epoch, table) = (there.epoch, there.table.clone());
     rig.volumes.insert(V1, there);
     rig.input(Input::Switch { volume: V1, switch: Switch { epoch, table, cut_after, cut } });

@@ -408,7 +408,7 @@ impl Shard {
     pub fn accepts(&self, volume: VolumeId) -> bool {
         let share = self.share();
         let replica = self.copies.get(&volume).and_then(|c| c.replica.as_ref());
-        self.store.admits() && replica.is_some_and(|r| r.accepts(share))
+        self.store.admits() && replica.is_some_and(|r| r.accepts(share)) && !self.store.outstays(volume)
     }
 
     /// Whether guests of `volume` are served here.

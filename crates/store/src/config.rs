@@ -52,6 +52,10 @@ pub struct StoreConfig {
     pub apply_batch_pages: usize,
     /// Whether regions of a side area that is part of a copy are moved to its image. What only looks at copies does not.
     pub moves_regions: bool,
+    /// Whether the journal's newest segment is read around what the device can't read. What lies there may have been acknowledged and
+    /// be missing without a trace: an agent refuses the journal, and only who brings out what is left of a dead disk goes on
+    /// ([`Findings::gap`](crate::Findings::gap)).
+    pub reads_around_gaps: bool,
     /// Orphans kept of each copy; the oldest go first.
     pub orphans: usize,
     /// Bytes of them, of each copy; of a cut that is longer only its first records are kept.
@@ -92,6 +96,7 @@ impl Default for StoreConfig {
             table_bytes: 128 << 20,
             apply_batch_pages: 512,
             moves_regions: true,
+            reads_around_gaps: false,
             orphans: 16,
             orphan_bytes: 64 << 20,
             cache_bytes: 64 << 20,

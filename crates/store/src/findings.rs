@@ -17,6 +17,8 @@ pub struct Findings {
     /// Segment files that can't be read, by number, and why. A start makes those anew that the journal does not need, and refuses
     /// the others.
     pub unreadable: BTreeMap<u32, String>,
+    /// The journal's newest segment, if the device can't read all of it, and why. The last records may be missing without a trace.
+    pub gap: Option<(u32, String)>,
 }
 
 /// A journal that can be used.

@@ -44,6 +44,8 @@ pub(crate) struct Journal {
     pub(crate) starved: bool,
     /// What is due waits for a file that is being made, and for no time.
     awaits_spare: bool,
+    /// Segments with records that were not committed when the open one was opened.
+    pub(crate) uncommitted: usize,
     /// Something may have become superfluous since the journal was last looked over.
     pub(crate) unrest: bool,
     /// When what was spare all the time is given back.
@@ -113,6 +115,7 @@ impl Journal {
             head: HeadFile::Missing,
             starved: false,
             awaits_spare: false,
+            uncommitted: 0,
             unrest: true,
             shrink_at: None,
             least_spares: 0,

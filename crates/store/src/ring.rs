@@ -145,6 +145,11 @@ impl Segment {
         }
     }
 
+    /// Whether a copy has records here that are not committed.
+    fn waits(&self, replicas: &BTreeMap<VolumeId, Replica>) -> bool {
+        self.records.iter().any(|(v, lsn)| replicas.get(v).is_some_and(|r| *lsn > r.committed))
+    }
+
     fn needed(&self, level: Level, replicas: &BTreeMap<VolumeId, Replica>, failed: &Failed) -> bool {
         let held = |volume: &VolumeId| match replicas.get(volume) {
             Some(replica) => Some(Held::by(replica)),
@@ -174,6 +179,15 @@ impl Journal {
     /// Whether the format takes one more file.
     pub(crate) fn may_add(&self) -> bool {
         self.files() < LIMIT || self.creating.is_some()
+    }
+
+    /// Whether more of this volume would only pin more: half of the journal is pinned by what is not committed, and of its own
+    /// records above `committed` the oldest are not in the newest segments. Where it writes slowly beside others that write fast,
+    /// few bytes are in many segments.
+    pub(crate) fn outstays(&self, most: u32, volume: VolumeId, committed: Lsn) -> bool {
+        let newest = self.next_generation.saturating_sub(2);
+        self.uncommitted >= as_count(most) / 2
+            && self.segments.range(..newest).any(|(_, s)| s.records.get(&volume).is_some_and(|lsn| *lsn > committed))
     }
 
     fn files(&self) -> usize {
@@ -336,6 +350,7 @@ impl Journal {
             segment.end = Some(self.next_seq - 1);
         }
         let freed = released.iter().map(|generation| self.release(*generation, replicas)).collect();
+        self.uncommitted = self.segments.values().filter(|segment| segment.waits(replicas)).count();
         let slot = self.spares.pop_first().expect("the caller saw a spare segment");
         let closed = |(generation, segment): (&u64, &Segment)| ClosedSegment {
             generation: *generation,

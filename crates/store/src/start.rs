@@ -58,6 +58,8 @@ pub(crate) struct Start {
     damaged_heads: usize,
     /// Segments that the device did not give, and why.
     lost_segments: BTreeMap<u32, String>,
+    /// The newest segment, if it can't be read whole, and why.
+    gap: Option<(u32, String)>,
     /// What the journal's head says; `None` if there is no such file.
     head: Option<JournalHeadFound>,
     unreadable: BTreeMap<VolumeId, String>,
@@ -180,7 +182,12 @@ impl Start {
                 self.files.remove(&file);
             }
             // In the newest segment nobody can tell what can't be read from what was never there.
-            (Step::Segments, FileId::Segment(slot), None) if !self.to_read.is_empty() => {
+            (Step::Segments, FileId::Segment(slot), None)
+                if !self.to_read.is_empty() || cx.config.reads_around_gaps =>
+            {
+                if self.to_read.is_empty() {
+                    self.gap = Some((slot, error.to_owned()));
+                }
                 let bytes = self.files[&file];
                 self.pieces = BytesMut::zeroed(usize::try_from(bytes).expect("judged with the heads"));
                 self.ask_pieces(cx, FileId::Segment(slot), Piece::all(0, bytes, Piece::LARGE));
@@ -479,6 +486,7 @@ impl Start {
             superblocks,
             leftovers: garbage.clone(),
             unreadable: std::mem::take(&mut self.lost_segments),
+            gap: self.gap.take(),
         };
         Found { journal, replicas, failed, garbage, orphans, findings }
     }

@@ -34,7 +34,7 @@ pub fn check(place: &Place, progress: Progress<'_>) -> Result<Report, OfflineErr
     }
     let newer = headers::unknown_journal_version(&mut disk);
     let mut raw = disk.open_again()?;
-    let mut engine = Engine::start(disk, place.shard.clone())?;
+    let mut engine = Engine::start(disk, place.shard.clone(), false)?;
     report.journal = journal(&engine, &mut raw, newer, &mut report.repairs);
     let mut meter = Meter { done: 0, total: engine.opened.values().map(|c| c.size().blocks().0).sum(), tell: progress };
     for (volume, seen, orphans) in seen {

@@ -54,11 +54,17 @@ pub(super) enum Depth {
 }
 
 impl Engine {
-    /// Runs the recovery.
-    pub(super) fn start(disk: Overlay, dir: PathBuf) -> Result<Engine, OfflineError> {
+    /// Runs the recovery. `reads_around_gaps`: also where the journal's end can't be read, which no agent would do.
+    pub(super) fn start(disk: Overlay, dir: PathBuf, reads_around_gaps: bool) -> Result<Engine, OfflineError> {
         // Records in the images need not stay in memory, and no bound on the journal keeps the new life from its segment. What a resync
         // has not moved to the image yet is read where it is: a move would copy it to the overlay.
-        let config = StoreConfig { cache_bytes: 0, max_segments: 100, moves_regions: false, ..StoreConfig::default() };
+        let config = StoreConfig {
+            cache_bytes: 0,
+            max_segments: 100,
+            moves_regions: false,
+            reads_around_gaps,
+            ..StoreConfig::default()
+        };
         let mut engine = Engine {
             store: Store::new(config, 1),
             disk,

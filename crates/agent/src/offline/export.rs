@@ -64,6 +64,8 @@ pub struct Exported {
     pub durable: u64,
     /// Records after `durable`, up to here at most, are lost.
     pub unknown_to: Option<u64>,
+    /// Why the journal's end could not be read whole: records after `durable` may be missing, and nobody knows how many.
+    pub gap: Option<String>,
     /// Blocks with data.
     pub data_blocks: u64,
     /// Blocks that are zeros, because they could not be verified.
@@ -92,9 +94,10 @@ pub fn export(place: &Place, options: &Options, progress: Progress<'_>) -> Resul
     if options.at_checkpoint {
         return export_checkpoint(disk, volume, name, options, &mut target, progress);
     }
-    let mut engine = Engine::start(disk, place.shard.clone())?;
+    let mut engine = Engine::start(disk, place.shard.clone(), options.skip_bad)?;
     let Some(copy) = engine.opened.get(&volume).cloned() else {
-        return Err(OfflineError::Unusable { volume: name, reason: engine.reason(volume), way: WITHOUT_JOURNAL });
+        let way = if options.skip_bad { WITHOUT_JOURNAL } else { AROUND_GAPS };
+        return Err(OfflineError::Unusable { volume: name, reason: engine.reason(volume), way });
     };
     if let Some(unknown_to) = lost(&copy).filter(|_| !options.skip_bad) {
         return Err(OfflineError::LostRecords { volume: name, last: copy.last.0, unknown_to: unknown_to.0 });
@@ -103,6 +106,9 @@ pub fn export(place: &Place, options: &Options, progress: Progress<'_>) -> Resul
         engine.commit(volume, copy.last)?;
     }
     let mut exported = described(name, &copy, options);
+    let gap = engine.findings().gap.as_ref();
+    exported.gap =
+        gap.map(|(slot, error)| format!("not all of segment {slot}, the journal's newest, can be read: {error}"));
     write(&mut target, options, &mut exported, progress, |each| engine.walk(volume, Depth::Content, each))?;
     Ok(exported)
 }
@@ -110,6 +116,9 @@ pub fn export(place: &Place, options: &Options, progress: Progress<'_>) -> Resul
 /// What to try where a copy does not open.
 const WITHOUT_JOURNAL: &str =
     "; `holdfast export --at-checkpoint` brings out what was in the image at its last checkpoint, without the journal";
+
+const AROUND_GAPS: &str = "; `holdfast export --skip-bad` reads around sectors of the journal that can't be read, `--at-checkpoint` brings out what was in the \
+     image at its last checkpoint, without the journal";
 
 /// The state of the last checkpoint, by superblock, tables and image alone.
 fn export_checkpoint(
@@ -135,6 +144,7 @@ fn export_checkpoint(
         committed: sb.committed.max(sb.checkpoint).0,
         durable: sb.checkpoint.0,
         unknown_to: None,
+        gap: None,
         data_blocks: 0,
         bad: Ranges::default(),
         at_checkpoint: true,
@@ -182,6 +192,7 @@ fn described(volume: String, copy: &OpenedCopy, options: &Options) -> Exported {
         committed: copy.committed.0,
         durable: copy.last.0,
         unknown_to: lost(copy).map(|lsn| lsn.0),
+        gap: None,
         data_blocks: 0,
         bad: Ranges::default(),
         at_checkpoint: false,

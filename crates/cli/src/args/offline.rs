@@ -53,7 +53,8 @@ pub(crate) struct ExportArgs {
     /// How much of the journal's tail to include
     #[arg(long, value_enum, default_value_t = UptoArg::Durable)]
     pub(crate) upto: UptoArg,
-    /// Zeros for blocks that can't be verified, instead of refusing; lists them and ends with status 1
+    /// Zeros for blocks that can't be verified, and what can be read of a journal, instead of refusing; lists what is missing and ends
+    /// with status 1
     #[arg(long)]
     pub(crate) skip_bad: bool,
     /// Without the journal, for a copy that does not open: what was in the image at its last checkpoint

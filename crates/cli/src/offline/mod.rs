@@ -73,7 +73,7 @@ pub(crate) fn export(args: &ExportArgs, output: Output) -> Result<(), CliError> 
     let exported = exported?;
     let json = || serde_json::to_value(&exported).expect("numbers and text are always JSON");
     output::print(output, json, || text::exported(&exported));
-    if exported.bad.is_empty() && exported.unknown_to.is_none() {
+    if exported.bad.is_empty() && exported.unknown_to.is_none() && exported.gap.is_none() {
         return Ok(());
     }
     Err(CliError::Incomplete { file: exported.file.clone(), lacks: text::lacks(&exported) })
@@ -134,6 +134,7 @@ pub(crate) fn examples() -> [(&'static str, Value); 4] {
         committed: 1,
         durable: 1,
         unknown_to: Some(1),
+        gap: Some(String::new()),
         data_blocks: 1,
         bad: volume.bad.clone(),
         at_checkpoint: false,

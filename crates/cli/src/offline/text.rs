@@ -154,7 +154,11 @@ pub(super) fn lacks(exported: &Exported) -> String {
         .then(|| format!("zeros stand for blocks that could not be verified, {}", exported.bad));
     let lost =
         exported.unknown_to.map(|upto| format!("records after {}, up to {upto} at most, are lost", exported.durable));
-    [bad, lost].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    let gap = exported.gap.as_ref().map(|why| {
+        let last = exported.durable;
+        format!("{why}; records after {last} may have been acknowledged and are not in it, and nobody knows how many")
+    });
+    [bad, lost, gap].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn count(n: usize, what: &str) -> String {

@@ -12,7 +12,8 @@ const LEAST_SHARE: usize = 256 << 10;
 
 impl Shard {
     /// Bytes that guests of one volume may have in the journal before they are committed. A volume that waits for its quorum keeps
-    /// them there: all that wait leave half of the journal to those that don't (P9).
+    /// them there: all that wait leave half of the journal to those that don't (P9), in bytes, and in segments
+    /// ([`Store::outstays`](holdfast_store::Store::outstays)).
     pub(super) fn share(&self) -> usize {
         let half = u64::from(self.config.store.max_segments) * self.config.store.segment_bytes / 2;
         let copies = u64::try_from(self.copies.len()).expect("a count fits in 64 bits").max(1);

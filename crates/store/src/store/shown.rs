@@ -19,6 +19,14 @@ impl Store {
         self.journal.queue_bytes() < self.config.queue_bytes && !self.ops.pace.holds(&self.config)
     }
 
+    /// Whether a volume's records that are not committed leave too little of the journal to its neighbours, so that its guests should hand
+    /// over nothing more until they are.
+    #[must_use]
+    pub fn outstays(&self, volume: VolumeId) -> bool {
+        let segments = self.config.max_segments;
+        self.replicas.get(&volume).is_some_and(|r| self.journal.outstays(segments, volume, r.committed))
+    }
+
     /// Bytes of committed records that are in no image yet.
     #[must_use]
     pub fn debt_bytes(&self) -> u64 {

@@ -187,6 +187,36 @@ fn an_unreadable_sector_of_an_old_segment_costs_no_copy() {
     h.read_all(V1);
 }
 
+/// Where the journal ends, nobody can tell what can't be read from what was never there: an agent refuses it, and who brings out what
+/// is left of a dead disk gets what is whole before it, and is told.
+#[test]
+fn an_unreadable_sector_of_the_newest_segment_is_read_around_by_those_alone_who_ask_for_that() {
+    for behind_all in [false, true] {
+        let mut h = retained(47);
+        h.strict = false;
+        let durable = h.models[&V1].durable;
+        let (file, frames) = frames(&h);
+        let at =
+            if behind_all { h.disk.files[&file].medium.len() - 512 } else { frames.last().expect("it has frames").0 };
+        let at = at as u64;
+        h.disk.unreadable = Some((file, at..at + 512));
+        h.crash(true);
+        h.start();
+        h.quiesce();
+        assert!(h.failures.iter().any(|(_, why)| why.contains("the journal can't be read")), "{:?}", h.failures);
+        h.failures.clear();
+        h.config.reads_around_gaps = true;
+        h.crash(true);
+        h.start();
+        h.quiesce();
+        assert!(h.failures.is_empty(), "{:?}", h.failures);
+        let last = h.opened[&V1].last.0;
+        assert!(last <= durable && last > 0 && (!behind_all || last == durable), "{last} of {durable}");
+        let FileId::Segment(slot) = file else { unreachable!("frames are in segments") };
+        assert_eq!(h.store.findings().gap.as_ref().map(|(slot, _)| *slot), Some(slot));
+    }
+}
+
 #[test]
 fn a_record_that_becomes_unreadable_is_told_and_costs_no_copy() {
     let mut h = retained(42);

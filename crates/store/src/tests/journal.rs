@@ -2,6 +2,7 @@
 
 use super::harness::{Harness, small};
 use crate::api::Input;
+use crate::config::StoreConfig;
 use crate::io::FileId;
 use holdfast_format::RecordKind;
 use holdfast_types::{BlockRange, Lsn, VolumeId};
@@ -43,6 +44,39 @@ fn what_a_lagging_copy_needs_does_not_grow_the_journal_beyond_its_bound() {
     h.input(Input::Start);
     h.quiesce();
     assert!(segments(&h) <= most() + 1, "{} segments after a start", segments(&h));
+}
+
+/// One copy writes without a quorum, a little each time that its neighbour fills a segment: few bytes, and soon in every segment.
+#[test]
+fn who_waits_for_a_quorum_leaves_segments_to_its_neighbour() {
+    let mut h = Harness::new(37, StoreConfig { max_segments: 10, ..small() });
+    h.start();
+    for v in [V, OTHER] {
+        h.create(v);
+        h.adopt(v, 0);
+    }
+    h.quiesce();
+    let mut waits = 0;
+    for _ in 0..60 {
+        if !h.store.outstays(V) {
+            h.append(V, 1);
+            waits += 1;
+        }
+        assert!(!h.store.outstays(OTHER), "what is committed is in nobody's way");
+        for _ in 0..10 {
+            h.append(OTHER, 1);
+            h.quiesce();
+            assert_eq!(h.models[&OTHER].durable, h.models[&OTHER].last(), "the neighbour goes on");
+            let durable = h.models[&OTHER].durable;
+            h.commit(OTHER, durable);
+            h.quiesce();
+        }
+    }
+    assert!(h.store.outstays(V) && (5..30).contains(&waits), "{waits} were taken");
+    let durable = h.models[&V].durable;
+    h.commit(V, durable);
+    h.quiesce();
+    assert!(!h.store.outstays(V), "its quorum is back");
 }
 
 /// Uncommitted records fill the journal: writes wait. A fence drains what was appended, a cut drops what it may, and the start
