@@ -331,8 +331,11 @@ async fn devices_that_are_bad() {
     let image = |fault| Rule::new("copies/1/image.raw", &[Op::Write, Op::Allocate], fault);
     // Far above any other write, and below what counts as a device that hangs (3 s).
     device.rules().add(journal(Fault::Delay(Duration::from_millis(1500))));
+    // So few that the copy still follows: one that has to catch up is not called slow.
+    cluster.succeeds(0, &["volume", "limit", VOLUME, "--iops", "20"]).await;
     let slow = ["HoldfastDiskSlow", "HoldfastCopySlow"];
     told(&cluster, &prometheus, "a device that takes 1.5 s for each write", &slow).await;
+    cluster.succeeds(0, &["volume", "limit", VOLUME, "--none"]).await;
     sound(&cluster, &device).await;
     device.rules().add(image(Fault::Delay(Duration::from_secs(6))));
     told(&cluster, &prometheus, "an image that takes records more slowly than they come", &["HoldfastJournalFull"])
