@@ -24,7 +24,7 @@ use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// No wait of a test is longer.
@@ -328,45 +328,64 @@ pub fn binary() -> &'static Path {
         let test = std::env::current_exe().expect("a running program has a path");
         let profile_dir = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
         let binary = profile_dir.join("holdfast");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        if is_stale(&binary, &root) {
-            build(profile_dir, &root);
+        if is_stale(&binary) {
+            build(profile_dir);
         }
         assert!(binary.exists(), "expected cargo to build {}, found nothing there", binary.display());
         binary
     })
 }
 
-fn build(profile_dir: &Path, root: &Path) {
+/// As part of the workspace, and with what its tests need: with fewer features all that it is made of would be built once more, which takes
+/// minutes, in the middle of whichever test comes first.
+fn build(profile_dir: &Path) {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(root).args(["build", "--quiet", "-p", "holdfast-cli"]);
+    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    cargo.args(["build", "--quiet", "--workspace", "--bin", "holdfast", "--test", "workload"]);
     cargo.arg("--target-dir").arg(profile_dir.parent().expect("a profile's directory lies in the target directory"));
     if profile_dir.ends_with("release") {
         cargo.arg("--release");
     }
     let status = cargo.status().expect("cargo can be run");
-    assert!(status.success(), "expected `cargo build -p holdfast-cli` to succeed, see above");
+    assert!(status.success(), "expected `cargo build --workspace --bin holdfast` to succeed, see above");
 }
 
-fn is_stale(binary: &Path, root: &Path) -> bool {
+/// Whether a file that it is made of, as cargo lists them beside it, is newer or gone. What else lies in the repository does not matter: a test
+/// that was edited makes no other binary.
+fn is_stale(binary: &Path) -> bool {
     let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
     let Ok(built) = modified(binary) else { return true };
-    let newest = |dir| newest_source(&root.join(dir));
-    newest("crates").max(newest("proto")) > built
+    let Ok(list) = fs::read_to_string(binary.with_extension("d")) else { return true };
+    let sources = sources(&list);
+    sources.is_empty() || sources.iter().any(|source| modified(source).map_or(true, |at| at > built))
 }
 
-fn newest_source(dir: &Path) -> SystemTime {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let times = entries.filter_map(|entry| {
-        let path = entry.path();
-        if path.is_dir() {
-            return Some(newest_source(&path));
-        }
-        let is_source =
-            path.extension().is_some_and(|extension| ["rs", "toml", "proto"].map(OsStr::new).contains(&extension));
-        is_source.then(|| entry.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH))
-    });
-    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
+/// `binary: source source…`, where a blank within a path has a backslash before it.
+fn sources(list: &str) -> Vec<PathBuf> {
+    let Some((_, sources)) = list.trim_end().split_once(": ") else { return Vec::new() };
+    let whole = sources.replace("\\ ", "\0");
+    whole.split(' ').map(|path| PathBuf::from(path.replace('\0', " "))).collect()
+}
+
+#[test]
+fn a_binary_is_stale_once_one_of_its_sources_is_newer() {
+    let dir = scratch();
+    let at = |name: &str| dir.path().join(name);
+    let (binary, source, other) = (at("holdfast"), at("a b.rs"), at("c.rs"));
+    let set = |path: &Path, seconds: u64| {
+        let file = fs::File::create(path).expect("a file of our own");
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).expect("a file of our own");
+    };
+    [(&binary, 20), (&source, 10), (&other, 30)].into_iter().for_each(|(path, seconds)| set(path, seconds));
+    assert!(is_stale(&binary), "nobody knows what it is made of");
+    let list = |paths: &str| fs::write(at("holdfast.d"), paths).expect("a file of our own");
+    let escaped = source.display().to_string().replace(' ', "\\ ");
+    list(&format!("{}: {escaped}\n", binary.display()));
+    assert!(!is_stale(&binary), "c.rs is none of it");
+    list(&format!("{}: {escaped} {}\n", binary.display(), other.display()));
+    assert!(is_stale(&binary));
+    list(&format!("{}: {}\n", binary.display(), at("gone.rs").display()));
+    assert!(is_stale(&binary));
 }
 
 /// Runs a tool of others to its end.

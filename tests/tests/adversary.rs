@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+use holdfast_cli::harness::free_ports;
 use holdfast_cli::workload::{Plan, Workload};
 use holdfast_tests::scrape::Scrape;
 use holdfast_tests::{PATIENCE, TestCluster, binary, finish, group, peer_address, try_tool};
@@ -324,8 +325,9 @@ async fn garbage_and_oversized_frames_of_a_member() {
     let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
     let dir = holdfast_tests::scratch();
     let (config, data) = (dir.path().join("bad.toml"), dir.path().join("bad"));
+    let port = free_ports().unwrap();
     let text = format!(
-        "[node]\nname = \"bad\"\ndata_dir = {data:?}\n[listen]\npeer = \"127.0.0.1:17421\"\n[cluster]\nvoter = false\n"
+        "[node]\nname = \"bad\"\ndata_dir = {data:?}\n[listen]\npeer = \"127.0.0.1:{port}\"\n[cluster]\nvoter = false\n"
     );
     fs::write(&config, text).unwrap();
     let (to, token, file) =
@@ -444,7 +446,9 @@ async fn strangers_on_the_network() {
     let counted = scene.cluster.wait_for("the unfinished handshakes to be counted", PATIENCE, async |cluster| {
         let scrape = Scrape::take(cluster.nodes()[victim].metrics().unwrap())?;
         let now: f64 = scrape.of("holdfast_refused_connections_total").map(|(_, count)| count).sum();
-        if now >= before + 32.0 { Ok(()) } else { Err(format!("{before}, then {now}")) }
+        let abandoned: f64 = scrape.of("holdfast_abandoned_handshakes_total").map(|(_, count)| count).sum();
+        let all = now >= before + 32.0 && abandoned > 0.0;
+        if all { Ok(()) } else { Err(format!("{before}, then {now}, {abandoned} of them abandoned")) }
     });
     counted.await.unwrap_or_else(|e| panic!("{e}"));
 

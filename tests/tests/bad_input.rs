@@ -157,8 +157,9 @@ async fn volumes_and_nodes() {
     ask(&["orphan", "export", "taken/n2/9", "--to", &target], FAILED, &["taken/n2/9"]);
     assert!(walk(files.dir.path()).is_empty(), "{:?}", walk(files.dir.path()));
     ask(&["failover", "taken", "--to", "n9"], FAILED, &["n9"]);
-    let primary = cluster.nodes()[cluster.primary("taken").await].name().to_owned();
-    ask(&["failover", "taken", "--to", &primary], REFUSED, &[&primary, "already"]);
+    // A program gets one line for a wrong command line, too.
+    ask(&["failover", "taken", "--forze", "--output", "json"], USAGE, &["'--forze'", "'--force'"]);
+    ask(&["volume", "create", "v", "--output", "json"], USAGE, &["--size <SIZE>"]);
     assert_eq!(cluster.volume_names().await, ["taken"]);
     cluster.wait_in_sync("taken", PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
     // An agent that stands still.
@@ -185,6 +186,12 @@ async fn what_is_reported_done_is_done() {
     let moved = run(&["failover", "v", "--to", to]);
     assert_eq!((&moved["old_primary"], &moved["new_primary"]), (&from.as_str().into(), &to.into()), "{moved}");
     assert!(moved["new_epoch"].as_u64() > moved["old_epoch"].as_u64(), "{moved}");
+    // Who asks for what is so already, as a script does that runs twice, gets it, and no other epoch.
+    let again = run(&["failover", "v", "--to", to]);
+    assert_eq!((&again["old_primary"], &again["new_primary"]), (&to.into(), &to.into()), "{again}");
+    assert_eq!((&again["old_epoch"], &again["new_epoch"]), (&moved["new_epoch"], &moved["new_epoch"]), "{again}");
+    let said = cluster.succeeds(1, &["failover", "v", "--to", to]).await;
+    assert!(said.contains(&format!("v: {to} is primary already")), "{said}");
     // Not under the feet of a client.
     let workload = Workload::start(Plan::new(cluster.sockets("v"), "v", 0..SIZE, 1)).unwrap();
     let attached = cluster.wait_for("node 2 to know of the client", PATIENCE, async |cluster| {

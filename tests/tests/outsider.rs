@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 use bytes::Bytes;
+use holdfast_cli::harness::free_ports;
 use holdfast_cli::workload::{Plan, Workload};
 use holdfast_format::message::{BeatVolume, Message, RegionQuery, ShardMessage};
 use holdfast_format::{Draft, Record, RecordKind};
@@ -171,8 +172,9 @@ async fn a_node_without_a_copy_can_neither_read_nor_write_a_volume() {
     let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
     let dir = holdfast_tests::scratch();
     let (config, data) = (dir.path().join("eve.toml"), dir.path().join("eve"));
+    let port = free_ports().unwrap();
     let text = format!(
-        "[node]\nname = \"eve\"\ndata_dir = {data:?}\n[listen]\npeer = \"127.0.0.1:17441\"\n[cluster]\nvoter = false\n"
+        "[node]\nname = \"eve\"\ndata_dir = {data:?}\n[listen]\npeer = \"127.0.0.1:{port}\"\n[cluster]\nvoter = false\n"
     );
     fs::write(&config, text).unwrap();
     let (to, token) = (said["address"].as_str().unwrap(), said["token"].as_str().unwrap());

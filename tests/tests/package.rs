@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+use holdfast_cli::harness::free_ports;
 use holdfast_tests::{PATIENCE, package_in, scratch, tool, try_tool};
 use std::fs;
 use std::io;
@@ -197,7 +198,7 @@ fn the_units_command_runs_and_feeds_its_watchdog() {
     let root = &package().root;
     let dir = scratch();
     let at = |name: &str| dir.path().join(name);
-    let port = free_ports();
+    let port = free_ports().unwrap();
     // The packaged file, with what it asks for, and everything below this test's directory.
     let shown = fs::read_to_string(root.join("etc/holdfast/holdfast.toml")).unwrap();
     let set = |text: String, key: &str, value: String| {
@@ -248,15 +249,4 @@ fn the_units_command_runs_and_feeds_its_watchdog() {
         }
     };
     assert!(ended.success(), "{ended}\n{}", log());
-}
-
-/// The first of two neighbouring UDP ports that nobody uses now.
-fn free_ports() -> u16 {
-    loop {
-        let first = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = first.local_addr().unwrap().port();
-        if port < u16::MAX && std::net::UdpSocket::bind(("127.0.0.1", port + 1)).is_ok() {
-            return port;
-        }
-    }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use holdfast_cli::harness::free_ports;
 use holdfast_tests::terminal::on_a_terminal;
 use holdfast_tests::{TestCluster, binary, scratch};
 use std::fs;
@@ -15,9 +16,10 @@ fn a_token_that_is_typed_is_not_shown() {
     let dir = scratch();
     let config = dir.path().join("n.toml");
     let data = dir.path().join("data");
-    fs::write(&config, format!("[node]\nname = \"n\"\ndata_dir = {data:?}\n[listen]\npeer = \"127.0.0.1:17431\"\n"))
+    let (own, nobodys) = (free_ports().unwrap(), free_ports().unwrap());
+    fs::write(&config, format!("[node]\nname = \"n\"\ndata_dir = {data:?}\n[listen]\npeer = \"127.0.0.1:{own}\"\n"))
         .unwrap();
-    let join = format!("{} join 127.0.0.1:17433 --token-file - --config {}", binary().display(), config.display());
+    let join = format!("{} join 127.0.0.1:{nobodys} --token-file - --config {}", binary().display(), config.display());
     // The shell stays, and asks the terminal how it was left; without the trap a Ctrl-C would end it, too.
     let line = format!("trap : INT; {join}; echo \"ended with $?\"; stty -a");
     let asked = |shown: &str| shown.contains("token: ");

@@ -249,8 +249,8 @@ fn deletion(view: &View<'_>, r: &pb::VolumeDeleteRequest) -> Result<(Command, pb
     Ok((Command::DeleteVolume { volume }, pb::VolumeDeleteResponse { silent }))
 }
 
-/// The wish of a failover, and what the operator is told about it.
-fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::FailoverResponse), Status> {
+/// The wish of a failover, and what the operator is told about it. No wish: it leads already, which is all that was asked for.
+fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Option<Command>, pb::FailoverResponse), Status> {
     let volume = volume_named(view, &r.volume)?;
     let state = view.control.state().expect("it named the volume");
     let known = state
@@ -277,8 +277,19 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::
     } else {
         node_named(view, &r.to)?
     };
-    if active.primary == Some(to) {
-        return Err(Status::failed_precondition(format!("{} is the primary of {} already", r.to, r.volume)));
+    let name = |n: NodeId| state.node(n).map_or_else(String::new, |n| n.name.clone());
+    if active.primary == Some(to) && alive(to) {
+        let others = [known.pending.as_ref().and_then(|p| p.configuration.primary), known.nominee.map(|n| n.node)];
+        if let Some(next) = others.into_iter().flatten().find(|next| *next != to) {
+            return Err(Status::failed_precondition(format!(
+                "expected no failover of {} under way, found that {} is taking over from {}: wait until it leads, then ask again",
+                r.volume,
+                name(next),
+                r.to
+            )));
+        }
+        let (epoch, leads) = (active.epoch.0, name(to));
+        return Ok((None, pb::FailoverResponse { epoch, from: leads.clone(), to: leads, planned: false }));
     }
     if active.member(to).is_none() {
         return Err(Status::failed_precondition(format!("{} holds no copy of {} that counts", r.to, r.volume)));
@@ -295,10 +306,9 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::
         )));
     }
     let planned = !r.force && active.primary.is_some_and(alive);
-    let name = |n: NodeId| state.node(n).map_or_else(String::new, |n| n.name.clone());
     let command = Command::Nominate { volume, node: to, base: active.epoch, planned };
     let from = active.primary.map(name).unwrap_or_default();
-    Ok((command, pb::FailoverResponse { epoch: active.epoch.0, from, to: name(to), planned }))
+    Ok((Some(command), pb::FailoverResponse { epoch: active.epoch.0, from, to: name(to), planned }))
 }
 
 fn event(node: &str, h: Happened) -> pb::Event {
@@ -467,7 +477,9 @@ impl Admin for Service {
     async fn failover(&self, request: Request<pb::FailoverRequest>) -> Answer<pb::FailoverResponse> {
         let request = request.into_inner();
         let (command, answer) = self.look(move |view| nomination(view, &request)).await?;
-        self.propose(command).await?;
+        if let Some(command) = command {
+            self.propose(command).await?;
+        }
         Ok(Response::new(answer))
     }
 

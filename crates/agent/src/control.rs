@@ -82,7 +82,7 @@ pub(crate) struct View<'a> {
     pub(crate) certificate: Certificate,
     pub(crate) address: SocketAddr,
     pub(crate) endpoint: &'a Endpoint,
-    /// Volumes with a copy here.
+    /// Volumes with a copy here that counts or learns, ascending.
     pub(crate) local: Vec<VolumeId>,
     /// Active epoch of each of them, and how often it changed while this agent ran.
     pub(crate) epoch_changes: &'a BTreeMap<VolumeId, (Epoch, u64)>,

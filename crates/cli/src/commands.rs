@@ -360,9 +360,10 @@ async fn failover(agent: &mut Agent<'_>, output: Output, args: FailoverArgs) -> 
         None
     } else {
         let what = format!("{} is to lead {name}, expected it to serve", answer.to);
+        let (epoch, leads) = (answer.epoch, answer.from == answer.to);
         // Members change in epochs of the old primary, which may serve in one more before it hands over.
         let is_led = |v: &pb::Volume| {
-            v.epoch > answer.epoch && if chosen { v.primary == answer.to } else { v.primary != answer.from }
+            (leads || v.epoch > epoch) && if chosen { v.primary == answer.to } else { v.primary != answer.from }
         };
         Some(agent.wait_open(&name, is_led, Duration::ZERO, &what).await?)
     };

@@ -4,19 +4,56 @@ use crate::args::{Cli, Command};
 use crate::error::CliError;
 use crate::{bench, commands, daemon, demo, manual, offline, simulate};
 use clap::Parser;
+use clap::error::ErrorKind;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// The whole process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    match parse(&args).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("holdfast: {error}");
             error.exit().into()
         }
     }
+}
+
+/// People get what clap has to say, with hints and a usage; a program gets one sentence on one line, as for every other mistake.
+fn parse(args: &[OsString]) -> Result<Cli, CliError> {
+    Cli::try_parse_from(args).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
+        _ if !wants_json(args) => error.exit(),
+        _ => CliError::Usage(in_one_line(&error)),
+    })
+}
+
+/// What was wanted stands in arguments that could not be read.
+fn wants_json(args: &[OsString]) -> bool {
+    args.iter().any(|arg| arg == "--output=json")
+        || args.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json")
+}
+
+fn in_one_line(error: &clap::Error) -> String {
+    let help = "see `holdfast help`";
+    if matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand) {
+        return format!("expected a command, found none; {help}");
+    }
+    let text = error.to_string();
+    let lines =
+        text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    let mut sentence = String::new();
+    for line in lines.map(str::trim).filter(|line| !line.is_empty()) {
+        let (line, before) = match line.strip_prefix("tip: ") {
+            Some(tip) => (tip, "; "),
+            None => (line, " "),
+        };
+        sentence += if sentence.is_empty() { "" } else { before };
+        sentence += line.strip_prefix("error: ").unwrap_or(line);
+    }
+    format!("{sentence}; {help}")
 }
 
 fn run(cli: Cli) -> Result<(), CliError> {
@@ -80,4 +117,34 @@ fn attended<T>(command: impl Future<Output = T>) -> Result<T, CliError> {
 fn die_of_broken_pipes() {
     // SAFETY: no other thread runs yet; SIG_DFL is a valid disposition for SIGPIPE.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_told_of_a_wrong_command_line_in_one_line() {
+        for (line, words) in [
+            ("holdfast --output json", "expected a command, found none"),
+            (
+                "holdfast --output json stauts",
+                "unrecognized subcommand 'stauts'; a similar subcommand exists: 'status'",
+            ),
+            ("holdfast volume create v --output=json", "were not provided: --size <SIZE>"),
+            ("holdfast volume create v --sise 1GiB --output json", "unexpected argument '--sise' found; a similar"),
+            (
+                "holdfast volume create v --size 1GiB --durability no --output json",
+                "[possible values: sync, flush, async]",
+            ),
+            ("holdfast volume resize v --output json --size", "a value is required for '--size <SIZE>'"),
+        ] {
+            let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let error = parse(&args).expect_err("no such command line");
+            let said = error.to_string();
+            assert!(said.contains(words) && said.lines().count() == 1, "{line}: {said:?}");
+            assert!(said.ends_with("; see `holdfast help`"), "{line}: {said:?}");
+            assert_eq!(error.exit(), crate::Exit::Usage);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Numbers as people read them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// `1.5 GiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
@@ -28,6 +28,19 @@ pub(crate) fn duration(duration: Duration) -> String {
         1_000_000..60_000_000 => format!("{}.{} s", millis / 1000, millis % 1000 / 100),
         _ => format!("{} min {} s", duration.as_secs() / 60, duration.as_secs() % 60),
     }
+}
+
+/// Milliseconds since 1970, now.
+pub(crate) fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long the rest takes at the pace so far; `None`: nothing is done yet.
+pub(crate) fn left(done: u64, all: u64, elapsed: Duration) -> Option<Duration> {
+    let rest = u128::from(all.saturating_sub(done));
+    let millis = (elapsed.as_millis() * rest).checked_div(u128::from(done))?;
+    Some(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))
 }
 
 /// `1 234 567`.

@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     /// Connections and join conversations that were turned away.
     turned_away: AtomicU64,
+    /// Of them, handshakes that did not come to their end.
+    abandoned: AtomicU64,
     /// Of those, handshakes that were too many: of members, of others.
     too_many: [AtomicU64; 2],
     sessions: AtomicU64,
@@ -108,6 +110,7 @@ impl Endpoint {
             refusals: Limiter::new(REFUSALS_PER_SECOND),
             gate: Gate::new(config.stranger_handshakes_per_second),
             turned_away: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
             too_many: Default::default(),
             sessions: AtomicU64::new(1),
             state: Mutex::default(),
@@ -204,7 +207,8 @@ impl Endpoint {
     #[must_use]
     pub fn turned_away(&self) -> TurnedAway {
         let [members, strangers] = [0, 1].map(|of| self.shared.too_many[of].load(Ordering::Relaxed));
-        TurnedAway { all: self.shared.turned_away.load(Ordering::Relaxed), members, strangers }
+        let [all, abandoned] = [&self.shared.turned_away, &self.shared.abandoned].map(|n| n.load(Ordering::Relaxed));
+        TurnedAway { all, members, strangers, abandoned }
     }
 
     /// How the connections do that this endpoint dialled, by peer. Counters are of the present connection of each.
@@ -371,6 +375,12 @@ impl Shared {
     pub(crate) fn too_many(&self, remote: SocketAddr, member: bool) {
         self.too_many[usize::from(!member)].fetch_add(1, Ordering::Relaxed);
         self.refused(&format_args!("{remote}: too many handshakes at once, or in a second"));
+    }
+
+    /// Whoever it was ended a handshake, or did not go on with it.
+    pub(crate) fn abandoned(&self, what: &fmt::Arguments<'_>) {
+        self.abandoned.fetch_add(1, Ordering::Relaxed);
+        self.refused(what);
     }
 
     /// Logs that somebody was refused, a few times per second at most: strangers can cause it.

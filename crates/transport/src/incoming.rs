@@ -13,7 +13,7 @@ use crate::join;
 use crate::tls;
 use bytes::{Buf, Bytes, BytesMut};
 use holdfast_types::NodeId;
-use quinn::{Connection, RecvStream, VarInt};
+use quinn::{Connection, ConnectionError, RecvStream, TransportErrorCode, VarInt};
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,17 +53,26 @@ pub(crate) async fn accept_loop(shared: Arc<Shared>) {
 
 async fn accept(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSemaphorePermit) {
     let remote = incoming.remote_address();
-    let handshake = async { Ok::<_, Cause>(incoming.accept()?.await?) };
+    let handshake = async { incoming.accept()?.await };
     let connection = match tokio::time::timeout(shared.config.handshake_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            shared.refused(&format_args!(
-                "{remote}: the handshake failed: {error}; expected a certificate of this cluster's CA"
-            ));
+            match Failed::of(&error) {
+                Failed::Here => shared.refused(&format_args!(
+                    "{remote}: the handshake failed: {error}; expected a certificate of this cluster's CA"
+                )),
+                Failed::There => shared.refused(&format_args!(
+                    "{remote}: the handshake failed there: {error}; it expected another certificate than this node's: is it of another cluster?"
+                )),
+                Failed::Apart => shared.refused(&format_args!("{remote}: the handshake failed: {error}")),
+                Failed::Abandoned => shared.abandoned(&format_args!(
+                    "{remote}: it gave up in the middle of the handshake: {error}; a look for open ports, or an agent that was ended"
+                )),
+            }
             return;
         }
         Err(_) => {
-            shared.refused(&format_args!("{remote}: the handshake took too long"));
+            shared.abandoned(&format_args!("{remote}: the handshake took too long"));
             return;
         }
     };
@@ -82,6 +91,41 @@ async fn accept(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSem
             shared.refused(&format_args!("{remote}: {reason}"));
         }
     }
+}
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failed {
+    /// This node does not take what the other one showed.
+    Here,
+    /// The other one does not take what this node showed.
+    There,
+    /// Neither has looked at the other's certificate.
+    Apart,
+    /// The other one went away: what it would have shown is not known.
+    Abandoned,
+}
+
+impl Failed {
+    fn of(error: &ConnectionError) -> Failed {
+        match error {
+            ConnectionError::TransportError(e) if is_tls(e.code) => Failed::Here,
+            ConnectionError::ConnectionClosed(close) if is_tls(close.error_code) => Failed::There,
+            ConnectionError::ConnectionClosed(_)
+            | ConnectionError::ApplicationClosed(_)
+            | ConnectionError::Reset
+            | ConnectionError::TimedOut => Failed::Abandoned,
+            ConnectionError::TransportError(_)
+            | ConnectionError::VersionMismatch
+            | ConnectionError::LocallyClosed
+            | ConnectionError::CidsExhausted => Failed::Apart,
+        }
+    }
+}
+
+/// Whether it is an alert of TLS (RFC 9001, 4.8).
+fn is_tls(code: TransportErrorCode) -> bool {
+    (0x100..0x200).contains(&u64::from(code))
 }
 
 /// Who this is, if it may send to us; otherwise the code to close with, and why.

@@ -46,4 +46,6 @@ pub struct TurnedAway {
     pub members: u64,
     /// Of those, handshakes from elsewhere that were too many.
     pub strangers: u64,
+    /// Of `all`, handshakes that the other side gave up, or did not go on with in time: nothing is known of who it was.
+    pub abandoned: u64,
 }

@@ -70,25 +70,47 @@ impl Node {
     }
 
     async fn up(&mut self, to: NodeId, on: Lane) -> u64 {
-        loop {
-            match self.next().await {
-                Event::LaneUp { peer, lane, session } if peer == to && lane == on => return session,
-                Event::Message { .. } => panic!("expected the lane to come up before messages arrive"),
-                _ => {}
-            }
-        }
+        let found = self.find("the lane to come up", |event| match event {
+            Event::LaneUp { peer, lane, session } if peer == to && lane == on => Some(session),
+            Event::Message { .. } => panic!("expected the lane to come up before messages arrive"),
+            _ => None,
+        });
+        found.await
     }
 
     async fn message(&mut self) -> (NodeId, Lane, u64, Bytes) {
-        loop {
-            if let Event::Message { peer, lane, session, bytes } = self.next().await {
-                return (peer, lane, session, bytes);
+        let found = self.find("a message", |event| match event {
+            Event::Message { peer, lane, session, bytes } => Some((peer, lane, session, bytes)),
+            _ => None,
+        });
+        found.await
+    }
+
+    /// The first event that is it, however many others come.
+    async fn find<T>(&mut self, what: &str, is: impl Fn(Event) -> Option<T>) -> T {
+        let search = async {
+            loop {
+                let event = self.heard().await.expect("the endpoint lives");
+                if let Some(found) = is(event) {
+                    return found;
+                }
             }
-        }
+        };
+        let found = tokio::time::timeout(PATIENCE, search).await;
+        found.unwrap_or_else(|_| panic!("expected {what} within {PATIENCE:?}, found other events at most"))
     }
 
     fn send(&self, to: NodeId, lane: Lane, session: u64, text: impl Into<Bytes>) -> Result<(), SendError> {
         self.endpoint.send(to, lane, session, vec![text.into()])
+    }
+}
+
+/// Waits for what comes by itself.
+async fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "expected {what} within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -282,12 +304,9 @@ async fn who_is_removed_is_cut_off_at_once_and_can_not_come_back() {
     let since = Instant::now();
     a.endpoint.set_removed([b.id].into());
     a.endpoint.set_peers(&BTreeMap::new());
-    loop {
-        if let Event::Removed { by } = b.next().await {
-            assert_eq!(by, a.id);
-            break;
-        }
-    }
+    let by =
+        b.find("to be told of the removal", |event| if let Event::Removed { by } = event { Some(by) } else { None });
+    assert_eq!(by.await, a.id);
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     // Its certificate holds for years, and is of no use: whatever it tries, nothing of it arrives.
     b.endpoint.close(a.id, Lane::Control);
@@ -358,6 +377,36 @@ impl Stranger {
     }
 }
 
+/// Somebody who looks which ports are open, and an agent that ends while it shakes hands, show no wrong certificate: they show none.
+#[tokio::test]
+async fn who_gives_up_in_the_middle_of_a_handshake_is_not_said_to_be_of_another_authority() {
+    let (mut a, _b) = pair(|| config(0)).await;
+    // What it says arrives, and no answer comes back: the handshake goes on no further.
+    let relay = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (through, target) = (relay.local_addr().unwrap(), a.address);
+    let forwards = tokio::spawn(async move {
+        let mut datagram = vec![0; 2048];
+        loop {
+            let (len, from) = relay.recv_from(&mut datagram).await.unwrap();
+            if from != target {
+                relay.send_to(&datagram[..len], target).await.unwrap();
+            }
+        }
+    });
+    let stranger = Stranger::new(b"holdfast/1");
+    let dials = stranger.endpoint.connect_with(stranger.config.clone(), through, "any.holdfast").unwrap();
+    // Its first words are on their way.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stranger.endpoint.close(0u32.into(), b"");
+    drop(dials);
+    wait_until("it to be counted", || a.endpoint.turned_away().abandoned == 1).await;
+    a.quiet(Duration::from_millis(100)).await;
+    let said = a.refused.join("\n");
+    assert!(said.contains("gave up") && !said.contains("certificate of this cluster"), "{said}");
+    assert_eq!(a.endpoint.turned_away().all, 1);
+    forwards.abort();
+}
+
 /// Connects without a certificate and waits for the end.
 async fn raw_connection(address: SocketAddr, alpn: &[u8]) -> (Stranger, quinn::ConnectionError) {
     let stranger = Stranger::new(alpn);
@@ -405,9 +454,7 @@ async fn members_come_back_while_strangers_knock() {
     }
     let address = b.address;
     b.endpoint.shutdown().await;
-    while a.endpoint.turned_away().strangers < 50 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until("50 strangers to be turned away", || a.endpoint.turned_away().strangers >= 50).await;
     for _ in 0..3 {
         let before = a.endpoint.turned_away().strangers;
         let begun = Instant::now();
@@ -416,9 +463,7 @@ async fn members_come_back_while_strangers_knock() {
         b.endpoint.open(a.id, Lane::Control);
         b.up(a.id, Lane::Control).await;
         assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
-        while a.endpoint.turned_away().strangers == before {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        wait_until("strangers to knock on", || a.endpoint.turned_away().strangers > before).await;
         b.endpoint.shutdown().await;
     }
     while tokio::time::timeout(Duration::from_millis(200), a.heard()).await.is_ok() {}
@@ -476,12 +521,10 @@ async fn a_node_that_was_removed_is_told_so_at_once_and_whenever_it_dials() {
     a.up(b.id, Lane::Control).await;
     b.endpoint.set_removed([a.id].into());
     b.endpoint.set_peers(&BTreeMap::new());
-    let mut told = 0;
-    while told < 2 {
-        if let Event::Removed { by } = a.next().await {
-            assert_eq!(by, b.id);
-            told += 1;
-        }
+    for _ in 0..2 {
+        let by = a
+            .find("to be told of the removal", |event| if let Event::Removed { by } = event { Some(by) } else { None });
+        assert_eq!(by.await, b.id);
     }
 }
 

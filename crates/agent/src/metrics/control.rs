@@ -2,7 +2,7 @@
 
 use super::text::{Kind, Page};
 use crate::control::View;
-use holdfast_cluster::{self as cluster, CopyReport, VolumeStatus};
+use holdfast_cluster::{self as cluster, CopyReport, Phase, VolumeStatus};
 use holdfast_consensus::RaftStatus;
 use holdfast_transport::{PeerStats, TurnedAway};
 use holdfast_types::{Lsn, NodeId, VolumeId};
@@ -23,18 +23,18 @@ pub(crate) struct ControlSample {
     events: Vec<(&'static str, u64)>,
     /// When this node's certificate ends, in seconds since 1970.
     certificate_until: u64,
-    /// Volumes with a copy here.
+    /// Volumes of which this node is to tell, see [`told`].
     pub(crate) volumes: Vec<VolumeHere>,
 }
 
-/// A volume of which this node holds a copy.
+/// A volume of which this node holds a copy, or of which nobody else tells.
 pub(crate) struct VolumeHere {
     pub(crate) id: VolumeId,
     pub(crate) status: VolumeStatus,
     /// This node is its primary.
     pub(crate) led_here: bool,
-    /// How the copy here is, in the words of `holdfast status`.
-    pub(crate) copy_state: &'static str,
+    /// How the copy here is, in the words of `holdfast status`; `None`: there is none.
+    pub(crate) copy_state: Option<&'static str>,
     pub(crate) report: Option<CopyReport>,
     /// What the other holders have on stable storage, as last heard.
     pub(crate) others: Vec<(NodeId, Lsn)>,
@@ -56,7 +56,7 @@ impl ControlSample {
             turned_away: view.endpoint.turned_away(),
             events: view.event_counts.iter().map(|(kind, count)| (*kind, *count)).collect(),
             certificate_until: view.certificate.until,
-            volumes: view.local.iter().filter_map(|id| volume(view, *id)).collect(),
+            volumes: told(view).into_iter().filter_map(|id| volume(view, id)).collect(),
         }
     }
 
@@ -97,6 +97,21 @@ impl ControlSample {
     }
 }
 
+/// Volumes with a copy here, or with one that is still to be made here. The leader tells besides of those whose nodes are all silent: nobody
+/// else does, and a volume that stands in no metrics wakes nobody.
+fn told(view: &View<'_>) -> Vec<VolumeId> {
+    let leads = view.control.raft_status().is_leader;
+    let tells = |v: &cluster::Volume| match &v.phase {
+        _ if view.local.binary_search(&v.id).is_ok() => true,
+        // Another volume may have its name.
+        Phase::Deleting { .. } => false,
+        Phase::Creating { copies, .. } if copies.contains_key(&view.me) => true,
+        Phase::Creating { .. } | Phase::Open { .. } => leads && !v.holders().into_iter().any(|n| view.alive(n)),
+    };
+    let volumes = view.control.state().into_iter().flat_map(|s| s.volumes());
+    volumes.filter(|v| tells(v)).map(|v| v.id).collect()
+}
+
 fn volume(view: &View<'_>, id: VolumeId) -> Option<VolumeHere> {
     let state = view.control.state()?;
     let detector = view.control.detector();
@@ -108,7 +123,7 @@ fn volume(view: &View<'_>, id: VolumeId) -> Option<VolumeHere> {
     Some(VolumeHere {
         id,
         led_here: status.primary.as_ref() == Some(&me),
-        copy_state: crate::status::copy_word(here.unwrap_or("unknown")),
+        copy_state: here.map(crate::status::copy_word),
         report: detector.report(view.me, id).cloned(),
         others: others.filter_map(|n| Some((n, detector.report(n, id)?.durable))).collect(),
         epoch_changes: view.epoch_changes.get(&id).map_or(0, |(_, changes)| *changes),

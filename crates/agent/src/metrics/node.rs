@@ -93,6 +93,11 @@ pub(super) fn write_connections(page: &mut Page, answers: &Answers) {
         page.sample(&[("plane", plane), ("of", "member")], found.members);
         page.sample(&[("plane", plane), ("of", "stranger")], found.strangers);
     }
+    let help = "Of the connections, handshakes that the other side gave up or did not end in time: whoever looks for open ports, or lost packets.";
+    page.family("holdfast_abandoned_handshakes_total", Kind::Counter, help);
+    for (plane, found) in &planes {
+        page.sample(&[("plane", plane)], found.abandoned);
+    }
     if let Some(shard) = shard {
         let help = "Messages of nodes about volumes that were not taken: of no member, or not readable.";
         page.family("holdfast_refused_messages_total", Kind::Counter, help);

@@ -1,4 +1,4 @@
-//! Metrics of the volumes with a copy here.
+//! Metrics of the volumes with a copy here, and of those that nobody else tells of.
 
 use super::control::{ControlSample, VolumeHere};
 use super::shard::{GuestCounters, Requests, ShardSample, VolumeSample};
@@ -120,9 +120,9 @@ impl Volumes<'_> {
     fn write_copies(&mut self) {
         let help = "The state of this node's copy: 1 for the one that holds.";
         self.page.family("holdfast_copy_state", Kind::Gauge, help);
-        for volume in &self.control.volumes {
+        for (volume, state) in self.control.volumes.iter().filter_map(|v| Some((v, v.copy_state?))) {
             for word in COPY_STATES {
-                let holds = u8::from(volume.copy_state == word);
+                let holds = u8::from(state == word);
                 self.page.sample(&[("volume", &volume.status.name), ("state", word)], holds);
             }
         }

@@ -35,8 +35,11 @@ use std::time::Duration;
 use uri::{Export, Place};
 
 pub(crate) fn run(socket: &Path, output: Output, timeout: Option<Duration>, args: &BenchArgs) -> Result<(), CliError> {
-    let plan = Plan::new(args)?;
+    let mut plan = Plan::new(args)?;
     let (exports, about) = exports(socket, timeout, args)?;
+    if let Some((volume, size)) = &about.smallest {
+        plan.fit(volume, *size)?;
+    }
     if plan.destroys() {
         output::confirm(&what_is_lost(&exports, &plan), "yes", args.yes)?;
     }
@@ -64,6 +67,8 @@ pub(crate) struct About {
     pub(crate) text: String,
     /// Of each volume, if it is the same number for all.
     pub(crate) copies: Option<u64>,
+    /// The smallest volume and its bytes.
+    pub(crate) smallest: Option<(String, u64)>,
 }
 
 /// Where the volumes are attached, and what they promise.
@@ -73,6 +78,7 @@ fn exports(socket: &Path, timeout: Option<Duration>, args: &BenchArgs) -> Result
         return Ok((parsed.collect::<Result<_, _>>()?, About::default()));
     }
     let volumes = crate::run::runtime()?.block_on(commands::show_volumes(socket, timeout, &args.volumes))?;
+    let smallest = volumes.iter().min_by_key(|v| v.size).map(|v| (v.name.clone(), v.size));
     let mut exports = Vec::new();
     let mut about: Vec<String> = Vec::new();
     let mut copies_of: Vec<u64> = Vec::new();
@@ -99,7 +105,7 @@ fn exports(socket: &Path, timeout: Option<Duration>, args: &BenchArgs) -> Result
     }
     copies_of.dedup();
     let copies = if let [copies] = copies_of[..] { Some(copies) } else { None };
-    Ok((exports, About { text: about.join("; "), copies }))
+    Ok((exports, About { text: about.join("; "), copies, smallest }))
 }
 
 /// A benchmark that writes ends whatever the volumes hold.

@@ -2,6 +2,7 @@
 
 use crate::args::BenchArgs;
 use crate::error::CliError;
+use crate::units;
 use holdfast_agent::config::{parse_duration, parse_size};
 use holdfast_types::SECTOR_SIZE;
 use std::path::PathBuf;
@@ -72,6 +73,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     /// Bytes of each volume that are used, from its start.
     pub(crate) region: u64,
+    /// That many were asked for.
+    pub(crate) region_chosen: bool,
     /// Writes the region first, so that reads find data.
     pub(crate) fill: bool,
     pub(crate) raw: Option<PathBuf>,
@@ -118,6 +121,7 @@ impl Plan {
             duration,
             rounds: args.rounds,
             region,
+            region_chosen: args.region.is_some(),
             fill: args.fill,
             raw: args.raw.clone(),
             raw_streams: args.raw_streams,
@@ -125,6 +129,23 @@ impl Plan {
             plot: args.plot.clone(),
             seed: args.seed,
         })
+    }
+
+    /// Nobody asked for a region, and the smallest volume is smaller than what is usual: all of that.
+    ///
+    /// # Errors
+    /// A region was asked for that is larger, or the volume has no block.
+    pub(crate) fn fit(&mut self, volume: &str, bytes: u64) -> Result<(), CliError> {
+        if bytes >= self.region {
+            return Ok(());
+        }
+        let whole = bytes / u64::from(self.block) * u64::from(self.block);
+        if self.region_chosen || whole == 0 {
+            let (region, bytes) = (units::bytes(self.region), units::bytes(bytes));
+            return Err(usage(format!("--region: expected at most what {volume} has, {bytes}, found {region}")));
+        }
+        self.region = whole;
+        Ok(())
     }
 
     /// Whether what the volumes hold is overwritten.
@@ -148,4 +169,32 @@ fn size(flag: &str, text: &str) -> Result<u64, CliError> {
 
 fn time(flag: &str, text: &str) -> Result<Duration, CliError> {
     parse_duration(text).map_err(|e| usage(format!("{flag}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn plan(line: &str) -> Plan {
+        let cli = Cli::try_parse_from(format!("holdfast bench vm1 {line}").split_whitespace()).expect("a command line");
+        let Command::Bench(args) = cli.command else { unreachable!("it says bench") };
+        Plan::new(&args).expect("it makes sense")
+    }
+
+    #[test]
+    fn a_small_volume_is_used_whole_and_no_more_is_said_to_be_overwritten() {
+        let mut usual = plan("");
+        usual.fit("vm1", 64 << 30).expect("it is large enough");
+        assert_eq!(usual.region, REGION);
+        usual.fit("vm1", (16 << 20) + 512).expect("it has blocks");
+        assert_eq!(usual.region, 16 << 20, "whole blocks");
+        let refused = |line, bytes| plan(line).fit("vm1", bytes).expect_err("too small").to_string();
+        assert_eq!(
+            refused("--region 32MiB", 16 << 20),
+            "--region: expected at most what vm1 has, 16 MiB, found 32 MiB"
+        );
+        assert!(refused("--block-size 8KiB", 4096).contains("expected at most what vm1 has"), "not one block");
+    }
 }

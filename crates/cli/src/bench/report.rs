@@ -148,7 +148,7 @@ pub(super) fn example(name: &str) -> (Plan, Outcome) {
     let mut sample = Sample { bytes: 4096, elapsed: second, cpu: Some(second), written: Some(1), ..Sample::new() };
     sample.note(second, 4096);
     let series = [name, "raw"].map(|name| Series { name: name.to_owned(), samples: vec![sample.clone()] });
-    let about = About { text: "a sentence".to_owned(), copies: Some(3) };
+    let about = About { text: "a sentence".to_owned(), copies: Some(3), smallest: None };
     let outcome = Outcome { series: series.into(), about, agents: 3, peak_memory: Some(1) };
     (Plan::new(&args).expect("the defaults make sense"), outcome)
 }

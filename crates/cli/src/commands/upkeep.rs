@@ -8,6 +8,7 @@ use crate::output;
 use crate::units;
 use holdfast_agent::admin::pb;
 use holdfast_agent::config::parse_size;
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -18,6 +19,8 @@ const HEARD: Duration = Duration::from_secs(3);
 const AWAY: Duration = Duration::from_secs(30);
 /// How long a comparison may take.
 const COMPARED: Duration = Duration::from_secs(60);
+/// A primary gives its copies 10 s to apply their records and 20 s to name what differs.
+const VERDICT: Duration = Duration::from_secs(30);
 
 /// `100MiB/s`, in bytes.
 pub(super) fn parse_rate(text: &str) -> Result<u64, CliError> {
@@ -50,7 +53,7 @@ pub(super) async fn scrub(agent: &mut Agent<'_>, output: Output, args: ScrubArgs
         let found = agent.volume(&volume).await?;
         let copies: Vec<&pb::Copy> = found.copies.iter().filter(|c| told.nodes.contains(&c.node)).collect();
         let state = |c: &pb::Copy| Pass::of(c, told.run);
-        progress.show(&copies, told.run, start);
+        progress.show(|| scrubbed_so_far(&copies, told.run, start.elapsed()));
         if copies.len() == told.nodes.len() && copies.iter().all(|c| state(c) == Pass::Done) {
             progress.end();
             output::print(
@@ -140,19 +143,12 @@ impl Progress {
         Progress { shown: false, terminal: std::io::stderr().is_terminal() }
     }
 
-    fn show(&mut self, copies: &[&pb::Copy], run: u64, start: Instant) {
+    fn show(&mut self, line: impl FnOnce() -> String) {
         if !self.terminal {
             return;
         }
-        let scrubs = copies.iter().filter_map(|c| Some((Pass::of(c, run), c.integrity.as_ref()?.scrub.as_ref()?)));
-        let read = |(pass, scrub): (Pass, &pb::Scrub)| match pass {
-            Pass::Done => (scrub.length, scrub.length),
-            Pass::Going => (scrub.position, scrub.length),
-            Pass::Unheard | Pass::Away => (0, scrub.length),
-        };
-        let (done, all) = scrubs.map(read).fold((0, 0), |sum: (u64, u64), one| (sum.0 + one.0, sum.1 + one.1));
         self.shown = true;
-        eprint!("\r{}\x1b[K", bar(done, all, start.elapsed()));
+        eprint!("\r{}\x1b[K", line());
         // A terminal that takes nothing shows nothing.
         let _ = std::io::stderr().flush();
     }
@@ -164,19 +160,73 @@ impl Progress {
     }
 }
 
-/// `[#####.....]  50 %  1 GiB of 2 GiB, 12 s left`.
-fn bar(done: u64, all: u64, elapsed: Duration) -> String {
+fn scrubbed_so_far(copies: &[&pb::Copy], run: u64, elapsed: Duration) -> String {
+    let scrubs = copies.iter().filter_map(|c| Some((Pass::of(c, run), c.integrity.as_ref()?.scrub.as_ref()?)));
+    let read = |(pass, scrub): (Pass, &pb::Scrub)| match pass {
+        Pass::Done => (scrub.length, scrub.length),
+        Pass::Going => (scrub.position, scrub.length),
+        Pass::Unheard | Pass::Away => (0, scrub.length),
+    };
+    let (done, all) = scrubs.map(read).fold((0, 0), |sum: (u64, u64), one| (sum.0 + one.0, sum.1 + one.1));
+    let left = (done > 0).then(|| left(done, all, elapsed));
+    format!("{} {} of {}{}", bar(done, all), units::bytes(done), units::bytes(all), left_text(left))
+}
+
+/// Copies are compared at the log's end, which each has to apply first: that takes longest.
+struct Reach {
+    /// The last record.
+    end: u64,
+    /// What each copy had applied at first.
+    first: BTreeMap<String, u64>,
+}
+
+impl Reach {
+    fn new(copies: &[pb::Copy]) -> Reach {
+        let end = copies.iter().filter_map(|c| c.durable_lsn).max().unwrap_or(0);
+        let first = copies.iter().filter_map(|c| Some((c.node.clone(), c.applied_lsn?.min(end)))).collect();
+        Reach { end, first }
+    }
+
+    fn so_far(&self, copies: &[pb::Copy], elapsed: Duration) -> String {
+        let all: u64 = self.first.values().map(|first| self.end - first).sum();
+        let lacks = |(node, first): (&String, &u64)| {
+            let applied = copies.iter().find(|c| c.node == *node).and_then(|c| c.applied_lsn);
+            self.end - applied.unwrap_or(0).clamp(*first, self.end)
+        };
+        let done = all - self.first.iter().map(lacks).sum::<u64>();
+        let most = VERDICT.saturating_sub(elapsed);
+        if done == all {
+            return format!("{} all records applied, comparing{}", bar(1, 1), left_text(Some(most)));
+        }
+        let left = if done == 0 { most } else { left(done, all, elapsed).min(most) };
+        format!(
+            "{} {} of {} records applied{}",
+            bar(done, all),
+            units::count(done),
+            units::count(all),
+            left_text(Some(left))
+        )
+    }
+}
+
+/// `[#####.....]  50 % `.
+fn bar(done: u64, all: u64) -> String {
     const WIDTH: u64 = 30;
     let all = all.max(1);
     let part = |of: u64| u64::try_from(u128::from(done) * u128::from(of) / u128::from(all)).unwrap_or(of);
     let marks: String = (0..WIDTH).map(|i| if i < part(WIDTH) { '#' } else { '.' }).collect();
-    let left = elapsed.as_millis() * u128::from(all - done.min(all)) / u128::from(done.max(1));
-    let left = if done == 0 { String::new() } else { format!(", {} left", left_text(left)) };
-    format!("[{marks}] {:3} %  {} of {}{left}", part(100), units::bytes(done), units::bytes(all))
+    format!("[{marks}] {:3} % ", part(100))
 }
 
-fn left_text(millis: u128) -> String {
-    units::duration(Duration::from_secs(u64::try_from(millis / 1000).unwrap_or(u64::MAX).max(1)))
+/// At the pace so far.
+fn left(done: u64, all: u64, elapsed: Duration) -> Duration {
+    units::left(done, all, elapsed).unwrap_or_default()
+}
+
+fn left_text(left: Option<Duration>) -> String {
+    left.map_or_else(String::new, |left| {
+        format!(", {} left", units::duration(Duration::from_secs(left.as_secs().max(1))))
+    })
 }
 
 pub(super) async fn verify(agent: &mut Agent<'_>, output: Output, volume: String) -> Result<(), CliError> {
@@ -185,10 +235,14 @@ pub(super) async fn verify(agent: &mut Agent<'_>, output: Output, volume: String
     request.run = told.run;
     let (start, mut heard_at) = (Instant::now(), Instant::now());
     let limit = agent.limit.unwrap_or(COMPARED);
+    let (mut progress, mut reach) = (Progress::new(), None);
     loop {
         let found = agent.volume(&volume).await?;
+        let reach = reach.get_or_insert_with(|| Reach::new(&found.copies));
+        progress.show(|| reach.so_far(&found.copies, start.elapsed()));
         let reports = || found.copies.iter().filter_map(|c| c.integrity.as_ref());
         if let Some(verdict) = reports().filter_map(|i| i.verdict.as_ref()).find(|v| v.run == told.run) {
+            progress.end();
             output::print(output, || output::verdict_json(&volume, verdict), || output::verdict_text(&volume, verdict));
             let equal = verdict.copies.iter().all(|c| c.outcome == "equal");
             let what = format!("expected all copies of {volume} to be equal at record {}", verdict.lsn);
@@ -197,6 +251,7 @@ pub(super) async fn verify(agent: &mut Agent<'_>, output: Output, volume: String
             return if equal { Ok(()) } else { Err(CliError::Unequal(format!("{what}, found: {}", odd.join("; ")))) };
         }
         if start.elapsed() >= limit {
+            progress.end();
             let what = format!("{} compares the copies of {volume}, expected a verdict", told.node);
             return Err(CliError::Unfinished { what, limit, found: "none".to_owned(), volume });
         }
@@ -226,10 +281,51 @@ mod tests {
 
     #[test]
     fn a_bar_says_how_long_it_takes() {
-        assert_eq!(
-            bar(1 << 30, 2 << 30, Duration::from_secs(12)),
-            format!("[{}{}]  50 %  1 GiB of 2 GiB, 12.0 s left", "#".repeat(15), ".".repeat(15))
+        let copy = pb::Copy {
+            state: "healthy".to_owned(),
+            integrity: Some(pb::Integrity {
+                scrub: Some(pb::Scrub {
+                    run: 7,
+                    requested: true,
+                    position: 1 << 30,
+                    length: 2 << 30,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let said = scrubbed_so_far(&[&copy], 7, Duration::from_secs(12));
+        assert_eq!(said, format!("[{}{}]  50 %  1 GiB of 2 GiB, 12.0 s left", "#".repeat(15), ".".repeat(15)));
+        let said = scrubbed_so_far(&[], 7, Duration::ZERO);
+        assert!(said.contains("  0 %") && !said.contains("left"), "nothing is known yet: {said}");
+    }
+
+    #[test]
+    fn a_comparison_says_how_long_it_takes_at_most() {
+        let copy = |node: &str, durable, applied| pb::Copy {
+            node: node.to_owned(),
+            durable_lsn: Some(durable),
+            applied_lsn: Some(applied),
+            ..Default::default()
+        };
+        let at = |a, b| [copy("n1", 1000, a), copy("n2", 900, b), pb::Copy::default()];
+        let reach = Reach::new(&at(600, 400));
+        let said = |a, b, seconds| reach.so_far(&at(a, b), Duration::from_secs(seconds));
+        assert!(
+            said(600, 400, 2).ends_with("  0 %  0 of 1\u{202f}000 records applied, 28.0 s left"),
+            "{}",
+            said(600, 400, 2)
         );
-        assert!(bar(0, 0, Duration::ZERO).contains("0 %"), "nothing is known yet");
+        assert!(
+            said(800, 700, 2).ends_with(" 50 %  500 of 1\u{202f}000 records applied, 2.0 s left"),
+            "{}",
+            said(800, 700, 2)
+        );
+        // Writes go on, and one copy is not heard of any more.
+        let (ended, slow) = (said(5000, 2000, 4), said(610, 0, 29));
+        assert!(ended.ends_with("100 %  all records applied, comparing, 26.0 s left"), "{ended}");
+        assert!(slow.ends_with("  1 %  10 of 1\u{202f}000 records applied, 1.0 s left"), "{slow}");
+        assert!(said(610, 0, 90).ends_with(", 1.0 s left"), "never less");
     }
 }

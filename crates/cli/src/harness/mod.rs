@@ -13,7 +13,7 @@ mod node;
 mod sync;
 
 pub use error::HarnessError;
-pub use node::{Build, Node};
+pub use node::{Build, Node, free_ports};
 pub use sync::InSync;
 
 use holdfast_agent::admin::{AdminClient, connect, pb};

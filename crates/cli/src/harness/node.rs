@@ -247,8 +247,11 @@ fn die_with_parent() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The first of two neighbouring UDP ports that nobody uses now: one for the control plane, the next for the shard.
-fn free_ports() -> io::Result<u16> {
+/// The first of two neighbouring UDP ports of the loopback that nobody uses now: one for the control plane, the next for the shard.
+///
+/// # Errors
+/// The system gives none away, or none that has a free neighbour.
+pub fn free_ports() -> io::Result<u16> {
     let mut last = io::Error::other("no attempt was made");
     for _ in 0..100 {
         let first = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;

@@ -7,6 +7,7 @@ use crate::units;
 use holdfast_agent::admin::pb;
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::time::Duration;
 
 /// Ranges that a sentence names.
 const NAMED: usize = 8;
@@ -22,6 +23,7 @@ pub(crate) fn integrity_json(i: &pb::Integrity) -> Value {
             "length": scrub.length,
             "requested": scrub.requested,
             "passes": scrub.passes,
+            "eta_seconds": scrub_left(&scrub, units::unix_ms()).map(|left| left.as_secs()),
             "started_unix_ms": scrub.started_unix_ms,
             "ended_unix_ms": scrub.ended_unix_ms,
         },
@@ -31,6 +33,13 @@ pub(crate) fn integrity_json(i: &pb::Integrity) -> Value {
         "differs": i.differs.iter().map(|d| json!({ "node": d.node, "lsn": d.lsn })).collect::<Value>(),
         "last_verify": i.verdict.as_ref().map(verdict_fields),
     })
+}
+
+/// Of the present pass, at its pace; the clocks of two nodes may differ by seconds, which is little of a pass.
+fn scrub_left(scrub: &pb::Scrub, now_unix_ms: u64) -> Option<Duration> {
+    let under_way = scrub.requested || scrub.position > 0;
+    let elapsed = now_unix_ms.saturating_sub(scrub.started_unix_ms.filter(|_| under_way)?);
+    units::left(scrub.position, scrub.length, Duration::from_millis(elapsed))
 }
 
 fn counts_json(counts: Option<&pb::BlockCounts>) -> Value {
@@ -137,6 +146,18 @@ pub(crate) fn copy_outcome(copy: &pb::CopyVerdict) -> String {
     }
 }
 
+/// How far a comparison is.
+fn comparing(copies: &[pb::Copy]) -> String {
+    let end = copies.iter().filter_map(|c| c.durable_lsn).max().unwrap_or(0);
+    let behind = copies.iter().filter_map(|c| Some((&c.node, end.saturating_sub(c.applied_lsn?))));
+    match behind.max_by_key(|(_, records)| *records) {
+        Some((node, records)) if records > 0 => {
+            format!("{node} has {} records to apply; it ends within 30 s", units::count(records))
+        }
+        _ => "all records are applied; it ends within 20 s".to_owned(),
+    }
+}
+
 /// What is under way, and what was found; nothing if nothing was.
 pub(crate) fn integrity_lines(volume: &pb::Volume) -> String {
     let mut out = String::new();
@@ -145,7 +166,9 @@ pub(crate) fn integrity_lines(volume: &pb::Volume) -> String {
         if scrub.requested || scrub.position > 0 {
             let (at, of) = (units::bytes(scrub.position), units::bytes(scrub.length));
             let whose = if scrub.requested { "scrub" } else { "background scrub" };
-            let _ = writeln!(out, "{whose} of the copy on {}: {at} of {of}", copy.node);
+            let left = scrub_left(&scrub, units::unix_ms());
+            let left = left.map_or_else(String::new, |left| format!(", {} left", units::duration(left)));
+            let _ = writeln!(out, "{whose} of the copy on {}: {at} of {of}{left}", copy.node);
         }
         if let Some(ended) = scrub.ended_unix_ms {
             let _ = writeln!(out, "the copy on {} was last scrubbed at {} UTC", copy.node, units::time(ended));
@@ -160,6 +183,9 @@ pub(crate) fn integrity_lines(volume: &pb::Volume) -> String {
                 units::count(total.unrepairable)
             );
         }
+        if i.verifying != 0 {
+            let _ = writeln!(out, "verify by the copy on {}: {}", copy.node, comparing(&volume.copies));
+        }
         if let Some(verdict) = &i.verdict {
             let equal = verdict.copies.iter().all(|c| c.outcome == "equal");
             let found = if equal { "all copies equal" } else { "not all copies equal" };
@@ -172,4 +198,49 @@ pub(crate) fn integrity_lines(volume: &pb::Volume) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_says_how_long_it_takes() {
+        let minute_ago = units::unix_ms() - 60_000;
+        let scrub =
+            pb::Scrub { position: 1 << 30, length: 3 << 30, started_unix_ms: Some(minute_ago), ..Default::default() };
+        let left = scrub_left(&scrub, minute_ago + 60_000);
+        assert_eq!(left, Some(Duration::from_secs(120)));
+        for unknown in [
+            pb::Scrub { started_unix_ms: None, ..scrub },
+            pb::Scrub { position: 0, ..scrub },
+            pb::Scrub { position: 0, requested: true, ..scrub },
+        ] {
+            assert_eq!(scrub_left(&unknown, minute_ago + 60_000), None, "{unknown:?}");
+        }
+        assert_eq!(scrub_left(&scrub, minute_ago - 5), Some(Duration::ZERO), "another clock");
+        let copy = |node: &str, applied, integrity| pb::Copy {
+            node: node.to_owned(),
+            durable_lsn: Some(5000),
+            applied_lsn: Some(applied),
+            integrity: Some(integrity),
+            ..Default::default()
+        };
+        let integrity = pb::Integrity { scrub: Some(scrub), verifying: 7, ..Default::default() };
+        let said = |behind: u64| {
+            let copies = vec![copy("n1", 5000, integrity.clone()), copy("n2", 5000 - behind, pb::Integrity::default())];
+            integrity_lines(&pb::Volume { copies, ..Default::default() })
+        };
+        assert!(
+            said(0).starts_with("background scrub of the copy on n1: 1 GiB of 3 GiB, 2 min 0 s left\n"),
+            "{}",
+            said(0)
+        );
+        assert!(
+            said(0).contains("verify by the copy on n1: all records are applied; it ends within 20 s"),
+            "{}",
+            said(0)
+        );
+        assert!(said(1500).contains("n2 has 1\u{202f}500 records to apply; it ends within 30 s"), "{}", said(1500));
+    }
 }

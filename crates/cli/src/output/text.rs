@@ -36,7 +36,6 @@ pub(crate) fn status_text(status: &pb::StatusResponse) -> String {
         many => {
             let _ = writeln!(out, "\n{}", volumes_table(many));
             for volume in many {
-                out += &reason(volume);
                 out += &warnings(&format!("{}: ", volume.name), &volume.r#unsafe);
             }
         }
@@ -136,7 +135,6 @@ pub(crate) fn volume_text(volume: &pb::Volume) -> String {
         volume.quorum,
         counting(volume),
     );
-    out += &reason(volume);
     match volume.degraded.as_str() {
         "allow" => out += "while one copy is gone, the other one goes on alone (--degraded allow)\n",
         "stall" => out += "while one copy is gone, writes wait for it (--degraded stall)\n",
@@ -225,6 +223,11 @@ pub(crate) fn deleted_text(volume: &str, silent: &[String]) -> String {
 }
 
 pub(crate) fn failover_text(volume: &str, answer: &pb::FailoverResponse, reached: Option<&pb::Volume>) -> String {
+    if answer.from == answer.to {
+        let epoch = reached.map_or(answer.epoch, |v| v.epoch);
+        let at = reached.map_or_else(String::new, |v| format!("\n{}", attach(v)));
+        return format!("{volume}: {} is primary already, in epoch {epoch}; nothing was to be done{at}", answer.to);
+    }
     if let Some(reached) = reached {
         let (primary, epoch) = (&reached.primary, reached.epoch);
         let head = format!(
@@ -274,14 +277,6 @@ fn granted(volume: &pb::Volume) -> String {
     out
 }
 
-fn reason(volume: &pb::Volume) -> String {
-    if volume.reason.is_empty() {
-        String::new()
-    } else {
-        format!("{} is {}: {}\n", volume.name, volume.state, volume.reason)
-    }
-}
-
 fn warnings(prefix: &str, sentences: &[String]) -> String {
     sentences.iter().map(|sentence| format!("{} {prefix}{sentence}\n", paint("UNSAFE", Tone::Bad))).collect()
 }
@@ -308,4 +303,49 @@ pub(super) fn known(text: &str) -> String {
 
 fn number(number: Option<u64>) -> String {
     number.map_or_else(|| UNKNOWN.to_owned(), |number| number.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(name: &str) -> pb::Volume {
+        let why = format!("the copy on n2 of {name} has failed: it is worn out");
+        pb::Volume {
+            name: name.to_owned(),
+            state: "degraded".to_owned(),
+            reason: why.clone(),
+            r#unsafe: vec![why],
+            copies: vec![pb::Copy { node: "n2".to_owned(), state: "failed".to_owned(), ..Default::default() }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_once() {
+        let one = pb::StatusResponse { volumes: vec![volume("vm1")], ..Default::default() };
+        let many = pb::StatusResponse { volumes: vec![volume("vm1"), volume("vm2")], ..Default::default() };
+        for said in [status_text(&one), status_text(&many), volume_text(&volume("vm1"))] {
+            assert_eq!(said.matches("the copy on n2 of vm1 has failed: it is worn out").count(), 1, "{said}");
+            assert!(said.contains("UNSAFE"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_failover_to_the_primary_says_that_nothing_was_done() {
+        let answer =
+            |from: &str| pb::FailoverResponse { epoch: 4, from: from.to_owned(), to: "n1".to_owned(), planned: false };
+        let led = pb::Volume { primary: "n1".to_owned(), epoch: 5, ..volume("vm1") };
+        assert!(
+            failover_text("vm1", &answer("n1"), Some(&led))
+                .starts_with("vm1: n1 is primary already, in epoch 5; nothing")
+        );
+        assert_eq!(
+            failover_text("vm1", &answer("n1"), None),
+            "vm1: n1 is primary already, in epoch 4; nothing was to be done"
+        );
+        assert!(
+            failover_text("vm1", &answer("n2"), Some(&led)).starts_with("vm1: n1 is primary in epoch 5, it was n2")
+        );
+    }
 }

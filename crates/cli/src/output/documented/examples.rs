@@ -179,7 +179,14 @@ fn copy() -> pb::Copy {
 
 fn integrity() -> pb::Integrity {
     let counts = Some(pb::BlockCounts::default());
-    let scrub = pb::Scrub { of_run: counts, started_unix_ms: Some(1), ended_unix_ms: Some(1), ..Default::default() };
+    let scrub = pb::Scrub {
+        position: 1,
+        length: 2,
+        of_run: counts,
+        started_unix_ms: Some(1),
+        ended_unix_ms: Some(1),
+        ..Default::default()
+    };
     pb::Integrity {
         total: counts,
         unrepairable: vec![pb::Range { offset: 0, length: 1 }],
