@@ -73,7 +73,7 @@ struct Runner {
     /// Of the volumes that are led from here.
     histories: BTreeMap<VolumeId, History>,
     /// Whether the shard takes more from guests, as all connections were told. `None`: some were told nothing yet.
-    admitted: Option<bool>,
+    admitted: Option<(bool, bool)>,
     /// Messages of peers that were not taken, and those of them that are told.
     refused: (u64, Sparing),
     /// The control thread waits for the word that nothing is led here any more.
@@ -209,7 +209,7 @@ impl Runner {
     /// Connections learn whether they may take and say more.
     fn tell_guests(&mut self) {
         let mut guests = self.guests.borrow_mut();
-        let (shard, admits) = (&self.shard, self.shard.admits());
+        let (shard, admits) = (&self.shard, (self.shard.admits(), self.shard.is_crowded()));
         let mut tell = |volume: VolumeId| {
             guests.set_accepts(volume, shard.accepts(volume));
             guests.set_mute(volume, shard.is_in_doubt(volume));

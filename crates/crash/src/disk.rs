@@ -307,6 +307,6 @@ impl Device for SimDisk {
     }
 
     fn harms(&self) -> bool {
-        self.fault.is_some() || self.astray.is_some()
+        self.struck.is_some() || self.astray.is_some_and(|(nth, _)| self.writes > nth)
     }
 }

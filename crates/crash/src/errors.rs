@@ -21,6 +21,8 @@ pub struct ErrorTally {
     pub failed: u64,
     /// Those that waited for space and went on.
     pub recovered: u64,
+    /// Those in which a resync came to its end.
+    pub switched: u64,
     /// States that were opened afterwards.
     pub opened: u64,
 }
@@ -89,6 +91,7 @@ fn one(fault: Fault, tally: &mut ErrorTally) -> Result<bool, String> {
         return Ok(false);
     }
     tally.runs += 1;
+    tally.switched += u64::from(rig.switches > 0);
     let waits = fault.error == DiskError::NoSpace
         && !matches!(fault.class, FaultClass::Sync | FaultClass::Read | FaultClass::List);
     let harmless = match rig.device.struck {
@@ -143,7 +146,7 @@ fn act(rig: &mut Rig<SimDisk>, op: Op) {
         op.apply(rig);
         rig.rest(SECONDS);
         // Reads wait for a switch and for the lengths of its files, and these may wait for space.
-        let short = |f: Fault| f.class == FaultClass::SetLen && f.error == DiskError::NoSpace;
+        let short = |f: Fault| f.class == FaultClass::SetLen && f.error == DiskError::NoSpace && rig.device.met > f.nth;
         if open(rig) && !rig.volume(V1).switching && !rig.device.fault.is_some_and(short) {
             rig.read_all(V1);
         }

@@ -213,12 +213,13 @@ impl Volume {
     /// What is wrong with it.
     pub fn check(&self, found: &OpenedCopy, judgement: Judgement) -> Result<Volume, String> {
         let mut then = self.clone();
+        then.switching = false;
         if let Some(before) = then.before.take()
             && found.table == before.table
         {
             let (committed, promising, applied) = (then.committed, then.promising, then.applied.max(before.applied));
             then = *before;
-            (then.before, then.switching) = (None, false);
+            then.before = None;
             (then.promising, then.applied) = (then.promising.max(promising), applied);
             then.committed = then.committed.max(committed);
         }

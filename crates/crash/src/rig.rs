@@ -55,6 +55,8 @@ pub struct Rig<D> {
     pub wrong: Vec<String>,
     /// What a resync brings, and which state that is.
     pub fetched: Option<Box<(Volume, RegionCut)>>,
+    /// How often a copy became what was fetched.
+    pub switches: u64,
     /// It was found to be that state.
     pub proven: bool,
 }
@@ -80,6 +82,7 @@ impl<D: Device> Rig<D> {
             wrong: Vec::new(),
             fetched: None,
             proven: false,
+            switches: 0,
         }
     }
 
@@ -185,6 +188,7 @@ impl<D: Device> Rig<D> {
             Output::SideProven { result, .. } => self.proven = result.is_ok(),
             Output::SideWritten { .. } => {}
             Output::Switched { volume, epoch, last, digest, .. } => {
+                self.switches += 1;
                 self.volume_mut(volume).on_switched(epoch, last.0);
                 if self.volume(volume).digest(last.0) != digest {
                     self.complain(format!("{volume}: switched to another state at {last}"));

@@ -5,7 +5,7 @@ use holdfast_store::io::DiskError;
 
 #[test]
 fn whatever_operation_fails_nothing_wrong_is_said() {
-    let mut runs = 0;
+    let (mut runs, mut switched) = (0, 0);
     for class in FaultClass::ALL {
         for error in [DiskError::Io(5), DiskError::NoSpace] {
             for for_ever in [false, true] {
@@ -13,8 +13,9 @@ fn whatever_operation_fails_nothing_wrong_is_said() {
                     error_sweep(class, error, for_ever).unwrap_or_else(|what| panic!("{class:?}: {what}"));
                 eprintln!("{class:?} {error:?} {for_ever}: {tally:?}");
                 runs += tally.runs;
+                switched += tally.switched;
             }
         }
     }
-    assert!(runs > 500, "{runs}");
+    assert!(runs > 500 && switched > runs / 2, "{switched} of {runs} had a resync that ended");
 }

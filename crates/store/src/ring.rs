@@ -186,8 +186,13 @@ impl Journal {
     /// few bytes are in many segments.
     pub(crate) fn outstays(&self, most: u32, volume: VolumeId, committed: Lsn) -> bool {
         let newest = self.next_generation.saturating_sub(2);
-        self.uncommitted >= as_count(most) / 2
+        self.is_crowded(most)
             && self.segments.range(..newest).any(|(_, s)| s.records.get(&volume).is_some_and(|lsn| *lsn > committed))
+    }
+
+    /// Half of the journal was pinned by what is not committed when the open segment was opened.
+    pub(crate) fn is_crowded(&self, most: u32) -> bool {
+        self.uncommitted >= as_count(most) / 2
     }
 
     fn files(&self) -> usize {

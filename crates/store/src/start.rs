@@ -449,6 +449,10 @@ impl Start {
         let keep = |h: &RecordHeader| self.replicas.get(&h.volume).is_some_and(|(r, _)| h.lsn > r.sb.checkpoint);
         let mut scanned = scan(header, data, &keep);
         scanned.unreadable = std::mem::take(&mut self.holes);
+        if !scanned.unreadable && self.to_read.is_empty() {
+            // In pieces it could be read.
+            self.gap = None;
+        }
         self.scans.push(scanned);
     }
 

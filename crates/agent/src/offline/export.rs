@@ -96,7 +96,8 @@ pub fn export(place: &Place, options: &Options, progress: Progress<'_>) -> Resul
     }
     let mut engine = Engine::start(disk, place.shard.clone(), options.skip_bad)?;
     let Some(copy) = engine.opened.get(&volume).cloned() else {
-        let way = if options.skip_bad { WITHOUT_JOURNAL } else { AROUND_GAPS };
+        let may_help = engine.broken.is_some() && !options.skip_bad;
+        let way = if may_help { AROUND_GAPS } else { WITHOUT_JOURNAL };
         return Err(OfflineError::Unusable { volume: name, reason: engine.reason(volume), way });
     };
     if let Some(unknown_to) = lost(&copy).filter(|_| !options.skip_bad) {

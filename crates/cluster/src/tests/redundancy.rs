@@ -245,6 +245,8 @@ fn a_copy_that_nobody_can_take_stays_and_that_is_said() {
     want(&mut scene, 5, Duty::Drained);
     want(&mut scene, 3, Duty::Drained);
     assert!(scene.run(5_000).is_empty());
+    let again = Command::AddCopy { volume: VolumeId(1), node: NodeId(3) };
+    assert_eq!(scene.state.apply(&again), Ok(Outcome::Done), "it is wanted there still");
     let node = status(&scene.state, &scene.detector, scene.now).nodes.remove(2);
     assert_eq!((node.held, node.copies_left), (true, 1));
     assert!(

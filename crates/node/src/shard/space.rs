@@ -11,9 +11,10 @@ const ENDS: &str = "the file system of the data directory has space again: what 
 const LEAST_SHARE: usize = 256 << 10;
 
 impl Shard {
-    /// Bytes that guests of one volume may have in the journal before they are committed. A volume that waits for its quorum keeps
-    /// them there: all that wait leave half of the journal to those that don't (P9), in bytes, and in segments
-    /// ([`Store::outstays`](holdfast_store::Store::outstays)).
+    /// Bytes that guests of one volume may have under way. A volume that waits for its quorum keeps its records in the journal: in
+    /// bytes, all that wait leave half of it to those that don't (P9), up to the least share. In segments one that goes on writing
+    /// does ([`Store::outstays`](holdfast_store::Store::outstays)); many that begin at different times, each in a segment of its own, may
+    /// still fill it, and a secondary takes what its primary took.
     pub(super) fn share(&self) -> usize {
         let half = u64::from(self.config.store.max_segments) * self.config.store.segment_bytes / 2;
         let copies = u64::try_from(self.copies.len()).expect("a count fits in 64 bits").max(1);

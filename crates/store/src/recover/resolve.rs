@@ -59,6 +59,10 @@ pub(crate) fn resolve(scans: Vec<SegmentScan>) -> Resolved {
             Some(end) if life != newest.life => end,
             // What can't be read looks like a frame that was never whole, and may have been acknowledged: it counts as durable.
             Some(end) if scan.unreadable => proven_by_frames.max(end),
+            // The newest one, read around its gaps: what is whole behind them is wanted, too.
+            None if scan.unreadable => {
+                scan.frames.iter().map(|frame| frame.seq).max().unwrap_or(0).max(proven_by_frames)
+            }
             _ => proven_by_frames,
         };
         let Walk { next, cut } = walk(scan, end, proven, &mut resolved);

@@ -19,6 +19,12 @@ impl Store {
         self.journal.queue_bytes() < self.config.queue_bytes && !self.ops.pace.holds(&self.config)
     }
 
+    /// Whether some volumes are to hand over nothing more ([`Store::outstays`]).
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.journal.is_crowded(self.config.max_segments)
+    }
+
     /// Whether a volume's records that are not committed leave too little of the journal to its neighbours, so that its guests should hand
     /// over nothing more until they are.
     #[must_use]

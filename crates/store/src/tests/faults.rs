@@ -187,18 +187,30 @@ fn an_unreadable_sector_of_an_old_segment_costs_no_copy() {
     h.read_all(V1);
 }
 
+/// A sector of the newest segment: that of its first frame, of its last one, behind all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hole {
+    First,
+    Last,
+    Behind,
+}
+
 /// Where the journal ends, nobody can tell what can't be read from what was never there: an agent refuses it, and who brings out what
 /// is left of a dead disk gets what is whole before it, and is told.
 #[test]
 fn an_unreadable_sector_of_the_newest_segment_is_read_around_by_those_alone_who_ask_for_that() {
-    for behind_all in [false, true] {
+    for place in [Hole::First, Hole::Last, Hole::Behind] {
         let mut h = retained(47);
         h.strict = false;
         let durable = h.models[&V1].durable;
         let (file, frames) = frames(&h);
-        let at =
-            if behind_all { h.disk.files[&file].medium.len() - 512 } else { frames.last().expect("it has frames").0 };
-        let at = at as u64;
+        let content = frames.iter().filter(|(_, frame)| frame.slots > 0).map(|(at, _)| *at);
+        let at = match place {
+            Hole::First => content.min(),
+            Hole::Last => content.max(),
+            Hole::Behind => Some(h.disk.files[&file].medium.len() - 512),
+        };
+        let at = at.expect("it has frames") as u64;
         h.disk.unreadable = Some((file, at..at + 512));
         h.crash(true);
         h.start();
@@ -210,8 +222,16 @@ fn an_unreadable_sector_of_the_newest_segment_is_read_around_by_those_alone_who_
         h.start();
         h.quiesce();
         assert!(h.failures.is_empty(), "{:?}", h.failures);
-        let last = h.opened[&V1].last.0;
-        assert!(last <= durable && last > 0 && (!behind_all || last == durable), "{last} of {durable}");
+        let (last, unknown) = (h.opened[&V1].last.0, h.opened[&V1].unknown_to);
+        assert!(last <= durable && last > 0, "{place:?}: {last} of {durable}");
+        match place {
+            Hole::First => assert!(
+                last == durable || unknown.is_some(),
+                "what is whole behind it is there, or shows what is missing"
+            ),
+            Hole::Last => assert_eq!(unknown, None, "nothing shows that there was more: the gap alone is told"),
+            Hole::Behind => assert_eq!((last, unknown), (durable, None), "all is there"),
+        }
         let FileId::Segment(slot) = file else { unreachable!("frames are in segments") };
         assert_eq!(h.store.findings().gap.as_ref().map(|(slot, _)| *slot), Some(slot));
     }
