@@ -29,6 +29,8 @@ use crate::error::AgentError;
 use crate::random;
 use crate::refusals::RefusalCounts;
 pub(crate) use control::ControlSample;
+#[cfg(test)]
+pub(crate) use control::open_volume;
 pub(crate) use history::History;
 use http::{Answer, Status};
 use page::Recorder;
