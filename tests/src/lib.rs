@@ -328,7 +328,7 @@ pub fn binary() -> &'static Path {
         let test = std::env::current_exe().expect("a running program has a path");
         let profile_dir = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
         let binary = profile_dir.join("holdfast");
-        if is_stale(&binary) {
+        if is_stale(&binary, &manifests(&workspace())) {
             build(profile_dir);
         }
         assert!(binary.exists(), "expected cargo to build {}, found nothing there", binary.display());
@@ -340,7 +340,7 @@ pub fn binary() -> &'static Path {
 /// minutes, in the middle of whichever test comes first.
 fn build(profile_dir: &Path) {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    cargo.current_dir(workspace());
     cargo.args(["build", "--quiet", "--workspace", "--bin", "holdfast", "--test", "workload"]);
     cargo.arg("--target-dir").arg(profile_dir.parent().expect("a profile's directory lies in the target directory"));
     if profile_dir.ends_with("release") {
@@ -350,14 +350,25 @@ fn build(profile_dir: &Path) {
     assert!(status.success(), "expected `cargo build --workspace --bin holdfast` to succeed, see above");
 }
 
-/// Whether a file that it is made of, as cargo lists them beside it, is newer or gone. What else lies in the repository does not matter: a test
-/// that was edited makes no other binary.
-fn is_stale(binary: &Path) -> bool {
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// What says how it is built, and of what that others wrote: cargo lists only sources beside it. Those of its crates, not of tests.
+fn manifests(workspace: &Path) -> Vec<PathBuf> {
+    let crates = fs::read_dir(workspace.join("crates")).into_iter().flatten().flatten();
+    let of_crates = crates.map(|entry| entry.path().join("Cargo.toml")).filter(|path| path.exists());
+    of_crates.chain(["Cargo.toml", "Cargo.lock"].map(|name| workspace.join(name))).collect()
+}
+
+/// Whether a file that it is made of, as cargo lists them beside it, or a manifest is newer or gone. What else lies in the repository does not
+/// matter: a test that was edited makes no other binary.
+fn is_stale(binary: &Path, manifests: &[PathBuf]) -> bool {
     let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
     let Ok(built) = modified(binary) else { return true };
     let Ok(list) = fs::read_to_string(binary.with_extension("d")) else { return true };
     let sources = sources(&list);
-    sources.is_empty() || sources.iter().any(|source| modified(source).map_or(true, |at| at > built))
+    sources.is_empty() || sources.iter().chain(manifests).any(|file| modified(file).map_or(true, |at| at > built))
 }
 
 /// `binary: source source…`, where a blank within a path has a backslash before it.
@@ -377,11 +388,21 @@ fn a_binary_is_stale_once_one_of_its_sources_is_newer() {
         file.set_modified(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).expect("a file of our own");
     };
     [(&binary, 20), (&source, 10), (&other, 30)].into_iter().for_each(|(path, seconds)| set(path, seconds));
+    let is_stale = |binary: &Path| is_stale(binary, &manifests(dir.path()));
+    fs::create_dir_all(at("crates/one")).expect("a directory of our own");
+    let manifests = ["Cargo.toml", "Cargo.lock", "crates/one/Cargo.toml"];
+    manifests.into_iter().for_each(|name| set(&at(name), 10));
     assert!(is_stale(&binary), "nobody knows what it is made of");
     let list = |paths: &str| fs::write(at("holdfast.d"), paths).expect("a file of our own");
     let escaped = source.display().to_string().replace(' ', "\\ ");
     list(&format!("{}: {escaped}\n", binary.display()));
     assert!(!is_stale(&binary), "c.rs is none of it");
+    for name in manifests {
+        set(&at(name), 30);
+        assert!(is_stale(&binary), "{name} says how it is built");
+        set(&at(name), 10);
+    }
+    assert!(!is_stale(&binary));
     list(&format!("{}: {escaped} {}\n", binary.display(), other.display()));
     assert!(is_stale(&binary));
     list(&format!("{}: {}\n", binary.display(), at("gone.rs").display()));

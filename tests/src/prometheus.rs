@@ -2,7 +2,7 @@
 
 use crate::{scrape, try_tool};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
@@ -142,6 +142,17 @@ impl Prometheus {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let alerts = data["alerts"].as_array().cloned().unwrap_or_default();
         Ok(alerts.into_iter().map(|a| ((text(&a["labels"]["alertname"]), text(&a["state"])), a)).collect())
+    }
+
+    /// The names of the alerts that fire, each with the volume that it is about; empty: it is about none.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn firing(&self) -> Result<BTreeSet<(String, String)>, String> {
+        let data = self.ask("/api/v1/alerts")?;
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        let fires = data["alerts"].as_array().into_iter().flatten().filter(|a| a["state"] == "firing");
+        Ok(fires.map(|a| (text(&a["labels"]["alertname"]), text(&a["labels"]["volume"]))).collect())
     }
 
     /// How many agents answered when they were last scraped.

@@ -311,7 +311,8 @@ async fn journals_that_are_not_ours() {
     fs::write(&segment, b"").unwrap();
     journal_refused(&mut cluster, &shard).await;
     cluster.launch(2).unwrap();
-    cluster.succeeds(0, &["copy", "replace", "v", "n3", "n3", "--no-wait"]).await;
+    cluster.fails(&["copy", "replace", "v", "n3", "n3", "--no-wait"], REFUSED, "throws the copy of v on n3 away").await;
+    cluster.succeeds(0, &["copy", "replace", "v", "n3", "n3", "--no-wait", "--yes"]).await;
     let told = cluster.wait_for("the replacement to say what it waits for", PATIENCE, async |cluster| {
         let volume = cluster.volume("v").await?;
         let note = volume.copies.iter().find(|c| c.node == "n3").map(|c| c.note.clone()).unwrap_or_default();

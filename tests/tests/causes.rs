@@ -61,19 +61,20 @@ fn start(cluster: &TestCluster, dir: &Path, setup: Setup) -> Prometheus {
     Prometheus::start(dir, &targets, setup)
 }
 
-/// Those that do not fire.
-fn silent<'a>(prometheus: &Prometheus, expected: &[&'a str]) -> Result<Vec<&'a str>, String> {
-    let alerts = prometheus.alerts()?;
-    let fires = |name: &&&str| !alerts.contains_key(&((**name).to_owned(), "firing".to_owned()));
-    Ok(expected.iter().filter(fires).copied().collect())
-}
+/// An alert, and the volume that it must be about.
+type Expected<'a> = (&'a str, &'a str);
+
+/// In place of a volume: the alert is about a node or the cluster.
+const NONE: &str = "";
 
 /// Waits until all of these fire.
-async fn told(cluster: &TestCluster, prometheus: &Prometheus, cause: &str, expected: &[&str]) {
+async fn told(cluster: &TestCluster, prometheus: &Prometheus, cause: &str, expected: &[Expected<'_>]) {
     let (what, begun) = (format!("{expected:?} after {cause}"), Instant::now());
     let waits = cluster.wait_for(&what, 2 * PATIENCE, async |_| {
-        let silent = silent(prometheus, expected)?;
-        if silent.is_empty() { Ok(()) } else { Err(format!("{silent:?} not among {:?}", prometheus.alerts()?.keys())) }
+        let firing = prometheus.firing()?;
+        let fires = |(name, volume): &Expected<'_>| firing.contains(&((*name).to_owned(), (*volume).to_owned()));
+        let silent: Vec<&Expected<'_>> = expected.iter().filter(|alert| !fires(alert)).collect();
+        if silent.is_empty() { Ok(()) } else { Err(format!("{silent:?} not among {firing:?}")) }
     });
     waits.await.unwrap_or_else(|e| panic!("{e}"));
     eprintln!("{what}: within {:?}", begun.elapsed());
@@ -189,13 +190,13 @@ async fn hosts_that_die_and_agents_that_misbehave() {
     let dir = scratch();
     let prometheus = start(&cluster, dir.path(), SOON);
     scraped(&cluster, &prometheus).await;
-    let certificates = ["HoldfastCertificateNotRenewed", "HoldfastCertificateEnds"];
+    let certificates = [("HoldfastCertificateNotRenewed", NONE), ("HoldfastCertificateEnds", NONE)];
     told(&cluster, &prometheus, "certificates of a day", &certificates).await;
 
     let pid = cluster.nodes()[0].pid().unwrap();
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64;
     limit_files(pid, descriptors * 6 / 5);
-    told(&cluster, &prometheus, "too few file descriptors", &["HoldfastFilesExhausted"]).await;
+    told(&cluster, &prometheus, "too few file descriptors", &[("HoldfastFilesExhausted", NONE)]).await;
     limit_files(pid, 1024);
     a_thread_that_stands_still(&cluster).await;
 
@@ -203,7 +204,7 @@ async fn hosts_that_die_and_agents_that_misbehave() {
         elect(&mut cluster).await;
         scraped(&cluster, &prometheus).await;
     }
-    told(&cluster, &prometheus, "seven elections", &["HoldfastLeaderChanges"]).await;
+    told(&cluster, &prometheus, "seven elections", &[("HoldfastLeaderChanges", NONE)]).await;
     healthy(&cluster, VOLUME).await;
 
     let from = cluster.primary(VOLUME).await;
@@ -212,7 +213,7 @@ async fn hosts_that_die_and_agents_that_misbehave() {
         cluster.succeeds(0, &["failover", VOLUME, "--to", &to]).await;
         healthy(&cluster, VOLUME).await;
     }
-    told(&cluster, &prometheus, "six switchovers", &["HoldfastEpochFlapping"]).await;
+    told(&cluster, &prometheus, "six switchovers", &[("HoldfastEpochFlapping", VOLUME)]).await;
 
     a_block_that_every_copy_lost(&mut cluster, &prometheus).await;
     agents_that_start_and_end(&mut cluster, &prometheus, dir.path()).await;
@@ -225,7 +226,7 @@ async fn a_thread_that_stands_still(cluster: &TestCluster) {
     let prometheus = start(cluster, dir.path(), Setup { seconds: 4, ..SOON });
     scraped(cluster, &prometheus).await;
     let held = HeldThread::hold(cluster.nodes()[2].pid().unwrap(), "shard-0");
-    told(cluster, &prometheus, "a thread that stands still", &["HoldfastThreadStuck"]).await;
+    told(cluster, &prometheus, "a thread that stands still", &[("HoldfastThreadStuck", NONE)]).await;
     drop(held);
     healthy(cluster, VOLUME).await;
 }
@@ -245,7 +246,7 @@ async fn a_block_that_every_copy_lost(cluster: &mut TestCluster, prometheus: &Pr
     let read = try_tool("qemu-io", ["-f", "raw", "-c", "read 20k 4k", &cluster.uri(primary, VOLUME)]);
     let said = String::from_utf8_lossy(&read.stdout).into_owned() + &String::from_utf8_lossy(&read.stderr);
     assert!(said.contains("Input/output error"), "{said}");
-    let rotten = ["HoldfastBitRot", "HoldfastBlocksUnrepairable", "HoldfastGuestErrors"];
+    let rotten = [("HoldfastBitRot", VOLUME), ("HoldfastBlocksUnrepairable", VOLUME), ("HoldfastGuestErrors", VOLUME)];
     told(cluster, prometheus, "a block that every copy lost", &rotten).await;
 }
 
@@ -256,7 +257,7 @@ async fn agents_that_start_and_end(cluster: &mut TestCluster, prometheus: &Prome
         cluster.launch(SICK).unwrap();
         scraped(cluster, prometheus).await;
     }
-    let starts = ["HoldfastRestarts", "HoldfastVersionsDiffer"];
+    let starts = [("HoldfastRestarts", NONE), ("HoldfastVersionsDiffer", NONE)];
     told(cluster, prometheus, "three starts of an agent, of another version now", &starts).await;
     healthy(cluster, PAIR).await;
     healthy(cluster, WAITS).await;
@@ -273,18 +274,18 @@ async fn agents_that_start_and_end(cluster: &mut TestCluster, prometheus: &Prome
     let primary = serves.await.unwrap_or_else(|e| panic!("{e}"));
     write(cluster, cluster.index_of(&primary).unwrap(), VOLUME, "-P 0x5b 0 4M");
     let gone = [
-        "HoldfastAgentDown",
-        "HoldfastNodeUnreachable",
-        "HoldfastVolumeDegraded",
-        "HoldfastVolumeSingleCopy",
-        "HoldfastVolumeStalled",
-        "HoldfastCopyBehind",
+        ("HoldfastAgentDown", NONE),
+        ("HoldfastNodeUnreachable", NONE),
+        ("HoldfastVolumeDegraded", VOLUME),
+        ("HoldfastVolumeSingleCopy", PAIR),
+        ("HoldfastVolumeStalled", WAITS),
+        ("HoldfastCopyBehind", VOLUME),
     ];
     told(cluster, prometheus, "the death of a node", &gone).await;
     volumes_that_wait_for_a_dead_node(cluster, prometheus).await;
 
     cluster.kill(2);
-    told(cluster, prometheus, "the death of the majority", &["HoldfastNoLeader"]).await;
+    told(cluster, prometheus, "the death of the majority", &[("HoldfastNoLeader", NONE)]).await;
 }
 
 /// The one is told of by the leader alone, as no node of it lives, the other one by the node that has made its copy.
@@ -298,7 +299,7 @@ async fn volumes_that_wait_for_a_dead_node(cluster: &TestCluster, prometheus: &P
         [&["volume", "create", volume, "--size", "16MiB", "--on", on, "--no-wait"], more].concat()
     };
     cluster.succeeds(0, &create(NOWHERE, NAME, &[])).await;
-    told(cluster, prometheus, "a volume of a dead node", &["HoldfastVolumeNotOpen"]).await;
+    told(cluster, prometheus, "a volume of a dead node", &[("HoldfastVolumeNotOpen", NOWHERE)]).await;
     assert_eq!(tell(NOWHERE), 1, "by the leader");
     cluster.succeeds(0, &create(HALF_MADE, "n2,n3", &["--degraded", "stall"])).await;
     let waits = cluster.wait_for("n3 to tell of its volume", PATIENCE, async |_| match tell(HALF_MADE) {
@@ -333,26 +334,31 @@ async fn devices_that_are_bad() {
     device.rules().add(journal(Fault::Delay(Duration::from_millis(1500))));
     // So few that the copy still follows: one that has to catch up is not called slow.
     cluster.succeeds(0, &["volume", "limit", VOLUME, "--iops", "20"]).await;
-    let slow = ["HoldfastDiskSlow", "HoldfastCopySlow"];
+    let slow = [("HoldfastDiskSlow", NONE), ("HoldfastCopySlow", VOLUME)];
     told(&cluster, &prometheus, "a device that takes 1.5 s for each write", &slow).await;
     cluster.succeeds(0, &["volume", "limit", VOLUME, "--none"]).await;
     sound(&cluster, &device).await;
     device.rules().add(image(Fault::Delay(Duration::from_secs(6))));
-    told(&cluster, &prometheus, "an image that takes records more slowly than they come", &["HoldfastJournalFull"])
-        .await;
+    told(
+        &cluster,
+        &prometheus,
+        "an image that takes records more slowly than they come",
+        &[("HoldfastJournalFull", NONE)],
+    )
+    .await;
     sound(&cluster, &device).await;
     device.rules().add(image(Fault::Errno(libc::ENOSPC)));
-    told(&cluster, &prometheus, "a device without space", &["HoldfastDiskFull"]).await;
+    told(&cluster, &prometheus, "a device without space", &[("HoldfastDiskFull", NONE)]).await;
     sound(&cluster, &device).await;
     device.rules().add(journal(Fault::Hang));
-    told(&cluster, &prometheus, "a device that does not answer", &["HoldfastDiskHung"]).await;
+    told(&cluster, &prometheus, "a device that does not answer", &[("HoldfastDiskHung", NONE)]).await;
     sound(&cluster, &device).await;
     finish(load).await;
     healthy(&cluster, VOLUME).await;
 
     a_journal_that_rots(&mut cluster, &prometheus).await;
     device.rules().add(journal(Fault::Errno(libc::EIO)));
-    let failed = ["HoldfastDiskErrors", "HoldfastCopyFailed", "HoldfastVolumeFailed"];
+    let failed = [("HoldfastDiskErrors", NONE), ("HoldfastCopyFailed", VOLUME), ("HoldfastVolumeFailed", SOLO)];
     write(&cluster, 0, VOLUME, "-P 9 0 64k");
     told(&cluster, &prometheus, "a device that fails", &failed).await;
     assert!(prometheus.broken_rules().unwrap().is_empty());
@@ -393,7 +399,7 @@ async fn a_journal_that_rots(cluster: &mut TestCluster, prometheus: &Prometheus)
             break;
         }
     }
-    told(cluster, prometheus, "a bad record in the journal", &["HoldfastJournalRot"]).await;
+    told(cluster, prometheus, "a bad record in the journal", &[("HoldfastJournalRot", NONE)]).await;
 }
 
 #[tokio::test]
@@ -408,7 +414,7 @@ async fn a_link_that_loses_packets() {
     scraped(&cluster, &prometheus).await;
     lan.lose_packets(1, 10);
     let load = Workload::start(Plan::new(cluster.sockets(VOLUME), VOLUME, 0..SIZE, 6)).unwrap();
-    told(&cluster, &prometheus, "a host that loses a tenth of what it sends", &["HoldfastPacketLoss"]).await;
+    told(&cluster, &prometheus, "a host that loses a tenth of what it sends", &[("HoldfastPacketLoss", NONE)]).await;
     lan.heal();
     finish(load).await;
     drop((prometheus, cluster));

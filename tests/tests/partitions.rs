@@ -109,6 +109,29 @@ async fn whoever_is_cut_off_the_others_go_on_and_it_comes_back_by_itself() {
     p.prove().await;
 }
 
+/// What it knows of the cluster may be over: it says nothing for certain that nobody has confirmed.
+#[tokio::test]
+async fn a_primary_that_is_cut_off_does_not_say_that_it_leads_already() {
+    let p = Parted::start(14).await;
+    let primary = p.cluster.primary(VOLUME).await;
+    let name = p.cluster.nodes()[primary].name().to_owned();
+    let failover = ["failover", VOLUME, "--to", &name, "--no-wait"];
+    let said = p.cluster.succeeds(primary, &failover).await;
+    assert!(said.contains("is primary already"), "{said}");
+    p.lan.cable(primary, false);
+    let begun = Instant::now();
+    // At once it believes to lead still, later it serves nothing.
+    for wait in [Duration::ZERO, OUTAGE] {
+        sleep(wait).await;
+        let output = p.cluster.run(primary, &failover).await;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        println!("{:.1?} after it was cut off, status {:?}: {said}", begun.elapsed(), output.status.code());
+        assert!(!output.status.success(), "{said}");
+    }
+    p.heals("the primary, which is asked for itself").await;
+    p.prove().await;
+}
+
 #[tokio::test]
 async fn a_direction_that_is_dead_is_survived() {
     let p = Parted::start(12).await;

@@ -93,6 +93,7 @@ async fn a_volume_changes_its_size_while_nodes_come_and_go() {
     // Smaller only if that is meant; the old primary is away and hears of it later.
     refused(&cluster, ask, REFUSED, &["--size", "48MiB"], "--shrink").await;
     refused(&cluster, ask, REFUSED, &["--size", "48MiB"], "the last 83886080 bytes, from byte 50331648 on").await;
+    refused(&cluster, ask, REFUSED, &["--size", "48MiB", "--shrink"], "behind the first 48MiB of").await;
     refused(&cluster, ask, USAGE, &["--size", "1000"], "multiple of 4KiB").await;
     refused(&cluster, ask, USAGE, &["--size", "65TiB"], "64 TiB").await;
     assert_eq!(size(&uri), 128 * MIB, "a refusal changes nothing");
@@ -102,7 +103,7 @@ async fn a_volume_changes_its_size_while_nodes_come_and_go() {
     attached.args(["-f", "raw", "-c", "read 0 4k", "-c", wait, "-c", beyond, &uri]);
     let attached = attached.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
-    let shrunk = resize(&cluster, ask, "48MiB", &["--shrink"]).await;
+    let shrunk = resize(&cluster, ask, "48MiB", &["--shrink", "--yes"]).await;
     assert_eq!(shrunk["size"].as_u64(), Some(48 * MIB));
     assert_eq!(size(&uri), 48 * MIB);
     let said = attached.wait_with_output().unwrap();
@@ -161,7 +162,7 @@ async fn what_is_cut_off_or_deleted_gives_its_space_back() {
         if least >= 60 * MIB { Ok(()) } else { Err(format!("{least} bytes")) }
     });
     filled.await.unwrap_or_else(|e| panic!("{e}"));
-    resize(&cluster, 0, "4MiB", &["--shrink"]).await;
+    resize(&cluster, 0, "4MiB", &["--shrink", "--yes"]).await;
     let freed = cluster.wait_for("images to give space back", PATIENCE, async |_| {
         let most = (0..3).map(|at| taken(&cluster, at)).max().unwrap_or(0);
         if most <= 5 * MIB { Ok(()) } else { Err(format!("{most} bytes")) }

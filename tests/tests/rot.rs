@@ -140,7 +140,7 @@ async fn replace(cluster: &mut TestCluster, node: usize) {
     let (other, begun) = ((node + 1) % 3, Instant::now());
     loop {
         // A node that has just started may not have been heard of.
-        let ordered = cluster.run(other, &["copy", "replace", "v", &name, &name]).await;
+        let ordered = cluster.run(other, &["copy", "replace", "v", &name, &name, "--yes"]).await;
         if ordered.status.success() {
             break;
         }

@@ -12,10 +12,13 @@ use crate::metrics::{PATIENCE, Vitals};
 use crate::random;
 use crate::token::{Token, hex, unhex};
 use crate::upkeep;
-use holdfast_cluster::{Command, CopyReport, CopyState, Degraded, Outcome, Refusal, RefusalKind, placement};
+use holdfast_cluster::{
+    self as cluster, Command, CopyReport, CopyState, Degraded, Outcome, Refusal, RefusalKind, VolumeState,
+    VolumeStatus, placement,
+};
 use holdfast_node::control::Failure;
 use holdfast_transport::pki;
-use holdfast_types::{Durability, NodeId, VolumeId, VolumeSize};
+use holdfast_types::{Durability, NodeId, VolumeId, VolumeSize, VolumeView};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::StreamExt;
@@ -249,8 +252,8 @@ fn deletion(view: &View<'_>, r: &pb::VolumeDeleteRequest) -> Result<(Command, pb
     Ok((Command::DeleteVolume { volume }, pb::VolumeDeleteResponse { silent }))
 }
 
-/// The wish of a failover, and what the operator is told about it. No wish: it leads already, which is all that was asked for.
-fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Option<Command>, pb::FailoverResponse), Status> {
+/// The wish of a failover, and what the operator is told about it.
+fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Command, pb::FailoverResponse), Status> {
     let volume = volume_named(view, &r.volume)?;
     let state = view.control.state().expect("it named the volume");
     let known = state
@@ -279,17 +282,12 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Option<Comman
     };
     let name = |n: NodeId| state.node(n).map_or_else(String::new, |n| n.name.clone());
     if active.primary == Some(to) && alive(to) {
-        let others = [known.pending.as_ref().and_then(|p| p.configuration.primary), known.nominee.map(|n| n.node)];
-        if let Some(next) = others.into_iter().flatten().find(|next| *next != to) {
-            return Err(Status::failed_precondition(format!(
-                "expected no failover of {} under way, found that {} is taking over from {}: wait until it leads, then ask again",
-                r.volume,
-                name(next),
-                r.to
-            )));
-        }
+        let status = cluster::volume_status(state, detector, view.now, volume);
+        stays(&known, to, &status.ok_or_else(|| no_volume(&r.volume))?, &name)?;
+        // Changes nothing but a wish of this moment, and is refused by a cluster that is in another epoch by now: this node may be cut off.
+        let command = Command::ClearNominee { volume, base: active.epoch };
         let (epoch, leads) = (active.epoch.0, name(to));
-        return Ok((None, pb::FailoverResponse { epoch, from: leads.clone(), to: leads, planned: false }));
+        return Ok((command, pb::FailoverResponse { epoch, from: leads.clone(), to: leads, planned: false }));
     }
     if active.member(to).is_none() {
         return Err(Status::failed_precondition(format!("{} holds no copy of {} that counts", r.to, r.volume)));
@@ -308,7 +306,34 @@ fn nomination(view: &View<'_>, r: &pb::FailoverRequest) -> Result<(Option<Comman
     let planned = !r.force && active.primary.is_some_and(alive);
     let command = Command::Nominate { volume, node: to, base: active.epoch, planned };
     let from = active.primary.map(name).unwrap_or_default();
-    Ok((Some(command), pb::FailoverResponse { epoch: active.epoch.0, from, to: name(to), planned }))
+    Ok((command, pb::FailoverResponse { epoch: active.epoch.0, from, to: name(to), planned }))
+}
+
+/// Refuses to call a failover done to the node that leads already, while it will not lead for long or can't serve.
+fn stays(
+    known: &VolumeView,
+    primary: NodeId,
+    status: &VolumeStatus,
+    name: &dyn Fn(NodeId) -> String,
+) -> Result<(), Status> {
+    let others = [known.pending.as_ref().and_then(|p| p.configuration.primary), known.nominee.map(|n| n.node)];
+    if let Some(next) = others.into_iter().flatten().find(|next| *next != primary) {
+        return Err(Status::failed_precondition(format!(
+            "expected no failover of {} under way, found that {} is taking over from {}: wait until it leads, then ask again",
+            status.name,
+            name(next),
+            name(primary)
+        )));
+    }
+    match status.state {
+        VolumeState::Healthy | VolumeState::Degraded | VolumeState::Opening => Ok(()),
+        VolumeState::Stalled | VolumeState::Failed => Err(Status::failed_precondition(format!(
+            "expected {}, which is the primary of {} already, to serve it, found that it waits: {}",
+            name(primary),
+            status.name,
+            status.reasons.join("; ")
+        ))),
+    }
 }
 
 fn event(node: &str, h: Happened) -> pb::Event {
@@ -477,9 +502,7 @@ impl Admin for Service {
     async fn failover(&self, request: Request<pb::FailoverRequest>) -> Answer<pb::FailoverResponse> {
         let request = request.into_inner();
         let (command, answer) = self.look(move |view| nomination(view, &request)).await?;
-        if let Some(command) = command {
-            self.propose(command).await?;
-        }
+        self.propose(command).await?;
         Ok(Response::new(answer))
     }
 
@@ -587,3 +610,6 @@ impl Admin for Service {
         Ok(Response::new(Box::pin(stream.filter(move |h| about(h, &request.volume)).map(move |h| Ok(event(&node, h))))))
     }
 }
+
+#[cfg(test)]
+mod tests;

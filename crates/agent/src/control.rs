@@ -82,8 +82,6 @@ pub(crate) struct View<'a> {
     pub(crate) certificate: Certificate,
     pub(crate) address: SocketAddr,
     pub(crate) endpoint: &'a Endpoint,
-    /// Volumes with a copy here that counts or learns, ascending.
-    pub(crate) local: Vec<VolumeId>,
     /// Active epoch of each of them, and how often it changed while this agent ran.
     pub(crate) epoch_changes: &'a BTreeMap<VolumeId, (Epoch, u64)>,
     pub(crate) event_counts: &'a BTreeMap<&'static str, u64>,
@@ -468,7 +466,6 @@ impl ControlLoop {
                 certificate: self.parts.certificate,
                 address: self.parts.address,
                 endpoint: &self.parts.endpoint,
-                local: self.local.views.iter().map(|view| view.volume).collect(),
                 epoch_changes: &self.epoch_changes,
                 event_counts: &self.event_counts,
             }),

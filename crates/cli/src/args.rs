@@ -267,7 +267,7 @@ pub(crate) enum VolumeCommand {
     #[command(long_about = "Give a volume another size, while it is in use.\n\n\
         Every copy changes its size at the same place of the log, also one that is down now. A client that is attached goes on with the \
         size that it was told; one that attaches later sees the new one. A smaller size is refused (exit status 3) without --shrink: \
-        what lies behind it is gone for good, on every copy, also if the volume grows again.")]
+        what lies behind it is gone for good, on every copy, also if the volume grows again. With it the command asks.")]
     Resize {
         /// Its name
         name: String,
@@ -277,6 +277,9 @@ pub(crate) enum VolumeCommand {
         /// A smaller size is meant: discard what lies behind it
         #[arg(long)]
         shrink: bool,
+        /// Don't ask; needed with --shrink where nobody can be asked
+        #[arg(long)]
+        yes: bool,
         /// Return once the cluster has agreed to it, not only when it is done
         #[arg(long)]
         no_wait: bool,
@@ -515,7 +518,7 @@ pub(crate) enum CopyCommand {
     /// Put a copy on one node in place of the one on another
     #[command(long_about = "Put a copy on one node in place of the one on another.\n\n\
         The old copy stays until the new one counts, so there are never fewer than before. The old node may be down. The same node \
-        twice: its copy is thrown away and made anew, while at least two others hold everything.")]
+        twice: its copy is thrown away and made anew, while at least two others hold everything; that is asked about.")]
     Replace {
         /// The volume
         volume: String,
@@ -523,6 +526,9 @@ pub(crate) enum CopyCommand {
         old: String,
         /// Node that is to hold it
         new: String,
+        /// Don't ask; needed for the same node twice where nobody can be asked
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         wait: CopyWait,
     },
@@ -775,7 +781,8 @@ mod tests {
             "holdfast volume list",
             "holdfast volume show vm1",
             "holdfast volume resize vm1 --size 64GiB",
-            "holdfast volume resize vm1 --size 1GiB --shrink --no-wait",
+            "holdfast volume resize vm1 --size 1GiB --shrink --no-wait --yes",
+            "holdfast copy replace vm1 n1 n1 --yes",
             "holdfast volume delete vm1 --force --yes",
             "holdfast copy remove vm1 n1 --yes",
             "holdfast volume create vm1 --size 1GiB --no-wait --timeout 5s",

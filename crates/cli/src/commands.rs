@@ -279,8 +279,13 @@ async fn volume(agent: &mut Agent<'_>, output: Output, command: VolumeCommand) -
             let volume = agent.volume(&name).await?;
             output::print(output, || output::volume_json(&volume), || output::volume_text(&volume));
         }
-        VolumeCommand::Resize { name, size, shrink, no_wait } => {
-            let volume = resize(agent, name, new_size(&size)?, shrink, !no_wait).await?;
+        VolumeCommand::Resize { name, size, shrink, yes, no_wait } => {
+            let bytes = new_size(&size)?;
+            let what = || format!("this discards what lies behind the first {size} of {name}, on every copy, for ever");
+            if shrink {
+                output::confirm(&what(), "yes", yes)?;
+            }
+            let volume = resize(agent, name, bytes, shrink, !no_wait).await?;
             output::print(output, || output::volume_json(&volume), || output::volume_text(&volume));
         }
         VolumeCommand::Limit { name, limits, none } => {

@@ -224,6 +224,15 @@ impl Volume {
         }
     }
 
+    /// Whether it is open and `node` holds a copy that counts or learns.
+    #[must_use]
+    pub fn has_copy_in_use(&self, node: NodeId) -> bool {
+        match &self.phase {
+            Phase::Open { active, copies, .. } => active.member(node).is_some() || copies.learner(node).is_some(),
+            Phase::Creating { .. } | Phase::Deleting { .. } => false,
+        }
+    }
+
     /// Who leads it, or is to.
     pub(crate) fn leader(&self) -> Option<NodeId> {
         match &self.phase {
@@ -353,11 +362,7 @@ impl State {
     #[must_use]
     pub fn views_for(&self, node: NodeId) -> Vec<VolumeView> {
         // A view is large: it is made of those alone that are wanted.
-        let held = |v: &Volume| match &v.phase {
-            Phase::Open { active, copies, .. } => active.member(node).is_some() || copies.learner(node).is_some(),
-            Phase::Creating { .. } | Phase::Deleting { .. } => false,
-        };
-        let volumes = self.volumes.iter().filter(|(_, v)| held(v));
+        let volumes = self.volumes.iter().filter(|(_, v)| v.has_copy_in_use(node));
         volumes.filter_map(|(id, _)| self.view(*id)).collect()
     }
 

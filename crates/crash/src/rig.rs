@@ -7,7 +7,9 @@ use bytes::Bytes;
 use holdfast_format::message::RegionCut;
 use holdfast_store::io::{DiskDone, DiskOp, FileId};
 use holdfast_store::{Input, Output, Store, StoreConfig};
-use holdfast_types::{BLOCK_SIZE, BlockRange, EpochTable, Lsn, OpenedCopy, ReadFault, Time, VolumeId, VolumeSize};
+use holdfast_types::{
+    BLOCK_SIZE, BlockRange, Epoch, EpochTable, Lsn, OpenedCopy, ReadFault, Time, VolumeId, VolumeSize,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -178,7 +180,6 @@ impl<D: Device> Rig<D> {
             | Output::Orphan { .. } => {}
             // Answers to what is not asked here.
             Output::Held { .. } | Output::LetGo { .. } | Output::Sums { .. } => {}
-            Output::RegionsRead { .. } | Output::SideOpened { .. } | Output::SideHeld { .. } => {}
             Output::SideWritten { volume, bad: bad @ 1.. } if !self.device.harms() => {
                 self.complain(format!("{volume}: {bad} regions are not in its side area"));
             }
@@ -186,20 +187,25 @@ impl<D: Device> Rig<D> {
                 self.complain(format!("{volume}: not proven: {why:?}"));
             }
             Output::SideProven { result, .. } => self.proven = result.is_ok(),
-            Output::SideWritten { .. } => {}
-            Output::Switched { volume, epoch, last, digest, .. } => {
-                self.switches += 1;
-                self.volume_mut(volume).on_switched(epoch, last.0);
-                if self.volume(volume).digest(last.0) != digest {
-                    self.complain(format!("{volume}: switched to another state at {last}"));
-                }
-            }
+            Output::SideWritten { .. }
+            | Output::RegionsRead { .. }
+            | Output::SideOpened { .. }
+            | Output::SideHeld { .. } => {}
+            Output::Switched { volume, epoch, last, digest, .. } => self.on_switched(volume, epoch, last, digest),
             Output::SwitchRefused { volume } => self.complain(format!("{volume}: a state that was proven is refused")),
             Output::Failed { volume, reason } => {
                 let concerned = |v: &VolumeId| volume.is_none_or(|failed| failed == *v);
                 self.volumes.iter_mut().filter(|(v, _)| concerned(v)).for_each(|(_, v)| v.failed = true);
                 self.failed.push((volume, reason));
             }
+        }
+    }
+
+    fn on_switched(&mut self, volume: VolumeId, epoch: Epoch, last: Lsn, digest: u64) {
+        self.switches += 1;
+        self.volume_mut(volume).on_switched(epoch, last.0);
+        if self.volume(volume).digest(last.0) != digest {
+            self.complain(format!("{volume}: switched to another state at {last}"));
         }
     }
 

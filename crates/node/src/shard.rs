@@ -403,13 +403,6 @@ impl Shard {
         self.store.admits()
     }
 
-    /// Whether the journal holds so much that is not committed that those who brought it may hand over nothing more. When that
-    /// changes, [`Shard::accepts`] may change for volumes that [`Shard::maintained`] does not name.
-    #[must_use]
-    pub fn is_crowded(&self) -> bool {
-        self.store.is_crowded()
-    }
-
     /// Whether guests of `volume` may hand over more.
     #[must_use]
     pub fn accepts(&self, volume: VolumeId) -> bool {

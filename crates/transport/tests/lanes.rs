@@ -43,7 +43,18 @@ struct Node {
 
 impl Node {
     async fn start(identity: &Identity, config: TransportConfig) -> Node {
-        let (endpoint, events) = Endpoint::bind(config, identity).await.unwrap();
+        let begun = Instant::now();
+        let (endpoint, events) = loop {
+            match Endpoint::bind(config.clone(), identity).await {
+                // What another endpoint of the test had is free a moment after that has ended.
+                Err(TransportError::Bind { source, .. })
+                    if source.kind() == std::io::ErrorKind::AddrInUse && begun.elapsed() < PATIENCE =>
+                {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                bound => break bound.unwrap(),
+            }
+        };
         let address = endpoint.local_addr().unwrap();
         Node { id: identity.node, endpoint, events, address, refused: Vec::new() }
     }
@@ -384,25 +395,30 @@ async fn who_gives_up_in_the_middle_of_a_handshake_is_not_said_to_be_of_another_
     // What it says arrives, and no answer comes back: the handshake goes on no further.
     let relay = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let (through, target) = (relay.local_addr().unwrap(), a.address);
+    let (speaks, mut spoken) = tokio::sync::mpsc::unbounded_channel();
     let forwards = tokio::spawn(async move {
         let mut datagram = vec![0; 2048];
         loop {
             let (len, from) = relay.recv_from(&mut datagram).await.unwrap();
-            if from != target {
+            if from == target {
+                speaks.send(()).unwrap();
+            } else {
                 relay.send_to(&datagram[..len], target).await.unwrap();
             }
         }
     });
     let stranger = Stranger::new(b"holdfast/1");
     let dials = stranger.endpoint.connect_with(stranger.config.clone(), through, "any.holdfast").unwrap();
-    // Its first words are on their way.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Its first words were heard.
+    tokio::time::timeout(PATIENCE, spoken.recv()).await.expect("an answer that the relay keeps").unwrap();
     stranger.endpoint.close(0u32.into(), b"");
     drop(dials);
     wait_until("it to be counted", || a.endpoint.turned_away().abandoned == 1).await;
     a.quiet(Duration::from_millis(100)).await;
     let said = a.refused.join("\n");
-    assert!(said.contains("gave up") && !said.contains("certificate of this cluster"), "{said}");
+    // That it gave up may have got lost on its way.
+    let gone = said.contains("gave up") || said.contains("took too long");
+    assert!(gone && !said.contains("certificate of this cluster"), "{said}");
     assert_eq!(a.endpoint.turned_away().all, 1);
     forwards.abort();
 }

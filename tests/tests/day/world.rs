@@ -142,7 +142,7 @@ impl Day {
                 to_words(&["volume", "resize", &volume, "--size", &(found.size + (4 << 20)).to_string()])
             }
             Operation::Shrink if found.size > LOADED + SPARE => {
-                to_words(&["volume", "resize", &volume, "--size", &(LOADED + SPARE).to_string(), "--shrink"])
+                to_words(&["volume", "resize", &volume, "--size", &(LOADED + SPARE).to_string(), "--shrink", "--yes"])
             }
             Operation::CopyAdd if holders.len() < NODES => to_words(&["copy", "add", &volume, &spare(self)?]),
             Operation::CopyRemove if holders.len() > 2 => to_words(&["copy", "remove", &volume, &holder, "--yes"]),
@@ -287,7 +287,8 @@ impl Day {
         self.cluster.launch(victim).unwrap();
         for volume in lost {
             let anew = self.cluster.wait_for("copies to be made anew", HEALS, async |_| {
-                let output = self.cluster.run((victim + 1) % NODES, &["copy", "replace", &volume, &name, &name]).await;
+                let output =
+                    self.cluster.run((victim + 1) % NODES, &["copy", "replace", &volume, &name, &name, "--yes"]).await;
                 if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
             });
             anew.await.unwrap_or_else(|e| panic!("{volume}: {e}"));

@@ -6,7 +6,8 @@
 //! costs it no more: a page is kept for [`KEPT`].
 //!
 //! Invariants: an answer never waits longer than [`PATIENCE`] for a thread that stands still; the number of series is bounded by
-//! a constant for each copy of this node, one for each pair of a led volume and a holder of it, and one for each node.
+//! a constant for each copy of this node, and on the control plane's leader for each volume of which nobody else tells, one for each pair of a led
+//! volume and a holder of it, and one for each node.
 //!
 //! Deliberately absent: the numbers of other nodes' copies. Each node tells of its own; the lag of copies is told by the primary,
 //! which alone knows the log's end.
@@ -28,6 +29,8 @@ use crate::error::AgentError;
 use crate::random;
 use crate::refusals::RefusalCounts;
 pub(crate) use control::ControlSample;
+#[cfg(test)]
+pub(crate) use control::open_volume;
 pub(crate) use history::History;
 use http::{Answer, Status};
 use page::Recorder;

@@ -74,7 +74,12 @@ pub(super) async fn run(agent: &mut Agent<'_>, output: Output, command: CopyComm
             agent.ask(async |c| c.copy_remove(request).await).await?;
             (Wish { volume, on: None, off: Some(node) }, wait)
         }
-        CopyCommand::Replace { volume, old, new, wait } => {
+        CopyCommand::Replace { volume, old, new, yes, wait } => {
+            // With another node the old copy stays until the new one counts.
+            if old == new {
+                let what = format!("this throws the copy of {volume} on {old} away, and makes it anew from the others");
+                output::confirm(&what, "yes", yes)?;
+            }
             let request = pb::CopyReplaceRequest { volume: volume.clone(), old: old.clone(), new: new.clone() };
             agent.ask(async |c| c.copy_replace(request).await).await?;
             let off = (old != new).then_some(old);

@@ -152,9 +152,12 @@ fn comparing(copies: &[pb::Copy]) -> String {
     let behind = copies.iter().filter_map(|c| Some((&c.node, end.saturating_sub(c.applied_lsn?))));
     match behind.max_by_key(|(_, records)| *records) {
         Some((node, records)) if records > 0 => {
-            format!("{node} has {} records to apply; it ends within 30 s", units::count(records))
+            format!(
+                "{node} has {} records to apply; copies get 10 s to reach the one compared, then 20 s",
+                units::count(records)
+            )
         }
-        _ => "all records are applied; it ends within 20 s".to_owned(),
+        _ => "all records are applied; copies get 20 s to be compared".to_owned(),
     }
 }
 
@@ -237,10 +240,14 @@ mod tests {
             said(0)
         );
         assert!(
-            said(0).contains("verify by the copy on n1: all records are applied; it ends within 20 s"),
+            said(0).contains("verify by the copy on n1: all records are applied; copies get 20 s to be compared"),
             "{}",
             said(0)
         );
-        assert!(said(1500).contains("n2 has 1\u{202f}500 records to apply; it ends within 30 s"), "{}", said(1500));
+        assert!(
+            said(1500).contains("n2 has 1\u{202f}500 records to apply; copies get 10 s to reach"),
+            "{}",
+            said(1500)
+        );
     }
 }

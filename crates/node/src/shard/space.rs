@@ -11,6 +11,13 @@ const ENDS: &str = "the file system of the data directory has space again: what 
 const LEAST_SHARE: usize = 256 << 10;
 
 impl Shard {
+    /// Whether the journal holds so much that is not committed that those who brought it may hand over nothing more. When that
+    /// changes, [`Shard::accepts`] may change for volumes that [`Shard::maintained`] does not name.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.store.is_crowded()
+    }
+
     /// Bytes that guests of one volume may have under way. A volume that waits for its quorum keeps its records in the journal: in
     /// bytes, all that wait leave half of it to those that don't (P9), up to the least share. In segments one that goes on writing
     /// does ([`Store::outstays`](holdfast_store::Store::outstays)); many that begin at different times, each in a segment of its own, may

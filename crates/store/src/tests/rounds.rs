@@ -99,6 +99,7 @@ fn round(seed: u64, tally: &mut Tally) {
     // A whole neighbour first: what it has not applied fills the journal that both share.
     let mut volumes = VOLUMES;
     volumes.sort_by_key(|v| h.opened.get(v).is_none_or(|c| c.unknown_to.is_some()));
+    commit_all(&mut h);
     for v in volumes {
         if has_failed(&h, v) {
             tally.refused += 1;
@@ -106,6 +107,16 @@ fn round(seed: u64, tally: &mut Tally) {
             repair(&mut h, &base, v, seed, tally);
         }
     }
+}
+
+/// Everybody's quorum has what is durable here: what is not committed of one volume would keep the room from the other.
+fn commit_all(h: &mut Harness) {
+    for v in VOLUMES.into_iter().filter(|v| !has_failed(h, *v)).collect::<Vec<_>>() {
+        let last = h.opened[&v].last.0;
+        h.models.get_mut(&v).expect("known").durable = last;
+        h.commit(v, last);
+    }
+    h.quiesce();
 }
 
 fn has_failed(h: &Harness, v: VolumeId) -> bool {
@@ -131,10 +142,7 @@ fn repair(h: &mut Harness, base: &Harness, v: VolumeId, seed: u64, tally: &mut T
         tally.refetched += 1;
     }
     let m = h.models.get_mut(&v).expect("known");
-    m.durable = c.last.0;
     let records = m.log[usize::try_from(c.last.0).expect("small")..].to_vec();
-    h.commit(v, c.last.0);
-    h.quiesce();
     // As a primary sends them: what is committed follows what is durable, so that the journal has room.
     for record in records {
         let lsn = record.lsn().0;
@@ -201,6 +209,8 @@ fn sound(h: &Harness, base: &Harness, v: VolumeId) -> Vec<u8> {
     other.models = base.models.clone();
     other.disk.files = base.disk.files.clone();
     other.start();
+    other.quiesce();
+    commit_all(&mut other);
     let (held, last) = (other.models[&v].last(), h.models[&v].last());
     let m = other.models.get_mut(&v).expect("known");
     let records = h.models[&v].log[usize::try_from(held).expect("small")..].to_vec();
