@@ -151,8 +151,10 @@ fn repair(h: &mut Harness, base: &Harness, v: VolumeId, seed: u64, tally: &mut T
         if refused_late(h, v, tally) {
             return;
         }
-        if h.models[&v].durable < lsn && !h.failures.is_empty() {
-            // A neighbour that failed keeps its records until it is replaced, and these journals are tiny.
+        let lacks = VOLUMES.into_iter().any(|n| n != v && h.opened.get(&n).is_some_and(|c| c.unknown_to.is_some()));
+        if h.models[&v].durable < lsn && (lacks || !h.failures.is_empty()) {
+            // A neighbour that failed keeps its records until it is replaced, as evidence so does one that lacks some itself, and these
+            // journals are tiny.
             assert!(h.store.is_journal_full(), "{seed}: {v}; {:?}", h.failures);
             tally.waiting += 1;
             return;
