@@ -281,9 +281,10 @@ async fn volume(agent: &mut Agent<'_>, output: Output, command: VolumeCommand) -
         }
         VolumeCommand::Resize { name, size, shrink, yes, no_wait } => {
             let bytes = new_size(&size)?;
-            let what = || format!("this discards what lies behind the first {size} of {name}, on every copy, for ever");
             if shrink {
-                output::confirm(&what(), "yes", yes)?;
+                let what =
+                    format!("this discards what lies behind the first {size} of {name}, on every copy, for ever");
+                output::confirm(&what, "yes", yes)?;
             }
             let volume = resize(agent, name, bytes, shrink, !no_wait).await?;
             output::print(output, || output::volume_json(&volume), || output::volume_text(&volume));

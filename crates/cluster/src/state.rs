@@ -258,11 +258,8 @@ impl Volume {
     /// Whether a copy on `node` is wanted, counts, or is to count.
     #[must_use]
     pub fn counts_on(&self, node: NodeId) -> bool {
-        match &self.phase {
-            Phase::Creating { copies, .. } => copies.contains_key(&node),
-            Phase::Open { active, copies, .. } => active.member(node).is_some() || copies.wanted.contains(&node),
-            Phase::Deleting { .. } => false,
-        }
+        let member = matches!(&self.phase, Phase::Open { active, .. } if active.member(node).is_some());
+        member || self.is_wanted_on(node)
     }
 
     /// Whether a copy on `node` is wanted.

@@ -550,10 +550,15 @@ impl Control {
     }
 
     fn compact(&mut self, upto: u64, now: Time, out: &mut Vec<Output>) {
-        if let Some(state) = self.replicated.snapshot().filter(|_| !self.gave_up) {
+        if let Some(state) = self.snapshot() {
             self.applied_since_snapshot = 0;
             self.raft(consensus::Input::Compact { upto, state }, now, out);
         }
+    }
+
+    /// What is applied, unless this node can't vouch for it any more.
+    fn snapshot(&self) -> Option<Bytes> {
+        self.replicated.snapshot().filter(|_| !self.gave_up)
     }
 
     /// Tells the shard, the transport and the operator what changed for them.
@@ -709,7 +714,7 @@ fn raft_output(
             control.watch.leader(leader, now, out);
         }
         consensus::Output::SnapshotWanted { index } => {
-            let state = control.replicated.snapshot().filter(|_| !control.gave_up)?;
+            let state = control.snapshot()?;
             return Some(consensus::Input::Compact { upto: index, state });
         }
     }
