@@ -49,6 +49,8 @@ pub use found::found;
 #[cfg(any(test, feature = "fuzz"))]
 pub use join::fuzz_join;
 pub use join::join;
+#[cfg(any(test, feature = "fuzz"))]
+pub use metrics::fuzz_http;
 pub use paths::Paths;
 
 /// Whether colours may go to this stream: it is a terminal, and nobody has set NO_COLOR (no-color.org).
@@ -56,4 +58,26 @@ pub use paths::Paths;
 pub fn may_colour(stream: &impl std::io::IsTerminal) -> bool {
     let wished_away = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     stream.is_terminal() && !wished_away && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+#[cfg(test)]
+mod corpus {
+    //! Every committed fuzz input of this crate's targets, in every test run.
+
+    use std::fs;
+    use std::path::Path;
+
+    fn each(target: &str, run: impl Fn(&[u8])) {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+        let inputs: Vec<_> =
+            fs::read_dir(corpus).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+        assert!(!inputs.is_empty());
+        inputs.iter().for_each(|input| run(input));
+    }
+
+    #[test]
+    fn committed_inputs_of_the_fuzzer_hold() {
+        each("join", super::fuzz_join);
+        each("http_request", super::fuzz_http);
+    }
 }

@@ -36,6 +36,8 @@
 
 mod api;
 mod error;
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz;
 mod guard;
 mod node;
 mod remains;
@@ -48,5 +50,7 @@ pub use api::{
     Input, MembershipChange, Output, PeerProgress, PersistBatch, RaftConfig, RaftStatus, Stored, StoredEntry,
 };
 pub use error::ConsensusError;
+#[cfg(any(test, feature = "fuzz"))]
+pub use fuzz::fuzz_member;
 pub use node::Raft;
 pub use remains::Remains;

@@ -392,6 +392,10 @@ impl Raft {
         if let Some(snapshot) = self.node.mut_store().compact(upto, membership, state) {
             self.memberships = self.memberships.split_off(&since);
             out.push(Output::Compacted { first_index: upto + 1, snapshot });
+            if self.is_leader() {
+                // To whom raft could send no snapshot it would try again only after the next heartbeat.
+                self.node.raft.bcast_append();
+            }
         }
     }
 

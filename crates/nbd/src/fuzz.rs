@@ -130,3 +130,24 @@ pub(crate) fn drive_client(bytes: &[u8]) -> usize {
     }
     replies
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    fn corpus(target: &str) -> Vec<Vec<u8>> {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+        let inputs: Vec<_> =
+            fs::read_dir(corpus).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+        assert!(!inputs.is_empty());
+        inputs
+    }
+
+    #[test]
+    fn committed_inputs_of_the_fuzzer_hold() {
+        corpus("nbd_server").iter().for_each(|input| fuzz_server(input));
+        corpus("nbd_client").iter().for_each(|input| fuzz_client(input));
+    }
+}

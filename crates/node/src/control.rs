@@ -550,10 +550,15 @@ impl Control {
     }
 
     fn compact(&mut self, upto: u64, now: Time, out: &mut Vec<Output>) {
-        if let Some(state) = self.snapshot() {
-            self.applied_since_snapshot = 0;
-            self.raft(consensus::Input::Compact { upto, state }, now, out);
+        if let Some(compact) = self.compaction(upto) {
+            self.raft(compact, now, out);
         }
+    }
+
+    fn compaction(&mut self, upto: u64) -> Option<consensus::Input> {
+        let state = self.snapshot()?;
+        self.applied_since_snapshot = 0;
+        Some(consensus::Input::Compact { upto, state })
     }
 
     /// What is applied, unless this node can't vouch for it any more.
@@ -705,18 +710,15 @@ fn raft_output(
         consensus::Output::Apply { index, data } => control.apply(index, data, now, out),
         consensus::Output::Restore { state, .. } => control.restore(state, out),
         // What was dropped is sent again: when the leader changes, or after a silence.
-        consensus::Output::Dropped { .. }
-        | consensus::Output::ReadReady { .. }
-        | consensus::Output::MembershipApplied { .. } => {}
+        consensus::Output::Dropped { .. } | consensus::Output::ReadReady { .. } => {}
+        // The next step need not wait: until the last one the loss of one node may be the loss of the majority.
+        consensus::Output::MembershipApplied { .. } => control.housekeeping = Every::from(HOUSEKEEPING, now),
         consensus::Output::RoleChanged { leader, .. } => {
             control.proposals.forget_sent();
             let leader = leader.map(|node| lead::name(control.replicated.state(), node));
             control.watch.leader(leader, now, out);
         }
-        consensus::Output::SnapshotWanted { index } => {
-            let state = control.snapshot()?;
-            return Some(consensus::Input::Compact { upto: index, state });
-        }
+        consensus::Output::SnapshotWanted { index } => return control.compaction(index),
     }
     None
 }

@@ -249,6 +249,26 @@ fn parse(head: &[u8]) -> Result<Request, Answer> {
     Ok(Request { path: path.to_owned(), with_body })
 }
 
+/// What anybody in the network sends to the metrics port.
+///
+/// # Panics
+/// A request was understood that does not read the same when it is written again, or names more than a path.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn fuzz_http(bytes: &[u8]) {
+    match parse(bytes) {
+        Ok(request) => {
+            assert!(request.path.starts_with('/') && !request.path.contains(['?', '#', ' ', '\r']), "{request:?}");
+            let method = if request.with_body { "GET" } else { "HEAD" };
+            let again = format!("{method} {} HTTP/1.1\r\n\r\n", request.path);
+            assert_eq!(parse(again.as_bytes()).ok(), Some(request));
+        }
+        Err(refusal) => {
+            let text = render(&refusal, true);
+            assert!(text.starts_with("HTTP/1.1 4") && text.ends_with(&*refusal.body), "{text}");
+        }
+    }
+}
+
 fn render(answer: &Answer, with_body: bool) -> String {
     let Answer { status, kind, body } = answer;
     let allow = if *status == Status::WrongMethod { "Allow: GET, HEAD\r\n" } else { "" };

@@ -32,6 +32,8 @@ pub(crate) use control::ControlSample;
 #[cfg(test)]
 pub(crate) use control::open_volume;
 pub(crate) use history::History;
+#[cfg(any(test, feature = "fuzz"))]
+pub use http::fuzz_http;
 use http::{Answer, Status};
 use page::Recorder;
 pub(crate) use shard::{DiskMeter, GuestCounters, ShardSample, VolumeSample};

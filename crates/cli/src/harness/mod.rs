@@ -132,7 +132,8 @@ impl Cluster {
         if up == self.nodes.len() && voters == wanted_voters(up) {
             return Ok(());
         }
-        let state = |node: &pb::Node| format!("{} {}{}", node.name, node.state, if node.voter { ", votes" } else { "" });
+        let state =
+            |node: &pb::Node| format!("{} {}{}", node.name, node.state, if node.voter { ", votes" } else { "" });
         let states: Vec<_> = status.nodes.iter().map(state).collect();
         Err(format!("{} sees {}", self.nodes[at].name(), states.join("; ")))
     }

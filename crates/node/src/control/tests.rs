@@ -33,6 +33,8 @@ struct Seen {
     /// Why it ended, where that is looked for.
     fatal: Option<String>,
     superseded: Option<Recovery>,
+    /// Snapshots that it made of its own state.
+    compacted: usize,
 }
 
 struct Net {
@@ -181,6 +183,7 @@ impl Net {
                 self.later(at, Due::Persisted { node: id, batch: batch.batch });
             }
             Output::Compact { first_index, snapshot } => {
+                seen.compacted += 1;
                 self.stored.entry(id).or_default().compact(first_index, snapshot)
             }
             Output::Local(local) => seen.local = local,
@@ -386,6 +389,25 @@ fn a_volume_opens_and_survives_the_death_of_its_primary_and_the_leader() {
         net.open(next);
         assert_eq!(net.view(next).unwrap().active.epoch, Epoch(2));
     }
+}
+
+/// Until three vote, the loss of one node may be the loss of the majority.
+#[test]
+fn newcomers_vote_soon_and_the_leader_alone_makes_them_a_snapshot() {
+    let mut net = Net::new(12);
+    net.controls.clear();
+    net.snapshot_every = 10_000;
+    net.start(N1);
+    net.run(3000);
+    for (id, name) in [(N2, "beta"), (N3, "gamma"), (NodeId(4), "delta"), (NodeId(5), "epsilon")] {
+        assert_eq!(net.propose(N1, node(name)), Ok(Outcome::Node(id)));
+        net.start(id);
+    }
+    let voters = |net: &Net| net.controls[&N1].raft_status().voters.len() == 5;
+    assert!(net.until(1500, voters), "{:?}", net.controls[&N1].raft_status());
+    net.run(1000);
+    let made: Vec<usize> = net.seen.values().map(|seen| seen.compacted).collect();
+    assert!(made[0] >= 1 && made[1..].iter().all(|n| *n == 0), "{made:?}");
 }
 
 #[test]

@@ -357,4 +357,16 @@ mod tests {
         backwards[9] = 9;
         assert_eq!(Message::decode(backwards.into()), None, "versions 9 to 2");
     }
+
+    #[test]
+    fn committed_inputs_of_the_fuzzer_hold() {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/control_message");
+        let files = std::fs::read_dir(corpus).unwrap();
+        let inputs: Vec<_> = files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+        let understood = |input: &&Vec<u8>| {
+            generation_of(Bytes::copy_from_slice(input)).is_some_and(|(_, bytes)| Message::decode(bytes).is_some())
+        };
+        assert_eq!(inputs.iter().filter(understood).count(), inputs.len(), "each of them means something");
+        inputs.iter().for_each(|input| fuzz_control(input));
+    }
 }

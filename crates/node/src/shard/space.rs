@@ -29,9 +29,9 @@ impl Shard {
     }
 
     /// Whether the copy of `volume` has the space that it needs; as a primary it is also held up by its neighbours on the
-    /// same file system, through the backlog that all of them share.
+    /// same file system, through the backlog that all of them share. One that waits for its quorum is not held up by that.
     pub(super) fn space(&self, volume: VolumeId) -> Space {
-        let held_up = self.store.is_short_of_space() && self.is_serving(volume) && !self.accepts(volume);
+        let held_up = self.store.is_short_of_space() && self.is_serving(volume) && !self.store.admits();
         if held_up { Space::Out } else { self.store.space(volume) }
     }
 
