@@ -58,8 +58,13 @@ fn main() -> Result<(), Failure> {
         let bench = Bench::start(Path::new(binary), place.path(), seconds).await?;
         let mut done = Vec::new();
         for at in 1..=rounds {
-            let round = bench.round().await?;
-            eprintln!("round {at} of {rounds}: resync at {:.0} MiB/s", round.rate);
+            let round = bench.round(at % 2 == 0).await?;
+            let ratio = |v: usize| round.with[v].p50 / round.without[v].p50;
+            let [fetched, neighbour] = [ratio(0), ratio(1)];
+            eprintln!(
+                "round {at} of {rounds}: {FETCHED} {fetched:.2}, {NEIGHBOUR} {neighbour:.2}, resync at {:.0} MiB/s",
+                round.rate
+            );
             done.push(round);
         }
         Ok::<_, Failure>(done)
@@ -125,14 +130,14 @@ impl Bench {
         self.holdfast(&[&args[..], &["--rounds", "1", "--duration", "1s", "--yes"]].concat()).map(drop)
     }
 
-    async fn round(&self) -> Result<Round, Failure> {
+    async fn round(&self, neighbour_first: bool) -> Result<Round, Failure> {
         let third = self.cluster.nodes()[2].name().to_owned();
         self.holdfast(&["copy", "remove", FETCHED, &third, "--yes"])?;
         self.cluster.wait_healthy(FETCHED, PATIENCE).await?;
-        let without = self.measure()?;
+        let without = self.measure(neighbour_first)?;
         self.holdfast(&["copy", "add", FETCHED, &third, "--no-wait"])?;
         let (begin, before) = (Instant::now(), self.begun(&third).await?);
-        let with = self.measure()?;
+        let with = self.measure(neighbour_first)?;
         let after = self.fetched(&third).await.map_err(|found| {
             format!("expected the resync to outlast the measurement, found {found}; measure for fewer seconds")
         })?;
@@ -157,7 +162,12 @@ impl Bench {
         copy.resync.map(|r| r.done_bytes).ok_or(format!("a copy that is {}", copy.state))
     }
 
-    fn measure(&self) -> Result<[Latency; 2], Failure> {
+    /// What is measured first meets the beginning of a resync, in every other round.
+    fn measure(&self, neighbour_first: bool) -> Result<[Latency; 2], Failure> {
+        if neighbour_first {
+            let neighbour = self.latency(NEIGHBOUR)?;
+            return Ok([self.latency(FETCHED)?, neighbour]);
+        }
         Ok([self.latency(FETCHED)?, self.latency(NEIGHBOUR)?])
     }
 
