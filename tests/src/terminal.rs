@@ -32,3 +32,18 @@ pub fn on_a_terminal(line: &str, keys: &str, no_color: bool, ready: impl Fn(&str
     }
     (child.wait().expect("it is ours"), String::from_utf8_lossy(&shown).into_owned())
 }
+
+/// How many codes for colours (SGR) stand in what a terminal was shown.
+#[must_use]
+pub fn colours(shown: &str) -> usize {
+    let codes = shown.split("\x1b[").skip(1);
+    codes
+        .filter(|rest| rest.find(|c: char| c.is_ascii_alphabetic()).is_some_and(|at| rest[at..].starts_with('m')))
+        .count()
+}
+
+#[test]
+fn colours_are_told_from_movements() {
+    assert_eq!(colours("\x1b[2K\x1b[1A plain m \x1b[?1049h"), 0);
+    assert_eq!(colours("\x1b[31mred\x1b[0m"), 2);
+}

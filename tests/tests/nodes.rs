@@ -4,6 +4,7 @@
 
 use holdfast_agent::admin::pb;
 use holdfast_cli::workload::{Plan, Workload};
+use holdfast_tests::terminal::{colours, on_a_terminal};
 use holdfast_tests::{PATIENCE, TestCluster, binary, finish};
 use std::process::Command;
 use std::time::Duration;
@@ -48,6 +49,10 @@ async fn a_node_is_drained_under_load_and_put_back() {
     let said = cluster.succeeds(0, &["node", "drain", "n3"]).await;
     assert!(said.contains("n3 is drained"), "{said}");
     assert!(said.contains("left on n3"), "progress is told: {said}");
+    assert!(!said.contains('█') && !said.contains('\x1b'), "where there is no terminal, in sentences: {said:?}");
+    // A sentence with the notes below it.
+    let told: Vec<String> = said.replace("\n  ", " ").lines().map(str::to_owned).collect();
+    assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "each once: {told:?}");
     cluster.succeeds(1, &["node", "drain", "n3"]).await;
     let drained = node(&cluster, "n3").await.unwrap();
     assert_eq!((drained.wanted.as_str(), drained.copies_left, drained.primaries), ("drained", 0, 0));
@@ -143,7 +148,12 @@ async fn a_dead_node_is_replaced_and_removed_and_can_do_nothing_when_it_returns(
 async fn a_live_node_that_is_drained_leaves_and_its_agent_ends() {
     let mut cluster = TestCluster::start_of(4, "").await;
     cluster.volume_on("v", SIZE, &["n1", "n2", "n3"], "n1").await;
-    cluster.succeeds(0, &["node", "drain", "n3"]).await;
+    let socket = cluster.nodes()[0].admin().display().to_string();
+    let line = format!("exec {} --socket {socket} node drain n3", binary().display());
+    let (status, shown) = on_a_terminal(&line, "", true, |_| false);
+    assert!(status.success() && shown.contains("n3 is drained"), "{status}: {shown:?}");
+    assert!(shown.contains(" % 0 of 1 copy moved") && shown.contains("░"), "how far it is: {shown:?}");
+    assert_eq!(colours(&shown), 0, "NO_COLOR: {shown:?}");
     cluster.succeeds(0, &["node", "remove", "n3", "--yes"]).await;
     let since = std::time::Instant::now();
     while cluster.nodes()[2].ended().is_none() {

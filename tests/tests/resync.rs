@@ -4,7 +4,8 @@
 
 use holdfast_agent::admin::pb;
 use holdfast_cli::workload::{Plan, Workload};
-use holdfast_tests::{PATIENCE, TestCluster, finish};
+use holdfast_tests::terminal::{colours, on_a_terminal};
+use holdfast_tests::{PATIENCE, TestCluster, binary, finish, scratch};
 use std::time::Duration;
 
 const VOLUME: &str = "left";
@@ -118,12 +119,24 @@ async fn a_new_copy_of_an_old_volume_is_filled_by_regions() {
     age(&cluster, 60).await;
     let workload = load(&cluster);
 
-    let asked = cluster.run(0, &["copy", "add", VOLUME, "n4", "--no-wait"]).await;
-    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    // Whoever has a terminal behind stderr sees how far it is; programs read stdout as always.
+    let (dir, socket) = (scratch(), cluster.nodes()[0].admin().display().to_string());
+    let file = dir.path().join("answer.json");
+    let (holdfast, answer) = (binary().display(), file.display());
+    let line = format!("exec {holdfast} --socket {socket} --output json copy add {VOLUME} n4 >{answer}");
+    let watched = tokio::task::spawn_blocking(move || on_a_terminal(&line, "", true, |_| false));
     let begun = |c: &pb::Copy| c.resync.as_ref().is_some_and(|r| r.done_bytes > 4 << 20);
     copy_is(&cluster, "n4", "regions to have come", begun).await;
     cluster.kill(3);
     cluster.launch(3).unwrap();
     copy_is(&cluster, "n4", "the copy to count", |c| c.state == "healthy" && c.role != "learner").await;
+    let (status, shown) = watched.await.unwrap();
+    assert!(status.success(), "{status}: {shown}");
+    for part in ["█", " % ", " MiB of ", "/s, ", " left", "the copy on n4 is ", ", from the one on n"] {
+        assert!(shown.contains(part), "expected {part:?} in {shown:?}");
+    }
+    assert_eq!(colours(&shown), 0, "NO_COLOR: {shown:?}");
+    let answer: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!((&answer["done"], &answer["copy_on"]), (&true.into(), &"n4".into()), "{answer}");
     prove(&cluster, workload, 4).await;
 }

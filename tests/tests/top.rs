@@ -4,7 +4,7 @@
 
 use holdfast_cli::harness::Cluster;
 use holdfast_cli::workload::{Plan, Workload};
-use holdfast_tests::terminal::on_a_terminal;
+use holdfast_tests::terminal::{colours, on_a_terminal};
 use holdfast_tests::{PATIENCE, TestCluster, binary, finish};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -85,10 +85,7 @@ async fn the_cluster_is_seen_as_it_goes() {
     assert!(shown.contains("\x1b[38;5;") | shown.contains("\x1b[32m"), "in colours: {shown:?}");
     gave_back(status, &shown);
     let (status, shown) = on_a_terminal(&line, "\x03", true, screens(1));
-    let colours = shown
-        .split("\x1b[")
-        .filter(|rest| rest.find(|c: char| c.is_ascii_alphabetic()).is_some_and(|at| rest[at..].starts_with('m')));
-    assert_eq!(colours.count(), 0, "NO_COLOR: {shown:?}");
+    assert_eq!(colours(&shown), 0, "NO_COLOR: {shown:?}");
     gave_back(status, &shown);
 
     // What is wrong is said first.

@@ -1,6 +1,7 @@
 //! Commands that ask a running agent.
 
 mod copies;
+mod filling;
 mod grants;
 mod nodes;
 mod orphans;
@@ -200,6 +201,10 @@ impl Agent<'_> {
         in_time(self.socket, self.limit.unwrap_or(ANSWER), all).await
     }
 
+    async fn volumes(&mut self) -> Result<Vec<pb::Volume>, CliError> {
+        Ok(self.ask(async |c| c.volume_list(pb::VolumeListRequest {}).await).await?.volumes)
+    }
+
     async fn volume(&mut self, name: &str) -> Result<pb::Volume, CliError> {
         let request = pb::VolumeShowRequest { name: name.to_owned() };
         Ok(self.ask(async |c| c.volume_show(request).await).await?.volume.unwrap_or_default())
@@ -272,7 +277,7 @@ async fn volume(agent: &mut Agent<'_>, output: Output, command: VolumeCommand) -
             output::print(output, || output::volume_json(&volume), || output::volume_text(&volume));
         }
         VolumeCommand::List => {
-            let volumes = agent.ask(async |c| c.volume_list(pb::VolumeListRequest {}).await).await?.volumes;
+            let volumes = agent.volumes().await?;
             output::print(output, || output::volumes_json(&volumes), || output::volumes_table(&volumes));
         }
         VolumeCommand::Show { name } => {

@@ -20,6 +20,7 @@ pub mod harness;
 mod manual;
 mod offline;
 mod output;
+mod progress;
 mod redact;
 mod run;
 mod simulate;

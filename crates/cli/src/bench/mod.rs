@@ -22,8 +22,8 @@ pub(crate) use plan::Pattern;
 
 use crate::args::{BenchArgs, Output};
 use crate::error::CliError;
+use crate::progress::Progress;
 use crate::{commands, output};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use load::{Load, LoadError};
 use plan::Plan;
 use processes::Processes;
@@ -125,25 +125,28 @@ fn measure(plan: &Plan, exports: &[Export], about: About) -> Result<Outcome, Loa
         }
     }
     if plan.fill {
-        let bar = bar(plan.region * exports.len() as u64, "{msg} {bar:30} {bytes}/{total_bytes} {eta}");
-        bar.set_message("filling");
-        load.fill(plan, &mut |bytes| bar.inc(bytes))?;
-        bar.finish_and_clear();
+        let (mut progress, mut filled, all) = (Progress::new(), 0, plan.region * exports.len() as u64);
+        load.fill(plan, &mut |bytes| {
+            filled += bytes;
+            progress.reach("filling", filled, all);
+        })?;
     }
     let name = if exports.len() == 1 { exports[0].name.clone() } else { format!("{} volumes", exports.len()) };
     let mut series = vec![Series::new(if name.is_empty() { "export".to_owned() } else { name })];
     series.extend(raws.iter().map(|(name, _)| Series::new(name.clone())));
-    let bar = bar(u64::from(plan.rounds) * series.len() as u64, "{msg} {bar:30} {pos}/{len} {eta}");
+    let (mut progress, mut done) = (Progress::new(), 0);
+    let all = u64::from(plan.rounds) * series.len() as u64;
+    progress.reach("measuring", done, all);
     for _ in 0..plan.rounds {
-        bar.set_message("measuring");
         series[0].samples.push(round(&mut load, plan, &processes)?);
-        bar.inc(1);
+        done += 1;
+        progress.reach("measuring", done, all);
         for (series, (_, raw)) in series[1..].iter_mut().zip(&raws) {
             series.samples.push(raw.run(plan.warm_up, plan.duration)?);
-            bar.inc(1);
+            done += 1;
+            progress.reach("measuring", done, all);
         }
     }
-    bar.finish_and_clear();
     let (agents, peak_memory) = (processes.count(), processes.peak_memory());
     Ok(Outcome { series, about, agents, peak_memory })
 }
@@ -156,12 +159,6 @@ fn round(load: &mut Load, plan: &Plan, processes: &Processes) -> Result<Sample, 
     sample.written = processes.written().zip(written).and_then(|(after, before)| after.checked_sub(before));
     sample.mismatches += warm_up.mismatches;
     Ok(sample)
-}
-
-/// On stderr, if somebody looks.
-fn bar(len: u64, template: &str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(len), ProgressDrawTarget::stderr());
-    bar.with_style(ProgressStyle::with_template(template).expect("a template that the crate takes"))
 }
 
 #[cfg(test)]

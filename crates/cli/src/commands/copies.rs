@@ -1,9 +1,11 @@
 //! `holdfast copy`: says what is wanted, then waits until it is so, and tells what it waits for.
 
+use super::filling::Filling;
 use super::{Agent, LOOK};
 use crate::args::{CopyCommand, CopyWait, Output};
 use crate::error::CliError;
 use crate::output;
+use crate::progress::{Progress, Step};
 use holdfast_agent::admin::pb;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -34,6 +36,18 @@ impl Wish {
         let gone = self.off.as_deref().and_then(copy)?;
         // What counts no more is deleted when its node can; nobody waits for one that is down.
         (gone.state != "deleting").then(|| describe(gone, volume))
+    }
+
+    /// How far the copy that is to count is, and what keeps it below that.
+    fn step(&self, volume: &pb::Volume, filling: &mut Filling, lacks: String) -> Step {
+        let counts_not = |c: &&pb::Copy| c.role == "learner" || c.state != "healthy";
+        let new = volume.copies.iter().filter(counts_not).find(|c| Some(&c.node) == self.on.as_ref());
+        let Some((copy, step)) = new.and_then(|copy| Some((copy, filling.step(copy, volume, Instant::now())?))) else {
+            return Step::waiting(lacks);
+        };
+        let source = copy.resync.as_ref().map(|r| r.source.as_str()).filter(|source| !source.is_empty());
+        let source = source.map_or_else(String::new, |source| format!(", from the one on {source}"));
+        Step { notes: vec![format!("the copy on {} is {}{source}", copy.node, copy.state)], ..step }
     }
 
     /// Why the new copy will not be filled by itself.
@@ -92,11 +106,11 @@ pub(super) async fn run(agent: &mut Agent<'_>, output: Output, command: CopyComm
     Ok(())
 }
 
-/// What keeps it is told on stderr whenever that changes, so that stdout stays the answer's.
+/// What keeps it is told on stderr, so that stdout stays the answer's: as a bar on a terminal, elsewhere in a sentence whenever that changes.
 async fn wait_for(agent: &mut Agent<'_>, wish: &Wish) -> Result<pb::Volume, CliError> {
     let limit = agent.limit.unwrap_or(FILLING);
     let start = Instant::now();
-    let mut told = String::new();
+    let (mut told, mut progress, mut filling) = (String::new(), Progress::new(), Filling::default());
     loop {
         let volume = agent.volume(&wish.volume).await?;
         let Some(lacks) = wish.lacks(&volume) else { return Ok(volume) };
@@ -107,10 +121,11 @@ async fn wait_for(agent: &mut Agent<'_>, wish: &Wish) -> Result<pb::Volume, CliE
             let what = format!("the copies of {} are to change, expected that to be done", wish.volume);
             return Err(CliError::Unfinished { what, limit, found: lacks, volume: wish.volume.clone() });
         }
-        if lacks != told {
+        if !progress.is_shown() && lacks != told {
             eprintln!("{lacks}");
-            told = lacks;
+            told.clone_from(&lacks);
         }
+        progress.show(|| wish.step(&volume, &mut filling, lacks));
         sleep(LOOK).await;
     }
 }
@@ -136,5 +151,24 @@ mod tests {
         assert!(of(vec![old(), copy("n4", "secondary", "healthy", "")]).unwrap().contains("n3 is leaving"));
         assert_eq!(of(vec![copy("n3", "secondary", "deleting", ""), copy("n4", "secondary", "healthy", "")]), None);
         assert_eq!(of(vec![copy("n4", "primary", "healthy", "")]), None);
+    }
+
+    #[test]
+    fn a_bar_is_of_the_copy_that_is_to_count() {
+        let wish = Wish { volume: "v".to_owned(), on: Some("n4".to_owned()), off: Some("n3".to_owned()) };
+        let mut filling = Filling::default();
+        let mut step =
+            |copies| wish.step(&pb::Volume { copies, ..Default::default() }, &mut filling, "it waits".to_owned());
+        let mut new = copy("n4", "learner", "joining", "");
+        assert_eq!(step(vec![new.clone()]), Step::waiting("it waits"), "nothing is known of it");
+        let resync = pb::Resync { source: "n1".to_owned(), done_bytes: 1, total_bytes: 2, ..Default::default() };
+        new.resync = Some(resync.clone());
+        let shown = step(vec![new]);
+        assert_eq!(
+            (shown.done, shown.all, shown.notes),
+            (1, 2, vec!["the copy on n4 is joining, from the one on n1".to_owned()])
+        );
+        let old = pb::Copy { resync: Some(resync), ..copy("n3", "secondary", "leaving", "") };
+        assert_eq!(step(vec![old, copy("n4", "secondary", "healthy", "")]), Step::waiting("it waits"), "it counts");
     }
 }

@@ -1,9 +1,11 @@
 //! `holdfast node`: says what a node is to be for, then waits until it is so, and tells what it waits for.
 
+use super::filling::Moving;
 use super::{Agent, LOOK};
 use crate::args::{NodeCommand, NodeWait, Output};
 use crate::error::CliError;
 use crate::output;
+use crate::progress::{Progress, Step};
 use crate::units;
 use holdfast_agent::admin::pb;
 use std::time::Duration;
@@ -15,6 +17,8 @@ const DRAINING: Duration = Duration::from_hours(24);
 const REMOVING: Duration = Duration::from_mins(1);
 /// A drain that has not moved for so long, and says that it can't, ends the command.
 const HELD: Duration = Duration::from_secs(10);
+/// Between two looks at everything that moves.
+const WATCHED: Duration = Duration::from_millis(500);
 
 /// What is wanted of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,20 +103,20 @@ async fn list(agent: &mut Agent<'_>) -> Result<Vec<pb::Node>, CliError> {
     Ok(agent.ask(async |c| c.node_list(pb::NodeListRequest {}).await).await?.nodes)
 }
 
-/// What keeps it is told on stderr whenever that changes, so that stdout stays the answer's. `None`: the node is no more.
+/// What keeps it is told on stderr, so that stdout stays the answer's: as a bar on a terminal, elsewhere in a sentence whenever that changes.
+/// `None`: the node is no more.
 async fn wait_for(agent: &mut Agent<'_>, name: &str, duty: Duty) -> Result<Option<pb::Node>, CliError> {
     let usual = if duty == Duty::Drained { DRAINING } else { REMOVING };
     let (limit, start) = (agent.limit.unwrap_or(usual), Instant::now());
-    let (mut told, mut since, mut most) = (String::new(), Instant::now(), 0);
+    let (mut last, mut since) = (String::new(), Instant::now());
+    let (mut progress, mut moving) = (Progress::new(), Moving::new(start));
     loop {
         let node = list(agent).await?.into_iter().find(|n| n.name == name);
-        let left = node.as_ref().map_or(0, |n| n.copies_left);
-        most = left.max(most);
         if node.is_none() && duty != Duty::Removed {
             return Err(CliError::Hopeless(format!("{name} was removed from the cluster meanwhile")));
         }
         let Some(lacks) = duty.lacks(node.as_ref()) else { return Ok(node) };
-        if node.is_some_and(|n| n.held) && duty == Duty::Drained && since.elapsed() >= HELD && lacks == told {
+        if node.as_ref().is_some_and(|n| n.held) && duty == Duty::Drained && since.elapsed() >= HELD && lacks == last {
             return Err(CliError::Hopeless(format!(
                 "expected every copy to move away from {name}, found that none of those left can; it goes on by itself once one can \
                  (`holdfast node undrain {name}` takes the wish back): {}",
@@ -123,22 +127,31 @@ async fn wait_for(agent: &mut Agent<'_>, name: &str, duty: Duty) -> Result<Optio
             let what = format!("{name} is to be {}, expected that to be done", duty.word());
             return Err(CliError::Unfinished { what, limit, found: lacks.replace("\n ", ";"), volume: String::new() });
         }
-        if lacks != told {
-            eprintln!("{}", with_time_left(&lacks, most, left, start.elapsed()));
-            (told, since) = (lacks, Instant::now());
+        let drained = node.as_ref().filter(|n| duty == Duty::Drained && n.wanted == duty.word());
+        if progress.is_shown() {
+            let step = match drained {
+                Some(node) => moving.step(node, &agent.volumes().await?, Instant::now()),
+                None => Step::waiting(lacks.as_str()),
+            };
+            progress.show(|| step);
+        } else if lacks != last {
+            let left = drained.map_or(0, |n| n.copies_left);
+            let (went, most) = moving.moved(left);
+            eprintln!("{}", with_time_left(&lacks, units::left(went, most, start.elapsed()).filter(|_| left > 0)));
         }
-        sleep(LOOK).await;
+        if lacks != last {
+            (last, since) = (lacks, Instant::now());
+        }
+        // Whoever watches a bar of all volumes of a cluster need not ask for them ten times a second.
+        sleep(if progress.is_shown() && drained.is_some() { WATCHED } else { LOOK }).await;
     }
 }
 
 /// The first line with how long the copies that are left take, if they take as long as those that went.
-fn with_time_left(lacks: &str, most: u32, left: u32, elapsed: Duration) -> String {
-    let went = most.saturating_sub(left);
-    if went == 0 || left == 0 {
-        return lacks.to_owned();
-    }
+fn with_time_left(lacks: &str, left: Option<Duration>) -> String {
+    let Some(left) = left else { return lacks.to_owned() };
     let (first, notes) = lacks.split_at(lacks.find('\n').unwrap_or(lacks.len()));
-    format!("{first}, about {} to go{notes}", units::duration((elapsed * left / went).max(Duration::from_secs(1))))
+    format!("{first}, about {} to go{notes}", units::duration(left.max(Duration::from_secs(1))))
 }
 
 #[cfg(test)]
@@ -148,12 +161,10 @@ mod tests {
     #[test]
     fn a_drain_tells_how_long_it_takes_once_a_copy_has_gone() {
         let lacks = "3 copies are left on n3\n  vm1: no node has room";
-        let minute = Duration::from_mins(1);
-        assert_eq!(with_time_left(lacks, 3, 3, minute), lacks);
-        let told = with_time_left(lacks, 9, 3, minute);
-        let half = units::duration(minute / 2);
+        assert_eq!(with_time_left(lacks, None), lacks);
+        let half = units::duration(Duration::from_secs(30));
+        let told = with_time_left(lacks, Some(Duration::from_secs(30)));
         assert_eq!(told, format!("3 copies are left on n3, about {half} to go\n  vm1: no node has room"));
-        assert_eq!(with_time_left("n3 still leads", 9, 0, minute), "n3 still leads");
     }
 
     #[test]

@@ -5,11 +5,11 @@ use super::{Agent, LOOK};
 use crate::args::{Output, ScrubArgs};
 use crate::error::CliError;
 use crate::output;
+use crate::progress::{Progress, Step, left_text};
 use crate::units;
 use holdfast_agent::admin::pb;
 use holdfast_agent::config::parse_size;
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -55,7 +55,7 @@ pub(super) async fn scrub(agent: &mut Agent<'_>, output: Output, args: ScrubArgs
         let state = |c: &pb::Copy| Pass::of(c, told.run);
         progress.show(|| scrubbed_so_far(&copies, told.run, start.elapsed()));
         if copies.len() == told.nodes.len() && copies.iter().all(|c| state(c) == Pass::Done) {
-            progress.end();
+            drop(progress);
             output::print(
                 output,
                 || output::scrubbed_json(&volume, &copies),
@@ -69,7 +69,6 @@ pub(super) async fn scrub(agent: &mut Agent<'_>, output: Output, args: ScrubArgs
         }
         let asked = agent.limit.filter(|limit| start.elapsed() >= *limit);
         if let Some(limit) = asked.or((there_at.elapsed() >= AWAY).then_some(AWAY)) {
-            progress.end();
             let what = format!("expected the copies of {volume} to be read to their end");
             let found: Vec<String> = told.nodes.iter().map(|node| doing(node, &copies, told.run)).collect();
             return Err(CliError::Unfinished { what, limit, found: found.join(", "), volume });
@@ -132,35 +131,7 @@ fn scrub_verdict(volume: &str, copies: &[&pb::Copy]) -> Result<(), CliError> {
     )))
 }
 
-/// A bar on a terminal, nothing elsewhere.
-struct Progress {
-    shown: bool,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new() -> Progress {
-        Progress { shown: false, terminal: std::io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, line: impl FnOnce() -> String) {
-        if !self.terminal {
-            return;
-        }
-        self.shown = true;
-        eprint!("\r{}\x1b[K", line());
-        // A terminal that takes nothing shows nothing.
-        let _ = std::io::stderr().flush();
-    }
-
-    fn end(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            eprintln!();
-        }
-    }
-}
-
-fn scrubbed_so_far(copies: &[&pb::Copy], run: u64, elapsed: Duration) -> String {
+fn scrubbed_so_far(copies: &[&pb::Copy], run: u64, elapsed: Duration) -> Step {
     let scrubs = copies.iter().filter_map(|c| Some((Pass::of(c, run), c.integrity.as_ref()?.scrub.as_ref()?)));
     let read = |(pass, scrub): (Pass, &pb::Scrub)| match pass {
         Pass::Done => (scrub.length, scrub.length),
@@ -168,8 +139,11 @@ fn scrubbed_so_far(copies: &[&pb::Copy], run: u64, elapsed: Duration) -> String 
         Pass::Unheard | Pass::Away => (0, scrub.length),
     };
     let (done, all) = scrubs.map(read).fold((0, 0), |sum: (u64, u64), one| (sum.0 + one.0, sum.1 + one.1));
-    let left = (done > 0).then(|| left(done, all, elapsed));
-    format!("{} {} of {}{}", bar(done, all), units::bytes(done), units::bytes(all), left_text(left))
+    if all == 0 {
+        return Step::waiting("waiting for the copies to begin");
+    }
+    let left = left_text(units::left(done, all, elapsed));
+    Step { done, all, text: format!("{} of {}{left}", units::bytes(done), units::bytes(all)), ..Step::default() }
 }
 
 /// Copies are compared at the log's end, which each has to apply first: that takes longest.
@@ -187,44 +161,25 @@ impl Reach {
         Reach { end, first }
     }
 
-    fn so_far(&self, copies: &[pb::Copy], elapsed: Duration) -> String {
+    fn so_far(&self, copies: &[pb::Copy], elapsed: Duration) -> Step {
         let all: u64 = self.first.values().map(|first| self.end - first).sum();
         let lacks = |(node, first): (&String, &u64)| {
             let applied = copies.iter().find(|c| c.node == *node).and_then(|c| c.applied_lsn);
             self.end - applied.unwrap_or(0).clamp(*first, self.end)
         };
         let done = all - self.first.iter().map(lacks).sum::<u64>();
+        let step = |text| Step { done, all, text, ..Step::default() };
         let Some(most) = VERDICT.checked_sub(elapsed).filter(|most| !most.is_zero()) else {
-            return format!("{} waiting for the primary's verdict", bar(done, all.max(done)));
+            return step("waiting for the primary's verdict".to_owned());
         };
         let at_most = format!("{} at most", left_text(Some(most)));
         if done == all {
-            return format!("{} all records applied, comparing{at_most}", bar(1, 1));
+            return Step { done: 1, all: 1, ..step(format!("all records applied, comparing{at_most}")) };
         }
-        let left = Some(left(done, all, elapsed)).filter(|left| done > 0 && *left < most);
+        let left = units::left(done, all, elapsed).filter(|left| *left < most);
         let left = left.map_or(at_most, |left| left_text(Some(left)));
-        format!("{} {} of {} records applied{left}", bar(done, all), units::count(done), units::count(all))
+        step(format!("{} of {} records applied{left}", units::count(done), units::count(all)))
     }
-}
-
-/// `[#####.....]  50 % `.
-fn bar(done: u64, all: u64) -> String {
-    const WIDTH: u64 = 30;
-    let all = all.max(1);
-    let part = |of: u64| u64::try_from(u128::from(done) * u128::from(of) / u128::from(all)).unwrap_or(of);
-    let marks: String = (0..WIDTH).map(|i| if i < part(WIDTH) { '#' } else { '.' }).collect();
-    format!("[{marks}] {:3} % ", part(100))
-}
-
-/// At the pace so far.
-fn left(done: u64, all: u64, elapsed: Duration) -> Duration {
-    units::left(done, all, elapsed).unwrap_or_default()
-}
-
-fn left_text(left: Option<Duration>) -> String {
-    left.map_or_else(String::new, |left| {
-        format!(", {} left", units::duration(Duration::from_secs(left.as_secs().max(1))))
-    })
 }
 
 pub(super) async fn verify(agent: &mut Agent<'_>, output: Output, volume: String) -> Result<(), CliError> {
@@ -240,7 +195,7 @@ pub(super) async fn verify(agent: &mut Agent<'_>, output: Output, volume: String
         progress.show(|| reach.so_far(&found.copies, start.elapsed()));
         let reports = || found.copies.iter().filter_map(|c| c.integrity.as_ref());
         if let Some(verdict) = reports().filter_map(|i| i.verdict.as_ref()).find(|v| v.run == told.run) {
-            progress.end();
+            drop(progress);
             output::print(output, || output::verdict_json(&volume, verdict), || output::verdict_text(&volume, verdict));
             let equal = verdict.copies.iter().all(|c| c.outcome == "equal");
             let what = format!("expected all copies of {volume} to be equal at record {}", verdict.lsn);
@@ -249,7 +204,6 @@ pub(super) async fn verify(agent: &mut Agent<'_>, output: Output, volume: String
             return if equal { Ok(()) } else { Err(CliError::Unequal(format!("{what}, found: {}", odd.join("; ")))) };
         }
         if start.elapsed() >= limit {
-            progress.end();
             let what = format!("{} compares the copies of {volume}, expected a verdict", told.node);
             return Err(CliError::Unfinished { what, limit, found: "none".to_owned(), volume });
         }
@@ -294,9 +248,9 @@ mod tests {
             ..Default::default()
         };
         let said = scrubbed_so_far(&[&copy], 7, Duration::from_secs(12));
-        assert_eq!(said, format!("[{}{}]  50 %  1 GiB of 2 GiB, 12.0 s left", "#".repeat(15), ".".repeat(15)));
+        assert_eq!((said.done, said.all, said.text.as_str()), (1 << 30, 2 << 30, "1 GiB of 2 GiB, 12.0 s left"));
         let said = scrubbed_so_far(&[], 7, Duration::ZERO);
-        assert!(said.contains("  0 %") && !said.contains("left"), "nothing is known yet: {said}");
+        assert_eq!(said, Step::waiting("waiting for the copies to begin"));
     }
 
     #[test]
@@ -309,25 +263,19 @@ mod tests {
         };
         let at = |a, b| [copy("n1", 1000, a), copy("n2", 900, b), pb::Copy::default()];
         let reach = Reach::new(&at(600, 400));
-        let said = |a, b, seconds| reach.so_far(&at(a, b), Duration::from_secs(seconds));
-        assert!(
-            said(600, 400, 2).ends_with("  0 %  0 of 1\u{202f}000 records applied, 28.0 s left at most"),
-            "{}",
-            said(600, 400, 2)
-        );
-        assert!(
-            said(800, 700, 2).ends_with(" 50 %  500 of 1\u{202f}000 records applied, 2.0 s left"),
-            "{}",
-            said(800, 700, 2)
-        );
+        let said = |a, b, seconds| {
+            let step = reach.so_far(&at(a, b), Duration::from_secs(seconds));
+            (step.done * 100 / step.all, step.text)
+        };
+        let told = |percent, text: &str| (percent, text.to_owned());
+        assert_eq!(said(600, 400, 2), told(0, "0 of 1\u{202f}000 records applied, 28.0 s left at most"));
+        assert_eq!(said(800, 700, 2), told(50, "500 of 1\u{202f}000 records applied, 2.0 s left"));
         // Writes go on, and one copy is not heard of any more.
-        let (ended, slow) = (said(5000, 2000, 4), said(610, 0, 29));
-        assert!(ended.ends_with("100 %  all records applied, comparing, 26.0 s left at most"), "{ended}");
-        assert!(slow.ends_with("  1 %  10 of 1\u{202f}000 records applied, 1.0 s left at most"), "{slow}");
+        assert_eq!(said(5000, 2000, 4), told(100, "all records applied, comparing, 26.0 s left at most"));
+        assert_eq!(said(610, 0, 29), told(1, "10 of 1\u{202f}000 records applied, 1.0 s left at most"));
         // Another primary may have begun anew, or this one later: nobody knows how long that takes.
         for seconds in [30, 90] {
-            let late = said(610, 0, seconds);
-            assert!(late.ends_with("  1 %  waiting for the primary's verdict"), "{late}");
+            assert_eq!(said(610, 0, seconds), told(1, "waiting for the primary's verdict"));
         }
     }
 }

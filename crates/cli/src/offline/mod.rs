@@ -8,11 +8,10 @@ pub(crate) use regime::control;
 use crate::args::{ExportArgs, FsckArgs, Output, UptoArg};
 use crate::error::CliError;
 use crate::output;
+use crate::progress::Progress;
 use holdfast_agent::offline::{self, Options, Place, Report, Upto};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
-use std::time::Duration;
 
 pub(crate) fn fsck(args: &FsckArgs, output: Output) -> Result<(), CliError> {
     offline::hush_caught_panics();
@@ -39,10 +38,8 @@ pub(crate) fn fsck(args: &FsckArgs, output: Output) -> Result<(), CliError> {
 }
 
 fn check(place: &Place) -> Result<Report, CliError> {
-    let bar = bar("checking");
-    let report = offline::check(place, &mut |done, total| tell(&bar, done, total));
-    bar.finish_and_clear();
-    Ok(report?)
+    let mut progress = Progress::new();
+    Ok(offline::check(place, &mut |done, total| progress.reach("checking", done, total))?)
 }
 
 fn json_of(report: &Report, repaired: &[String]) -> Value {
@@ -67,10 +64,9 @@ pub(crate) fn export(args: &ExportArgs, output: Output) -> Result<(), CliError> 
     };
     offline::hush_caught_panics();
     let place = Place::find(&args.dir)?;
-    let bar = bar("exporting");
-    let exported = offline::export(&place, &options, &mut |done, total| tell(&bar, done, total));
-    bar.finish_and_clear();
-    let exported = exported?;
+    let mut progress = Progress::new();
+    let exported = offline::export(&place, &options, &mut |done, total| progress.reach("exporting", done, total))?;
+    drop(progress);
     let json = || serde_json::to_value(&exported).expect("numbers and text are always JSON");
     output::print(output, json, || text::exported(&exported));
     if exported.bad.is_empty() && exported.unknown_to.is_none() && exported.gap.is_none() {
@@ -90,20 +86,6 @@ fn is_qcow2(args: &ExportArgs) -> Result<bool, CliError> {
             )))
         }
     }
-}
-
-/// Drawn on a terminal alone.
-fn bar(what: &'static str) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{prefix} {wide_bar} {percent}%, {eta} left").expect("the template is right");
-    let bar = ProgressBar::new(1).with_style(style).with_prefix(what);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
-}
-
-fn tell(bar: &ProgressBar, done: u64, total: u64) {
-    bar.set_length(total);
-    bar.set_position(done);
 }
 
 #[cfg(test)]
