@@ -19,8 +19,8 @@ const HEARD: Duration = Duration::from_secs(3);
 const AWAY: Duration = Duration::from_secs(30);
 /// How long a comparison may take.
 const COMPARED: Duration = Duration::from_secs(60);
-/// From when it begins a primary gives its copies 10 s to apply their records and 20 s to name what differs.
-const VERDICT: Duration = Duration::from_secs(30);
+/// From when a primary begins.
+const VERDICT: Duration = output::REACH.saturating_add(output::WALK);
 
 /// `100MiB/s`, in bytes.
 pub(super) fn parse_rate(text: &str) -> Result<u64, CliError> {

@@ -9,10 +9,14 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
 
+/// What a primary gives its copies to apply their records before they are compared, and to name what differs.
+pub(crate) const REACH: Duration = Duration::from_secs(10);
+pub(crate) const WALK: Duration = Duration::from_secs(20);
 /// Ranges that a sentence names.
 const NAMED: usize = 8;
 
-pub(crate) fn integrity_json(i: &pb::Integrity) -> Value {
+/// Of one of the copies of a volume.
+pub(crate) fn integrity_json(i: &pb::Integrity, copies: &[pb::Copy]) -> Value {
     let scrub = i.scrub.unwrap_or_default();
     json!({
         "blocks": counts_json(i.total.as_ref()),
@@ -29,6 +33,7 @@ pub(crate) fn integrity_json(i: &pb::Integrity) -> Value {
         },
         "verify_runs": i.verify_runs,
         "verify_running": i.verifying != 0,
+        "verify_eta_seconds": (i.verifying != 0).then(|| verdict_within(copies).as_secs()),
         "proofs": i.proofs,
         "differs": i.differs.iter().map(|d| json!({ "node": d.node, "lsn": d.lsn })).collect::<Value>(),
         "last_verify": i.verdict.as_ref().map(verdict_fields),
@@ -146,19 +151,29 @@ pub(crate) fn copy_outcome(copy: &pb::CopyVerdict) -> String {
     }
 }
 
+/// The copy that has most records to apply, and how many.
+fn furthest_behind(copies: &[pb::Copy]) -> Option<(&str, u64)> {
+    let end = copies.iter().filter_map(|c| c.durable_lsn).max().unwrap_or(0);
+    let behind = copies.iter().filter_map(|c| Some((c.node.as_str(), end.saturating_sub(c.applied_lsn?))));
+    behind.max_by_key(|(_, records)| *records).filter(|(_, records)| *records > 0)
+}
+
 /// How far a comparison is.
 fn comparing(copies: &[pb::Copy]) -> String {
-    let end = copies.iter().filter_map(|c| c.durable_lsn).max().unwrap_or(0);
-    let behind = copies.iter().filter_map(|c| Some((&c.node, end.saturating_sub(c.applied_lsn?))));
-    match behind.max_by_key(|(_, records)| *records) {
-        Some((node, records)) if records > 0 => {
-            format!(
-                "{node} has {} records to apply; copies get 10 s to reach the one compared, then 20 s",
-                units::count(records)
-            )
-        }
-        _ => "all records are applied; copies get 20 s to be compared".to_owned(),
+    let walk = WALK.as_secs();
+    match furthest_behind(copies) {
+        Some((node, records)) => format!(
+            "{node} has {} records to apply; copies get {} s to reach the one compared, then {walk} s",
+            units::count(records),
+            REACH.as_secs(),
+        ),
+        None => format!("all records are applied; copies get {walk} s to be compared"),
     }
+}
+
+/// The same as a bound: nobody tells when it began.
+fn verdict_within(copies: &[pb::Copy]) -> Duration {
+    if furthest_behind(copies).is_some() { REACH + WALK } else { WALK }
 }
 
 /// What is under way, and what was found; nothing if nothing was.
@@ -249,5 +264,14 @@ mod tests {
             "{}",
             said(1500)
         );
+        let bound = |behind: u64| {
+            let copies = [copy("n1", 5000, integrity.clone()), copy("n2", 5000 - behind, pb::Integrity::default())];
+            let of = |at: usize| {
+                integrity_json(copies[at].integrity.as_ref().expect("it was told"), &copies)["verify_eta_seconds"]
+                    .clone()
+            };
+            (of(0), of(1))
+        };
+        assert_eq!((bound(0), bound(1500)), ((json!(20), Value::Null), (json!(30), Value::Null)), "at most");
     }
 }

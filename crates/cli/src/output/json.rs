@@ -85,7 +85,7 @@ pub(crate) fn volume_json(volume: &pb::Volume) -> Value {
         "degraded": optional(&volume.degraded),
         "single_copy": volume.single_copy,
         "copies_wanted": volume.copies_wanted,
-        "copies": volume.copies.iter().map(copy).collect::<Value>(),
+        "copies": copies(volume),
         "exposure": volume.exposure,
         "exposed_bytes": volume.exposed_bytes,
         "exposed_seconds": volume.exposed_seconds,
@@ -108,7 +108,12 @@ pub(crate) fn volume_json(volume: &pb::Volume) -> Value {
     })
 }
 
-fn copy(copy: &pb::Copy) -> Value {
+fn copies(volume: &pb::Volume) -> Value {
+    volume.copies.iter().map(|c| copy(c, &volume.copies)).collect()
+}
+
+/// One of all copies of a volume.
+fn copy(copy: &pb::Copy, all: &[pb::Copy]) -> Value {
     json!({
         "node": copy.node,
         "role": copy.role,
@@ -119,7 +124,7 @@ fn copy(copy: &pb::Copy) -> Value {
         "lag_lsn": copy.lag_lsn,
         "lag_bytes": copy.lag_bytes,
         "lag_seconds": copy.lag_seconds,
-        "integrity": copy.integrity.as_ref().map(super::integrity_json),
+        "integrity": copy.integrity.as_ref().map(|i| super::integrity_json(i, all)),
         "note": optional(&copy.note),
         "slow": copy.slow.as_ref().map(|s| json!({
             "latency_us": s.latency_us,
@@ -166,7 +171,7 @@ pub(crate) fn copies_json(wish: &Wish, reached: Option<&pb::Volume>) -> Value {
         "copy_on": wish.on,
         "no_copy_on": wish.off,
         "done": reached.is_some(),
-        "copies": reached.map(|v| v.copies.iter().map(copy).collect::<Value>()),
+        "copies": reached.map(copies),
     })
 }
 

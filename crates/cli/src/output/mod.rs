@@ -10,8 +10,8 @@ mod table;
 mod text;
 
 pub(crate) use integrity::{
-    copy_outcome, integrity_json, integrity_lines, scrubbed_json, scrubbed_text, told_json, told_text, verdict_json,
-    verdict_text,
+    REACH, WALK, copy_outcome, integrity_json, integrity_lines, scrubbed_json, scrubbed_text, told_json, told_text,
+    verdict_json, verdict_text,
 };
 
 pub(crate) use json::{

@@ -191,6 +191,7 @@ fn integrity() -> pb::Integrity {
         total: counts,
         unrepairable: vec![pb::Range { offset: 0, length: 1 }],
         scrub: Some(scrub),
+        verifying: 1,
         verdict: Some(verdict()),
         differs: vec![pb::Difference { node: text(), lsn: 1 }],
         ..Default::default()
