@@ -123,6 +123,10 @@ async fn metrics_tell_what_happens() {
     assert!(of_volume(&at_secondary, "holdfast_volume_primary") == 0.0);
     assert!(of_volume(&at_secondary, "holdfast_volume_writes_total") == 0.0);
     assert_eq!(at_primary.of("holdfast_copy_lag_seconds").count(), 2, "of each other holder");
+    for exposed in ["holdfast_volume_exposed_bytes", "holdfast_volume_exposed_seconds"] {
+        let series = [&at_primary, &at_secondary].map(|scrape| scrape.of(exposed).count());
+        assert_eq!(series, [1, 0], "{exposed}: nobody but the primary knows");
+    }
 
     // A secondary dies: its lag grows with what is written.
     cluster.kill(secondary);
@@ -131,9 +135,11 @@ async fn metrics_tell_what_happens() {
     let lag = |metric: &str| format!("{metric}{{volume=\"{VOLUME}\",node=\"{name}\"}}");
     let lagging = until(&cluster, primary, "the volume to count as degraded, and the copy to lag", |scrape| {
         let degraded = value(scrape, &format!("holdfast_volume_state{{volume=\"{VOLUME}\",state=\"degraded\"}}"));
-        degraded == 1.0 && value(scrape, &lag("holdfast_copy_lag_seconds")) > 1.0
+        let exposed = of_volume(scrape, "holdfast_volume_exposed_seconds");
+        degraded == 1.0 && value(scrape, &lag("holdfast_copy_lag_seconds")) > 1.0 && exposed >= 1.0
     })
     .await;
+    assert!(of_volume(&lagging, "holdfast_volume_exposed_bytes") > 0.0);
     assert!(value(&lagging, &lag("holdfast_copy_lag_bytes")) > 0.0);
     // People are told the same.
     let text = cluster.succeeds(primary, &["status", VOLUME, "--output", "json"]).await;
@@ -141,6 +147,8 @@ async fn metrics_tell_what_happens() {
     let copies = status["volumes"][0]["copies"].as_array().unwrap();
     let copy = copies.iter().find(|c| c["node"] == name.as_str()).unwrap();
     assert!(copy["lag_seconds"].as_f64() > Some(1.0) && copy["lag_bytes"].as_u64() > Some(0), "{text}");
+    let exposed = ["exposed_bytes", "exposed_seconds"].map(|key| status["volumes"][0][key].as_u64());
+    assert!(exposed.iter().all(|n| *n > Some(0)), "{text}");
     assert!(value(&lagging, &format!("holdfast_node_up{{node=\"{name}\"}}")) == 0.0);
     assert!(of_volume(&lagging, "holdfast_volume_copies_healthy") == 2.0);
 
@@ -158,6 +166,11 @@ async fn metrics_tell_what_happens() {
     cluster.launch(third).unwrap();
     cluster.acknowledges(&workload, 100).await;
     finish(workload).await;
+    let led = cluster.primary(VOLUME).await;
+    until(&cluster, led, "nothing to be exposed any more", |scrape| {
+        ["holdfast_volume_exposed_bytes", "holdfast_volume_exposed_seconds"].map(|m| of_volume(scrape, m)) == [0.0; 2]
+    })
+    .await;
 
     // More volumes, and everything that has happened: no class has more than its share.
     for name in ["vm2", "vm3", "vm4"] {

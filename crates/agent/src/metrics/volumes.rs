@@ -115,6 +115,16 @@ impl Volumes<'_> {
         self.each("holdfast_volume_limit_bytes_per_second", gauge, help, |v| Some(v.status.limits.bandwidth));
         let help = "Bytes times seconds during which acknowledged data had fewer copies than promised.";
         self.each("holdfast_volume_exposure_byte_seconds_total", Kind::Counter, help, |v| v.status.exposure);
+        self.write_exposed();
+    }
+
+    /// Of volumes that are led from here: the primary measures it.
+    fn write_exposed(&mut self) {
+        let exposed = |v: &VolumeHere| v.status.exposed.filter(|_| v.led_here);
+        let help = "Bytes that were acknowledged and have fewer copies than promised now, as the primary measures it.";
+        self.each("holdfast_volume_exposed_bytes", Kind::Gauge, help, |v| exposed(v).map(|(bytes, _)| bytes));
+        let help = "How long there have been such bytes without a pause; 0: there are none.";
+        self.each("holdfast_volume_exposed_seconds", Kind::Gauge, help, |v| exposed(v).map(|(_, seconds)| seconds));
     }
 
     fn write_copies(&mut self) {
