@@ -5,7 +5,7 @@
 use holdfast_cli::workload::{Plan, Workload};
 use holdfast_tests::browser::Browser;
 use holdfast_tests::scrape::get;
-use holdfast_tests::{PATIENCE, TestCluster, finish, scratch, try_tool};
+use holdfast_tests::{PATIENCE, TestCluster, finish, peer_address, scratch, try_tool};
 use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
@@ -237,6 +237,40 @@ async fn a_keyboard_and_a_screen_reader_are_enough() {
         assert!(spoken.iter().all(|(_, name)| !name.contains(sign)), "signs are for eyes");
     }
     contrasts(&mut page);
+    drop(page);
+    a_node_that_leads_nothing_says_where_the_charts_are(&cluster, dir.path());
+}
+
+/// n1 leads both volumes, so n2 has nothing to draw.
+fn a_node_that_leads_nothing_says_where_the_charts_are(cluster: &TestCluster, dir: &Path) {
+    let mut page = Browser::open(&format!("http://{}/", address(cluster, 1)), dir);
+    page.wait_until("document.querySelectorAll('#elsewhere-list li').length === 1");
+    let shown = page.value("document.querySelector('[aria-labelledby=\"charts-title\"]').innerText");
+    let shown = shown.as_str().unwrap();
+    let peers = peer_address(cluster.nodes()[0].config());
+    for text in [
+        "n2 leads no volume and has led none in the last hour, so it draws no charts.",
+        "the status page of the node that leads it, at that node's listen.metrics address, which this one does not know",
+        &format!("n1 (its peers reach it at {peers}): vm1, vm2"),
+    ] {
+        assert!(shown.contains(text), "expected {text:?} in {shown}");
+    }
+    for text in ["Throughput", "Volume led by this node", "The same in numbers"] {
+        assert!(!shown.contains(text), "nothing is empty: {text:?} in {shown}");
+    }
+    let spoken = page.spoken();
+    for (role, words) in [("link", "Where the nodes are"), ("list", "Volumes with charts elsewhere")] {
+        assert!(spoken.iter().any(|(r, name)| r == role && name == words), "expected {role} {words:?} in {spoken:#?}");
+    }
+    assert!(spoken.iter().any(|(_, name)| name.contains("vm1, vm2")), "it is read out: {spoken:#?}");
+    let link = "A Where the nodes are";
+    let usable: Vec<String> = serde_json::from_value(page.value(USABLE)).unwrap();
+    for _ in usable.iter().take_while(|at| *at != link).chain([&link.to_owned()]) {
+        page.press("Tab", 9, "");
+    }
+    assert_eq!(page.value(FOCUSED), link, "{usable:?}");
+    page.press("Enter", 13, "\r");
+    page.wait_until("location.hash === '#map' && document.activeElement.id === 'map'");
 }
 
 /// Every colour of text against what it stands on, in both palettes: 4.5 to 1 is what people with weak eyes need (WCAG AA).

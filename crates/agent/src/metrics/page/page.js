@@ -4,6 +4,7 @@
 
 const STATUS_MS = 5000;
 const HISTORY_MS = 10000;
+const NAMED = 20; // Volumes of one node in a sentence; the table names the primary of each.
 const WORDS = { // What is fine, and what is on its way there; everything else is bad.
   good: new Set(["up", "healthy", "leader"]),
   warn: new Set(["restarting", "degraded", "opening", "catching_up", "resyncing", "joining", "leaving", "creating", "deleting", "aside"]),
@@ -190,6 +191,27 @@ function chart(figure, history, lines, unit) {
   figure.append(svg, legend);
 }
 
+// Who draws the charts of which volumes, if it is not this node: nobody else counts what their guests do.
+function elsewhere(status) {
+  const led = new Map();
+  for (const v of status.volumes) {
+    if (v.primary === status.answered_by) continue;
+    const there = status.nodes.find((n) => n.name === v.primary);
+    const at = there && there.address ? ` (its peers reach it at ${there.address})` : "";
+    const who = v.primary === null ? "Led by nobody now" : `${v.primary}${at}`;
+    led.set(who, (led.get(who) || []).concat(v.name));
+  }
+  const named = (names) => names.slice(0, NAMED).join(", ") + (names.length > NAMED ? ` and ${names.length - NAMED} more` : "");
+  return [...led].sort().map(([who, names]) => make("li", `${who}: ${named(names)}`));
+}
+
+// Why there is nothing to choose from.
+function noCharts(status) {
+  const led = status.volumes.filter((v) => v.primary === status.answered_by).length;
+  return led > 0 ? `${status.answered_by} leads ${plural(led, "volume")}; the first points come within half a minute.`
+    : `${status.answered_by} leads no volume and has led none in the last hour, so it draws no charts.`;
+}
+
 function mean(values) {
   const known = values.filter((v) => v !== null);
   return known.length === 0 ? null : known.reduce((a, b) => a + b, 0) / known.length;
@@ -199,12 +221,26 @@ function showHistory(history) {
   const names = Object.keys(history.volumes).sort();
   const select = by("chosen");
   const chosen = select.value;
-  fill(select, names.map((name) => { const option = make("option", name); option.value = name; return option; }));
+  const option = (name) => {
+    const v = told && told.volumes.find((v) => v.name === name);
+    const ended = v && v.primary !== told.answered_by;
+    const element = make("option", ended ? `${name} (${v.primary === null ? "led by nobody now" : `until ${v.primary} led it`})` : name);
+    element.value = name;
+    return element;
+  };
+  fill(select, names.map(option));
   if (names.includes(chosen)) select.value = chosen;
-  select.disabled = names.length === 0;
-  say(by("no-chart"), names.length === 0 ? "none so far; each node tells of the volumes that it leads" : "");
+  by("choice").hidden = names.length === 0;
+  by("no-chart").hidden = names.length > 0;
+  if (told) {
+    say(by("no-chart"), noCharts(told));
+    const others = elsewhere(told);
+    by("elsewhere").hidden = others.length === 0;
+    fill(by("elsewhere-list"), others);
+  }
   const of = history.volumes[select.value];
   document.querySelector(".charts").hidden = !of;
+  by("in-numbers").hidden = !of;
   if (!of) { by("numbers").replaceChildren(); return; }
   chart(by("throughput"), history, [{ name: "written", values: of.written }, { name: "read", values: of.read }], { show: rate, least: 1024 });
   chart(by("requests"), history, [{ name: "writes", values: of.writes }, { name: "reads", values: of.reads }], { show: per, least: 1 });
@@ -226,6 +262,7 @@ function showHistory(history) {
 }
 
 let last = null;
+let told = null;
 async function ask(path, then, every) {
   if (document.visibilityState === "visible") {
     try {
@@ -242,5 +279,5 @@ async function ask(path, then, every) {
 }
 
 by("chosen").addEventListener("change", () => last && showHistory(last));
-ask("/status.json", show, STATUS_MS);
+ask("/status.json", (status) => { told = status; show(status); if (last) showHistory(last); }, STATUS_MS);
 ask("/history.json", (history) => { last = history; showHistory(history); }, HISTORY_MS);
