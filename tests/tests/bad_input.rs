@@ -101,6 +101,18 @@ fn a_node_without_a_cluster() {
     refuse(&["volume", "create", "v", "--size", "large", "--socket", &socket], USAGE, &["--size", "large"]);
 }
 
+/// How large it is shows only when it is attached.
+fn an_export_is_used_as_far_as_it_reaches(uri: &str) {
+    let bench =
+        ["bench", "--pattern", "randread", "--duration", "20ms", "--warm-up", "1ms", "--rounds", "1", "--nbd", uri];
+    let words = ["--region: expected at most what taken has, 16 MiB", "found 1 GiB"];
+    refuse(&[&bench[..], &["--region", "1GiB"]].concat(), FAILED, &words);
+    let output = Command::new(binary()).args(bench).args(["--output", "json"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let measured: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(measured["region"], SIZE, "all of it is less than what is usual: {measured}");
+}
+
 #[test]
 fn founding_twice() {
     let files = Files::new();
@@ -148,6 +160,8 @@ async fn volumes_and_nodes() {
     ] {
         ask(args, REFUSED, &[what, "--yes", "nothing was done"]);
     }
+    let primary = cluster.primary("taken").await;
+    an_export_is_used_as_far_as_it_reaches(&cluster.uri(primary, "taken"));
     ask(&["failover", "unknown"], FAILED, &["unknown"]);
     ask(&["token", "create", "--valid", "721h"], USAGE, &["--valid", "720h"]);
     ask(&["top", "--interval", "soon"], USAGE, &["--interval", "soon"]);

@@ -612,7 +612,7 @@ pub(crate) struct BenchArgs {
     /// How often everything is measured; figures are medians
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
-    /// Bytes of each volume that are used, from its start [default: 1GiB, or all of the smallest volume]
+    /// Bytes of each volume that are used, from its start [default: 1GiB, or all of the smallest one]
     #[arg(long, value_name = "SIZE")]
     pub(crate) region: Option<String>,
     /// Write the region first, so that reads find data

@@ -86,13 +86,18 @@ struct Flight {
     block: Option<u64>,
 }
 
-struct Connection {
+/// A connection whose export is known.
+struct Attached {
     stream: Stream,
     client: Client,
     unsent: VecDeque<Bytes>,
+    size: u64,
+}
+
+struct Connection {
+    attached: Attached,
     flights: BTreeMap<Cookie, Flight>,
     source: Source,
-    size: u64,
 }
 
 /// Open connections to the volumes of a plan.
@@ -102,29 +107,30 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// The plan is made to fit the smallest export: how large they are is known only now.
+    ///
     /// # Errors
-    /// An export that can't be attached, or that is smaller than the plan's region.
-    pub(crate) fn open(exports: &[Export], plan: &Plan) -> Result<Load, LoadError> {
-        let mut connections = Vec::new();
+    /// An export that can't be attached, or that is smaller than the region that was asked for.
+    pub(crate) fn open(exports: &[Export], plan: &mut Plan) -> Result<Load, LoadError> {
+        let mut attached = Vec::new();
         let count = plan.connections as u64;
         for (volume, export) in (0_u64..).zip(exports) {
             for at in 0..count {
-                let source = Source::new(plan, at, count, plan.seed ^ volume.rotate_left(32));
-                let connection = Connection::open(export, source)?;
-                if connection.size < plan.region {
-                    let (name, found, region) = (&export.name, connection.size, plan.region);
-                    let text = format!("expected {name} to have {region} bytes, found {found}; set --region");
-                    return Err(LoadError::Nbd(text));
-                }
-                connections.push(connection);
+                attached.push((Attached::to(export)?, volume, at));
             }
+            let (Attached { size, .. }, ..) = attached.last().expect("there is one connection at least");
+            let name = if export.name.is_empty() { "the export" } else { &export.name };
+            plan.fit(name, *size).map_err(|e| LoadError::Nbd(e.to_string()))?;
         }
-        Ok(Load { connections, depth: plan.depth })
+        let connect = |(attached, volume, at): (Attached, u64, u64)| {
+            Connection::new(attached, Source::new(plan, at, count, plan.seed ^ volume.rotate_left(32)))
+        };
+        Ok(Load { connections: attached.into_iter().map(connect).collect(), depth: plan.depth })
     }
 
     /// Processes at the other end of Unix sockets.
     pub(crate) fn servers(&self) -> Vec<u32> {
-        self.connections.iter().filter_map(|c| peer(&c.stream)).collect()
+        self.connections.iter().filter_map(|c| peer(&c.attached.stream)).collect()
     }
 
     /// Requests for `duration`; those that were sent in it are waited for and counted.
@@ -135,8 +141,11 @@ impl Load {
         let mut sample = Sample::new();
         let start = Instant::now();
         let end = start + duration;
-        let mut polls: Vec<libc::pollfd> =
-            self.connections.iter().map(|c| libc::pollfd { fd: c.stream.fd(), events: 0, revents: 0 }).collect();
+        let mut polls: Vec<libc::pollfd> = self
+            .connections
+            .iter()
+            .map(|c| libc::pollfd { fd: c.attached.stream.fd(), events: 0, revents: 0 })
+            .collect();
         loop {
             let now = Instant::now();
             let mut waiting = 0;
@@ -144,9 +153,9 @@ impl Load {
                 if now < end {
                     connection.fill(self.depth, now)?;
                 }
-                connection.send()?;
+                connection.attached.send()?;
                 waiting += connection.flights.len();
-                poll.events = libc::POLLIN | if connection.unsent.is_empty() { 0 } else { libc::POLLOUT };
+                poll.events = libc::POLLIN | if connection.attached.unsent.is_empty() { 0 } else { libc::POLLOUT };
             }
             if waiting == 0 {
                 break;
@@ -207,63 +216,32 @@ fn wait(polls: &mut [libc::pollfd], waiting: usize) -> Result<(), LoadError> {
     }
 }
 
-impl Connection {
-    fn open(export: &Export, source: Source) -> Result<Connection, LoadError> {
+impl Attached {
+    fn to(export: &Export) -> Result<Attached, LoadError> {
         let shown = || format!("cannot attach to {:?} at {:?}", export.name, export.place);
         let stream = Stream::connect(&export.place).map_err(|e| LoadError::Nbd(format!("{}: {e}", shown())))?;
         let client = Client::new(ClientConfig { structured: false, ..ClientConfig::new(&export.name) });
-        let (unsent, flights) = (VecDeque::new(), BTreeMap::new());
-        let mut connection = Connection { stream, client, unsent, flights, source, size: 0 };
+        let mut attached = Attached { stream, client, unsent: VecDeque::new(), size: 0 };
         loop {
-            if let Some(event) = connection.client.next_event() {
+            if let Some(event) = attached.client.next_event() {
                 match event {
-                    ClientEvent::Ready(info) => connection.size = info.size,
+                    ClientEvent::Ready(info) => attached.size = info.size,
                     ClientEvent::Failed(error) => return Err(LoadError::Nbd(format!("{}: {error}", shown()))),
                     ClientEvent::Reply { .. } => {
                         return Err(LoadError::Nbd(format!("{}: a reply to nothing", shown())));
                     }
                 }
-                return Ok(connection);
+                return Ok(attached);
             }
-            connection.send()?;
-            connection.poll()?;
-            connection.take_in()?;
+            attached.send()?;
+            attached.poll(0)?;
+            attached.take_in()?;
         }
     }
 
-    fn fill(&mut self, depth: usize, now: Instant) -> Result<(), LoadError> {
-        if self.source.is_empty() {
-            return Ok(());
-        }
-        while self.flights.len() < depth {
-            let issued = self.source.next();
-            self.issue(issued.request, issued.bytes, issued.block, now)?;
-        }
-        Ok(())
-    }
-
-    fn issue(
-        &mut self,
-        request: ClientRequest,
-        bytes: Option<u64>,
-        block: Option<u64>,
-        at: Instant,
-    ) -> Result<(), LoadError> {
-        let cookie = self.client.request(request).map_err(|e| LoadError::Nbd(e.to_string()))?;
-        self.flights.insert(cookie, Flight { at, bytes, block });
-        Ok(())
-    }
-
-    /// Sends, waits, receives.
-    fn turn(&mut self, sample: &mut Sample) -> Result<(), LoadError> {
-        self.send()?;
-        self.poll()?;
-        self.receive(sample)
-    }
-
-    fn poll(&self) -> Result<(), LoadError> {
+    fn poll(&self, waiting: usize) -> Result<(), LoadError> {
         let events = libc::POLLIN | if self.unsent.is_empty() { 0 } else { libc::POLLOUT };
-        wait(&mut [libc::pollfd { fd: self.stream.fd(), events, revents: 0 }], self.flights.len())
+        wait(&mut [libc::pollfd { fd: self.stream.fd(), events, revents: 0 }], waiting)
     }
 
     fn send(&mut self) -> Result<(), LoadError> {
@@ -301,11 +279,47 @@ impl Connection {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+impl Connection {
+    fn new(attached: Attached, source: Source) -> Connection {
+        Connection { attached, flights: BTreeMap::new(), source }
+    }
+
+    fn fill(&mut self, depth: usize, now: Instant) -> Result<(), LoadError> {
+        if self.source.is_empty() {
+            return Ok(());
+        }
+        while self.flights.len() < depth {
+            let issued = self.source.next();
+            self.issue(issued.request, issued.bytes, issued.block, now)?;
+        }
+        Ok(())
+    }
+
+    fn issue(
+        &mut self,
+        request: ClientRequest,
+        bytes: Option<u64>,
+        block: Option<u64>,
+        at: Instant,
+    ) -> Result<(), LoadError> {
+        let cookie = self.attached.client.request(request).map_err(|e| LoadError::Nbd(e.to_string()))?;
+        self.flights.insert(cookie, Flight { at, bytes, block });
+        Ok(())
+    }
+
+    /// Sends, waits, receives.
+    fn turn(&mut self, sample: &mut Sample) -> Result<(), LoadError> {
+        self.attached.send()?;
+        self.attached.poll(self.flights.len())?;
+        self.receive(sample)
+    }
 
     fn receive(&mut self, sample: &mut Sample) -> Result<(), LoadError> {
-        self.take_in()?;
+        self.attached.take_in()?;
         let now = Instant::now();
-        while let Some(event) = self.client.next_event() {
+        while let Some(event) = self.attached.client.next_event() {
             match event {
                 ClientEvent::Reply { cookie, result: Ok(data) } => {
                     let flight = self.flights.remove(&cookie).expect("the client answers what was asked");

@@ -41,10 +41,10 @@ pub(crate) fn run(socket: &Path, output: Output, timeout: Option<Duration>, args
         plan.fit(volume, *size)?;
     }
     if plan.destroys() {
-        output::confirm(&what_is_lost(&exports, &plan), "yes", args.yes)?;
+        output::confirm(&what_is_lost(&exports, &plan, about.smallest.is_some()), "yes", args.yes)?;
     }
-    let outcome =
-        measure(&plan, &exports, about).map_err(|e| CliError::Bench(format!("the measurement ended early: {e}")))?;
+    let outcome = measure(&mut plan, &exports, about)
+        .map_err(|e| CliError::Bench(format!("the measurement ended early: {e}")))?;
     if let Some(path) = &plan.plot {
         let title = format!("{} of {} bytes, depth {}", plan.pattern.name(), plan.block, plan.depth);
         std::fs::write(path, plot::svg(&title, &outcome.series))
@@ -108,14 +108,16 @@ fn exports(socket: &Path, timeout: Option<Duration>, args: &BenchArgs) -> Result
     Ok((exports, About { text: about.join("; "), copies, smallest }))
 }
 
-/// A benchmark that writes ends whatever the volumes hold.
-fn what_is_lost(exports: &[Export], plan: &Plan) -> String {
+/// A benchmark that writes ends whatever the volumes hold. How large exports are is not known before they are attached.
+fn what_is_lost(exports: &[Export], plan: &Plan, known: bool) -> String {
     let names: Vec<&str> = exports.iter().map(|e| e.name.as_str()).collect();
-    format!("this overwrites the first {} of {}", crate::units::bytes(plan.region), names.join(", "))
+    let or_all = if known || plan.region_chosen { "" } else { ", or all of it if that is less" };
+    format!("this overwrites the first {} of {}{or_all}", crate::units::bytes(plan.region), names.join(", "))
 }
 
-fn measure(plan: &Plan, exports: &[Export], about: About) -> Result<Outcome, LoadError> {
+fn measure(plan: &mut Plan, exports: &[Export], about: About) -> Result<Outcome, LoadError> {
     let mut load = Load::open(exports, plan)?;
+    let plan = &*plan;
     let processes = Processes::find(&load.servers());
     let mut raws = Vec::new();
     if let Some(path) = &plan.raw {
