@@ -4,9 +4,11 @@
 
 use holdfast_cli::harness::free_ports;
 use holdfast_tests::terminal::on_a_terminal;
-use holdfast_tests::{TestCluster, binary, scratch};
-use std::fs;
-use std::time::Duration;
+use holdfast_tests::{PATIENCE, TestCluster, binary, scratch};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Wrong, so that the command ends without a cluster.
 const TOKEN: &str = "hf1-00c0ffee";
@@ -34,12 +36,17 @@ fn a_token_that_is_typed_is_not_shown() {
     assert!(shown.contains("ended with 130") && echoes(&shown), "{shown}");
 }
 
-/// An agent hangs up on whoever has not answered its pings for 30 s.
+/// An agent hangs up on whoever has not answered its pings for 30 s: a question may be thought about for longer, and who follows events may
+/// be stopped for longer.
 #[tokio::test]
-async fn a_question_may_be_thought_about_for_longer_than_a_silent_connection_lives() {
+async fn somebody_may_be_silent_for_longer_than_a_silent_connection_lives() {
     let cluster = TestCluster::start().await;
     cluster.volume("vm1", 32 << 20).await;
     let socket = cluster.nodes()[0].admin().display().to_string();
+    let dir = scratch();
+    let mut follower = Follower::start(&socket, &dir.path().join("events"));
+    follower.tells(|events| events.contains("volume_created")).await;
+    follower.signal(libc::SIGSTOP);
     let line = format!("exec {} --socket {socket} volume delete vm1", binary().display());
     let thinks = |shown: &str| {
         let asked = shown.contains("to go on: ");
@@ -50,4 +57,57 @@ async fn a_question_may_be_thought_about_for_longer_than_a_silent_connection_liv
     };
     let (status, shown) = on_a_terminal(&line, "yes\n", false, thinks);
     assert!(status.success(), "{status}: {shown}");
+
+    // What happened meanwhile is told, and nothing twice.
+    assert!(!follower.told().contains("volume_deleted"), "it stands still");
+    follower.signal(libc::SIGCONT);
+    let told = follower.tells(|events| events.contains("volume_deleted")).await;
+    assert_eq!(told.matches("volume_created").count(), 1, "{told}");
+    assert!(!told.contains("missing"), "{told}");
+}
+
+/// `events --follow`, into a file.
+struct Follower {
+    child: Child,
+    file: PathBuf,
+}
+
+impl Follower {
+    fn start(socket: &str, file: &Path) -> Follower {
+        let into = File::create(file).unwrap();
+        let mut command = Command::new(binary());
+        command.args(["--socket", socket, "events", "--follow"]).stdin(Stdio::null());
+        let child = command.stderr(into.try_clone().unwrap()).stdout(into).spawn().unwrap();
+        Follower { child, file: file.to_owned() }
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        // SAFETY: kill touches no memory, and the child is ours and not waited for.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    fn told(&self) -> String {
+        fs::read_to_string(&self.file).unwrap()
+    }
+
+    async fn tells(&mut self, what: impl Fn(&str) -> bool) -> String {
+        let start = Instant::now();
+        loop {
+            let told = self.told();
+            if what(&told) {
+                return told;
+            }
+            assert!(self.child.try_wait().unwrap().is_none() && start.elapsed() < PATIENCE, "{told}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // Both fail only if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -1,6 +1,7 @@
 //! Commands that ask a running agent.
 
 mod copies;
+mod events;
 mod filling;
 mod grants;
 mod nodes;
@@ -58,7 +59,7 @@ pub(crate) async fn run(
         Command::Scrub(args) => upkeep::scrub(&mut agent, output, args).await,
         Command::Verify { volume } => upkeep::verify(&mut agent, output, volume).await,
         Command::Copy(command) => copies::run(&mut agent, output, command).await,
-        Command::Events { follow, volume } => events(&mut agent, output, follow, volume).await,
+        Command::Events { follow, volume } => events::run(&mut agent, output, follow, volume).await,
         Command::Init(_)
         | Command::Join(_)
         | Command::Agent(_)
@@ -385,21 +386,4 @@ async fn failover(agent: &mut Agent<'_>, output: Output, args: FailoverArgs) -> 
         || output::failover_text(&name, &answer, reached),
     );
     Ok(())
-}
-
-async fn events(agent: &mut Agent<'_>, output: Output, follow: bool, volume: Option<String>) -> Result<(), CliError> {
-    let request = pb::EventsRequest { follow, volume: volume.unwrap_or_default() };
-    let mut stream = agent.ask(async |c| c.events(request).await).await?;
-    // One line per event in both forms, so that `--follow` can be piped.
-    loop {
-        let next = async { Ok(stream.message().await?) };
-        // Whoever follows waits for what has not happened yet.
-        let next =
-            if follow { next.await? } else { in_time(agent.socket, agent.limit.unwrap_or(ANSWER), next).await? };
-        let Some(event) = next else { return Ok(()) };
-        match output {
-            Output::Json => println!("{}", output::event_json(&event)),
-            Output::Table => println!("{}", output::event_line(&event)),
-        }
-    }
 }

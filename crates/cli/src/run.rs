@@ -6,6 +6,7 @@ use crate::{bench, commands, daemon, demo, manual, offline, simulate};
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::ffi::OsString;
+use std::mem::MaybeUninit;
 use std::process::ExitCode;
 
 /// The whole process.
@@ -69,7 +70,6 @@ fn run(cli: Cli) -> Result<(), CliError> {
         }
         Command::Manual { dir } => manual::write(&dir),
         Command::Bench(args) => {
-            die_of_broken_pipes();
             let timeout = timeout.as_deref().map(commands::parse_timeout).transpose()?;
             bench::run(&socket, output, timeout, &args)
         }
@@ -107,16 +107,32 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 fn attended<T>(command: impl Future<Output = T>) -> Result<T, CliError> {
     let runtime = runtime()?;
     let handle = runtime.handle().clone();
-    let attends = move || runtime.block_on(std::future::pending::<()>());
+    let attends = move || {
+        outlive_broken_connections();
+        runtime.block_on(std::future::pending::<()>());
+    };
     std::thread::Builder::new().name("connection".to_owned()).spawn(attends).map_err(CliError::io("start a thread"))?;
     Ok(handle.block_on(command))
 }
 
 /// `holdfast events --follow | head` ends quietly instead of panicking in `println!`. Only for commands that print and end:
-/// an agent must survive a guest that closes its socket.
+/// an agent must survive a guest that closes its socket, and a measurement tells that its server did.
 fn die_of_broken_pipes() {
     // SAFETY: no other thread runs yet; SIG_DFL is a valid disposition for SIGPIPE.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// An agent that hangs up on this thread is an error, which a command can tell, or get over; without this it would end the process without
+/// a word, as a closed pipe does.
+fn outlive_broken_connections() {
+    let mut signals = MaybeUninit::uninit();
+    // SAFETY: the first call makes the set that the others read, and the signal is a valid one; a write raises it in its own thread alone.
+    let blocked = unsafe {
+        libc::sigemptyset(signals.as_mut_ptr());
+        libc::sigaddset(signals.as_mut_ptr(), libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), std::ptr::null_mut())
+    };
+    assert_eq!(blocked, 0, "a valid signal can be blocked");
 }
 
 #[cfg(test)]
