@@ -90,6 +90,7 @@ impl ControlLoop {
             }
             How::Stay => {
                 tracing::info!(volumes = led, within = ?restart_window, "the agent ends to be restarted: what it leads waits for it");
+                self.stays = true;
                 self.feed(Input::Restarts { within: restart_window }).await;
             }
         }

@@ -1,7 +1,9 @@
 //! Programs of the operator that are told when a volume's role changes on this node: every executable of `[hooks] dir`, in
 //! the order of their names.
 //!
-//! What they are told is the newest role, not each change: one that was superseded before its turn is not told. Programs of one
+//! What they are told is the newest role, not each change: one that was superseded before its turn is not told. Only that a volume was
+//! served here no more is always told before it is served here again: another node may have led it in between, and a machine that went on
+//! here would write over that one's what it remembers of its own. Programs of one
 //! volume run one after another, those of different volumes beside each other, [`AT_ONCE`] of them. Each gets `[hooks] timeout`
 //! and is killed then, with everything of its process group; how it ended is an event. What a program leaves running by intent stays.
 //!
@@ -55,10 +57,18 @@ pub(crate) struct Hooks {
 /// What the caller of one volume's programs was told, and how far it is.
 #[derive(Debug)]
 struct Told {
-    newest: watch::Sender<Option<RoleChange>>,
+    newest: watch::Sender<Newest>,
     changes: u64,
     /// Of the changes, as many are over: their programs have ended, or a newer change came in their place.
     over: Arc<AtomicU64>,
+}
+
+/// What a volume's programs are to be told next.
+#[derive(Clone, Debug, Default)]
+struct Newest {
+    role: Option<RoleChange>,
+    /// The newest change to `secondary`, if it is older than `role`.
+    ended: Option<RoleChange>,
 }
 
 impl Hooks {
@@ -73,7 +83,7 @@ impl Hooks {
         let Some(config) = &self.config else { return };
         let Some(dir) = config.dir.clone() else { return };
         let told = self.volumes.entry(change.volume.clone()).or_insert_with(|| {
-            let (newest, changes) = watch::channel(None);
+            let (newest, changes) = watch::channel(Newest::default());
             let over = Arc::new(AtomicU64::new(0));
             let (asks, places) = (self.asks.clone(), Arc::clone(&self.places));
             let caller = Caller { dir, limit: config.timeout, asks, places, over: Arc::clone(&over) };
@@ -82,7 +92,15 @@ impl Hooks {
         });
         told.changes += 1;
         let number = told.changes;
-        told.newest.send_replace(Some(RoleChange { number, ..change }));
+        told.newest.send_modify(|newest| {
+            let before = newest.role.replace(RoleChange { number, ..change });
+            newest.ended = before.filter(|before| !before.primary).or(newest.ended.take());
+        });
+    }
+
+    /// Whether this life of the agent need not tell the volume's role any more, or has nobody to tell.
+    pub(crate) fn knows(&self, volume: &str) -> bool {
+        self.config.is_none() || self.volumes.contains_key(volume)
     }
 
     /// Volumes whose programs have not ended yet.
@@ -107,24 +125,25 @@ struct Caller {
 }
 
 impl Caller {
-    async fn run(self, mut changes: watch::Receiver<Option<RoleChange>>) {
+    async fn run(self, mut changes: watch::Receiver<Newest>) {
+        let mut told = 0;
         while changes.changed().await.is_ok() {
-            let newest = changes.borrow_and_update().clone();
-            let Some(change) = newest else { continue };
-            match programs(&self.dir) {
-                Ok(programs) => self.call_each(programs, &change, &changes).await,
-                Err(why) => self.tell(&change, format!("no hook was run: {why}")).await,
+            let Newest { role, ended } = changes.borrow_and_update().clone();
+            let Some(change) = role else { continue };
+            if let Some(ended) = ended.filter(|ended| change.primary && ended.number > told) {
+                self.call_all(&ended, &changes).await;
             }
+            self.call_all(&change, &changes).await;
+            told = change.number;
             self.over.store(change.number, Ordering::Release);
         }
     }
 
-    async fn call_each(
-        &self,
-        programs: Vec<PathBuf>,
-        change: &RoleChange,
-        changes: &watch::Receiver<Option<RoleChange>>,
-    ) {
+    async fn call_all(&self, change: &RoleChange, changes: &watch::Receiver<Newest>) {
+        let programs = match programs(&self.dir) {
+            Ok(programs) => programs,
+            Err(why) => return self.tell(change, format!("no hook was run: {why}")).await,
+        };
         for program in programs {
             let place = Arc::clone(&self.places).acquire_owned().await.expect("nobody closes it");
             let outcome = call(&program, change, self.limit).await;
@@ -132,7 +151,8 @@ impl Caller {
             let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let role = role(change);
             self.tell(change, format!("hook {name} ({role}, epoch {}) {outcome}", change.epoch)).await;
-            if changes.has_changed().unwrap_or(true) {
+            // Those that were not told of a start have nothing to end; of an end everybody is told.
+            if change.primary && changes.has_changed().unwrap_or(true) {
                 break;
             }
         }

@@ -96,7 +96,32 @@ async fn only_the_newest_role_is_told() {
         hooks.changed(change(epoch, epoch % 2 == 0));
     }
     assert_eq!(heard.next().await, "hook a (primary, epoch 1) ended well");
+    assert_eq!(heard.next().await, "hook a (secondary, epoch 7) ended well");
     assert_eq!(heard.next().await, "hook a (primary, epoch 8) ended well");
+    hooks.changed(change(9, false));
+    assert_eq!(heard.next().await, "hook a (secondary, epoch 9) ended well");
+    hooks.changed(change(10, true));
+    assert_eq!(heard.next().await, "hook a (primary, epoch 10) ended well");
+}
+
+/// While others may lead the volume, a machine that went on here would remember what is true no more.
+#[tokio::test]
+async fn an_end_is_told_to_all_before_the_next_beginning() {
+    let dir = scripts(&[("a", "sleep 0.3"), ("b", "true")]);
+    let (mut hooks, mut heard) = hooks(&dir, LONG);
+    assert!(!hooks.knows("vm1"));
+    hooks.changed(change(1, true));
+    assert!(hooks.knows("vm1") && !hooks.knows("vm2"));
+    assert_eq!(heard.next().await, "hook a (primary, epoch 1) ended well");
+    assert_eq!(heard.next().await, "hook b (primary, epoch 1) ended well");
+    hooks.changed(change(1, false));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // In the middle of the first of them.
+    hooks.changed(change(3, true));
+    for expected in ["a (secondary, epoch 1)", "b (secondary, epoch 1)", "a (primary, epoch 3)", "b (primary, epoch 3)"]
+    {
+        assert_eq!(heard.next().await, format!("hook {expected} ended well"));
+    }
 }
 
 /// An agent that ends waits for exactly these.
