@@ -7,6 +7,7 @@ mod blocks;
 pub mod browser;
 pub mod guest;
 pub mod machine;
+pub mod manual;
 pub mod netns;
 pub mod prometheus;
 pub mod scrape;

@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
-use holdfast_tests::{PATIENCE, TestCluster, scratch};
+use holdfast_cli::harness::Cluster;
+use holdfast_tests::manual::block;
+use holdfast_tests::{PATIENCE, TestCluster, scratch, try_tool};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 const VOLUME: &str = "vm1";
+/// The agent's next life is waited for however slowly this machine starts it.
+const PATIENT: &str = "\n[cluster]\nrestart_window = \"60s\"\n";
 
 fn script(path: &Path, text: &str) {
     fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -26,25 +30,34 @@ async fn the_new_primarys_node_is_told_and_says_how_it_went() {
     let line = "$HOLDFAST_NODE $HOLDFAST_ROLE $HOLDFAST_VOLUME $HOLDFAST_EPOCH";
     script(&hooks.join("10-log"), &format!("echo {line} >> {}\n[ -S \"$HOLDFAST_SOCKET\" ]", log.display()));
     script(&hooks.join("20-fails"), "echo the hypervisor is on fire >&2; exit 7");
-    let mut cluster = TestCluster::start_with(&format!("[hooks]\ndir = {hooks:?}\n")).await;
+    let mut cluster = TestCluster::start_with(&format!("{PATIENT}[hooks]\ndir = {hooks:?}\n")).await;
     cluster.volume(VOLUME, 64 << 20).await;
     let old = cluster.primary(VOLUME).await;
     let epoch = (*cluster).volume(VOLUME).await.unwrap().epoch;
-    let said = async |expected: String| {
-        let waits = cluster.wait_for(&expected, PATIENCE, async |_| {
+    let is_told = async |cluster: &Cluster, expected: String| {
+        let told = cluster.wait_for(&expected, PATIENCE, async |_| {
             let text = fs::read_to_string(&log).unwrap_or_default();
             if text.lines().any(|line| line == expected) { Ok(()) } else { Err(text) }
         });
-        waits.await.unwrap_or_else(|e| panic!("{e}"));
+        told.await.unwrap_or_else(|e| panic!("{e}"));
     };
-    let name = |at: usize| cluster.nodes()[at].name().to_owned();
-    said(format!("{} primary {VOLUME} {epoch}", name(old))).await;
+    let names: Vec<String> = cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
+    let name = |at: usize| names[at].clone();
+    is_told(&cluster, format!("{} primary {VOLUME} {epoch}", name(old))).await;
+
+    // One that is restarted is told that it begins, and not that it ended: a machine waits for its disk meanwhile.
+    assert!(cluster.run(old, &["node", "restart"]).await.status.success());
+    cluster.ended(old, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    cluster.launch(old).unwrap();
+    is_told(&cluster, format!("{} primary {VOLUME} {}", name(old), epoch + 1)).await;
+    let lines = fs::read_to_string(&log).unwrap();
+    assert!(!lines.contains(&format!("{} secondary", name(old))), "{lines}");
 
     let new = (old + 1) % 3;
     let output = cluster.run(old, &["failover", VOLUME, "--to", &name(new)]).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let epoch = (*cluster).volume(VOLUME).await.unwrap().epoch;
-    said(format!("{} primary {VOLUME} {epoch}", name(new))).await;
+    is_told(&cluster, format!("{} primary {VOLUME} {epoch}", name(new))).await;
     let told = cluster.wait_for("the events of both hooks", PATIENCE, async |cluster| {
         let socket = cluster.nodes()[new].admin().display().to_string();
         let output = cluster.holdfast(["--socket", &socket, "events"]).await.map_err(|e| e.to_string())?;
@@ -67,12 +80,10 @@ async fn the_new_primarys_node_is_told_and_says_how_it_went() {
     });
     healthy.await.unwrap_or_else(|e| panic!("{e}"));
     let volume = (*cluster).volume(VOLUME).await.unwrap();
-    let expected = format!("{} primary {VOLUME} {}", volume.primary, volume.epoch);
-    let told = cluster.wait_for(&expected, PATIENCE, async |_| {
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        if text.lines().any(|line| line == expected) { Ok(()) } else { Err(text) }
-    });
-    told.await.unwrap_or_else(|e| panic!("{e}"));
+    is_told(&cluster, format!("{} primary {VOLUME} {}", volume.primary, volume.epoch)).await;
+    // An agent that was killed said nothing to whom it had told to begin: its next life does.
+    cluster.launch(new).unwrap();
+    is_told(&cluster, format!("{dead} secondary {VOLUME} {}", volume.epoch)).await;
 }
 
 /// What is told when the volumes are handed over belongs to the end of the agent: a supervisor kills what is left.
@@ -106,6 +117,7 @@ fn shipped(hook: &str, role: &str, domain: &str) -> (bool, String) {
     script(&dir.path().join("systemctl"), &format!("echo systemctl \"$@\" >> {}", log.display()));
     // `domstate` answers with what the test wants, and fails if there is no such domain.
     let state = format!("case \"$*\" in *domstate*) [ -n \"{domain}\" ] && echo \"{domain}\"; exit $?;; esac");
+    let state = format!("[ \"$LC_ALL\" = C ] || exit 99\n{state}");
     script(&dir.path().join("virsh"), &format!("{state}\necho virsh \"$@\" >> {}", log.display()));
     fs::write(dir.path().join(format!("{VOLUME}.env")), "").unwrap();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/hooks").join(hook);
@@ -135,4 +147,69 @@ fn the_shipped_hooks_start_and_stop_machines() {
     assert_eq!(domain("secondary", "running"), virsh("destroy vm1"));
     assert_eq!(domain("secondary", "shut off"), nothing);
     assert_eq!(domain("primary", ""), nothing, "there is no such domain");
+}
+
+/// The driver of libvirt that simulates a hypervisor knows one domain, in this state.
+fn simulated(role: &str, state: &str) -> (bool, String) {
+    let dir = scratch();
+    let runstate = match state {
+        "running" => 1,
+        "paused" => 3,
+        "shut off" => 5,
+        _ => panic!("no state {state}"),
+    };
+    let words = "xmlns:test='http://libvirt.org/schemas/domain/test/1.0'";
+    let domain = format!(
+        "<node><domain type='test' {words}><name>{VOLUME}</name><memory>65536</memory><os><type>hvm</type></os>\
+         <test:runstate>{runstate}</test:runstate></domain></node>"
+    );
+    fs::write(dir.path().join("node.xml"), domain).unwrap();
+    // What is simulated ends with each process.
+    let log = dir.path().join("log");
+    script(&dir.path().join("virsh"), &format!("echo $4 >> {}\nexec /usr/bin/virsh \"$@\"", log.display()));
+    let mut command =
+        Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/hooks/restart-libvirt-domain"));
+    command.env("PATH", format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap()));
+    command.env("LIBVIRT_URI", format!("test://{}", dir.path().join("node.xml").display()));
+    command.env("HOLDFAST_VOLUME", VOLUME).env("HOLDFAST_ROLE", role).env("HOLDFAST_EPOCH", "3");
+    let output = command.output().unwrap();
+    let asked = fs::read_to_string(log).unwrap_or_default().trim().replace('\n', " ");
+    (output.status.success(), asked)
+}
+
+/// A real virsh understands the hook, and says what it expects.
+#[test]
+fn libvirt_starts_and_ends_domains() {
+    let done = |words: &str| (true, words.to_owned());
+    assert_eq!(simulated("primary", "shut off"), done("domstate start"));
+    assert_eq!(simulated("primary", "paused"), done("domstate resume"));
+    assert_eq!(simulated("primary", "running"), done("domstate"));
+    assert_eq!(simulated("secondary", "running"), done("domstate destroy"));
+    assert_eq!(simulated("secondary", "paused"), done("domstate destroy"));
+    assert_eq!(simulated("secondary", "shut off"), done("domstate"));
+}
+
+#[test]
+fn libvirts_schema_has_nothing_against_the_documented_domain() {
+    let dir = scratch();
+    let judge = |text: &str| {
+        let file = dir.path().join("vm1.xml");
+        fs::write(&file, text).unwrap();
+        let output = try_tool("virt-xml-validate", [file.as_os_str(), "domain".as_ref()]);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let documented = block("Hooks", "xml");
+    let (good, said) = judge(&documented);
+    assert!(good, "{said}");
+    let (good, _) = judge(&documented.replace("<vcpu>", "<vcpu minimum='1'>"));
+    assert!(!good, "what the schema does not know is refused");
+    // Its disk is the unit's.
+    let unit =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd/holdfast-vm@.service"));
+    let unit = unit.unwrap().replace("%i", "vm1").replace("=disk", "=holdfast");
+    let words: Vec<&str> = unit.split_whitespace().collect();
+    for arg in documented.lines().filter_map(|line| line.trim().strip_prefix("<qemu:arg value='")?.strip_suffix("'/>"))
+    {
+        assert!(words.contains(&arg), "expected {arg} in {unit}");
+    }
 }
