@@ -4,7 +4,7 @@
 use crate::ending::{Ending, How, Stop};
 use crate::error::AgentError;
 use crate::found::FOUNDER;
-use crate::hooks::{Hooks, RoleChange};
+use crate::hooks::Hooks;
 use crate::identity::Identity;
 use crate::join::{self, Asked, JoinAnswer, JoinRequest, RenewRequest};
 use crate::metrics::ShardSample;
@@ -24,8 +24,8 @@ use holdfast_cluster::{Command, Outcome, Recovery};
 use holdfast_node::control::{Control, EventKind, Failure, Input, Output};
 use holdfast_node::{LocalView, Upkeep};
 use holdfast_transport::{Endpoint, Event, Events, Identity as TlsIdentity, JoinReply, Lane, join_client, pki};
-use holdfast_types::{ClusterId, ClusterVersion, Epoch, NodeId, Speaks, Time, VolumeId, VolumeView};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use holdfast_types::{ClusterId, ClusterVersion, Epoch, NodeId, Speaks, Time, VolumeId};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -128,10 +128,6 @@ pub(crate) struct ControlLoop {
     news: broadcast::Sender<Happened>,
     local: LocalView,
     epoch_changes: BTreeMap<VolumeId, (Epoch, u64)>,
-    /// Epochs of the last records of this node's copies, as the shard last reported them.
-    held: BTreeMap<VolumeId, Epoch>,
-    /// Copies that this life of the agent made.
-    made: BTreeSet<VolumeId>,
     event_counts: BTreeMap<&'static str, u64>,
     /// The newest view did not fit into the link; it is offered again.
     unsent_view: bool,
@@ -185,8 +181,6 @@ impl ControlLoop {
             news: broadcast::channel(KEPT_EVENTS).0,
             local: LocalView::default(),
             epoch_changes: BTreeMap::new(),
-            held: BTreeMap::new(),
-            made: BTreeSet::new(),
             event_counts: BTreeMap::new(),
             unsent_view: false,
             unsent_peers: None,
@@ -211,10 +205,15 @@ impl ControlLoop {
             if let Some(how) = self.asked_to_end {
                 break Some(how);
             }
-            match self.turn(&mut from, None).await? {
-                Turn::Went => {}
-                Turn::Stop => break Some(self.parts.ending.on_term),
-                Turn::Over => break None,
+            match self.turn(&mut from, None).await {
+                Ok(Turn::Went) => {}
+                Ok(Turn::Stop) => break Some(self.parts.ending.on_term),
+                Ok(Turn::Over) => break None,
+                Err(gone @ (AgentError::Removed { .. } | AgentError::Superseded { .. })) => {
+                    self.end_roles(&mut from).await;
+                    return Err(gone);
+                }
+                Err(error) => return Err(error),
             }
         };
         if let Some(how) = how {
@@ -280,7 +279,7 @@ impl ControlLoop {
             Output::Local(local) => {
                 self.local = local;
                 self.count_epochs();
-                self.led_elsewhere();
+                self.end_left_behind();
                 self.send_view();
             }
             Output::Peers(peers) => self.on_peers(peers),
@@ -439,17 +438,12 @@ impl ControlLoop {
         match message {
             FromShard::Request(request) => self.feed(Input::Request(request)).await,
             FromShard::CopyCreated { volume, incarnation } => {
-                self.made.insert(volume);
                 self.feed(Input::CopyCreated { volume, incarnation }).await
             }
-            FromShard::CopyDeleted { volume } => {
-                self.made.remove(&volume);
-                self.feed(Input::CopyDeleted { volume }).await;
-            }
+            FromShard::CopyDeleted { volume } => self.feed(Input::CopyDeleted { volume }).await,
             FromShard::Serving { volume, serving, epoch } => self.role_changed(volume, serving, epoch),
             FromShard::Reports(reports) => {
-                self.held = reports.iter().map(|report| (report.volume, report.epoch)).collect();
-                self.led_elsewhere();
+                self.end_left_behind();
                 self.feed(Input::Reports(reports)).await;
             }
             FromShard::Event { volume, message } => {
@@ -462,39 +456,7 @@ impl ControlLoop {
         }
     }
 
-    fn role_changed(&mut self, volume: VolumeId, primary: bool, epoch: Epoch) {
-        // If another node leads when the next life begins, that tells it.
-        if self.stays && !primary {
-            return;
-        }
-        let Some(state) = self.parts.control.state() else { return };
-        // One that is being deleted has no role that anybody needs to know.
-        let Some(name) = state.volumes.get(&volume).map(|v| v.name.clone()) else { return };
-        self.hooks.keep(|known| state.volume_by_name(known).is_some());
-        let socket = self.parts.nbd_dir.join(format!("{name}.sock"));
-        let node = name_of(&self.parts.control, self.parts.me);
-        self.hooks.changed(RoleChange { volume: name, node, epoch: epoch.0, primary, socket, number: 0 });
-    }
-
-    /// The life of an agent before this one may have ended without a word, and machines of this host gone on whose volumes others lead by
-    /// now. What the control plane says just after a start may be older than what was led here: a copy that holds more knows better.
-    fn led_elsewhere(&mut self) {
-        let elsewhere = |view: &&VolumeView| {
-            let held = self.held.get(&view.volume);
-            let other = view.active.primary.is_some_and(|primary| primary != self.parts.me);
-            other && !self.made.contains(&view.volume) && held.is_some_and(|held| *held <= view.active.epoch)
-        };
-        let led: Vec<_> = self.local.views.iter().filter(elsewhere).map(|v| (v.volume, v.active.epoch)).collect();
-        for (volume, epoch) in led {
-            let state = self.parts.control.state();
-            let name = state.and_then(|state| state.volumes.get(&volume)).map(|v| v.name.as_str());
-            if epoch > Epoch::ZERO && name.is_some_and(|name| !self.hooks.knows(name)) {
-                self.role_changed(volume, false, epoch);
-            }
-        }
-    }
-
-    async fn on_ask(&mut self, ask: Ask) {
+    pub(crate) async fn on_ask(&mut self, ask: Ask) {
         match ask {
             Ask::Look(look) => look(&View {
                 control: &self.parts.control,
@@ -734,6 +696,6 @@ impl View<'_> {
 }
 
 /// What people call a node; its id before this node has heard of it.
-fn name_of(control: &Control, node: NodeId) -> String {
+pub(crate) fn name_of(control: &Control, node: NodeId) -> String {
     control.state().and_then(|s| s.node(node)).map_or_else(|| node.to_string(), |n| n.name.clone())
 }

@@ -75,7 +75,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     if let Some(listener) = scraped {
         metrics::spawn(listener, Vitals { asks: asks.clone() }, admin.refused())?;
     }
-    let hooks = Hooks::new(config.hooks.clone(), asks.clone());
+    let hooks = Hooks::new(config.hooks.clone(), asks.clone(), &paths.hooks())?;
     let renewal = tokio::spawn(Renewal::new(&config, credentials.clone(), asks.clone()).keep());
     let (close, closed) = oneshot::channel::<()>();
     let parts = Parts {

@@ -1,18 +1,27 @@
 //! Programs of the operator that are told when a volume's role changes on this node: every executable of `[hooks] dir`, in
 //! the order of their names.
 //!
-//! What they are told is the newest role, not each change: one that was superseded before its turn is not told. Only that a volume was
-//! served here no more is always told before it is served here again: another node may have led it in between, and a machine that went on
-//! here would write over that one's what it remembers of its own. Programs of one
-//! volume run one after another, those of different volumes beside each other, [`AT_ONCE`] of them. Each gets `[hooks] timeout`
-//! and is killed then, with everything of its process group; how it ended is an event. What a program leaves running by intent stays.
+//! What they are told is the newest role, not each change: one that was superseded before its turn is not told. Programs of one volume run
+//! one after another, those of different volumes beside each other, [`AT_ONCE`] of them. Each gets `[hooks] timeout` and is killed then, with
+//! everything of its process group; how it ended is an event. What a program leaves running by intent stays.
+//!
+//! Invariant: what was begun is ended before it is begun again, unless this node led the volume all the time. Another node may have led it
+//! in between, and a machine that went on here would write over that one's what it remembers of its own. So an end is told again until it
+//! succeeds, and a beginning waits for it; what was begun is noted in a file ([`Mark`]) before anybody is told, and that goes when the end has
+//! succeeded. The next life of an agent that ended without a word finds it there.
 //!
 //! Why they can't hurt the volume: nothing waits for them. The role has changed when they are called. Only an agent that ends does, for
 //! a few seconds ([`Hooks::busy`]): with its unit the supervisor ends what still runs.
 
+mod marks;
+
 use crate::config::HooksConfig;
 use crate::control::Ask;
-use std::collections::BTreeMap;
+use crate::error::AgentError;
+use holdfast_types::{Epoch, VolumeId};
+pub(crate) use marks::Mark;
+use marks::Marks;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -22,21 +31,27 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Programs that run at the same time.
 const AT_ONCE: usize = 8;
+/// How the outcome of a program that succeeded begins.
+const ENDED_WELL: &str = "ended well";
 /// What is read of what a program says on stderr; its last line goes into the event.
 const HEARD_BYTES: u64 = 16 << 10;
 /// The same of the event.
 const TOLD_CHARS: usize = 200;
+/// Between two calls of programs that could not end what was begun: at first, and at most.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 
 /// A volume's role on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RoleChange {
     pub(crate) volume: String,
+    pub(crate) id: VolumeId,
     pub(crate) node: String,
-    pub(crate) epoch: u64,
+    pub(crate) epoch: Epoch,
     /// It is served here now; otherwise not any more.
     pub(crate) primary: bool,
     /// Where it is attached.
@@ -52,6 +67,9 @@ pub(crate) struct Hooks {
     asks: mpsc::Sender<Ask>,
     places: Arc<Semaphore>,
     volumes: BTreeMap<String, Told>,
+    marks: Arc<Marks>,
+    /// Of the marks of earlier lives: what was begun in the very epoch that is active still.
+    goes_on: BTreeSet<String>,
 }
 
 /// What the caller of one volume's programs was told, and how far it is.
@@ -72,10 +90,15 @@ struct Newest {
 }
 
 impl Hooks {
-    /// `asks`: where events go.
-    pub(crate) fn new(config: HooksConfig, asks: mpsc::Sender<Ask>) -> Hooks {
+    /// `asks`: where events go; `dir`: where it is noted what was begun.
+    ///
+    /// # Errors
+    /// What earlier lives noted can't be read.
+    pub(crate) fn new(config: HooksConfig, asks: mpsc::Sender<Ask>, dir: &Path) -> Result<Hooks, AgentError> {
         let config = Some(config).filter(|c| c.dir.is_some());
-        Hooks { config, asks, places: Arc::new(Semaphore::new(AT_ONCE)), volumes: BTreeMap::new() }
+        let marks = Arc::new(Marks::open(dir)?);
+        let (places, volumes) = (Arc::new(Semaphore::new(AT_ONCE)), BTreeMap::new());
+        Ok(Hooks { config, asks, places, volumes, marks, goes_on: BTreeSet::new() })
     }
 
     /// Returns at once.
@@ -85,8 +108,8 @@ impl Hooks {
         let told = self.volumes.entry(change.volume.clone()).or_insert_with(|| {
             let (newest, changes) = watch::channel(Newest::default());
             let over = Arc::new(AtomicU64::new(0));
-            let (asks, places) = (self.asks.clone(), Arc::clone(&self.places));
-            let caller = Caller { dir, limit: config.timeout, asks, places, over: Arc::clone(&over) };
+            let (asks, places, marks) = (self.asks.clone(), Arc::clone(&self.places), Arc::clone(&self.marks));
+            let caller = Caller { dir, limit: config.timeout, asks, places, marks, over: Arc::clone(&over) };
             tokio::spawn(caller.run(changes));
             Told { newest, changes: 0, over }
         });
@@ -98,9 +121,26 @@ impl Hooks {
         });
     }
 
-    /// Whether this life of the agent need not tell the volume's role any more, or has nobody to tell.
-    pub(crate) fn knows(&self, volume: &str) -> bool {
-        self.config.is_none() || self.volumes.contains_key(volume)
+    /// What earlier lives began, and this one has told nobody about; whether it was begun in the epoch that is active still.
+    pub(crate) fn left_behind(&self) -> Vec<(String, Mark, bool)> {
+        if self.config.is_none() {
+            return Vec::new();
+        }
+        let untold = self.marks.all().into_iter().filter(|(volume, _)| !self.volumes.contains_key(volume));
+        untold.map(|(volume, mark)| (volume.clone(), mark, self.goes_on.contains(&volume))).collect()
+    }
+
+    /// The epoch in which it was begun is active.
+    pub(crate) fn goes_on(&mut self, volume: String) {
+        self.goes_on.insert(volume);
+    }
+
+    /// What is begun, or is to be, and not to be ended.
+    pub(crate) fn begun(&self) -> Vec<(String, Mark)> {
+        let newest = |told: &Told| told.newest.borrow().role.clone();
+        let here = self.volumes.values().filter_map(newest).filter(|role| role.primary);
+        let here = here.map(|role| (role.volume, Mark::new(role.id, role.epoch)));
+        here.chain(self.left_behind().into_iter().map(|(volume, mark, _)| (volume, mark))).collect()
     }
 
     /// Volumes whose programs have not ended yet.
@@ -109,9 +149,11 @@ impl Hooks {
         self.volumes.iter().filter(|(_, told)| busy(told)).map(|(volume, _)| volume.as_str()).collect()
     }
 
-    /// The volumes that there are; the others are told no more.
+    /// The volumes that there are; the others are told no more, once what was begun has ended.
     pub(crate) fn keep(&mut self, exists: impl Fn(&str) -> bool) {
-        self.volumes.retain(|volume, _| exists(volume));
+        let marks = &self.marks;
+        let busy = |told: &Told| told.over.load(Ordering::Acquire) < told.changes;
+        self.volumes.retain(|volume, told| exists(volume) || busy(told) || marks.get(volume).is_some());
     }
 }
 
@@ -121,41 +163,106 @@ struct Caller {
     limit: Duration,
     asks: mpsc::Sender<Ask>,
     places: Arc<Semaphore>,
+    marks: Arc<Marks>,
     over: Arc<AtomicU64>,
 }
 
+type Changes = watch::Receiver<Newest>;
+
 impl Caller {
-    async fn run(self, mut changes: watch::Receiver<Newest>) {
+    async fn run(self, mut changes: Changes) {
         let mut told = 0;
         while changes.changed().await.is_ok() {
             let Newest { role, ended } = changes.borrow_and_update().clone();
             let Some(change) = role else { continue };
-            if let Some(ended) = ended.filter(|ended| change.primary && ended.number > told) {
-                self.call_all(&ended, &changes).await;
+            if !change.primary {
+                self.end(&change, &changes).await;
+            } else {
+                if let Some(ended) = self.owed(&change, ended.filter(|ended| ended.number > told)) {
+                    self.end(&ended, &changes).await;
+                }
+                // That may have taken long.
+                if !changes.has_changed().unwrap_or(true) {
+                    self.begin(&change, &changes).await;
+                }
             }
-            self.call_all(&change, &changes).await;
             told = change.number;
             self.over.store(change.number, Ordering::Release);
         }
     }
 
-    async fn call_all(&self, change: &RoleChange, changes: &watch::Receiver<Newest>) {
+    /// What is to be ended before this is begun: also what was begun of an older volume of the same name.
+    fn owed(&self, change: &RoleChange, ended: Option<RoleChange>) -> Option<RoleChange> {
+        let other = |mark: &Mark| mark.volume() != change.id;
+        let of_other = || self.marks.get(&change.volume).filter(other).map(|mark| mark.epoch());
+        ended.or_else(|| of_other().map(|epoch| RoleChange { primary: false, epoch, ..change.clone() }))
+    }
+
+    /// Whoever can't be noted is not begun: nobody would know of it after a crash.
+    async fn begin(&self, change: &RoleChange, changes: &Changes) {
+        let (marks, volume) = (Arc::clone(&self.marks), change.volume.clone());
+        let mark = Mark::new(change.id, change.epoch);
+        let noted = tokio::task::spawn_blocking(move || marks.begin(&volume, mark)).await;
+        match noted.expect("a panic of any thread ends the process") {
+            Ok(()) => drop(self.call_all(change, changes, &mut BTreeMap::new()).await),
+            Err(error) => self.tell(change, format!("no hook was run: {error}")).await,
+        }
+    }
+
+    /// Until it has succeeded, or nobody is there any more to be told.
+    async fn end(&self, change: &RoleChange, changes: &Changes) {
+        let (mut pause, mut told) = (AGAIN, BTreeMap::new());
+        while !self.call_all(change, changes, &mut told).await || !self.noted_end(change).await {
+            sleep(pause).await;
+            if changes.has_changed().is_err() {
+                return;
+            }
+            pause = (pause * 2).min(AGAIN_AT_MOST);
+        }
+    }
+
+    async fn noted_end(&self, change: &RoleChange) -> bool {
+        let (marks, volume) = (Arc::clone(&self.marks), change.volume.clone());
+        let noted = tokio::task::spawn_blocking(move || marks.end(&volume)).await;
+        match noted.expect("a panic of any thread ends the process") {
+            Ok(()) => true,
+            Err(error) => {
+                self.tell(change, format!("hooks are told again that it is not served here: {error}")).await;
+                false
+            }
+        }
+    }
+
+    /// Whether all of them ended well. What each came to is told unless it was the same before.
+    async fn call_all(&self, change: &RoleChange, changes: &Changes, told: &mut BTreeMap<PathBuf, String>) -> bool {
+        let mut tell = async |program: &Path, outcome: String| {
+            if told.insert(program.to_path_buf(), outcome.clone()).as_ref() != Some(&outcome) {
+                let again = "; told again until it succeeds, and `primary` not before";
+                let failed = !change.primary && !outcome.contains(ENDED_WELL);
+                self.tell(change, if failed { outcome + again } else { outcome }).await;
+            }
+        };
         let programs = match programs(&self.dir) {
             Ok(programs) => programs,
-            Err(why) => return self.tell(change, format!("no hook was run: {why}")).await,
+            Err(why) => {
+                tell(&self.dir, format!("no hook was run: {why}")).await;
+                return false;
+            }
         };
+        let mut well = true;
         for program in programs {
             let place = Arc::clone(&self.places).acquire_owned().await.expect("nobody closes it");
             let outcome = call(&program, change, self.limit).await;
             drop(place);
-            let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let role = role(change);
-            self.tell(change, format!("hook {name} ({role}, epoch {}) {outcome}", change.epoch)).await;
+            well &= outcome.starts_with(ENDED_WELL);
+            let name = program.file_name().unwrap_or_default().to_string_lossy();
+            tell(&program, format!("hook {name} ({}, epoch {}) {outcome}", role(change), change.epoch.0)).await;
             // Those that were not told of a start have nothing to end; of an end everybody is told.
             if change.primary && changes.has_changed().unwrap_or(true) {
                 break;
             }
         }
+        well
     }
 
     async fn tell(&self, change: &RoleChange, message: String) {
@@ -205,7 +312,7 @@ async fn call(program: &Path, change: &RoleChange, limit: Duration) -> String {
     let mut command = Command::new(program);
     command
         .env("HOLDFAST_VOLUME", &change.volume)
-        .env("HOLDFAST_EPOCH", change.epoch.to_string())
+        .env("HOLDFAST_EPOCH", change.epoch.0.to_string())
         .env("HOLDFAST_ROLE", role(change))
         .env("HOLDFAST_NODE", &change.node)
         .env("HOLDFAST_SOCKET", &change.socket)
@@ -233,7 +340,7 @@ async fn call(program: &Path, change: &RoleChange, limit: Duration) -> String {
     }
     let said = last_line(&words.borrow());
     match ended {
-        Ok(Ok(status)) if status.success() => format!("ended well{said}"),
+        Ok(Ok(status)) if status.success() => format!("{ENDED_WELL}{said}"),
         Ok(Ok(status)) => format!("failed {}{said}", how(status)),
         Ok(Err(error)) => format!("could not be waited for: {error}"),
         Err(_) => format!("was killed after {limit:?}{said}"),

@@ -33,6 +33,7 @@ mod random;
 mod refusals;
 mod regime;
 mod renewal;
+mod roles;
 mod runner;
 mod shard;
 mod shard_link;

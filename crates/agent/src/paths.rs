@@ -93,6 +93,11 @@ impl Paths {
         self.root.join("control")
     }
 
+    /// What hooks were told to begin.
+    pub(crate) fn hooks(&self) -> PathBuf {
+        self.root.join("hooks")
+    }
+
     pub(crate) fn raft(&self) -> PathBuf {
         self.control_dir().join("raft.redb")
     }

@@ -20,7 +20,7 @@ use holdfast_replication::RequestKey;
 use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_transport::{Endpoint, Event, Identity, Lane, TransportConfig};
 use holdfast_types::{BlockRange, ByteOffset, Epoch, NodeId, Time, VolumeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -78,6 +78,8 @@ struct Runner {
     refused: (u64, Sparing),
     /// The control thread waits for the word that nothing is led here any more.
     retiring: bool,
+    /// What the control thread was not told yet, for lack of room.
+    roles: VecDeque<FromShard>,
 }
 
 /// Messages that were refused are told of so often at once, and then so far apart.
@@ -132,6 +134,7 @@ pub(crate) async fn run(options: RunnerOptions, port: ShardPort, ready: oneshot:
         admitted: None,
         refused: (0, Sparing::new(REFUSALS_AT_ONCE, REFUSALS_APART)),
         retiring: false,
+        roles: VecDeque::new(),
     };
     r.shard.handle(Input::Start, now, &mut r.out);
     r.finish(now);
@@ -201,6 +204,7 @@ impl Runner {
             self.report(now);
         }
         // Told until there is room for it.
+        self.tell_roles();
         if self.retiring && self.shard.is_retired() {
             self.retiring = self.to_control.try_send(FromShard::Retired).is_err();
         }
@@ -249,7 +253,8 @@ impl Runner {
                     let refusal = self.refusal(volume);
                     self.guests.borrow_mut().set_serving(volume, serving, &refusal);
                     let epoch = self.shard.view(volume).map_or(Epoch::ZERO, |view| view.active.epoch);
-                    self.tell(FromShard::Serving { volume, serving, epoch });
+                    self.roles.push_back(FromShard::Serving { volume, serving, epoch });
+                    self.tell_roles();
                     self.report_at = now;
                 }
                 Output::OpenLane { peer, volume } => {
@@ -287,6 +292,16 @@ impl Runner {
             tracing::debug!(peer = %to, ?lane, "a message found no way: the lane is closed or its queue is full");
             self.endpoint.close(to, lane);
             self.endpoint.open(to, lane);
+        }
+    }
+
+    /// Each of them, in order: hooks act on them, and nobody asks again.
+    fn tell_roles(&mut self) {
+        while let Some(role) = self.roles.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(role)) = self.to_control.try_send(role) {
+                self.roles.push_front(role);
+                return;
+            }
         }
     }
 

@@ -8,7 +8,8 @@ fn change(epoch: u64, primary: bool) -> RoleChange {
     RoleChange {
         volume: text("vm1"),
         node: text("n1"),
-        epoch,
+        id: VolumeId(1),
+        epoch: Epoch(epoch),
         primary,
         socket: PathBuf::from("/run/vm1.sock"),
         number: 0,
@@ -27,11 +28,15 @@ fn scripts(scripts: &[(&str, &str)]) -> tempfile::TempDir {
     dir
 }
 
-struct Heard(mpsc::Receiver<Ask>);
+struct Heard {
+    told: mpsc::Receiver<Ask>,
+    /// Stays as long.
+    _notes: Option<tempfile::TempDir>,
+}
 
 impl Heard {
     async fn next(&mut self) -> String {
-        let next = timeout(Duration::from_secs(20), self.0.recv()).await;
+        let next = timeout(Duration::from_secs(20), self.told.recv()).await;
         match next.expect("something is told in time") {
             Some(Ask::Happened("hook", Some(volume), message)) if volume == "vm1" => message,
             _ => panic!("expected an event of a hook"),
@@ -40,9 +45,16 @@ impl Heard {
 }
 
 fn hooks(dir: &tempfile::TempDir, limit: Duration) -> (Hooks, Heard) {
+    let notes = tempfile::tempdir().expect("the temporary directory is writable");
+    let (hooks, heard) = hooks_of(dir, limit, notes.path());
+    (hooks, Heard { _notes: Some(notes), ..heard })
+}
+
+/// One life of an agent that notes here what it has begun.
+fn hooks_of(dir: &tempfile::TempDir, limit: Duration, notes: &Path) -> (Hooks, Heard) {
     let (asks, asked) = mpsc::channel(16);
     let config = HooksConfig { dir: Some(dir.path().to_owned()), timeout: limit };
-    (Hooks::new(config, asks), Heard(asked))
+    (Hooks::new(config, asks, notes).expect("the directory can be read"), Heard { told: asked, _notes: None })
 }
 
 const LONG: Duration = Duration::from_secs(20);
@@ -109,9 +121,7 @@ async fn only_the_newest_role_is_told() {
 async fn an_end_is_told_to_all_before_the_next_beginning() {
     let dir = scripts(&[("a", "sleep 0.3"), ("b", "true")]);
     let (mut hooks, mut heard) = hooks(&dir, LONG);
-    assert!(!hooks.knows("vm1"));
     hooks.changed(change(1, true));
-    assert!(hooks.knows("vm1") && !hooks.knows("vm2"));
     assert_eq!(heard.next().await, "hook a (primary, epoch 1) ended well");
     assert_eq!(heard.next().await, "hook b (primary, epoch 1) ended well");
     hooks.changed(change(1, false));
@@ -145,10 +155,16 @@ async fn a_volume_is_busy_until_the_programs_of_its_newest_role_have_ended() {
     while !hooks.busy().is_empty() {
         tokio::task::yield_now().await;
     }
-    // Nor is a volume that is no more.
+    // A volume that is no more is told until what was begun has ended.
     hooks.changed(change(3, true));
     hooks.keep(|_| false);
-    assert!(hooks.busy().is_empty());
+    assert_eq!(hooks.busy(), ["vm1"]);
+    hooks.changed(change(4, false));
+    while !hooks.volumes.is_empty() {
+        hooks.keep(|_| false);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        while heard.told.try_recv().is_ok() {}
+    }
 }
 
 #[tokio::test]
@@ -172,4 +188,66 @@ async fn a_flood_of_words_is_no_reason_to_wait() {
     let (mut hooks, mut heard) = hooks(&dir, LONG);
     hooks.changed(change(1, false));
     assert_eq!(heard.next().await, "hook a (secondary, epoch 1) ended well: flood of words 19999");
+}
+
+/// A machine that could not be stopped goes on, whatever the next role is.
+#[tokio::test]
+async fn what_could_not_be_ended_is_told_again_and_nothing_is_begun_before() {
+    let out = tempfile::tempdir().expect("the temporary directory is writable");
+    let stuck = out.path().join("stuck");
+    fs::write(&stuck, "").expect("it is writable");
+    let dir = scripts(&[("a", &format!("[ $HOLDFAST_ROLE = primary ] || ! [ -e {} ]", stuck.display()))]);
+    let (mut hooks, mut heard) = hooks(&dir, LONG);
+    hooks.changed(change(1, true));
+    assert_eq!(heard.next().await, "hook a (primary, epoch 1) ended well");
+    hooks.changed(change(2, false));
+    let failed =
+        "hook a (secondary, epoch 2) failed with status 1; told again until it succeeds, and `primary` not before";
+    assert_eq!(heard.next().await, failed);
+    hooks.changed(change(3, true));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(heard.told.try_recv().is_err(), "the same outcome is told once, and nothing is begun");
+    assert_eq!(hooks.busy(), ["vm1"]);
+    fs::remove_file(&stuck).expect("it is there");
+    assert_eq!(heard.next().await, "hook a (secondary, epoch 2) ended well");
+    assert_eq!(heard.next().await, "hook a (primary, epoch 3) ended well");
+}
+
+#[tokio::test]
+async fn what_was_begun_is_known_to_the_next_life() {
+    let dir = scripts(&[("a", "true")]);
+    let notes = tempfile::tempdir().expect("the temporary directory is writable");
+    let (mut before, mut heard) = hooks_of(&dir, LONG, notes.path());
+    assert!(before.left_behind().is_empty());
+    before.changed(change(7, true));
+    assert_eq!(heard.next().await, "hook a (primary, epoch 7) ended well");
+    drop(before);
+    fs::write(notes.path().join("torn.json"), "{").expect("it is writable");
+    let (mut after, mut heard) = hooks_of(&dir, LONG, notes.path());
+    let left = after.left_behind();
+    let names: Vec<&str> = left.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(names, ["torn", "vm1"], "what can't be read may run as well");
+    assert_eq!((left[1].1, left[1].2), (Mark::new(VolumeId(1), Epoch(7)), false));
+    after.changed(change(9, false));
+    assert_eq!(heard.next().await, "hook a (secondary, epoch 9) ended well");
+    // The file goes after the last event.
+    for _ in 0..1000 {
+        if after.busy().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (again, _heard) = hooks_of(&dir, LONG, notes.path());
+    assert_eq!(again.left_behind().len(), 1, "only what can't be read");
+}
+
+#[tokio::test]
+async fn a_volume_of_the_same_name_waits_for_the_end_of_the_older_one() {
+    let dir = scripts(&[("a", "true")]);
+    let (mut hooks, mut heard) = hooks(&dir, LONG);
+    hooks.changed(change(7, true));
+    assert_eq!(heard.next().await, "hook a (primary, epoch 7) ended well");
+    hooks.changed(RoleChange { id: VolumeId(2), ..change(1, true) });
+    assert_eq!(heard.next().await, "hook a (secondary, epoch 7) ended well");
+    assert_eq!(heard.next().await, "hook a (primary, epoch 1) ended well");
 }

@@ -1,0 +1,63 @@
+//! What hooks are told of this node's roles, and when.
+
+use crate::control::{Arrivals, ControlLoop, name_of};
+use crate::ending::HOOKS;
+use crate::hooks::RoleChange;
+use crate::random;
+use holdfast_types::{Epoch, VolumeId};
+use std::time::Duration;
+
+impl ControlLoop {
+    /// The shard serves a volume, or does so no more.
+    pub(crate) fn role_changed(&mut self, volume: VolumeId, primary: bool, epoch: Epoch) {
+        // If another node leads when the next life begins, that tells it.
+        if self.stays && !primary {
+            return;
+        }
+        let Some(state) = self.parts.control.state() else { return };
+        let begun = || self.hooks.begun().into_iter().find(|(_, mark)| mark.volume() == volume).map(|(name, _)| name);
+        // One that is deleted has no role that anybody needs to know who was not told of it before.
+        let Some(name) = state.volumes.get(&volume).map(|v| v.name.clone()).or_else(begun) else { return };
+        self.hooks.keep(|known| state.volume_by_name(known).is_some());
+        self.tell_role(name, volume, primary, epoch);
+    }
+
+    fn tell_role(&mut self, volume: String, id: VolumeId, primary: bool, epoch: Epoch) {
+        let socket = self.parts.nbd_dir.join(format!("{volume}.sock"));
+        let node = name_of(&self.parts.control, self.parts.me);
+        self.hooks.changed(RoleChange { volume, id, node, epoch, primary, socket, number: 0 });
+    }
+
+    /// An earlier life of the agent may have ended without a word, and machines of this host gone on. They may go on if the epoch in which
+    /// they were begun is the active one still: whoever claims the next one has seen what it succeeds, so that another primary can't have
+    /// come and gone unseen. Otherwise another one may have, and they are to end.
+    pub(crate) fn end_left_behind(&mut self) {
+        for (name, mark, goes_on) in self.hooks.left_behind() {
+            let Some(state) = self.parts.control.state() else { return };
+            let (gone, view) = (!state.volumes.contains_key(&mark.volume()), state.view(mark.volume()));
+            let active = view.map(|view| view.active);
+            let epoch = active.as_ref().map_or(Epoch::ZERO, |active| active.epoch);
+            let elsewhere = active.is_some_and(|active| active.primary != Some(self.parts.me));
+            // What the control plane says just after a start may be older than what was begun.
+            if epoch == mark.epoch() && !gone {
+                self.hooks.goes_on(name);
+            } else if gone || (epoch > mark.epoch() && (elsewhere || !goes_on)) {
+                self.tell_role(name, mark.volume(), false, epoch.max(mark.epoch()));
+            }
+        }
+    }
+
+    /// This node is no member any more, and has no next life that could tell it.
+    pub(crate) async fn end_roles(&mut self, from: &mut Arrivals) {
+        for (name, mark) in self.hooks.begun() {
+            self.tell_role(name, mark.volume(), false, mark.epoch());
+        }
+        let until = random::now() + HOOKS;
+        while !self.hooks.busy().is_empty() && random::now() < until {
+            tokio::select! {
+                ask = from.asks.recv() => if let Some(ask) = ask { self.on_ask(ask).await },
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+        }
+    }
+}
