@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tonic::{Request, Response, Status};
 
 /// How long a join token may be used unless the operator says otherwise, in seconds.
@@ -336,6 +337,13 @@ fn stays(
     }
 }
 
+/// In place of the events that a follower was too slow for: whoever reads what it gets must not take it for all that happened.
+fn missed(lagged: &BroadcastStreamRecvError) -> Happened {
+    let BroadcastStreamRecvError::Lagged(count) = lagged;
+    let message = format!("{count} events are missing here, of any volume: they came faster than they were read");
+    Happened { seq: 0, unix_ms: random::unix_ms(), kind: "events_missing", volume: None, message }
+}
+
 fn event(node: &str, h: Happened) -> pb::Event {
     pb::Event {
         seq: h.seq,
@@ -596,14 +604,13 @@ impl Admin for Service {
         let (answer, answered) = oneshot::channel();
         self.asks.send(Ask::Events(answer)).await.map_err(|_| stopping())?;
         let (past, news): (Vec<Happened>, broadcast::Receiver<Happened>) = answered.await.map_err(|_| stopping())?;
-        let about = |h: &Happened, volume: &str| volume.is_empty() || h.volume.as_deref() == Some(volume);
+        let about = |h: &Happened, volume: &str| volume.is_empty() || h.seq == 0 || h.volume.as_deref() == Some(volume);
         if !request.volume.is_empty() && !exists && !past.iter().any(|h| about(h, &request.volume)) {
             return Err(no_volume(&request.volume));
         }
         let past = tokio_stream::iter(past);
         let stream: std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Happened> + Send>> = if request.follow {
-            // A follower that lags loses the oldest ones; their numbers show the gap.
-            Box::pin(past.chain(BroadcastStream::new(news).filter_map(Result::ok)))
+            Box::pin(past.chain(BroadcastStream::new(news).map(|next| next.unwrap_or_else(|lagged| missed(&lagged)))))
         } else {
             Box::pin(past)
         };

@@ -1,7 +1,8 @@
 //! `holdfast events`: what happened, and with `--follow` what happens until somebody ends it.
 //!
-//! An agent hangs up on whoever leaves its pings unanswered for half a minute, as does a command that was stopped (Ctrl-Z). It asks anew
-//! when it goes on: agents keep what happened last, and number it. What may be missing is said.
+//! An agent hangs up on whoever leaves its pings unanswered for half a minute, as does a command that was stopped (Ctrl-Z), and it is started
+//! again now and then. A follower asks anew: agents keep what happened last, and number it. What may be missing is said in its place, as an
+//! event of number 0.
 
 use super::{ANSWER, Agent, in_time};
 use crate::args::Output;
@@ -10,10 +11,12 @@ use crate::{output, units};
 use holdfast_agent::admin::pb;
 use std::error::Error;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-/// A connection that is lost again so soon is not made anew.
-const LASTS: Duration = Duration::from_secs(1);
+/// Between two tries to reach an agent that ended.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long an agent may take to be started again, unless the operator says otherwise.
+const RESTARTS: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(
     agent: &mut Agent<'_>,
@@ -22,46 +25,56 @@ pub(super) async fn run(
     volume: Option<String>,
 ) -> Result<(), CliError> {
     let request = pb::EventsRequest { follow, volume: volume.unwrap_or_default() };
-    let mut seen = Seen { all: request.volume.is_empty(), last: None, anew: false };
+    let mut seen = Seen::default();
     let mut stream = agent.ask(async |c| c.events(request.clone()).await).await?;
-    let mut asked = Instant::now();
     loop {
         let next = async { Ok(stream.message().await?) };
         // Whoever follows waits for what has not happened yet.
         let next = if follow { next.await } else { in_time(agent.socket, agent.limit.unwrap_or(ANSWER), next).await };
         match next {
-            // One line per event in both forms, so that `--follow` can be piped.
-            Ok(Some(event)) => {
-                let (is_new, gap) = seen.look(&event);
-                gap.inspect(|gap| eprintln!("{gap}"));
-                match output {
-                    _ if !is_new => {}
-                    Output::Json => println!("{}", output::event_json(&event)),
-                    Output::Table => println!("{}", output::event_line(&event)),
-                }
-                continue;
+            Ok(Some(event)) => seen.look(event).iter().for_each(|event| show(output, event)),
+            Ok(None) if follow => stream = anew(agent, &request, &mut seen).await?,
+            Err(CliError::Status(status)) if follow && is_lost(&status) => {
+                stream = anew(agent, &request, &mut seen).await?;
             }
-            Ok(None) if follow => {}
-            Err(CliError::Status(status)) if follow && is_lost(&status) => {}
             Ok(None) => return Ok(()),
             Err(error) => return Err(error),
         }
-        let ended = |found: &str| {
-            let socket = agent.socket.display();
-            CliError::Hopeless(format!(
-                "expected the agent on {socket} to go on telling what happens, found {found}; ask again once it runs"
-            ))
-        };
-        if asked.elapsed() < LASTS {
-            return Err(ended("that it hangs up at once"));
+    }
+}
+
+/// One line per event in both forms, so that `--follow` can be piped.
+fn show(output: Output, event: &pb::Event) {
+    match output {
+        Output::Json => println!("{}", output::event_json(event)),
+        Output::Table => println!("{}", output::event_line(event)),
+    }
+}
+
+/// Asks again, of whoever has the socket by now.
+async fn anew(
+    agent: &mut Agent<'_>,
+    request: &pb::EventsRequest,
+    seen: &mut Seen,
+) -> Result<tonic::Streaming<pb::Event>, CliError> {
+    let (limit, start) = (agent.limit.unwrap_or(RESTARTS), Instant::now());
+    seen.anew = true;
+    loop {
+        // One that hangs up at once is not asked without a pause.
+        sleep(AGAIN).await;
+        match timeout(ANSWER, agent.client.events(request.clone())).await {
+            Ok(Ok(stream)) => return Ok(stream.into_inner()),
+            // One that has just started does not know its volumes yet.
+            Ok(Err(status)) if !is_lost(&status) && start.elapsed() >= limit => return Err(status.into()),
+            _ if start.elapsed() >= limit => {
+                let socket = agent.socket.display();
+                return Err(CliError::Hopeless(format!(
+                    "expected the agent on {socket} to go on telling what happens, found for {} that it ended, or answers nobody; ask again once it runs",
+                    units::duration(limit)
+                )));
+            }
+            _ => {}
         }
-        let again = timeout(ANSWER, agent.client.events(request.clone())).await;
-        stream = match again {
-            Ok(Ok(again)) => again.into_inner(),
-            Ok(Err(status)) if !is_lost(&status) => return Err(status.into()),
-            _ => return Err(ended("that it ended, or answers nobody")),
-        };
-        (asked, seen.anew) = (Instant::now(), true);
     }
 }
 
@@ -71,9 +84,8 @@ fn is_lost(status: &tonic::Status) -> bool {
 }
 
 /// What was told already.
+#[derive(Default)]
 struct Seen {
-    /// Of all volumes, so that numbers follow one another.
-    all: bool,
     /// Number and time of the last event.
     last: Option<(u64, u64)>,
     /// It was asked for anew, and nothing shows yet that nothing is missing.
@@ -81,32 +93,40 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether an event is news, and what to say of those before it.
-    fn look(&mut self, event: &pb::Event) -> (bool, Option<String>) {
+    /// What to show for an event: nothing if it was told already, and what may be missing before it.
+    fn look(&mut self, event: pb::Event) -> Vec<pb::Event> {
+        if event.seq == 0 {
+            return vec![event];
+        }
+        let now = (event.seq, event.unix_ms);
         let Some((seq, unix_ms)) = self.last else {
-            self.last = Some((event.seq, event.unix_ms));
-            return (true, None);
+            self.last = Some(now);
+            return vec![event];
         };
         // Numbers of an agent that was started since begin anew.
         if event.seq <= seq && event.unix_ms <= unix_ms {
             // The agent still knows of it, and so of all that followed.
             self.anew = false;
-            return (false, None);
+            return Vec::new();
         }
-        self.last = Some((event.seq, event.unix_ms));
-        let anew = std::mem::take(&mut self.anew);
-        let missing = event.seq.saturating_sub(seq + 1);
-        let gap = if self.all && missing > 0 {
-            Some(format!(
-                "{missing} events are missing here: they came faster than they were read, or while this stood still"
-            ))
-        } else if anew && event.seq != seq + 1 {
-            let (from, to) = (units::time(unix_ms), units::time(event.unix_ms));
-            Some(format!("events between {from} and {to} may be missing here: the connection to the agent was lost"))
-        } else {
-            None
-        };
-        (true, gap)
+        self.last = Some(now);
+        if std::mem::take(&mut self.anew) && event.seq != seq + 1 {
+            return vec![gap(unix_ms, &event), event];
+        }
+        vec![event]
+    }
+}
+
+/// In the place of what happened while nobody listened, if anything did.
+fn gap(since_ms: u64, before: &pb::Event) -> pb::Event {
+    let from = units::time(since_ms);
+    pb::Event {
+        seq: 0,
+        unix_ms: before.unix_ms,
+        node: before.node.clone(),
+        kind: "events_missing".to_owned(),
+        volume: String::new(),
+        message: format!("events since {from} may be missing here: the connection to the agent was lost"),
     }
 }
 
@@ -118,36 +138,32 @@ mod tests {
         pb::Event { seq, unix_ms, ..Default::default() }
     }
 
-    #[test]
-    fn what_was_told_is_not_told_again_and_a_gap_is() {
-        let mut seen = Seen { all: true, last: None, anew: false };
-        assert_eq!(seen.look(&event(4, 100)), (true, None), "whatever was before the first one");
-        assert_eq!(seen.look(&event(5, 100)), (true, None));
-        let (is_new, gap) = seen.look(&event(8, 130));
-        assert!(is_new && gap.as_deref().is_some_and(|g| g.starts_with("2 events are missing")), "{gap:?}");
-        // The connection is lost, and made again.
-        seen.anew = true;
-        for old in [4, 5, 8] {
-            assert_eq!(seen.look(&event(old, 130)), (false, None));
-        }
-        assert_eq!(seen.look(&event(9, 200)), (true, None));
-        // And again; the agent was started meanwhile.
-        seen.anew = true;
-        let (is_new, gap) = seen.look(&event(1, 300));
-        assert!(is_new && gap.as_deref().is_some_and(|g| g.contains("may be missing")), "{gap:?}");
-        assert_eq!(seen.look(&event(2, 300)), (true, None));
+    /// Numbers of what is shown.
+    fn shown(seen: &mut Seen, seq: u64, unix_ms: u64) -> Vec<u64> {
+        seen.look(event(seq, unix_ms)).iter().map(|e| e.seq).collect()
     }
 
     #[test]
-    fn of_one_volume_numbers_say_nothing() {
-        let mut seen = Seen { all: false, last: None, anew: false };
-        assert_eq!((seen.look(&event(4, 100)), seen.look(&event(9, 130))), ((true, None), (true, None)));
+    fn what_was_told_is_not_told_again_and_a_gap_is() {
+        let mut seen = Seen::default();
+        assert_eq!(shown(&mut seen, 4, 100), [4], "whatever was before the first one");
+        assert_eq!(shown(&mut seen, 5, 100), [5]);
+        // Of one volume they do not follow one another; what was missed is said by the agent.
+        assert_eq!(shown(&mut seen, 8, 130), [8]);
+        assert_eq!(shown(&mut seen, 0, 131), [0]);
+        // The connection is lost, and made again.
         seen.anew = true;
-        assert_eq!(seen.look(&event(9, 130)), (false, None));
-        assert_eq!(seen.look(&event(20, 140)), (true, None), "the agent knew of the last one");
+        for old in [4, 5, 8] {
+            assert!(shown(&mut seen, old, 130).is_empty());
+        }
+        assert_eq!(shown(&mut seen, 20, 200), [20], "the agent knew of the last one");
         seen.anew = true;
-        let (is_new, gap) = seen.look(&event(90, 990));
-        assert!(is_new && gap.is_some_and(|g| g.contains("may be missing")), "it knew of none that was told");
+        assert_eq!(shown(&mut seen, 90, 990), [0, 90], "it knew of none that was told");
+        // The agent was started meanwhile.
+        seen.anew = true;
+        let told = seen.look(event(1, 2000));
+        assert!(told.len() == 2 && told[0].message.contains("may be missing"), "{told:?}");
+        assert_eq!(shown(&mut seen, 2, 2000), [2]);
     }
 
     #[test]
