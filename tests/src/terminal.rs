@@ -10,7 +10,8 @@ use std::process::{Command, ExitStatus, Stdio};
 /// script(1) could not be run, or is deaf.
 pub fn on_a_terminal(line: &str, keys: &str, no_color: bool, ready: impl Fn(&str) -> bool) -> (ExitStatus, String) {
     let mut script = Command::new("timeout");
-    script.args(["120", "script", "--quiet", "--return", "--command", line, "/dev/null"]);
+    // Longer than any wait of whoever looks at what the command waits for.
+    script.args(["360", "script", "--quiet", "--return", "--command", line, "/dev/null"]);
     script.env("TERM", "xterm-256color").env_remove("NO_COLOR");
     if no_color {
         script.env("NO_COLOR", "1");

@@ -51,6 +51,9 @@ fn main() -> Result<(), Failure> {
         return Err("usage: recovery HOLDFAST_BINARY DIRECTORY [ROUNDS] [SECONDS]".into());
     };
     let rounds: usize = rest.first().map_or(Ok(5), |r| r.parse())?;
+    if rounds == 0 {
+        return Err("expected at least one round, found 0".into());
+    }
     let seconds = rest.get(1).map_or("3", String::as_str);
     let place = tempfile::Builder::new().prefix("holdfast-bench-").tempdir_in(directory)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -136,7 +139,8 @@ impl Bench {
         self.cluster.wait_healthy(FETCHED, PATIENCE).await?;
         let without = self.measure(neighbour_first)?;
         self.holdfast(&["copy", "add", FETCHED, &third, "--no-wait"])?;
-        let (begin, before) = (Instant::now(), self.begun(&third).await?);
+        let before = self.begun(&third).await?;
+        let begin = Instant::now();
         let with = self.measure(neighbour_first)?;
         let after = self.fetched(&third).await.map_err(|found| {
             format!("expected the resync to outlast the measurement, found {found}; measure for fewer seconds")

@@ -22,7 +22,7 @@ pub(crate) use plan::Pattern;
 
 use crate::args::{BenchArgs, Output};
 use crate::error::CliError;
-use crate::progress::Progress;
+use crate::progress::{Progress, Step};
 use crate::{commands, output};
 use load::{Load, LoadError};
 use plan::Plan;
@@ -110,8 +110,9 @@ fn exports(socket: &Path, timeout: Option<Duration>, args: &BenchArgs) -> Result
 
 /// A benchmark that writes ends whatever the volumes hold. How large exports are is not known before they are attached.
 fn what_is_lost(exports: &[Export], plan: &Plan, known: bool) -> String {
-    let names: Vec<&str> = exports.iter().map(|e| e.name.as_str()).collect();
-    let or_all = if known || plan.region_chosen { "" } else { ", or all of it if that is less" };
+    let name = |e: &Export| if e.name.is_empty() { "the export".to_owned() } else { e.name.clone() };
+    let names: Vec<String> = exports.iter().map(name).collect();
+    let or_all = if known || plan.region_chosen { "" } else { ", or as much as the smallest has if that is less" };
     format!("this overwrites the first {} of {}{or_all}", crate::units::bytes(plan.region), names.join(", "))
 }
 
@@ -138,15 +139,21 @@ fn measure(plan: &mut Plan, exports: &[Export], about: About) -> Result<Outcome,
     series.extend(raws.iter().map(|(name, _)| Series::new(name.clone())));
     let (mut progress, mut done) = (Progress::new(), 0);
     let all = u64::from(plan.rounds) * series.len() as u64;
-    progress.reach("measuring", done, all);
+    let takes = (plan.warm_up + plan.duration).saturating_mul(plan.rounds * u32::try_from(series.len()).unwrap_or(1));
+    // Nothing is drawn while something is measured: how long all of it takes stays true, what is left would not.
+    let mut tell = |done: u64| {
+        let text = format!("measuring, {} in all", crate::units::duration(takes));
+        progress.show(|| Step { done, all, text, notes: Vec::new() });
+    };
+    tell(done);
     for _ in 0..plan.rounds {
         series[0].samples.push(round(&mut load, plan, &processes)?);
         done += 1;
-        progress.reach("measuring", done, all);
+        tell(done);
         for (series, (_, raw)) in series[1..].iter_mut().zip(&raws) {
             series.samples.push(raw.run(plan.warm_up, plan.duration)?);
             done += 1;
-            progress.reach("measuring", done, all);
+            tell(done);
         }
     }
     let (agents, peak_memory) = (processes.count(), processes.peak_memory());

@@ -60,7 +60,8 @@ pub(super) struct Moving {
     start: Instant,
     /// Copies that were to move.
     most: u64,
-    filling: BTreeMap<String, Filling>,
+    /// How each is filled, and the greatest part of it so far: what comes by the log begins anew after the regions.
+    filling: BTreeMap<String, (Filling, u64)>,
 }
 
 impl Moving {
@@ -83,10 +84,13 @@ impl Moving {
         let (mut parts, mut bytes) = (moved * WHOLE, (0, 0));
         for volume in volumes.iter().filter(|v| v.copies.iter().any(|c| c.node == node.name && c.state == "leaving")) {
             let Some(new) = volume.copies.iter().find(|c| c.role == "learner") else { continue };
-            let filling = self.filling.entry(volume.name.clone()).or_default();
-            let Some(step) = filling.step(new, volume, now) else { continue };
+            let (filling, furthest) = self.filling.entry(volume.name.clone()).or_default();
+            let step = filling.step(new, volume, now);
             // Until it counts something is left to do.
-            parts += part(step.done, step.all).min(WHOLE - 1);
+            let reached = step.as_ref().map_or(0, |step| part(step.done, step.all).min(WHOLE - 1));
+            *furthest = reached.max(*furthest);
+            parts += *furthest;
+            let Some(step) = step else { continue };
             if new.resync.is_some() {
                 bytes = (bytes.0 + step.done, bytes.1 + step.all);
             }
