@@ -51,6 +51,19 @@ async fn the_new_primarys_node_is_told_and_says_how_it_went() {
     let name = |at: usize| names[at].clone();
     is_told(&cluster, &name(old), "primary", epoch).await;
 
+    // Served without a break, in other epochs.
+    let third = name((old + 2) % 3);
+    cluster.succeeds(old, &["copy", "remove", VOLUME, &third, "--yes"]).await;
+    cluster.succeeds(old, &["copy", "add", VOLUME, &third]).await;
+    let epoch = (*cluster).volume(VOLUME).await.unwrap().epoch;
+    let noted = cluster.nodes()[old].data_dir().join(format!("hooks/{VOLUME}.json"));
+    let expected = format!("\"epoch\":{epoch}}}");
+    let note = cluster.wait_for(&expected, PATIENCE, async |_| {
+        let text = fs::read_to_string(&noted).unwrap_or_default();
+        if text.ends_with(&expected) { Ok(()) } else { Err(text) }
+    });
+    note.await.unwrap_or_else(|e| panic!("{e}"));
+
     // One that is restarted is told that it begins, and not that it ended: a machine waits for its disk meanwhile.
     assert!(cluster.run(old, &["node", "restart"]).await.status.success());
     cluster.ended(old, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));

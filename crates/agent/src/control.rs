@@ -200,27 +200,31 @@ impl ControlLoop {
 
     /// Runs until it is told to end, or something can't go on.
     pub(crate) async fn run(mut self, mut from: Arrivals) -> Result<(), AgentError> {
+        let ended = self.live(&mut from).await;
+        if let Err(AgentError::Removed { .. } | AgentError::Superseded { .. }) = ended {
+            self.end_roles(&mut from).await;
+        }
+        ended?;
+        self.parts.endpoint.shutdown().await;
+        Ok(())
+    }
+
+    async fn live(&mut self, from: &mut Arrivals) -> Result<(), AgentError> {
         self.feed(Input::Tick).await;
         let how = loop {
             if let Some(how) = self.asked_to_end {
                 break Some(how);
             }
-            match self.turn(&mut from, None).await {
-                Ok(Turn::Went) => {}
-                Ok(Turn::Stop) => break Some(self.parts.ending.on_term),
-                Ok(Turn::Over) => break None,
-                Err(gone @ (AgentError::Removed { .. } | AgentError::Superseded { .. })) => {
-                    self.end_roles(&mut from).await;
-                    return Err(gone);
-                }
-                Err(error) => return Err(error),
+            match self.turn(from, None).await? {
+                Turn::Went => {}
+                Turn::Stop => break Some(self.parts.ending.on_term),
+                Turn::Over => break None,
             }
         };
-        if let Some(how) = how {
-            self.end(&mut from, how).await?;
+        match how {
+            Some(how) => self.end(from, how).await,
+            None => Ok(()),
         }
-        self.parts.endpoint.shutdown().await;
-        Ok(())
     }
 
     /// Waits for anything and takes care of it, until the next timer or `until` at the latest.
@@ -297,6 +301,7 @@ impl ControlLoop {
                 self.happened(e.kind.name(), e.volume, e.message);
             }
             Output::Adopt { batch, recovery } => {
+                self.hooks.doubt();
                 if let Err(error) = self.remember_peers() {
                     self.fatal.get_or_insert(error);
                 }
@@ -444,6 +449,7 @@ impl ControlLoop {
             FromShard::Serving { volume, serving, epoch } => self.role_changed(volume, serving, epoch),
             FromShard::Reports(reports) => {
                 self.end_left_behind();
+                self.roles_go_on(&reports);
                 self.feed(Input::Reports(reports)).await;
             }
             FromShard::Event { volume, message } => {

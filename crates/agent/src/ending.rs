@@ -25,7 +25,7 @@ const STEP_DOWN: Duration = Duration::from_secs(1);
 
 /// How long programs that were told of a role may still run: what they do (a VM that is to be stopped) belongs to the handover. With
 /// the other steps it is less than the unit's TimeoutStopSec.
-pub(crate) const HOOKS: Duration = Duration::from_secs(5);
+const HOOKS: Duration = Duration::from_secs(5);
 
 /// What becomes of the primaries here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -121,6 +121,18 @@ impl Hooks {
         });
     }
 
+    /// It is served here without a break, in this epoch now: only the note changes.
+    pub(crate) fn renews(&mut self, volume: &str, epoch: Epoch) {
+        let Some(told) = self.volumes.get(volume) else { return };
+        told.newest.send_if_modified(|newest| match &mut newest.role {
+            Some(role) if role.primary && role.epoch < epoch => {
+                role.epoch = epoch;
+                true
+            }
+            _ => false,
+        });
+    }
+
     /// What earlier lives began, and this one has told nobody about; whether it was begun in the epoch that is active still.
     pub(crate) fn left_behind(&self) -> Vec<(String, Mark, bool)> {
         if self.config.is_none() {
@@ -133,6 +145,11 @@ impl Hooks {
     /// The epoch in which it was begun is active.
     pub(crate) fn goes_on(&mut self, volume: String) {
         self.goes_on.insert(volume);
+    }
+
+    /// A recovery of the control plane makes epochs that nobody has claimed.
+    pub(crate) fn doubt(&mut self) {
+        self.goes_on.clear();
     }
 
     /// What is begun, or is to be, and not to be ended.
@@ -177,13 +194,15 @@ impl Caller {
             let Some(change) = role else { continue };
             if !change.primary {
                 self.end(&change, &changes).await;
+            } else if change.number == told {
+                self.note(&change, &changes).await;
             } else {
                 if let Some(ended) = self.owed(&change, ended.filter(|ended| ended.number > told)) {
                     self.end(&ended, &changes).await;
                 }
                 // That may have taken long.
-                if !changes.has_changed().unwrap_or(true) {
-                    self.begin(&change, &changes).await;
+                if !superseded(&change, &changes) && self.note(&change, &changes).await {
+                    self.call_all(&change, &changes, &mut BTreeMap::new()).await;
                 }
             }
             told = change.number;
@@ -198,15 +217,23 @@ impl Caller {
         ended.or_else(|| of_other().map(|epoch| RoleChange { primary: false, epoch, ..change.clone() }))
     }
 
-    /// Whoever can't be noted is not begun: nobody would know of it after a crash.
-    async fn begin(&self, change: &RoleChange, changes: &Changes) {
-        let (marks, volume) = (Arc::clone(&self.marks), change.volume.clone());
-        let mark = Mark::new(change.id, change.epoch);
-        let noted = tokio::task::spawn_blocking(move || marks.begin(&volume, mark)).await;
-        match noted.expect("a panic of any thread ends the process") {
-            Ok(()) => drop(self.call_all(change, changes, &mut BTreeMap::new()).await),
-            Err(error) => self.tell(change, format!("no hook was run: {error}")).await,
+    /// What can't be noted is not begun: nobody would know of it after a crash. Whether it was, before a newer role came.
+    async fn note(&self, change: &RoleChange, changes: &Changes) -> bool {
+        let (mut pause, mut told) = (AGAIN, String::new());
+        while !superseded(change, changes) {
+            let (marks, volume) = (Arc::clone(&self.marks), change.volume.clone());
+            let mark = Mark::new(change.id, change.epoch);
+            let noted = tokio::task::spawn_blocking(move || marks.begin(&volume, mark)).await;
+            let Err(error) = noted.expect("a panic of any thread ends the process") else { return true };
+            let why = format!("no hook is run before this can be noted: {error}");
+            if told != why {
+                self.tell(change, why.clone()).await;
+            }
+            told = why;
+            sleep(pause).await;
+            pause = (pause * 2).min(AGAIN_AT_MOST);
         }
+        false
     }
 
     /// Until it has succeeded, or nobody is there any more to be told.
@@ -242,7 +269,10 @@ impl Caller {
                 self.tell(change, if failed { outcome + again } else { outcome }).await;
             }
         };
-        let programs = match programs(&self.dir) {
+        let dir = self.dir.clone();
+        // Whose file system may hang.
+        let programs = tokio::task::spawn_blocking(move || programs(&dir)).await;
+        let programs = match programs.expect("a panic of any thread ends the process") {
             Ok(programs) => programs,
             Err(why) => {
                 tell(&self.dir, format!("no hook was run: {why}")).await;
@@ -258,7 +288,7 @@ impl Caller {
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             tell(&program, format!("hook {name} ({}, epoch {}) {outcome}", role(change), change.epoch.0)).await;
             // Those that were not told of a start have nothing to end; of an end everybody is told.
-            if change.primary && changes.has_changed().unwrap_or(true) {
+            if change.primary && superseded(change, changes) {
                 break;
             }
         }
@@ -269,6 +299,11 @@ impl Caller {
         // The agent is ending.
         let _ = self.asks.send(Ask::Happened("hook", Some(change.volume.clone()), message)).await;
     }
+}
+
+/// By a newer role, or there is nobody any more who would know of one.
+fn superseded(change: &RoleChange, changes: &Changes) -> bool {
+    changes.has_changed().is_err() || changes.borrow().role.as_ref().is_none_or(|newest| newest.number != change.number)
 }
 
 fn role(change: &RoleChange) -> &'static str {
@@ -332,8 +367,8 @@ async fn call(program: &Path, change: &RoleChange, limit: Duration) -> String {
     let ended = timeout(limit, child.wait()).await;
     if ended.is_err() {
         kill_group(&child);
-        // It is dead; this takes it off the list of processes.
-        let _ = child.kill().await;
+        // It is dead, and this takes it off the list of processes; unless it hangs in the kernel.
+        let _ = timeout(Duration::from_secs(1), child.kill()).await;
     }
     if let Some(reader) = reader {
         let _ = timeout(Duration::from_millis(100), reader).await;

@@ -1,11 +1,15 @@
 //! What hooks are told of this node's roles, and when.
 
 use crate::control::{Arrivals, ControlLoop, name_of};
-use crate::ending::HOOKS;
 use crate::hooks::RoleChange;
 use crate::random;
+use holdfast_cluster::{CopyReport, CopyRole, CopyState};
 use holdfast_types::{Epoch, VolumeId};
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+/// How long a node that is no member any more waits for what ends its machines: nobody does it later.
+const LAST_HOOKS: Duration = Duration::from_secs(90);
 
 impl ControlLoop {
     /// The shard serves a volume, or does so no more.
@@ -14,12 +18,30 @@ impl ControlLoop {
         if self.stays && !primary {
             return;
         }
-        let Some(state) = self.parts.control.state() else { return };
+        // There is no state while this node takes part in a recovered control plane and has not heard of its state yet.
+        let state = self.parts.control.state();
         let begun = || self.hooks.begun().into_iter().find(|(_, mark)| mark.volume() == volume).map(|(name, _)| name);
+        let named = state.and_then(|state| state.volumes.get(&volume)).map(|v| v.name.clone());
         // One that is deleted has no role that anybody needs to know who was not told of it before.
-        let Some(name) = state.volumes.get(&volume).map(|v| v.name.clone()).or_else(begun) else { return };
-        self.hooks.keep(|known| state.volume_by_name(known).is_some());
+        let Some(name) = named.or_else(begun) else { return };
+        if let Some(state) = state {
+            let names: BTreeSet<&str> = state.volumes.values().map(|v| v.name.as_str()).collect();
+            self.hooks.keep(|known| names.contains(known));
+        }
         self.tell_role(name, volume, primary, epoch);
+    }
+
+    /// A volume that is served without a break may be so in a new epoch, for other members. What the shard says comes in order: an end of
+    /// its role was told before.
+    pub(crate) fn roles_go_on(&mut self, reports: &[CopyReport]) {
+        let Some(state) = self.parts.control.state() else { return };
+        for report in reports.iter().filter(|r| r.role == CopyRole::Primary && r.state == CopyState::Serving) {
+            let view = state.view(report.volume).filter(|view| view.active.epoch == report.epoch);
+            let led_here = view.is_some_and(|view| view.active.primary == Some(self.parts.me));
+            if let Some(volume) = state.volumes.get(&report.volume).filter(|_| led_here) {
+                self.hooks.renews(&volume.name, report.epoch);
+            }
+        }
     }
 
     fn tell_role(&mut self, volume: String, id: VolumeId, primary: bool, epoch: Epoch) {
@@ -39,7 +61,7 @@ impl ControlLoop {
             let epoch = active.as_ref().map_or(Epoch::ZERO, |active| active.epoch);
             let elsewhere = active.is_some_and(|active| active.primary != Some(self.parts.me));
             // What the control plane says just after a start may be older than what was begun.
-            if epoch == mark.epoch() && !gone {
+            if epoch == mark.epoch() && !gone && !elsewhere {
                 self.hooks.goes_on(name);
             } else if gone || (epoch > mark.epoch() && (elsewhere || !goes_on)) {
                 self.tell_role(name, mark.volume(), false, epoch.max(mark.epoch()));
@@ -52,7 +74,7 @@ impl ControlLoop {
         for (name, mark) in self.hooks.begun() {
             self.tell_role(name, mark.volume(), false, mark.epoch());
         }
-        let until = random::now() + HOOKS;
+        let until = random::now() + LAST_HOOKS;
         while !self.hooks.busy().is_empty() && random::now() < until {
             tokio::select! {
                 ask = from.asks.recv() => if let Some(ask) = ask { self.on_ask(ask).await },

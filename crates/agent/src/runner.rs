@@ -491,6 +491,11 @@ impl Runner {
 
     fn report(&mut self, now: Time) {
         self.report_at = now + REPORT_INTERVAL;
+        self.tell_roles();
+        if !self.roles.is_empty() {
+            // A role is never told after what was so later.
+            return;
+        }
         self.stirred = false;
         let mut reports = copy_reports(&self.shard.rows());
         self.mark_histories(&reports, now);

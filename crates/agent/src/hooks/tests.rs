@@ -178,7 +178,7 @@ async fn what_others_may_write_is_not_run() {
         assert!(said.starts_with("no hook was run: expected ") && said.contains("found mode 777"), "{said}");
     }
     fs::remove_dir_all(dir.path()).expect("it is ours");
-    hooks.changed(change(1, true));
+    hooks.changed(change(2, true));
     assert!(heard.next().await.contains("could not be read"), "a directory that is gone");
 }
 
@@ -250,4 +250,38 @@ async fn a_volume_of_the_same_name_waits_for_the_end_of_the_older_one() {
     hooks.changed(RoleChange { id: VolumeId(2), ..change(1, true) });
     assert_eq!(heard.next().await, "hook a (secondary, epoch 7) ended well");
     assert_eq!(heard.next().await, "hook a (primary, epoch 1) ended well");
+}
+
+#[tokio::test]
+async fn a_role_that_goes_on_in_another_epoch_is_noted_and_nobody_is_called() {
+    let dir = scripts(&[("a", "true")]);
+    let notes = tempfile::tempdir().expect("the temporary directory is writable");
+    let (mut hooks, mut heard) = hooks_of(&dir, LONG, notes.path());
+    hooks.renews("vm1", Epoch(2));
+    hooks.changed(change(3, true));
+    assert_eq!(heard.next().await, "hook a (primary, epoch 3) ended well");
+    hooks.renews("vm1", Epoch(2));
+    hooks.renews("vm1", Epoch(5));
+    while hooks.marks.get("vm1") != Some(Mark::new(VolumeId(1), Epoch(5))) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(heard.told.try_recv().is_err(), "nobody was called");
+    hooks.changed(change(6, false));
+    assert_eq!(heard.next().await, "hook a (secondary, epoch 6) ended well");
+    hooks.renews("vm1", Epoch(7));
+    hooks.changed(change(8, true));
+    assert_eq!(heard.next().await, "hook a (primary, epoch 8) ended well");
+}
+
+/// While it can't be noted nothing is begun, and afterwards it is.
+#[tokio::test]
+async fn what_can_not_be_noted_is_begun_once_it_can() {
+    let dir = scripts(&[("a", "true")]);
+    let notes = tempfile::tempdir().expect("the temporary directory is writable");
+    let (mut hooks, mut heard) = hooks_of(&dir, LONG, notes.path());
+    fs::remove_dir(notes.path()).expect("it is empty");
+    hooks.changed(change(3, true));
+    assert!(heard.next().await.starts_with("no hook is run before this can be noted: "));
+    fs::create_dir(notes.path()).expect("it is gone");
+    assert_eq!(heard.next().await, "hook a (primary, epoch 3) ended well");
 }
