@@ -121,6 +121,13 @@ impl Hooks {
         });
     }
 
+    /// Whether it was told to begin, in an earlier epoch than this.
+    pub(crate) fn is_older(&self, volume: &str, epoch: Epoch) -> bool {
+        let role =
+            |told: &Told| told.newest.borrow().role.as_ref().is_some_and(|role| role.primary && role.epoch < epoch);
+        self.volumes.get(volume).is_some_and(role)
+    }
+
     /// It is served here without a break, in this epoch now: only the note changes.
     pub(crate) fn renews(&mut self, volume: &str, epoch: Epoch) {
         let Some(told) = self.volumes.get(volume) else { return };
@@ -138,8 +145,8 @@ impl Hooks {
         if self.config.is_none() {
             return Vec::new();
         }
-        let untold = self.marks.all().into_iter().filter(|(volume, _)| !self.volumes.contains_key(volume));
-        untold.map(|(volume, mark)| (volume.clone(), mark, self.goes_on.contains(&volume))).collect()
+        let untold = self.marks.those(|volume| !self.volumes.contains_key(volume));
+        untold.into_iter().map(|(volume, mark)| (volume.clone(), mark, self.goes_on.contains(&volume))).collect()
     }
 
     /// The epoch in which it was begun is active.

@@ -36,10 +36,12 @@ impl ControlLoop {
     pub(crate) fn roles_go_on(&mut self, reports: &[CopyReport]) {
         let Some(state) = self.parts.control.state() else { return };
         for report in reports.iter().filter(|r| r.role == CopyRole::Primary && r.state == CopyState::Serving) {
-            let view = state.view(report.volume).filter(|view| view.active.epoch == report.epoch);
-            let led_here = view.is_some_and(|view| view.active.primary == Some(self.parts.me));
-            if let Some(volume) = state.volumes.get(&report.volume).filter(|_| led_here) {
-                self.hooks.renews(&volume.name, report.epoch);
+            let volume = state.volumes.get(&report.volume).map(|v| v.name.as_str());
+            // A view is large, and seldom needed.
+            let Some(volume) = volume.filter(|volume| self.hooks.is_older(volume, report.epoch)) else { continue };
+            let active = state.view(report.volume).map(|view| view.active);
+            if active.is_some_and(|active| active.epoch == report.epoch && active.primary == Some(self.parts.me)) {
+                self.hooks.renews(volume, report.epoch);
             }
         }
     }

@@ -69,8 +69,10 @@ impl Marks {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn all(&self) -> BTreeMap<String, Mark> {
-        self.known().clone()
+    /// Those of these volumes.
+    pub(super) fn those(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Mark)> {
+        let known = self.known();
+        known.iter().filter(|(volume, _)| wanted(volume)).map(|(volume, mark)| (volume.clone(), *mark)).collect()
     }
 
     pub(super) fn get(&self, volume: &str) -> Option<Mark> {
