@@ -126,7 +126,11 @@ fn micros(times: &[Duration]) -> Vec<f64> {
     times.iter().map(|t| t.as_secs_f64() * 1e6).collect()
 }
 
-fn median(figures: &mut [f64]) -> f64 {
+/// The middle one; of an even number the upper one of the two.
+///
+/// # Panics
+/// There are none.
+pub fn median(figures: &mut [f64]) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }

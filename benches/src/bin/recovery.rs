@@ -7,6 +7,7 @@
 //! it is filled. Both halves of a round are measured with two copies that count. Prints medians of the rounds in Markdown.
 
 use holdfast_agent::admin::pb;
+use holdfast_benches::journal::median;
 use holdfast_cli::harness::{Cluster, ClusterOptions};
 use serde_json::Value;
 use std::error::Error;
@@ -81,7 +82,7 @@ fn table(rounds: &[Round]) -> String {
         "| volume | p50 without | p50 during | ratio | p99 without | p99 during | ratio |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for (at, name) in [FETCHED, NEIGHBOUR].into_iter().enumerate() {
-        let of = |f: &dyn Fn(&Round) -> f64| median(rounds.iter().map(f).collect());
+        let of = |f: &dyn Fn(&Round) -> f64| median(&mut rounds.iter().map(f).collect::<Vec<_>>());
         table.push_str(&format!(
             "| {name} | {:.0} µs | {:.0} µs | {:.2} | {:.0} µs | {:.0} µs | {:.2} |\n",
             of(&|r| r.without[at].p50),
@@ -92,13 +93,8 @@ fn table(rounds: &[Round]) -> String {
             of(&|r| r.with[at].p99 / r.without[at].p99),
         ));
     }
-    let rate = median(rounds.iter().map(|r| r.rate).collect());
+    let rate = median(&mut rounds.iter().map(|r| r.rate).collect::<Vec<_>>());
     table + &format!("\nThe resync ran at {rate:.0} MiB/s meanwhile (medians of {} rounds).\n", rounds.len())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 impl Bench {

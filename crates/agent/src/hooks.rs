@@ -123,20 +123,16 @@ impl Hooks {
 
     /// Whether it was told to begin, in an earlier epoch than this.
     pub(crate) fn is_older(&self, volume: &str, epoch: Epoch) -> bool {
-        let role =
-            |told: &Told| told.newest.borrow().role.as_ref().is_some_and(|role| role.primary && role.epoch < epoch);
-        self.volumes.get(volume).is_some_and(role)
+        self.volumes.get(volume).is_some_and(|told| told.newest.borrow().began_before(epoch))
     }
 
     /// It is served here without a break, in this epoch now: only the note changes.
     pub(crate) fn renews(&mut self, volume: &str, epoch: Epoch) {
         let Some(told) = self.volumes.get(volume) else { return };
-        told.newest.send_if_modified(|newest| match &mut newest.role {
-            Some(role) if role.primary && role.epoch < epoch => {
-                role.epoch = epoch;
-                true
-            }
-            _ => false,
+        told.newest.send_if_modified(|newest| {
+            let older = newest.began_before(epoch);
+            newest.role.iter_mut().filter(|_| older).for_each(|role| role.epoch = epoch);
+            older
         });
     }
 
@@ -169,15 +165,26 @@ impl Hooks {
 
     /// Volumes whose programs have not ended yet.
     pub(crate) fn busy(&self) -> Vec<&str> {
-        let busy = |told: &Told| told.over.load(Ordering::Acquire) < told.changes;
-        self.volumes.iter().filter(|(_, told)| busy(told)).map(|(volume, _)| volume.as_str()).collect()
+        self.volumes.iter().filter(|(_, told)| told.is_busy()).map(|(volume, _)| volume.as_str()).collect()
     }
 
     /// The volumes that there are; the others are told no more, once what was begun has ended.
-    pub(crate) fn keep(&mut self, exists: impl Fn(&str) -> bool) {
+    pub(crate) fn keep(&mut self, exists: impl Fn(VolumeId) -> bool) {
         let marks = &self.marks;
-        let busy = |told: &Told| told.over.load(Ordering::Acquire) < told.changes;
-        self.volumes.retain(|volume, told| exists(volume) || busy(told) || marks.get(volume).is_some());
+        let is_there = |told: &Told| told.newest.borrow().role.as_ref().is_some_and(|role| exists(role.id));
+        self.volumes.retain(|volume, told| is_there(told) || told.is_busy() || marks.get(volume).is_some());
+    }
+}
+
+impl Told {
+    fn is_busy(&self) -> bool {
+        self.over.load(Ordering::Acquire) < self.changes
+    }
+}
+
+impl Newest {
+    fn began_before(&self, epoch: Epoch) -> bool {
+        self.role.as_ref().is_some_and(|role| role.primary && role.epoch < epoch)
     }
 }
 

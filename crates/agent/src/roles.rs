@@ -5,7 +5,6 @@ use crate::hooks::RoleChange;
 use crate::random;
 use holdfast_cluster::{CopyReport, CopyRole, CopyState};
 use holdfast_types::{Epoch, VolumeId};
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long a node that is no member any more waits for what ends its machines: nobody does it later.
@@ -25,8 +24,7 @@ impl ControlLoop {
         // One that is deleted has no role that anybody needs to know who was not told of it before.
         let Some(name) = named.or_else(begun) else { return };
         if let Some(state) = state {
-            let names: BTreeSet<&str> = state.volumes.values().map(|v| v.name.as_str()).collect();
-            self.hooks.keep(|known| names.contains(known));
+            self.hooks.keep(|known| state.volumes.contains_key(&known));
         }
         self.tell_role(name, volume, primary, epoch);
     }

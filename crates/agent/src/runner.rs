@@ -200,11 +200,12 @@ impl Runner {
         self.stirred |= hung != self.shard.is_hung();
         self.deliver(now);
         self.tell_guests();
+        // Told until there is room for them.
+        self.tell_roles();
         if now >= self.report_at {
             self.report(now);
         }
-        // Told until there is room for it.
-        self.tell_roles();
+        // As is this.
         if self.retiring && self.shard.is_retired() {
             self.retiring = self.to_control.try_send(FromShard::Retired).is_err();
         }
@@ -491,7 +492,6 @@ impl Runner {
 
     fn report(&mut self, now: Time) {
         self.report_at = now + REPORT_INTERVAL;
-        self.tell_roles();
         if !self.roles.is_empty() {
             // A role is never told after what was so later.
             return;
