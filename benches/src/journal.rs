@@ -76,6 +76,7 @@ pub fn run(dir: &Path, amount: Amount) -> Result<Vec<Row>, Box<dyn Error>> {
         shard.rest();
     }
     drop(shard);
+    let beside = beside(dir, amount)?;
     let (raw_one, one) = (median(&mut raw_one), median(&mut one));
     let (raw_many, many) = (median(&mut raw_many), median(&mut many));
     let recovery = recovery(&dir.join("recovery"), amount.recovery_bytes)?;
@@ -96,6 +97,7 @@ pub fn run(dir: &Path, amount: Amount) -> Result<Vec<Row>, Box<dyn Error>> {
             goal: "at least 3 × raw, random",
             reached: many >= raw_many * 3.0,
         },
+        beside,
         Row {
             name: "start with a full journal",
             unit: "s",
@@ -105,6 +107,32 @@ pub fn run(dir: &Path, amount: Amount) -> Result<Vec<Row>, Box<dyn Error>> {
             reached: recovery < Duration::from_secs(3),
         },
     ])
+}
+
+/// What the slowest of a guest's writes wait while what it wrote goes to the image, with few writes of the image beside them and with
+/// as many as when no guest writes.
+fn beside(dir: &Path, amount: Amount) -> Result<Row, Box<dyn Error>> {
+    let few = StoreConfig::default();
+    let many = StoreConfig { apply_beside: few.apply_in_flight, ..few.clone() };
+    let mut shards = [Shard::open(&dir.join("many"), many)?, Shard::open(&dir.join("few"), few)?];
+    let mut slowest = [Vec::new(), Vec::new()];
+    for _ in 0..amount.rounds {
+        for (shard, slowest) in shards.iter_mut().zip(&mut slowest) {
+            let mut times = micros(&shard.write(1, 1, amount.writes * 4, true));
+            times.sort_by(f64::total_cmp);
+            slowest.push(times[times.len() * 99 / 100]);
+            shard.rest();
+        }
+    }
+    let [many, few] = slowest.map(|mut of| median(&mut of));
+    Ok(Row {
+        name: "beside the image, p99 (raw: 16)",
+        unit: "µs",
+        raw: Some(many),
+        holdfast: few,
+        goal: "at most 0.7 × with sixteen writes of it at once",
+        reached: few <= many * 0.7,
+    })
 }
 
 /// How long a start takes that reads so many bytes of journal.

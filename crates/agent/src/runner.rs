@@ -20,7 +20,7 @@ use holdfast_replication::RequestKey;
 use holdfast_store::io::{DiskDone, DiskOp};
 use holdfast_transport::{Endpoint, Event, Identity, Lane, TransportConfig};
 use holdfast_types::{BlockRange, ByteOffset, Epoch, NodeId, Time, VolumeId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -470,7 +470,7 @@ impl Runner {
                 self.guests.borrow_mut().set_refusal(view.volume, refusal);
             }
         }
-        let wanted: Vec<VolumeId> = self.local.views.iter().map(|v| v.volume).collect();
+        let wanted: BTreeSet<VolumeId> = self.local.views.iter().map(|v| v.volume).collect();
         let gone: Vec<VolumeId> = self.guests.borrow().volumes().into_iter().filter(|v| !wanted.contains(v)).collect();
         for volume in gone {
             self.guests.borrow_mut().withdraw(volume);
@@ -479,8 +479,7 @@ impl Runner {
 
     fn refusal(&self, volume: VolumeId) -> String {
         let name = self.names.get(&volume).cloned().unwrap_or_else(|| volume.to_string());
-        let view = self.local.views.iter().find(|v| v.volume == volume);
-        match view.and_then(|v| v.active.primary) {
+        match self.local.view(volume).and_then(|v| v.active.primary) {
             Some(primary) if primary != self.me => {
                 let node = self.peers.get(&primary).map_or_else(|| primary.to_string(), |p| p.name.clone());
                 format!("{name} is served by its primary on node {node}: attach there")
@@ -526,7 +525,8 @@ impl Runner {
     fn mark_histories(&mut self, reports: &[CopyReport], now: Time) {
         let guests = self.guests.borrow();
         let leads = |r: &&CopyReport| r.role == CopyRole::Primary;
-        self.histories.retain(|volume, _| reports.iter().filter(leads).any(|r| r.volume == *volume));
+        let led: BTreeSet<VolumeId> = reports.iter().filter(leads).map(|r| r.volume).collect();
+        self.histories.retain(|volume, _| led.contains(volume));
         for report in reports.iter().filter(leads) {
             let bytes = guests.counters(report.volume).map_or(0, |c| c.writes.bytes);
             self.histories.entry(report.volume).or_default().mark(report.received, now, bytes);

@@ -22,10 +22,17 @@ pub struct LocalView {
     pub grants: BTreeMap<VolumeId, Grant>,
 }
 
+// Lists are sorted by volume.
 impl LocalView {
-    /// Whether it says anything about this volume. Lists are sorted by volume.
+    /// The view of this volume, if this node is a member of it.
+    #[must_use]
+    pub fn view(&self, volume: VolumeId) -> Option<&VolumeView> {
+        self.views.binary_search_by_key(&volume, |v| v.volume).ok().map(|at| &self.views[at])
+    }
+
+    /// Whether it says anything about this volume.
     pub(crate) fn names(&self, volume: VolumeId) -> bool {
-        self.views.binary_search_by_key(&volume, |v| v.volume).is_ok()
+        self.view(volume).is_some()
             || self.create.binary_search_by_key(&volume, |c| c.0).is_ok()
             || self.delete.binary_search(&volume).is_ok()
             || self.registered.contains_key(&volume)

@@ -28,6 +28,7 @@ use std::time::Duration;
 mod agenda;
 mod aside;
 mod device;
+mod follow;
 mod queue;
 mod resyncs;
 mod retire;
@@ -277,6 +278,7 @@ pub struct Shard {
     retiring: retire::Retiring,
     /// Copies that the last `maintain` looked at.
     maintained: BTreeSet<VolumeId>,
+    resyncs: resyncs::Resyncs,
 }
 
 /// Heartbeats to one peer that are remembered until they are answered.
@@ -314,6 +316,7 @@ impl Shard {
             agenda: Agenda::default(),
             retiring: retire::Retiring::No,
             maintained: BTreeSet::new(),
+            resyncs: resyncs::Resyncs::default(),
         }
     }
 
@@ -370,13 +373,13 @@ impl Shard {
         if now >= self.beat_at {
             self.send_beats(now, out);
         }
-        self.allow_resyncs(now, out);
+        self.allow_resyncs(&maintained, now, out);
         self.step_retire(now, out);
         self.tell_of_space(out);
         self.tell_of_device(now, out);
         for volume in &maintained {
             let replica = self.copies.get(volume).and_then(|c| c.replica.as_ref());
-            self.agenda.set(*volume, replica.and_then(Replica::next_timeout));
+            self.agenda.set(*volume, replica.and_then(Replica::next_timeout), replica.is_some_and(Replica::is_serving));
         }
         self.maintained = maintained;
         self.awaited = self.next_timeout().unwrap_or(now);
@@ -385,9 +388,9 @@ impl Shard {
     /// When `Input::Tick` is due at the latest. `None`: nothing to do until something arrives.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
-        let leads = self.replicas().any(|(_, r)| r.is_serving());
-        let touched = self.agenda.touched().iter().filter_map(|v| self.copies.get(v)?.replica.as_ref()?.next_timeout());
-        let replicas = touched.chain(self.agenda.next()).min();
+        let touched = || self.agenda.touched().iter().filter_map(|v| self.copies.get(v)?.replica.as_ref());
+        let leads = self.agenda.leads() || touched().any(Replica::is_serving);
+        let replicas = touched().filter_map(Replica::next_timeout).chain(self.agenda.next()).min();
         [self.store.next_timeout(), replicas, leads.then_some(self.beat_at)].into_iter().flatten().min()
     }
 
@@ -438,7 +441,7 @@ impl Shard {
     /// What the control plane last said of `volume`.
     #[must_use]
     pub fn view(&self, volume: VolumeId) -> Option<&VolumeView> {
-        self.local.views.iter().find(|v| v.volume == volume)
+        self.local.view(volume)
     }
 
     /// Records that were durable in the journal here and can't be read, since the start of this process.
@@ -474,48 +477,6 @@ impl Shard {
         }
     }
 
-    fn on_local(&mut self, local: LocalView, now: Time, out: &mut Vec<Output>) {
-        self.local = local;
-        if self.started {
-            self.follow_local(now, out);
-        }
-    }
-
-    /// Makes what is there what the control plane wants.
-    fn follow_local(&mut self, now: Time, out: &mut Vec<Output>) {
-        for (volume, size) in self.local.create.clone() {
-            self.create(volume, size, now, out);
-        }
-        for volume in self.local.delete.clone() {
-            self.delete(volume, now, out);
-        }
-        for volume in self.local.aside.keys().copied().collect::<Vec<_>>() {
-            self.set_aside(volume, now, out);
-        }
-        for view in self.local.views.clone() {
-            let volume = view.volume;
-            if mutated(Mutant::BlankDiskKeepsIdentity) && !self.copies.contains_key(&volume) {
-                self.create(volume, view.size, now, out);
-            }
-            self.make_replica(&view, now, out);
-            self.replica(volume, replication::Input::View(view), now, out);
-            self.follow_lanes(volume, out);
-        }
-    }
-
-    /// Lanes go to whoever the copy has to do with now.
-    fn follow_lanes(&mut self, volume: VolumeId, out: &mut Vec<Output>) {
-        let Some(copy) = self.copies.get_mut(&volume) else { return };
-        let Some(wanted) = copy.replica.as_ref().map(Replica::partners) else { return };
-        for peer in copy.lanes.difference(&wanted).copied() {
-            out.push(Output::CloseLane { peer, volume });
-        }
-        for peer in wanted.difference(&copy.lanes).copied() {
-            out.push(Output::OpenLane { peer, volume });
-        }
-        copy.lanes = wanted;
-    }
-
     fn create(&mut self, volume: VolumeId, size: VolumeSize, now: Time, out: &mut Vec<Output>) {
         if let Some(copy) = self.copies.get(&volume) {
             // Made in an earlier life that ended before it was registered; nothing was ever written to it.
@@ -544,36 +505,6 @@ impl Shard {
     /// Whether there is a copy that did not open, or not yet.
     fn is_found(&self, volume: VolumeId) -> bool {
         self.broken.contains_key(&volume) || self.opening.contains(&volume)
-    }
-
-    fn make_replica(&mut self, view: &VolumeView, now: Time, out: &mut Vec<Output>) {
-        let volume = view.volume;
-        let Some(copy) = self.copies.get_mut(&volume) else { return };
-        if copy.replica.is_some() || copy.failed.is_some() || self.deleting.contains(&volume) {
-            return;
-        }
-        let registered = self.local.registered.get(&volume);
-        if registered != Some(&copy.opened.incarnation) {
-            let registered = registered.map_or("none".to_owned(), ToString::to_string);
-            copy.failed = Some(format!(
-                "the copy here has incarnation {}, the registered one is {registered}: the disk was replaced or restored; \
-                 replace the copy",
-                copy.opened.incarnation
-            ));
-            return;
-        }
-        let (timers, limits) = (self.config.timers, self.config.limits);
-        copy.replica =
-            Some(Replica::new(self.config.me, self.config.life, view.clone(), &copy.opened, timers, limits, now));
-        self.agenda.touch(volume);
-        self.follow_lanes(volume, out);
-        if self.retiring != retire::Retiring::No {
-            self.replica(volume, replication::Input::Retire, now, out);
-        }
-        let up: Vec<NodeId> = self.up.iter().filter(|(v, _)| *v == volume).map(|(_, p)| *p).collect();
-        for peer in up {
-            self.replica(volume, replication::Input::PeerUp(peer), now, out);
-        }
     }
 
     fn on_tick(&mut self, now: Time, out: &mut Vec<Output>) {
@@ -692,13 +623,14 @@ impl Shard {
             S::Disk(op) => out.push(Output::Disk(op)),
             S::Started { opening } => {
                 (self.started, self.opening) = (true, opening);
-                self.follow_local(now, out);
+                self.follow_local(&LocalView::default(), now, out);
             }
             S::Opened { volume, copy } => self.on_opened(volume, copy, now, out),
             S::Deleted { volume } => {
                 self.copies.remove(&volume);
                 self.opening.remove(&volume);
                 self.agenda.forget(volume);
+                self.resyncs.forget(volume);
                 self.broken.remove(&volume);
                 self.creating.remove(&volume);
                 self.deleting.remove(&volume);

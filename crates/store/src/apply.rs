@@ -43,6 +43,7 @@ pub(crate) struct Batch {
     /// Writes and leaves.
     missing: usize,
     bytes: u64,
+    in_flight: usize,
     /// Writes that are not under way yet.
     todo: std::vec::IntoIter<(FileId, DiskOpKind)>,
 }
@@ -107,9 +108,7 @@ impl Replica {
             for ((kind, leaf), create) in leaves {
                 self.leaf_for_batch(cx, kind, leaf, create);
             }
-            for _ in 0..cx.config.apply_in_flight {
-                self.write_next(cx);
-            }
+            self.write_more(cx);
             self.apply_done(cx);
         }
     }
@@ -165,9 +164,16 @@ impl Replica {
         self.debt_since.filter(|_| due).map(|since| since + delay)
     }
 
-    fn write_next(&mut self, cx: &mut Cx<'_>) {
-        let Some((file, kind)) = self.batch.as_mut().and_then(|batch| batch.todo.next()) else { return };
-        cx.copy_op(self.volume, CopyTag::Apply, file, kind);
+    /// Gives out what of the batch may be in flight now.
+    fn write_more(&mut self, cx: &mut Cx<'_>) {
+        let width = cx.ops.pace.width(cx.now, cx.config);
+        let Some(batch) = self.batch.as_mut() else { return };
+        while batch.in_flight < width
+            && let Some((file, kind)) = batch.todo.next()
+        {
+            batch.in_flight += 1;
+            cx.copy_op(self.volume, CopyTag::Apply, file, kind);
+        }
     }
 
     /// The batch under way writes this block.
@@ -189,6 +195,7 @@ impl Replica {
             reserved: 0,
             missing: 0,
             bytes: 0,
+            in_flight: 0,
             todo: Vec::new().into_iter(),
         };
         let mut zeroed = 0;
@@ -232,7 +239,8 @@ impl Replica {
 
     /// One write of the batch ended.
     pub(crate) fn write_done(&mut self, cx: &mut Cx<'_>) {
-        self.write_next(cx);
+        self.batch.as_mut().expect("a write belongs to a batch").in_flight -= 1;
+        self.write_more(cx);
         self.apply_done(cx);
     }
 

@@ -39,6 +39,8 @@ pub struct StoreConfig {
     pub apply_delay: Duration,
     /// Writes to an image in flight, of each copy: reads and the journal share the device with them.
     pub apply_in_flight: usize,
+    /// The same while guests write and images keep up easily; between the two as they keep up less.
+    pub apply_beside: usize,
     /// Bytes of committed records that are in no image yet, over all volumes, at which writes stop; from half of it on
     /// they are slowed.
     pub debt_bytes: u64,
@@ -62,6 +64,9 @@ pub struct StoreConfig {
     pub orphan_bytes: u64,
     /// Applied records kept in memory for lagging copies, in bytes over all volumes.
     pub cache_bytes: u64,
+    /// How often all copies are looked at with a tick, and not only those whose time has come: should one wait for something that nobody
+    /// told it of, that costs it so much time and not its service. Never relied on: tests and the simulator don't have it.
+    pub look_interval: Duration,
     /// How long an operation that found no space waits for its next attempt.
     pub retry_interval: Duration,
     /// How long an operation that somebody waits for may take before the device counts as hung.
@@ -90,6 +95,7 @@ impl Default for StoreConfig {
             apply_start_bytes: 32 << 20,
             apply_delay: Duration::from_secs(1),
             apply_in_flight: 16,
+            apply_beside: 1,
             debt_bytes: 128 << 20,
             queue_bytes: 64 << 20,
             apply_write_bytes: 1 << 20,
@@ -100,6 +106,7 @@ impl Default for StoreConfig {
             orphans: 16,
             orphan_bytes: 64 << 20,
             cache_bytes: 64 << 20,
+            look_interval: Duration::from_secs(1),
             retry_interval: Duration::from_secs(1),
             hung_after: Duration::from_secs(3),
             background_hung_after: Duration::from_secs(30),
@@ -133,7 +140,11 @@ impl StoreConfig {
         assert!(self.max_segments >= 4 && self.max_segments <= most);
         let patience = [self.hung_after, self.pressed_hung_after, self.background_hung_after];
         assert!(patience.is_sorted(), "what somebody waits for is the more urgent");
-        assert!(self.apply_in_flight >= 1 && self.debt_bytes >= 4 && self.queue_bytes >= 1);
+        assert!(
+            (1..=self.apply_in_flight).contains(&self.apply_beside),
+            "some writes, and not more beside guests than without"
+        );
+        assert!(self.debt_bytes >= 4 && self.queue_bytes >= 1);
         assert!(self.frames_in_flight >= 1 && self.max_body_bytes <= MAX_BODY_BYTES);
         assert!(self.frame_bytes + padded(body) <= FrameHeader::MAX_BYTES, "a frame's length fits its format");
     }

@@ -12,6 +12,7 @@
 //! Invariants: sequence numbers are dense within a life; a frame lies in one segment; nothing is written before the
 //! segment's header is durable. Segments and their reuse are in `ring.rs`.
 
+use crate::copies::Copies;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{Cx, Tag};
 use crate::replica::{Location, Replica, len_of};
@@ -221,7 +222,7 @@ impl Journal {
     }
 
     /// Issues frames as long as there is something to write and room in flight.
-    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>, failed: &Failed) {
+    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>, replicas: &mut Copies, failed: &Failed) {
         self.keep_spares(cx);
         self.shrink(cx, replicas, failed);
         self.end_reserve(cx, replicas, failed);
@@ -255,7 +256,7 @@ impl Journal {
     }
 
     /// A full journal: writes what must not wait. True if a frame was issued.
-    fn use_reserve(&mut self, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>, failed: &Failed) -> bool {
+    fn use_reserve(&mut self, cx: &mut Cx<'_>, replicas: &mut Copies, failed: &Failed) -> bool {
         let pick = Pick { marks: true, upto: Some(self.urgent(replicas)) };
         if !self.wants_frame(&pick, cx.now, cx.config.seal_delay) {
             return false;
@@ -277,7 +278,7 @@ impl Journal {
 
     /// Queued records that end the state which fills a journal, and those before them: starts of epochs, and what a fence or
     /// a cut has to drain.
-    fn urgent(&self, replicas: &BTreeMap<VolumeId, Replica>) -> BTreeMap<VolumeId, Lsn> {
+    fn urgent(&self, replicas: &Copies) -> BTreeMap<VolumeId, Lsn> {
         let mut upto = BTreeMap::new();
         for record in &self.queue {
             let h = record.header();
@@ -324,7 +325,7 @@ impl Journal {
     }
 
     /// Writes one frame: due marks, and as many queued records as fit.
-    fn issue(&mut self, pick: &Pick, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>) {
+    fn issue(&mut self, pick: &Pick, cx: &mut Cx<'_>, replicas: &mut Copies) {
         let marks = if pick.marks { self.take_marks(cx, replicas) } else { Vec::new() };
         let room = self.active.as_ref().expect("a segment is open").room;
         let target = u64::from(cx.ops.pace.frame_bytes(cx.config));
@@ -363,7 +364,7 @@ impl Journal {
         );
     }
 
-    fn take_marks(&mut self, cx: &Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>) -> Vec<FrameSlot> {
+    fn take_marks(&mut self, cx: &Cx<'_>, replicas: &mut Copies) -> Vec<FrameSlot> {
         let mut slots = Vec::new();
         for volume in self.due_marks(cx.now, cx.config.seal_delay).into_iter().take(MAX_FRAME_RECORDS - 1) {
             let (committed, _) = self.marks.remove(&volume).expect("a due mark is there");
@@ -398,13 +399,7 @@ impl Journal {
     }
 
     /// Reserves the frame's place and tells each copy where its records lie. Gives the frame's offset.
-    fn place(
-        &mut self,
-        records: &[Record],
-        slots: &[FrameSlot],
-        total: u32,
-        replicas: &mut BTreeMap<VolumeId, Replica>,
-    ) -> u64 {
+    fn place(&mut self, records: &[Record], slots: &[FrameSlot], total: u32, replicas: &mut Copies) -> u64 {
         let active = self.active.as_mut().expect("a segment is open");
         assert!(u64::from(total) <= active.room, "a frame lies in one segment");
         let (generation, offset) = (active.generation, active.tail);
@@ -426,12 +421,7 @@ impl Journal {
     }
 
     /// A frame was written. Gives the volumes that gained durable records.
-    pub(crate) fn frame_done(
-        &mut self,
-        cx: &mut Cx<'_>,
-        seq: u64,
-        replicas: &mut BTreeMap<VolumeId, Replica>,
-    ) -> BTreeSet<VolumeId> {
+    pub(crate) fn frame_done(&mut self, cx: &mut Cx<'_>, seq: u64, replicas: &mut Copies) -> BTreeSet<VolumeId> {
         if mutated(Mutant::FramesOutOfOrder) && seq <= self.durable_seq {
             return BTreeSet::new();
         }
@@ -458,7 +448,7 @@ impl Journal {
 }
 
 /// One slot of a durable frame. Gives its volume.
-fn settle(slot: FrameSlot, replicas: &mut BTreeMap<VolumeId, Replica>, gained: &mut BTreeSet<VolumeId>) -> VolumeId {
+fn settle(slot: FrameSlot, replicas: &mut Copies, gained: &mut BTreeSet<VolumeId>) -> VolumeId {
     match slot {
         FrameSlot::Record(header) => {
             if let Some(replica) = replicas.get_mut(&header.volume) {

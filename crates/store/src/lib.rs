@@ -24,6 +24,7 @@ mod api;
 mod apply;
 mod checkpoint;
 mod config;
+mod copies;
 mod extents;
 mod findings;
 mod hold;

@@ -10,6 +10,10 @@
 //! when images become slower, the debt shrinks while guests go on. The limit, `debt_bytes`, bounds memory and nothing else.
 //! What is not committed is no debt: no image could take it, and its volume alone waits for it.
 //!
+//! While guests write, a batch goes to its image one write at a time: a device makes a frame of the journal durable only when it has
+//! done with the image's writes before it, so many of them in flight make guests wait
+//! (docs/decisions/2026-12-01-one-write-beside-guests.md). More are in flight as the debt grows, all when guests are slowed.
+//!
 //! The mark, and the bytes after which a checkpoint is due, are what could be replayed within half of `replay_target` at the
 //! measured rate: together they are what a start replays.
 
@@ -25,6 +29,8 @@ const MEMORY: u64 = 10_000_000;
 const LEAST: u64 = 256 << 10;
 /// Time that one frame of a slowed journal stands for.
 const GRAIN: u64 = 20;
+/// A journal that took no record for so long has nobody who waits for it.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// The pace of a shard.
 #[derive(Debug, Default)]
@@ -37,6 +43,10 @@ pub(crate) struct Pace {
     debt: u64,
     /// The journal takes no records before this, while the debt is above the soft mark.
     ready_at: Time,
+    /// When the last records were issued to it.
+    issued_at: Option<Time>,
+    /// The journal waits for what images take.
+    pressed: bool,
 }
 
 impl Pace {
@@ -45,15 +55,15 @@ impl Pace {
         self.bytes += bytes;
     }
 
-    /// What the copies say after each input: their debt, and whether any batch is under way.
-    pub(crate) fn note(&mut self, now: Time, debt: u64, running: bool) {
+    /// What is so after each input: the debt of all copies, whether any batch is under way, whether the journal waits for images.
+    pub(crate) fn note(&mut self, now: Time, debt: u64, running: bool, pressed: bool) {
         if self.running {
             self.busy += micros(now.since(self.seen));
         }
         if self.busy > MEMORY {
             (self.bytes, self.busy) = (self.bytes / 2, self.busy / 2);
         }
-        (self.seen, self.debt, self.running) = (now, debt, running);
+        (self.seen, self.debt, self.running, self.pressed) = (now, debt, running, pressed);
     }
 
     /// Bytes of records that images take in a second.
@@ -77,7 +87,23 @@ impl Pace {
 
     /// Images don't wait for more to be written with.
     pub(crate) fn hurries(&self, config: &StoreConfig) -> bool {
-        self.debt >= config.apply_start_bytes.min(self.soft(config) / 2)
+        self.debt >= self.start(config)
+    }
+
+    fn start(&self, config: &StoreConfig) -> u64 {
+        config.apply_start_bytes.min(self.soft(config) / 2)
+    }
+
+    /// How many writes of a batch are in flight.
+    pub(crate) fn width(&self, now: Time, config: &StoreConfig) -> usize {
+        let quiet = self.issued_at.is_none_or(|at| now >= at + QUIET);
+        if quiet || self.pressed {
+            return config.apply_in_flight;
+        }
+        let (start, soft) = (self.start(config), self.soft(config));
+        let over = self.debt.clamp(start, soft) - start;
+        let more = (config.apply_in_flight - config.apply_beside) as u64 * over / (soft - start).max(1);
+        config.apply_beside + usize::try_from(more).expect("less than are allowed")
     }
 
     /// Bytes that may be in images and above their checkpoints.
@@ -122,6 +148,7 @@ impl Pace {
 
     /// So many bytes of records were issued.
     pub(crate) fn issued(&mut self, bytes: u64, config: &StoreConfig) {
+        self.issued_at = Some(self.seen);
         let Some(rate) = self.allowed(config) else { return };
         // Never for long: the debt may be gone by then.
         let wait = Duration::from_micros(bytes.saturating_mul(1_000_000) / rate).min(Duration::from_secs(1));

@@ -23,6 +23,7 @@
 //! is gone: safety before its neighbours' room. Below its checkpoint it pins no more than a copy that serves: what a
 //! checkpoint covers was durable in the image before the superblock said so, and the next start reads nothing below it.
 
+use crate::copies::Copies;
 use crate::io::{DiskOpKind, FileId};
 use crate::journal::{HeadFile, Journal};
 use crate::ops::{Cx, Tag};
@@ -146,11 +147,11 @@ impl Segment {
     }
 
     /// Whether a copy has records here that are not committed.
-    fn waits(&self, replicas: &BTreeMap<VolumeId, Replica>) -> bool {
+    fn waits(&self, replicas: &Copies) -> bool {
         self.records.iter().any(|(v, lsn)| replicas.get(v).is_some_and(|r| *lsn > r.committed))
     }
 
-    fn needed(&self, level: Level, replicas: &BTreeMap<VolumeId, Replica>, failed: &Failed) -> bool {
+    fn needed(&self, level: Level, replicas: &Copies, failed: &Failed) -> bool {
         let held = |volume: &VolumeId| match replicas.get(volume) {
             Some(replica) => Some(Held::by(replica)),
             None if mutated(Mutant::ReusesFailedCopy) => None,
@@ -227,7 +228,7 @@ impl Journal {
 
     /// Gives back files that were spare all through an interval, one at a time. A journal that nobody writes to releases
     /// nothing by itself, so that a segment is opened for it.
-    pub(crate) fn shrink(&mut self, cx: &mut Cx<'_>, replicas: &mut BTreeMap<VolumeId, Replica>, failed: &Failed) {
+    pub(crate) fn shrink(&mut self, cx: &mut Cx<'_>, replicas: &mut Copies, failed: &Failed) {
         let (least, most) = (as_count(cx.config.min_segments), as_count(cx.config.max_segments));
         self.beyond = self.slots.len().saturating_sub(most);
         self.least_spares = self.least_spares.min(self.spares.len());
@@ -264,7 +265,7 @@ impl Journal {
     pub(crate) fn switch_segment(
         &mut self,
         cx: &mut Cx<'_>,
-        replicas: &mut BTreeMap<VolumeId, Replica>,
+        replicas: &mut Copies,
         failed: &Failed,
         purpose: Purpose,
     ) -> Switch {
@@ -283,7 +284,7 @@ impl Journal {
     }
 
     /// What was opened as reserve is for everything again, once as much as that would be left.
-    pub(crate) fn end_reserve(&mut self, cx: &Cx<'_>, replicas: &BTreeMap<VolumeId, Replica>, failed: &Failed) {
+    pub(crate) fn end_reserve(&mut self, cx: &Cx<'_>, replicas: &Copies, failed: &Failed) {
         let Some(active) = self.active.as_ref().filter(|a| a.reserved) else { return };
         assert!(self.segments.contains_key(&active.generation), "the open segment is in the ring");
         let left = self.spares.len() + self.to_release(self.is_full(cx), replicas, failed).len();
@@ -298,12 +299,7 @@ impl Journal {
 
     /// First segment of a life: takes the last spare, too, for without it nothing could ever be written. False if no segment
     /// could be released after it any more: the format's limit is reached, and everything is needed.
-    pub(crate) fn open_first_segment(
-        &mut self,
-        cx: &mut Cx<'_>,
-        replicas: &mut BTreeMap<VolumeId, Replica>,
-        failed: &Failed,
-    ) -> bool {
+    pub(crate) fn open_first_segment(&mut self, cx: &mut Cx<'_>, replicas: &mut Copies, failed: &Failed) -> bool {
         let released = self.to_release(self.is_full(cx), replicas, failed);
         if self.spares.len() + released.len() < 2 && self.files() >= LIMIT {
             return false;
@@ -315,7 +311,7 @@ impl Journal {
 
     /// Segments that the next one lets go. A journal that is full gives up what lagging copies would still fetch, rather
     /// than the room for the next segment.
-    fn to_release(&self, full: bool, replicas: &BTreeMap<VolumeId, Replica>, failed: &Failed) -> Vec<u64> {
+    fn to_release(&self, full: bool, replicas: &Copies, failed: &Failed) -> Vec<u64> {
         let released = self.releasable(Level::CatchUp, replicas, failed, usize::MAX);
         // Above the bound: as many as can be removed then, next to the spares and the one that is opened.
         let spares = if self.beyond > 0 { SPARES + self.beyond } else { RESERVED };
@@ -326,13 +322,7 @@ impl Journal {
         released
     }
 
-    fn releasable(
-        &self,
-        level: Level,
-        replicas: &BTreeMap<VolumeId, Replica>,
-        failed: &Failed,
-        most: usize,
-    ) -> Vec<u64> {
+    fn releasable(&self, level: Level, replicas: &Copies, failed: &Failed, most: usize) -> Vec<u64> {
         let free = |s: &Segment| s.end.is_some_and(|end| end <= self.durable_seq) && !s.needed(level, replicas, failed);
         self.segments
             .iter()
@@ -342,13 +332,7 @@ impl Journal {
             .collect()
     }
 
-    fn open_segment(
-        &mut self,
-        cx: &mut Cx<'_>,
-        replicas: &mut BTreeMap<VolumeId, Replica>,
-        released: &[u64],
-        reserved: bool,
-    ) {
+    fn open_segment(&mut self, cx: &mut Cx<'_>, replicas: &mut Copies, released: &[u64], reserved: bool) {
         assert!(self.opening.is_none(), "one segment is opened at a time");
         if let Some(active) = self.active.take() {
             let segment = self.segments.get_mut(&active.generation).expect("the open segment is in the ring");
@@ -379,7 +363,7 @@ impl Journal {
     }
 
     /// Takes a segment out of the journal; gives its slot and the bytes of its file.
-    fn release(&mut self, generation: u64, replicas: &mut BTreeMap<VolumeId, Replica>) -> (u32, u64) {
+    fn release(&mut self, generation: u64, replicas: &mut Copies) -> (u32, u64) {
         let segment = self.segments.remove(&generation).expect("a releasable segment is in the ring");
         for (volume, lsn) in segment.records {
             if let Some(replica) = replicas.get_mut(&volume) {

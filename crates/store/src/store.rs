@@ -9,6 +9,7 @@ mod shown;
 
 use crate::api::{Input, LogGone, Output};
 use crate::config::StoreConfig;
+use crate::copies::Copies;
 use crate::findings::Findings;
 use crate::io::{DiskDone, DiskError, DiskReply, FileId};
 use crate::journal::{HeadFile, Journal};
@@ -38,7 +39,7 @@ pub struct Store {
     phase: Phase,
     ops: Ops,
     journal: Journal,
-    replicas: BTreeMap<VolumeId, Replica>,
+    replicas: Copies,
     /// Which superblock copies were good, of copies that wait for the new life's segment.
     to_load: BTreeMap<VolumeId, [bool; 4]>,
     leaving: BTreeMap<VolumeId, Leaving>,
@@ -53,6 +54,8 @@ pub struct Store {
     cache: VecDeque<(VolumeId, Lsn, u64)>,
     cache_bytes: u64,
     now: Time,
+    /// When all copies were looked at last.
+    looked_at: Time,
 }
 
 #[derive(Debug)]
@@ -81,7 +84,7 @@ impl Store {
             phase: Phase::New,
             ops: Ops::default(),
             journal: Journal::new(seed, 0, 0, 0),
-            replicas: BTreeMap::new(),
+            replicas: Copies::default(),
             to_load: BTreeMap::new(),
             leaving: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -92,6 +95,7 @@ impl Store {
             cache: VecDeque::new(),
             cache_bytes: 0,
             now: Time::default(),
+            looked_at: Time::default(),
         }
     }
 
@@ -103,12 +107,20 @@ impl Store {
             Input::Done(done) => self.done(done, now, out),
             Input::Tick => {
                 self.cx(now, out).retry();
-                self.touched.extend(self.replicas.keys());
+                self.touched.extend(self.replicas.due(now));
+                if now >= self.looked_at + self.config.look_interval {
+                    self.looked_at = now;
+                    self.touch_all();
+                }
             }
             command => self.command(command, now, out),
         }
+        self.replicas.count(&self.config);
         self.give_up_hung(now, out);
         self.settle(now, out);
+        self.replicas.count(&self.config);
+        #[cfg(test)]
+        self.replicas.check(&self.config);
         let pressed = self.journal.is_stuck() || self.ops.pace.slows(&self.config);
         self.pressed = pressed.then(|| self.pressed.unwrap_or(now));
         (self.hung, self.hung_at) = self.ops.hung(&self.config, now, self.pressed);
@@ -144,12 +156,9 @@ impl Store {
         if matches!(self.phase, Phase::Failed) {
             return None;
         }
-        let open = self.replicas.values().filter(|r| r.stage == Stage::Open);
-        let (interval, delay) = (self.config.checkpoint_interval, self.config.apply_delay);
-        let copies = open.flat_map(|r| [r.checkpoint_due(interval), r.apply_due(delay)]).flatten();
         let paced = self.ops.pace.ready_at(&self.config).filter(|at| *at > self.now);
         let journal = self.journal.next_timeout(self.config.seal_delay);
-        copies.chain(paced).chain(self.ops.retry_at()).chain(journal).chain(self.hung_at).min()
+        [self.replicas.next_due(), paced, self.ops.retry_at(), journal, self.hung_at].into_iter().flatten().min()
     }
 
     const fn cx<'a>(&'a mut self, now: Time, out: &'a mut Vec<Output>) -> Cx<'a> {
@@ -389,7 +398,7 @@ impl Store {
             Input::Scrub { volume, tag, range } => self.read(volume, tag, range, true, now, out),
             Input::ReadLog { volume, tag, from, max_bytes } => {
                 let Store { ops, config, replicas, journal, .. } = self;
-                match open_copy(replicas, volume) {
+                match replicas.open_mut(volume) {
                     Some(replica) => replica.read_log(&mut Cx { ops, out, now, config }, journal, tag, from, max_bytes),
                     None => out.push(Output::LogRead { volume, tag, result: Err(LogGone { first: from.next() }) }),
                 }
@@ -409,7 +418,7 @@ impl Store {
             Input::Hold { volume, at } => {
                 self.touched.insert(volume);
                 let Store { ops, config, replicas, .. } = self;
-                if let Some(replica) = open_copy(replicas, volume) {
+                if let Some(replica) = replicas.open_mut(volume) {
                     replica.start_hold(&mut Cx { ops, out, now, config }, at);
                 }
             }
@@ -420,27 +429,27 @@ impl Store {
             }
             Input::Sums { volume, node } => {
                 let Store { ops, config, replicas, .. } = self;
-                match open_copy(replicas, volume) {
+                match replicas.open_mut(volume) {
                     Some(replica) => replica.held_sums(&mut Cx { ops, out, now, config }, node),
                     None => out.push(Output::Sums { volume, node, sums: Vec::new() }),
                 }
             }
             Input::Extents { volume, tag, range } => {
                 let Store { ops, config, replicas, .. } = self;
-                match open_copy(replicas, volume) {
+                match replicas.open_mut(volume) {
                     Some(replica) => replica.extents(&mut Cx { ops, out, now, config }, tag, range),
                     None => out.push(Output::Extents { volume, tag, extents: Vec::new() }),
                 }
             }
             Input::Scrubbed { volume, kept, at_once } => {
                 let Store { ops, config, replicas, .. } = self;
-                if let Some(replica) = open_copy(replicas, volume) {
+                if let Some(replica) = replicas.open_mut(volume) {
                     replica.keep_scrub(&mut Cx { ops, out, now, config }, kept, at_once);
                 }
             }
             Input::Repair { volume, block, data } => {
                 let Store { ops, config, replicas, touched, .. } = self;
-                if let Some(replica) = open_copy(replicas, volume) {
+                if let Some(replica) = replicas.open_mut(volume) {
                     touched.insert(volume);
                     replica.repair(&mut Cx { ops, out, now, config }, block, data);
                 }
@@ -467,7 +476,7 @@ impl Store {
 
     fn read(&mut self, volume: VolumeId, tag: u64, range: BlockRange, whole: bool, now: Time, out: &mut Vec<Output>) {
         let Store { ops, config, replicas, .. } = self;
-        match open_copy(replicas, volume) {
+        match replicas.open_mut(volume) {
             Some(replica) => replica.read(&mut Cx { ops, out, now, config }, tag, range, whole),
             None => out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) }),
         }
@@ -479,7 +488,7 @@ impl Store {
             return None;
         }
         self.touched.insert(volume);
-        open_copy(&mut self.replicas, volume)
+        self.replicas.open_mut(volume)
     }
 
     fn queue(&mut self, volume: VolumeId, command: Command) {
@@ -536,6 +545,7 @@ impl Store {
         }
         self.open_life(now, out);
         self.pump(now, out);
+        self.replicas.count(&self.config);
         self.remove_files(now, out);
         self.report_deleted(out);
         self.trim_cache();
@@ -591,21 +601,23 @@ impl Store {
 
     /// Looks at all copies together: what of them the images lack, and what a start would replay.
     fn keep_pace(&mut self, now: Time) {
-        let Store { ops, config, replicas, touched, .. } = self;
-        let (mut debt, mut running, mut applied, mut copies) = (0, false, 0, 0);
-        for r in replicas.values().filter(|r| r.debt > 0 || r.applied_bytes > 0 || r.batch.is_some()) {
-            (debt, running) = (debt + r.debt, running || r.batch.is_some());
-            (applied, copies) = (applied + r.applied_bytes, copies + 1);
-        }
-        ops.pace.note(now, debt, running);
+        let Store { ops, config, replicas, touched, journal, .. } = self;
+        replicas.count(config);
+        let sums = replicas.sums();
+        ops.pace.note(now, sums.debt, sums.batches > 0, journal.pressure());
         if ops.pace.hurries(config) {
-            touched.extend(replicas.values().filter(|r| r.debt > 0 && r.batch.is_none()).map(|r| r.volume));
+            let waits = |v: &&VolumeId| replicas[*v].debt > 0 && replicas[*v].batch.is_none();
+            touched.extend(replicas.working().iter().filter(waits));
         }
-        if applied >= ops.pace.replayable(config) {
+        if sums.applied >= ops.pace.replayable(config) {
             // Those with more than their share, so that few checkpoints do.
-            for r in replicas.values_mut().filter(|r| r.applied_bytes > 0 && r.applied_bytes >= applied / copies) {
-                r.checkpoint_now |= r.checkpointing.is_none();
-                touched.insert(r.volume);
+            let share = (sums.applied / replicas.working().len() as u64).max(1);
+            for volume in replicas.working().clone() {
+                let replica = replicas.get_mut(&volume).expect("counted just now");
+                if replica.applied_bytes >= share {
+                    replica.checkpoint_now |= replica.checkpointing.is_none();
+                    touched.insert(volume);
+                }
             }
         }
     }
@@ -630,7 +642,12 @@ impl Store {
         let Store { ops, config, journal, replicas, touched, .. } = self;
         for volume in std::mem::take(touched) {
             if let Some(replica) = replicas.get_mut(&volume) {
+                let opened = replica.stage == Stage::Open;
                 replica.pump(&mut Cx { ops, out, now, config }, journal, hurry);
+                if !opened && replica.stage == Stage::Open {
+                    // Much is only done by copies that are open.
+                    touched.insert(volume);
+                }
                 broken.extend(replica.broken.take().map(|why| (volume, why)));
             }
         }
@@ -641,7 +658,7 @@ impl Store {
 
     /// Forgets pages of tables above the bound, of the copy that has most of them.
     fn trim_tables(&mut self) {
-        let mut total: usize = self.replicas.values().map(|r| r.tables.len()).sum();
+        let mut total = self.replicas.sums().pages;
         let bound = self.config.table_pages();
         if total <= bound {
             return;
@@ -658,12 +675,13 @@ impl Store {
 
     /// Keeps the newest applied records in memory, up to the bound.
     fn trim_cache(&mut self) {
-        for (volume, replica) in &mut self.replicas {
+        for volume in self.replicas.uncached() {
+            let replica = self.replicas.get_mut(&volume).expect("counted just now");
             while replica.cached_upto < replica.applied {
                 replica.cached_upto = replica.cached_upto.next();
                 let Some(entry) = replica.log.get(&replica.cached_upto) else { continue };
                 let len = u64::from(entry.body_len) + 256;
-                self.cache.push_back((*volume, replica.cached_upto, len));
+                self.cache.push_back((volume, replica.cached_upto, len));
                 self.cache_bytes += len;
             }
         }
@@ -676,11 +694,6 @@ impl Store {
             }
         }
     }
-}
-
-/// The copy, if it can be used. A journal that failed has taken out every copy.
-fn open_copy(replicas: &mut BTreeMap<VolumeId, Replica>, volume: VolumeId) -> Option<&mut Replica> {
-    replicas.get_mut(&volume).filter(|r| r.stage == Stage::Open)
 }
 
 /// Deliberate mistakes: errors of these operations pass as success.

@@ -10,6 +10,8 @@ pub(super) struct Agenda {
     touched: BTreeSet<VolumeId>,
     times: BTreeMap<VolumeId, Time>,
     due: BTreeSet<(Time, VolumeId)>,
+    /// Copies that led when they were looked at last.
+    leading: BTreeSet<VolumeId>,
 }
 
 impl Agenda {
@@ -23,6 +25,7 @@ impl Agenda {
     /// The copy has no replica any more.
     pub(super) fn forget(&mut self, volume: VolumeId) {
         self.touched.remove(&volume);
+        self.leading.remove(&volume);
         self.unset(volume);
     }
 
@@ -35,8 +38,13 @@ impl Agenda {
         std::mem::take(&mut self.touched)
     }
 
-    /// When a copy that was looked at wants to be called; one that was touched meanwhile is asked later.
-    pub(super) fn set(&mut self, volume: VolumeId, at: Option<Time>) {
+    /// When a copy that was looked at wants to be called, and whether it leads; one that was touched meanwhile is asked later.
+    pub(super) fn set(&mut self, volume: VolumeId, at: Option<Time>, leads: bool) {
+        if leads {
+            self.leading.insert(volume)
+        } else {
+            self.leading.remove(&volume)
+        };
         if self.touched.contains(&volume) {
             return;
         }
@@ -50,6 +58,11 @@ impl Agenda {
     /// The earliest time of any copy that was not touched.
     pub(super) fn next(&self) -> Option<Time> {
         self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Whether any copy led when it was looked at last.
+    pub(super) fn leads(&self) -> bool {
+        !self.leading.is_empty()
     }
 
     /// Copies to call now: those whose time has come, and the touched ones.
@@ -75,18 +88,21 @@ mod tests {
     #[test]
     fn a_touched_copy_is_asked_anew() {
         let mut agenda = Agenda::default();
-        agenda.set(A, Some(Time(5)));
-        agenda.set(B, Some(Time(9)));
+        agenda.set(A, Some(Time(5)), true);
+        agenda.set(B, Some(Time(9)), false);
         assert_eq!((agenda.next(), agenda.due(Time(5))), (Some(Time(5)), BTreeSet::from([A])));
         agenda.touch(A);
         assert_eq!((agenda.next(), agenda.due(Time(4))), (Some(Time(9)), BTreeSet::from([A])));
-        agenda.set(A, Some(Time(7)));
+        agenda.set(A, Some(Time(7)), true);
         assert_eq!(agenda.next(), Some(Time(9)), "not before it was looked at");
         assert_eq!(agenda.take(), BTreeSet::from([A]));
-        agenda.set(A, Some(Time(7)));
+        agenda.set(A, Some(Time(7)), true);
         assert_eq!(agenda.next(), Some(Time(7)));
-        agenda.set(A, None);
+        assert!(agenda.leads());
+        agenda.forget(A);
+        agenda.set(B, None, true);
         agenda.forget(B);
+        assert!(!agenda.leads());
         assert_eq!((agenda.next(), agenda.due(Time(99))), (None, BTreeSet::new()));
     }
 }

@@ -20,6 +20,7 @@ impl Shard {
         let copy = self.copies.get_mut(&volume)?;
         let replica = copy.replica.take();
         self.agenda.forget(volume);
+        self.resyncs.forget(volume);
         for peer in std::mem::take(&mut copy.lanes) {
             out.push(Output::CloseLane { peer, volume });
         }

@@ -3,16 +3,48 @@
 
 use super::{Output, Shard};
 use holdfast_replication as replication;
-use holdfast_replication::NotProven;
+use holdfast_replication::{NotProven, Replica};
 use holdfast_store as store;
 use holdfast_types::{Time, VolumeId};
+use std::collections::BTreeSet;
+
+/// Copies that wait for leave, and those that use it; of one to which nothing happened that is as it was.
+#[derive(Debug, Default)]
+pub(super) struct Resyncs {
+    waiting: BTreeSet<VolumeId>,
+    running: BTreeSet<VolumeId>,
+}
+
+impl Resyncs {
+    /// The copy has no replica any more.
+    pub(super) fn forget(&mut self, volume: VolumeId) {
+        self.waiting.remove(&volume);
+        self.running.remove(&volume);
+    }
+}
 
 impl Shard {
     /// Gives leave to copies that wait for it, in the order of their volumes, as long as there is room. Whoever can't go on takes none.
-    pub(super) fn allow_resyncs(&mut self, now: Time, out: &mut Vec<Output>) {
-        let waiting: Vec<VolumeId> = self.replicas().filter(|(_, r)| r.wants_resync()).map(|(v, _)| v).collect();
-        let running = self.replicas().filter(|(_, r)| r.resyncs()).count();
-        for volume in waiting.into_iter().take(self.config.resyncs.saturating_sub(running)) {
+    ///
+    /// `maintained`: the copies to which something happened.
+    pub(super) fn allow_resyncs(&mut self, maintained: &BTreeSet<VolumeId>, now: Time, out: &mut Vec<Output>) {
+        for volume in maintained.union(self.agenda.touched()) {
+            let replica = self.copies.get(volume).and_then(|c| c.replica.as_ref());
+            let Resyncs { waiting, running } = &mut self.resyncs;
+            for (set, is_one) in [
+                (waiting, replica.is_some_and(Replica::wants_resync)),
+                (running, replica.is_some_and(Replica::resyncs)),
+            ] {
+                if is_one {
+                    set.insert(*volume)
+                } else {
+                    set.remove(volume)
+                };
+            }
+        }
+        let Resyncs { waiting, running } = &self.resyncs;
+        let room = self.config.resyncs.saturating_sub(running.len());
+        for volume in waiting.iter().copied().take(room).collect::<Vec<_>>() {
             self.with_replica(volume, now, out, |r, buffer| r.allow_resync(now, buffer));
         }
     }

@@ -7,8 +7,10 @@ use crate::setup::Setup;
 use holdfast_node::LocalView;
 use holdfast_node::shard::{Input, Output, Shard, ShardConfig};
 use holdfast_store::io::{DiskOp, FileId};
-use holdfast_types::{Life, NodeId, Rng, Time, VolumeId, VolumeSize};
-use std::collections::VecDeque;
+use holdfast_types::{
+    Configuration, Durability, Epoch, Incarnation, Life, Member, NodeId, Rng, Time, VolumeId, VolumeSize, VolumeView,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const V1: VolumeId = VolumeId(1);
 
@@ -149,4 +151,45 @@ fn a_copy_that_can_not_be_opened_is_not_made_again() {
     assert!(disk.content(FileId::Superblock(V1)).is_none(), "its files are gone");
     let made = feed(&mut second, &mut disk, wish(), 2, None);
     assert!(made.iter().any(|o| matches!(o, Output::CopyCreated { volume: V1, .. })), "{made:?}");
+}
+
+/// A node may hold a thousand copies: neither what is decided of one of them nor a tick is work for all.
+#[test]
+fn what_concerns_one_copy_is_no_work_for_the_others() {
+    let mut disk = Disk::new(options().disk, Rng::new(7));
+    let mut shard = shard(1);
+    feed(&mut shard, &mut disk, Input::Start, 1, None);
+    let size = VolumeSize::new(1 << 20).unwrap();
+    let create = (1..=5).map(|n| (VolumeId(n), size)).collect();
+    let made = feed(&mut shard, &mut disk, Input::Local(LocalView { create, ..LocalView::default() }), 1, None);
+    let registered: BTreeMap<VolumeId, Incarnation> = made
+        .iter()
+        .filter_map(|o| {
+            if let Output::CopyCreated { volume, incarnation } = o { Some((*volume, *incarnation)) } else { None }
+        })
+        .collect();
+    assert_eq!(registered.len(), 5, "{made:?}");
+    let views = registered.iter().map(|(volume, incarnation)| {
+        let members = vec![Member { node: NodeId(1), incarnation: *incarnation }];
+        let active = Configuration { epoch: Epoch(0), primary: None, members, write_quorum: 1 };
+        VolumeView::settled(*volume, size, Durability::Sync, active)
+    });
+    let mut local = LocalView { views: views.collect(), registered: registered.clone(), ..LocalView::default() };
+    feed(&mut shard, &mut disk, Input::Local(local.clone()), 1, None);
+
+    let now = Time(1_000_000_000);
+    shard.maintain(now, &mut Vec::new());
+    local.views[2].size = VolumeSize::new(2 << 20).unwrap();
+    let told = |shard: &mut Shard, local: &LocalView| {
+        shard.handle(Input::Local(local.clone()), now, &mut Vec::new());
+        shard.maintain(now, &mut Vec::new());
+        shard.maintained().clone()
+    };
+    assert_eq!(told(&mut shard, &local), BTreeSet::from([VolumeId(3)]));
+    assert_eq!(told(&mut shard, &local), BTreeSet::new(), "it is known already");
+    local.views.remove(1);
+    assert!(
+        told(&mut shard, &local).is_subset(&BTreeSet::from([VolumeId(2)])),
+        "one that has gone leaves the others alone"
+    );
 }

@@ -85,7 +85,7 @@ impl Store {
 
     /// Takes a copy out of service: what it was asked is answered, what waits is dropped.
     pub(super) fn take_out(&mut self, volume: VolumeId, out: &mut Vec<Output>) {
-        let Some(mut replica) = self.replicas.remove(&volume) else { return };
+        let Some(mut replica) = self.replicas.remove(volume) else { return };
         let (reads, logs) = replica.reads.take_tags();
         for tag in reads {
             out.push(Output::ReadDone { volume, tag, result: Err(ReadFault::CopyFailed) });

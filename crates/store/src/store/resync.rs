@@ -1,6 +1,6 @@
 //! Commands and operations of a resync by regions, on their way to the copy that they are for.
 
-use super::{Store, open_copy};
+use super::Store;
 use crate::api::{Input, Output};
 use crate::io::DiskReply;
 use crate::ops::{CopyTag, Cx};
@@ -13,7 +13,7 @@ impl Store {
         match command {
             Input::ReadRegions { volume, tag, query, max_bytes } => {
                 let Store { ops, config, replicas, touched, .. } = self;
-                match open_copy(replicas, volume) {
+                match replicas.open_mut(volume) {
                     Some(replica) => {
                         touched.insert(volume);
                         replica.read_regions(&mut Cx { ops, out, now, config }, tag, query, max_bytes);
@@ -50,7 +50,7 @@ impl Store {
     ) {
         self.touched.insert(volume);
         let Store { ops, config, replicas, .. } = self;
-        if let Some(replica) = open_copy(replicas, volume) {
+        if let Some(replica) = replicas.open_mut(volume) {
             act(replica, &mut Cx { ops, out, now, config });
         }
     }

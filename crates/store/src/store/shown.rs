@@ -35,8 +35,8 @@ impl Store {
 
     /// Bytes of committed records that are in no image yet.
     #[must_use]
-    pub fn debt_bytes(&self) -> u64 {
-        self.replicas.values().map(|r| r.debt).sum()
+    pub const fn debt_bytes(&self) -> u64 {
+        self.replicas.sums().debt
     }
 
     /// The debt above which writes are slower than the images.
@@ -159,8 +159,8 @@ impl Store {
 
     /// Bytes of memory that pages of tables take: `StoreConfig::table_bytes` at most, and what one batch adds for a moment.
     #[must_use]
-    pub fn table_memory(&self) -> usize {
-        self.replicas.values().map(|r| r.tables.len()).sum::<usize>() * PAGE_BYTES
+    pub const fn table_memory(&self) -> usize {
+        self.replicas.sums().pages * PAGE_BYTES
     }
 
     /// For tests that find the journal stuck.

@@ -24,6 +24,8 @@ struct Timed {
     /// Most that was committed and in no image, and most that was in memory.
     most_debt: u64,
     most_backlog: u64,
+    /// Most writes to the image that were in flight.
+    most_writes: usize,
     blocks: u64,
     last_tick: Option<Time>,
     idle: u32,
@@ -69,6 +71,7 @@ impl Timed {
             rng: Rng::new(seed),
             most_debt: 0,
             most_backlog: 0,
+            most_writes: 0,
             blocks: 1,
             last_tick: None,
             idle: 0,
@@ -115,6 +118,9 @@ impl Timed {
                 assert!(self.idle < 20, "a timer that changes nothing: {}", self.h.store.journal_state());
             }
         }
+        let to_image =
+            |(_, op): &&(_, DiskOp)| matches!((op.file, &op.kind), (FileId::Image(_), DiskOpKind::Write { .. }));
+        self.most_writes = self.most_writes.max(self.h.disk.in_flight.iter().filter(to_image).count());
         self.most_backlog = self.most_backlog.max(self.h.store.backlog_bytes());
         self.most_debt = self.most_debt.max(self.h.store.debt_bytes());
         true
@@ -139,6 +145,12 @@ impl Timed {
                 self.h.commit(V, durable);
             }
         }
+    }
+
+    /// Nobody writes for a while.
+    fn step_until(&mut self, time: Duration) {
+        let until = self.h.now + time;
+        while self.step(until) {}
     }
 
     fn write_for(&mut self, depth: u64, time: Duration) -> u64 {
@@ -275,4 +287,22 @@ fn what_a_small_batch_leaves_waits_no_longer() {
     while t.step(end) {}
     let (committed, applied) = t.h.store.positions(V).map(|p| (p.committed, p.applied)).unwrap();
     assert_eq!(applied, committed);
+}
+
+/// A device makes a frame of the journal durable only when it has done with the image's writes before it.
+#[test]
+fn guests_have_few_writes_of_an_image_beside_them_as_long_as_it_keeps_up() {
+    let eight = StoreConfig { apply_in_flight: 8, apply_beside: 2, ..config() };
+    let mut t = Timed::new(61, 400 << 20, eight.clone());
+    t.write_for(1, Duration::from_secs(3));
+    assert!(t.h.store.apply_rate() > 0 && t.most_writes == 2, "{} at once beside guests", t.most_writes);
+    // Nobody waits for the journal any more, and the rest of the debt is due half a second later.
+    (t.most_writes, t.blocks) = (0, 1);
+    t.step_until(Duration::from_secs(2));
+    assert!(t.h.store.debt_bytes() == 0 && t.most_writes == 8, "{} at once without guests", t.most_writes);
+
+    let mut slow = Timed::new(62, 1 << 20, eight);
+    slow.blocks = 4;
+    slow.write_for(8, Duration::from_secs(8));
+    assert_eq!(slow.most_writes, 8, "an image that does not keep up gets all that it may have");
 }
