@@ -228,6 +228,8 @@ async fn tell_space(data_dir: PathBuf, asks: mpsc::Sender<Ask>) {
 /// A snapshot of the whole state travels as one message.
 fn transport(config: &Config) -> TransportConfig {
     let mut transport = TransportConfig::new(config.listen.peer);
+    // No volumes here.
+    transport.max_lanes = 8;
     transport.ack_at_once = true;
     transport.max_message_bytes = MAX_CONTROL_MESSAGE;
     transport.queue_bytes = transport.queue_bytes.max(2 * MAX_CONTROL_MESSAGE);

@@ -7,8 +7,8 @@ use crate::recovery::{Kept, Order, Receipt};
 use crate::state::{Duty, Node, Phase, State, Token, Volume};
 use RefusalKind::{Broken, Exists, Invalid, NotFound, Stale, Unsafe};
 use holdfast_types::{
-    BLOCK_SIZE, Configuration, Durability, Epoch, GuestLimits, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES, Member,
-    Mutant, NodeId, Nominee, Pending, QuorumRule, SocketAccess, VolumeId, VolumeSize, mutated,
+    BLOCK_SIZE, Configuration, Durability, Epoch, GuestLimits, Incarnation, Life, MAX_MEMBERS, MAX_NAME_BYTES,
+    MAX_VOLUMES, Member, Mutant, NodeId, Nominee, Pending, QuorumRule, SocketAccess, VolumeId, VolumeSize, mutated,
 };
 use std::collections::BTreeMap;
 
@@ -16,8 +16,6 @@ use std::collections::BTreeMap;
 const MAX_TOKENS: usize = 256;
 /// Nodes, including removed ones.
 const MAX_NODES: usize = 1000;
-/// Volumes.
-const MAX_VOLUMES: usize = 10_000;
 /// Decisions about a volume's size that are kept for a primary that has not carried them out.
 const MAX_RESIZES: usize = 8;
 /// Longest address, failure domain, fingerprint or hash.

@@ -1,7 +1,7 @@
 //! What an endpoint is made of.
 
 use crate::error::TransportError;
-use holdfast_types::{ClusterId, NodeId, VolumeId};
+use holdfast_types::{ClusterId, MAX_VOLUMES, NodeId, VolumeId};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -90,8 +90,11 @@ pub struct TransportConfig {
     pub receive_bytes: usize,
     /// Lanes that a peer may have open to us.
     pub max_lanes: u32,
-    /// Bytes in flight per lane; with `max_lanes` it bounds the memory that one peer can make us hold.
+    /// Bytes in flight per lane.
     pub stream_window: u32,
+    /// Bytes in flight of all lanes of a peer together: the memory that one peer can make us hold. As long as fewer lanes are full at once
+    /// than have room in it, none waits for another.
+    pub connection_window: u64,
     /// Handshakes per second of whoever does not come from the address of a peer, all together.
     pub stranger_handshakes_per_second: u32,
     /// Join conversations begun per second, all joining nodes together.
@@ -112,8 +115,10 @@ impl TransportConfig {
             max_message_bytes: 4 << 20,
             queue_bytes: 64 << 20,
             receive_bytes: 64 << 20,
-            max_lanes: 1024,
+            // A lane for each volume that both may have a copy of, and the two that are no volume's.
+            max_lanes: u32::try_from(MAX_VOLUMES).expect("ten thousand") + 2,
             stream_window: 2 << 20,
+            connection_window: 2 << 30,
             stranger_handshakes_per_second: 64,
             joins_per_second: 10,
         }
@@ -122,7 +127,7 @@ impl TransportConfig {
     /// # Errors
     /// A number that can't work.
     pub(crate) fn check(&self) -> Result<(), TransportError> {
-        let rules: [(bool, &'static str); 6] = [
+        let rules: [(bool, &'static str); 7] = [
             ((1200..=65527).contains(&self.mtu_max), "an MTU of 1200 to 65527 bytes"),
             (self.keep_alive < self.idle_timeout, "keep-alives more often than the idle timeout"),
             (self.idle_timeout <= Duration::from_secs(600), "an idle timeout of at most 10 minutes"),
@@ -135,6 +140,7 @@ impl TransportConfig {
                 "queues that hold the largest message",
             ),
             (self.max_lanes >= 2 && self.stream_window >= 4096, "at least 2 lanes with windows of 4096 bytes"),
+            (self.connection_window >= 4 * u64::from(self.stream_window), "a window of four lanes for all of them"),
         ];
         match rules.into_iter().find(|(ok, _)| !ok) {
             Some((_, expected)) => Err(TransportError::Config { expected }),

@@ -130,10 +130,11 @@ pub(crate) fn trust(connection: &quinn::Connection, config: &TransportConfig) {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(0));
 }
 
-/// Each lane has its own window, and the connection's is never the one that binds: a lane that nobody reads, or that the network holds
-/// up, takes nothing from the others, and `Beat` always finds room.
+/// Each lane has its own window, and the connection's does not bind: a lane that nobody reads, or that the network holds up, takes nothing
+/// from the others, and `Beat` finds room. Only where a thousand lanes are full at once it does, which bounds memory: who is so far
+/// behind is not alive.
 fn window_of_all(config: &TransportConfig) -> u64 {
-    u64::from(config.stream_window) * (u64::from(config.max_lanes) + 1)
+    (u64::from(config.stream_window) * (u64::from(config.max_lanes) + 1)).min(config.connection_window)
 }
 
 fn client_config(

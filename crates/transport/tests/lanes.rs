@@ -834,3 +834,15 @@ async fn nothing_of_a_replaced_session_follows_its_end() {
         }
     }
 }
+
+/// A node may hold a copy of each volume of its cluster, and another one, too.
+#[tokio::test]
+async fn two_nodes_have_more_than_a_thousand_lanes() {
+    const LANES: u64 = 1500;
+    let (mut a, mut b) = pair(|| config(0)).await;
+    (1..=LANES).for_each(|n| a.endpoint.open(b.id, volume(n)));
+    for _ in 0..LANES {
+        a.find("another lane to come up", |event| matches!(event, Event::LaneUp { .. }).then_some(())).await;
+        b.find("another lane to arrive", |event| matches!(event, Event::Incoming { .. }).then_some(())).await;
+    }
+}

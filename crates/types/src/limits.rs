@@ -28,6 +28,8 @@ pub const MAX_MEMBERS: usize = 7;
 pub const PROOF_RECORDS: u64 = 8192;
 /// Entries of an epoch table; older ones are dropped once the checkpoint has passed them.
 pub const MAX_EPOCH_TABLE: usize = 128;
+/// Volumes of a cluster. A node may hold a copy of each.
+pub const MAX_VOLUMES: usize = 10_000;
 /// Longest name of a node or a volume, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;
 
