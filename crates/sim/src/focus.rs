@@ -34,6 +34,16 @@ pub(crate) fn of_refusals(seed: u64) -> Options {
     aimed(seed, refusals)
 }
 
+/// The world of a seed for mistakes that only a disk shows that lost everything, and comes back under its old name.
+pub(crate) fn of_wiped(seed: u64) -> Options {
+    aimed(seed, |options, rng| {
+        takeovers(options, rng);
+        three_copies(options, rng);
+        options.faults.push((FaultKind::Wipe, 12));
+        options.aim_ppm = 0;
+    })
+}
+
 /// The world of a seed for mistakes that only disks show that fail, fill up or lose what was not synced.
 pub(crate) fn of_disks(seed: u64) -> Options {
     aimed(seed, disks)

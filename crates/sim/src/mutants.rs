@@ -7,7 +7,7 @@
 use crate::checkers::Violation;
 use crate::focus::{
     focused, of_disks, of_forced, of_leases, of_lost_voters, of_members, of_pairs, of_refusals, of_resync, of_sizes,
-    of_slow, of_takeovers, of_unread, of_versions,
+    of_slow, of_takeovers, of_unread, of_versions, of_wiped,
 };
 use crate::options::{Mutant as WorldMutant, Options};
 use crate::runner::{replay_mutant, run_world};
@@ -195,6 +195,7 @@ impl Case {
             Case::Code(mutant) if OF_RESYNC.contains(&mutant) => of_resync(seed),
             Case::Code(Mutant::WindowIgnored) => of_slow(seed),
             Case::Code(Mutant::FenceSetTooSmall) => of_unread(seed),
+            Case::Code(Mutant::BlankDiskKeepsIdentity) => of_wiped(seed),
             Case::Code(mutant) if OF_SIZES.contains(&mutant) => of_sizes(seed),
             Case::Code(mutant) if OF_PAIRS.contains(&mutant) => of_pairs(seed),
             Case::Code(mutant) if OF_VERSIONS.contains(&mutant) => of_versions(seed),
