@@ -312,6 +312,98 @@ fn a_wiped_copy_under_its_old_name_does_not_count() {
     assert_eq!(c.reply(r), Some(b"on n1 and n2".to_vec()));
 }
 
+/// T3: R whole logs, not R answers. What a copy can't read of its own may be what was acknowledged.
+#[test]
+fn a_copy_that_lost_records_does_not_complete_a_fence() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.cut(N3);
+    let before = c.last(N2);
+    let w = c.write(N1, 0, b"on n1 and n2");
+    assert!(c.reply(w).is_some());
+    c.crash(N1);
+    c.crash(N2);
+    c.lose_behind(N2, before);
+    c.restart(N2);
+    c.join(N3);
+    c.nominate(N3, false);
+    c.run_for(Duration::from_secs(5));
+    assert_ne!(c.status(N3).role, RoleName::Primary, "S1: two answer, and one of them can't say what it held");
+    c.restart(N1);
+    c.run_for(Duration::from_secs(3));
+    assert_eq!(c.status(N3).role, RoleName::Primary, "{:?}", c.status(N3));
+    let r = c.read(N3, 0, 12);
+    c.run_for(Duration::from_millis(300));
+    assert_eq!(c.reply(r), Some(b"on n1 and n2".to_vec()));
+}
+
+/// Trap 5: a member that has granted a lease and forgot it.
+#[test]
+fn restarted_members_wait_for_what_they_may_have_granted() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.run_for(Duration::from_millis(300));
+    c.cut(N1);
+    for n in [N2, N3] {
+        c.crash(n);
+        c.restart(n);
+    }
+    c.nominate(N2, false);
+    c.run_for(Duration::from_secs(1));
+    let r = c.read(N1, 0, 4);
+    assert!(c.reply(r).is_some(), "the old primary serves reads by its lease");
+    assert_ne!(c.status(N2).role, RoleName::Primary, "S13");
+    c.run_for(Duration::from_secs(2));
+    assert_eq!(c.status(N2).role, RoleName::Primary, "{:?}", c.status(N2));
+}
+
+/// Trap 5: the member counts from when it was asked, and that may have been long ago.
+#[test]
+fn a_lease_counts_from_when_it_was_asked_for() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.run_for(Duration::from_millis(300));
+    c.hold_grants(true);
+    c.run_for(Duration::from_millis(250));
+    c.cut_beats(true);
+    c.run_for(Duration::from_millis(1_500));
+    c.hold_grants(false);
+    c.run_for(Duration::from_millis(700));
+    let r = c.read(N1, 0, 4);
+    c.run_for(Duration::from_millis(100));
+    assert_eq!(c.reply(r), None, "S13: the members may have promised another epoch by now");
+    c.cut_beats(false);
+    c.run_for(Duration::from_millis(300));
+    assert!(c.reply(r).is_some());
+}
+
+/// L6: a member refuses a primary whose successor never came.
+#[test]
+fn a_primary_that_was_overtaken_in_vain_claims_anew() {
+    let mut c = Cluster::new(3);
+    c.nominate(N1, false);
+    c.run_for(Duration::from_millis(300));
+    let before = c.active().epoch;
+    c.cut(N1);
+    c.hold_control(true);
+    c.nominate(N2, false);
+    c.run_for(Duration::from_millis(2_500));
+    c.decide_one();
+    c.run_for(Duration::from_millis(300));
+    assert!(c.status(N3).promised > before, "it has promised the claimant's epoch: {:?}", c.status(N3));
+    c.crash(N2);
+    c.drop_requests();
+    c.hold_control(false);
+    c.nominate(N1, false);
+    c.join(N1);
+    assert_eq!((c.active().epoch, c.status(N1).role), (before, RoleName::Primary), "nothing was opened");
+    let refused = c.write(N1, 0, b"refused");
+    c.run_for(Duration::from_secs(5));
+    assert!(c.active().epoch > before, "{:?}", c.status(N1));
+    let w = c.write(N1, 4096, b"x");
+    assert_eq!((c.reply(refused), c.reply(w)), (None, Some(Vec::new())), "its client sends it again, and is answered");
+}
+
 #[test]
 fn a_lagging_copy_catches_up_from_the_log() {
     let mut c = Cluster::new(3);

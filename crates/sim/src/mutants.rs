@@ -6,7 +6,8 @@
 
 use crate::checkers::Violation;
 use crate::focus::{
-    focused, of_forced, of_lost_voters, of_members, of_pairs, of_resync, of_sizes, of_slow, of_versions,
+    focused, of_disks, of_forced, of_leases, of_lost_voters, of_members, of_pairs, of_refusals, of_resync, of_sizes,
+    of_slow, of_takeovers, of_unread, of_versions, of_wiped,
 };
 use crate::options::{Mutant as WorldMutant, Options};
 use crate::runner::{replay_mutant, run_world};
@@ -43,6 +44,19 @@ const OF_RESYNC: [Mutant; 7] = [
 
 /// Mistakes that nothing shows while volumes keep their sizes.
 const OF_SIZES: [Mutant; 3] = [Mutant::ResizeNotRolledBack, Mutant::ShrinkKeepsBytes, Mutant::StaleResize];
+
+/// Mistakes that hardly anything shows but two primaries, one of which has only its lease left.
+const OF_LEASES: [Mutant; 3] = [Mutant::LeaseFromReceipt, Mutant::NoDriftMargin, Mutant::GrantForgotten];
+
+/// Mistakes that hardly anything shows but a primary that is to go and is still heard.
+const OF_REFUSALS: [Mutant; 2] = [Mutant::RefusalGrants, Mutant::ServesAfterRelease];
+
+/// Mistakes that hardly anything shows but disks that fail.
+const OF_DISKS: [Mutant; 4] =
+    [Mutant::JournalErrorIgnored, Mutant::TornTakenForRot, Mutant::BlankDiskKeepsIdentity, Mutant::SuperblockAtOnce];
+
+/// Mistakes that hardly anything shows but one takeover after the other.
+const OF_TAKEOVERS: [Mutant; 2] = [Mutant::NoPromiseCheck, Mutant::LastEpochFromTable];
 
 /// Mistakes that nothing shows while nobody forces a recovery.
 const OF_FORCED: [Mutant; 5] = [
@@ -122,7 +136,7 @@ impl Case {
     #[must_use]
     pub fn reference(self) -> &'static str {
         match self {
-            Case::Code(mutant) => mutant.reference().trim_start_matches("core ").trim_start_matches("open "),
+            Case::Code(mutant) => mutant.reference().trim_start_matches("core "),
             Case::World(_) => "world",
         }
     }
@@ -136,10 +150,13 @@ impl Case {
         }
     }
 
-    /// Nothing has caught it reliably yet: no sample has it.
+    /// The test that must catch it, where no seeds look for it.
     #[must_use]
-    pub fn is_open(self) -> bool {
-        matches!(self, Case::Code(mutant) if mutant.reference().starts_with("open "))
+    pub fn test(self) -> Option<&'static str> {
+        match self {
+            Case::Code(mutant) => mutant.test(),
+            Case::World(_) => None,
+        }
     }
 
     /// Runs seeds from `first` on until one catches it; `None` if `most` of them did not.
@@ -177,11 +194,17 @@ impl Case {
             Case::Code(mutant) if OF_MEMBERS.contains(&mutant) => of_members(seed),
             Case::Code(mutant) if OF_RESYNC.contains(&mutant) => of_resync(seed),
             Case::Code(Mutant::WindowIgnored) => of_slow(seed),
+            Case::Code(Mutant::FenceSetTooSmall) => of_unread(seed),
+            Case::Code(Mutant::BlankDiskKeepsIdentity) => of_wiped(seed),
             Case::Code(mutant) if OF_SIZES.contains(&mutant) => of_sizes(seed),
             Case::Code(mutant) if OF_PAIRS.contains(&mutant) => of_pairs(seed),
             Case::Code(mutant) if OF_VERSIONS.contains(&mutant) => of_versions(seed),
             Case::Code(mutant) if OF_FORCED.contains(&mutant) => of_forced(seed),
             Case::Code(mutant) if OF_REGIMES.contains(&mutant) => of_lost_voters(seed),
+            Case::Code(mutant) if OF_LEASES.contains(&mutant) => of_leases(seed),
+            Case::Code(mutant) if OF_REFUSALS.contains(&mutant) => of_refusals(seed),
+            Case::Code(mutant) if OF_DISKS.contains(&mutant) => of_disks(seed),
+            Case::Code(mutant) if OF_TAKEOVERS.contains(&mutant) => of_takeovers(seed),
             Case::Code(_) | Case::World(_) => focused(seed),
         }
     }

@@ -2,10 +2,15 @@
 //!
 //! Production code asks [`mutated`] at the place of the mistake. Without the feature `mutants` the answer is a constant
 //! `false`, and nothing of it is left in the machine code. With it, the answer depends on what this thread has selected, so
-//! that threads can each run a mutant of their own. Only the simulator enables the feature; `cargo xtask tidy` sees to it.
+//! that threads can each run a mutant of their own: at first the one that the environment names in `HOLDFAST_MUTANT`, for
+//! tests. Only the simulator enables the feature; `cargo xtask tidy` sees to it.
+//!
+//! Most mistakes are left to the simulator's seeds. Where seeds find one rarely, because two things must go wrong in the
+//! same moment, the declaration names a test in which they do: `in "CRATE::MODULES::NAME"`. It must fail with the mistake and
+//! pass without it.
 
 macro_rules! mutants {
-    ($($(#[doc = $what:literal])+ $name:ident: $reference:literal,)*) => {
+    ($($(#[doc = $what:literal])+ $name:ident: $reference:literal $(in $test:literal)?,)*) => {
         /// A mistake. The text says what is broken.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Mutant { $($(#[doc = $what])+ $name),* }
@@ -27,10 +32,19 @@ macro_rules! mutants {
             }
 
             /// The rule that it breaks: a step, trap or property of docs/PROTOCOL.md; `core` for the ones that any change of
-            /// the protocol must still be caught by, `open` for the ones that nothing has caught reliably yet.
+            /// the protocol must still be caught by.
             #[must_use]
             pub const fn reference(self) -> &'static str {
                 match self { $(Mutant::$name => $reference),* }
+            }
+
+            /// The test that must fail with it, where no seeds look for it.
+            #[must_use]
+            pub const fn test(self) -> Option<&'static str> {
+                match self {
+                    $($(Mutant::$name => Some($test),)?)*
+                    _ => None,
+                }
             }
         }
     };
@@ -46,16 +60,20 @@ mutants! {
     /// After a recovery of the control plane epochs go on from the last one that is known.
     EpochsNotRaised: "G3",
     /// After a recovery of the control plane a fence of any R members is enough.
-    RecoveredFencesFew: "open G4",
+    RecoveredFencesFew: "G4"
+        in "replication::tests::regime::of_two_copies_one_that_lost_records_may_have_gone_on_alone",
     /// A reign that the recovered control plane does not know of is taken for one of the same members.
-    UnknownReignIgnored: "open G4",
+    UnknownReignIgnored: "G4"
+        in "replication::tests::regime::a_reign_that_is_not_known_of_opens_nothing_until_an_operator_says_so",
 
     // Of a forced recovery.
 
     /// After a forced recovery a fence of any R of the members that are left is enough.
-    ForcedFencesFew: "open F2",
+    ForcedFencesFew: "F2"
+        in "replication::tests::forced::every_survivor_is_fenced_since_no_quorum_of_them_stands_for_anything",
     /// After a forced recovery nobody waits for the leases that lost members may have granted.
-    ForcedSkipsLease: "open F2",
+    ForcedSkipsLease: "F2"
+        in "replication::tests::forced::the_leases_of_who_is_gone_are_waited_out",
     /// A forced recovery leaves the lost members in the configuration.
     ForcedKeepsOldMembers: "F1",
     /// A copy that was set aside and comes back is taken for a member.
@@ -108,13 +126,13 @@ mutants! {
     NoEpochStart: "core trap 2",
     /// A restarted process goes on with the epoch that an earlier life of it claimed.
     EpochOfAnEarlierLife: "core N0",
-
     /// A primary appends to its epoch after it has learned of the next one.
-    AppendsToOldEpochAfterReconf: "M1",
+    AppendsToOldEpochAfterReconf: "core M1",
     /// A recovery counts the answers of copies that are only to become members.
-    FencesNewMembers: "open T3",
+    FencesNewMembers: "core T3"
+        in "replication::tests::members::a_learner_completes_no_fence",
     /// A learner's copy counts towards W.
-    LearnerCounts: "N4",
+    LearnerCounts: "core N4",
 
     // Changes of members.
 
@@ -123,9 +141,11 @@ mutants! {
     /// Records of the next epoch are answered before it is activated.
     AnswersBeforeReconf: "M3",
     /// A learner's grant counts towards a lease.
-    LearnerGrants: "open N8",
+    LearnerGrants: "N8"
+        in "replication::tests::members::a_learner_counts_for_nothing",
     /// A removed member's copy stays, and is taken again when its node is added again.
-    RemovedCopyReturns: "open S20",
+    RemovedCopyReturns: "S20"
+        in "cluster::tests::redundancy::a_copy_that_is_gone_for_ten_minutes_is_replaced_on_a_spare_node",
     /// A node that is to be drained gets copies.
     DrainedGetsCopies: "drain",
     /// A witness gets copies.
@@ -139,15 +159,20 @@ mutants! {
     /// A source does not note which regions change while a pass goes on.
     ChangeNotNoted: "R4",
     /// A region takes the place of a newer one.
-    OlderRegionWins: "open R5",
+    OlderRegionWins: "R5"
+        in "store::tests::resync::the_newer_of_two_versions_of_a_region_stays",
     /// The side area becomes part of the copy without a comparison of the sums.
-    SideNotProven: "open R6",
+    SideNotProven: "R6"
+        in "store::tests::resync::a_side_area_that_is_not_the_whole_difference_is_refused",
     /// A target cuts its log when it begins to fetch regions.
-    OldLogDroppedEarly: "open R2",
+    OldLogDroppedEarly: "R2"
+        in "replication::tests::resync::a_copy_that_is_resynced_reports_the_log_that_it_has",
     /// A target reports the log that it will have after the switch.
-    NewLogReportedEarly: "open R6",
+    NewLogReportedEarly: "R6"
+        in "replication::tests::resync::a_copy_that_is_resynced_reports_the_log_that_it_has",
     /// A target switches to a state below what it knows to be committed, or below what its table shares.
-    SwitchesBackwards: "open R6",
+    SwitchesBackwards: "R6"
+        in "replication::tests::resync::a_copy_is_not_switched_to_less_than_it_knows_to_be_committed",
 
     // The epoch change.
 
@@ -160,7 +185,8 @@ mutants! {
     /// A primary that has promised a higher epoch keeps its reign.
     ReignOutlivesPromise: "T2",
     /// A tail names the newest epoch of the table as that of the last record.
-    LastEpochFromTable: "open trap 13",
+    LastEpochFromTable: "trap 13"
+        in "replication::tests::resync::a_tail_names_the_epoch_of_the_last_record_that_is_held",
     /// A member adopts a table and keeps the part of its log that the table contradicts.
     AdoptsWithoutCut: "T7",
     /// A member cuts one record more than the table asks for.
@@ -168,7 +194,8 @@ mutants! {
     /// A member acknowledges the log that it had before it adopted the primary's.
     AcksBeforeAdoption: "T7",
     /// A refused primary does not claim anew.
-    RejectIgnored: "open L6",
+    RejectIgnored: "L6"
+        in "replication::tests::a_primary_that_was_overtaken_in_vain_claims_anew",
     /// A primary goes on after it has released its lease.
     ServesAfterRelease: "S13",
 
@@ -213,17 +240,19 @@ mutants! {
     /// Reads are answered without a lease.
     NoLeaseCheck: "trap 5",
     /// The holder counts a lease from the answer's arrival.
-    LeaseFromReceipt: "open trap 5",
+    LeaseFromReceipt: "trap 5",
     /// Neither side of a lease allows for the drift of clocks.
-    NoDriftMargin: "open trap 5",
+    NoDriftMargin: "trap 5"
+        in "replication::lease::tests::the_holder_stops_before_the_grantor",
     /// The holder is content with one grant too few.
     OneGrantTooFew: "trap 5",
     /// The holder counts members that refused.
-    RefusalGrants: "open trap 5",
+    RefusalGrants: "trap 5",
     /// A member promises another epoch while its grant runs.
     GrantIgnored: "trap 5",
     /// A restarted member does not wait for grants of its earlier life.
-    GrantForgotten: "open trap 5",
+    GrantForgotten: "trap 5"
+        in "replication::tests::restarted_members_wait_for_what_they_may_have_granted",
 
     // The journal.
 
@@ -236,17 +265,21 @@ mutants! {
     /// A promise does not wait for appends that are under way.
     PromiseWithoutDrain: "trap 9",
     /// At a start every torn frame is taken for a rotten one.
-    TornTakenForRot: "open trap 11",
+    TornTakenForRot: "trap 11"
+        in "store::recover::resolve::tests::missing_frames_of_an_earlier_life_are_rot_and_of_the_last_are_torn",
     /// At a start records count though the epoch table contradicts them.
-    StaleRecordsCount: "open trap 13",
+    StaleRecordsCount: "trap 13"
+        in "store::tests::basic::cut_tails_do_not_return",
     /// Segments are reused when their records are applied, before a checkpoint.
     ReusesUncheckpointed: "trap 14",
     /// Segments that hold records of a failed copy are reused.
-    ReusesFailedCopy: "open S19",
+    ReusesFailedCopy: "S19"
+        in "store::tests::rot::a_failed_copy_keeps_its_records",
     /// Segments are reused though other members still need them.
     ReusesUntrimmed: "trim",
     /// The last spare segment is filled like any other.
-    LastSpareFilled: "open L8",
+    LastSpareFilled: "L8"
+        in "store::tests::journal::a_full_journal_takes_fences_cuts_and_starts_of_epochs",
     /// A full disk is taken for a broken one.
     FullDiskIsBroken: "trap 21",
     /// Commit positions are not written when no record carries them.
@@ -257,7 +290,8 @@ mutants! {
     /// The image takes records that are not committed.
     AppliesUncommitted: "S16",
     /// The image takes records before the disk knows them to be committed.
-    AppliesUnknownCommit: "open S16",
+    AppliesUnknownCommit: "S16"
+        in "store::tests::basic::nothing_is_applied_before_the_disk_knows_that_it_is_committed",
     /// A checkpoint does not sync the image.
     ImageNotSynced: "N6",
     /// A checkpoint does not sync the block table.
@@ -267,7 +301,8 @@ mutants! {
     /// A checkpoint ignores a failed write or sync.
     CheckpointErrorIgnored: "trap 15",
     /// A failed write to the image is ignored.
-    ApplyErrorIgnored: "open P8",
+    ApplyErrorIgnored: "P8"
+        in "store::tests::rot::a_failed_write_of_an_image_fails_its_copy",
     /// The superblock is written without being made durable.
     SuperblockNotDurable: "S14",
     /// All copies of the superblock are written at once.
@@ -296,7 +331,16 @@ mutants! {
 
 #[cfg(feature = "mutants")]
 thread_local! {
-    static SELECTED: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+    static SELECTED: std::cell::Cell<Option<Mutant>> = std::cell::Cell::new(named_outside());
+}
+
+/// The mistake that the environment names.
+#[cfg(feature = "mutants")]
+fn named_outside() -> Option<Mutant> {
+    let name = std::env::var("HOLDFAST_MUTANT").ok()?;
+    let found = Mutant::ALL.iter().copied().find(|mutant| mutant.name() == name);
+    assert!(found.is_some(), "expected the name of a mutant in HOLDFAST_MUTANT, found {name}");
+    found
 }
 
 /// From now on this thread makes this mistake, or none.

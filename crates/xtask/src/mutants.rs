@@ -1,36 +1,43 @@
-//! `cargo xtask mutants`: runs every deliberate mistake through the simulator and prints who caught it.
+//! `cargo xtask mutants`: runs every deliberate mistake through the simulator, or through the test that is named for it, and
+//! prints who caught it.
 //!
 //! This binary is built without the simulator. Asked for mutants, it has itself built anew, in release mode, with the
 //! feature `mutants`, and hands its arguments on.
 
 #[cfg(feature = "mutants")]
 mod hunt;
+#[cfg(any(test, feature = "mutants"))]
+#[cfg_attr(not(feature = "mutants"), expect(dead_code, reason = "used by the hunt, which is built on request"))]
+mod scenario;
 
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "cargo xtask mutants [--only NAME] [--seeds N] [--from SEED] [--jobs J] [--sample] [--output json]\n\
+const USAGE: &str = "cargo xtask mutants [--only NAME] [--seeds N] [--from SEED] [--jobs J] [--sample] [--by-seeds]\n\
+  [--output json]\n\
   --only NAME    this one alone; may be given several times\n\
   --seeds N      give up on a mutant after so many seeds (5000; of a sample 500)\n\
   --from SEED    the first seed (0)\n\
   --jobs J       threads (1)\n\
   --sample       the mistakes that docs/PROTOCOL.md names, and a few others that differ from day to day\n\
+  --by-seeds     seeds look also for those that have a test\n\
   --output json  one object a line, the last one the summary";
 
 /// What was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Arguments {
     only: Vec<String>,
     seeds: Option<u64>,
     from: u64,
     jobs: usize,
     sample: bool,
+    by_seeds: bool,
     json: bool,
 }
 
 impl Arguments {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-        let mut found = Arguments { only: Vec::new(), seeds: None, from: 0, jobs: 1, sample: false, json: false };
+        let mut found = Arguments { jobs: 1, ..Arguments::default() };
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("expected a value behind {word}, found nothing"));
             match word.as_str() {
@@ -39,6 +46,7 @@ impl Arguments {
                 "--from" => found.from = number(&word, &value()?)?,
                 "--jobs" => found.jobs = number::<usize>(&word, &value()?)?.max(1),
                 "--sample" => found.sample = true,
+                "--by-seeds" => found.by_seeds = true,
                 "--output" => found.json = value()? == "json",
                 _ => return Err(format!("expected an option, found {word}")),
             }
@@ -69,8 +77,8 @@ pub(crate) fn run(root: &Path, words: impl Iterator<Item = String>) -> ExitCode 
 }
 
 #[cfg(feature = "mutants")]
-fn hunt(_root: &Path, arguments: &Arguments, _words: &[String]) -> ExitCode {
-    hunt::run(arguments)
+fn hunt(root: &Path, arguments: &Arguments, _words: &[String]) -> ExitCode {
+    hunt::run(root, arguments)
 }
 
 #[cfg(not(feature = "mutants"))]
@@ -98,9 +106,9 @@ mod tests {
 
     #[test]
     fn arguments_are_understood_or_refused_with_a_sentence() {
-        let all = parse("--only A --only B --seeds 7 --from 3 --jobs 2 --sample --output json");
-        let only = vec!["A".to_owned(), "B".to_owned()];
-        assert_eq!(all, Ok(Arguments { only, seeds: Some(7), from: 3, jobs: 2, sample: true, json: true }));
+        let all = parse("--only A --only B --seeds 7 --from 3 --jobs 2 --sample --by-seeds --output json");
+        let (only, seeds) = (vec!["A".to_owned(), "B".to_owned()], Some(7));
+        assert_eq!(all, Ok(Arguments { only, seeds, from: 3, jobs: 2, sample: true, by_seeds: true, json: true }));
         assert_eq!(parse("").map(|a| (a.seeds, a.jobs, a.json)), Ok((None, 1, false)));
         for bad in ["--seeds", "--seeds many", "--unknown"] {
             assert!(parse(bad).is_err_and(|sentence| sentence.starts_with("expected")), "{bad}");

@@ -36,6 +36,8 @@ struct Node {
     applied: Lsn,
     hold: Option<Lsn>,
     waiting: VecDeque<Output>,
+    /// Records up to here may have been durable and can't be read.
+    unknown_to: Option<Lsn>,
 }
 
 pub(super) struct Cluster {
@@ -50,6 +52,8 @@ pub(super) struct Cluster {
     control_held: bool,
     /// Beats are lost.
     beats_cut: bool,
+    /// Grants on their way: from whom, to whom, of which epoch, asked for when.
+    late_grants: Option<Vec<(NodeId, NodeId, Epoch, Time)>>,
     /// Its process is stopped: what is for it waits.
     frozen: Option<NodeId>,
     /// Does not hear of the control plane.
@@ -83,6 +87,7 @@ impl Node {
             applied: Lsn::ZERO,
             hold: None,
             waiting: VecDeque::new(),
+            unknown_to: None,
         }
     }
 }
@@ -114,6 +119,7 @@ impl Cluster {
             control: VecDeque::new(),
             control_held: false,
             beats_cut: false,
+            late_grants: None,
             frozen: None,
             deaf: None,
             delayed: VecDeque::new(),
@@ -331,6 +337,25 @@ impl Cluster {
         self.beats_cut = cut;
     }
 
+    /// Grants of leases stay on their way, or arrive.
+    pub(super) fn hold_grants(&mut self, held: bool) {
+        let late = std::mem::replace(&mut self.late_grants, held.then(Vec::new));
+        for (from, to, epoch, sent) in late.into_iter().flatten() {
+            let (now, mut out) = (self.now, Vec::new());
+            self.node(to).replica.as_mut().expect("it beats").lease_granted(from, epoch, sent, now, &mut out);
+            self.carry_all(to, out);
+        }
+        self.settle();
+    }
+
+    /// The records behind `last` rot, of a node that does not run; what they said of commits goes with them.
+    pub(super) fn lose_behind(&mut self, node: NodeId, last: Lsn) {
+        let n = self.node(node);
+        n.unknown_to = n.log.last().map(Record::lsn).filter(|lsn| *lsn > last);
+        n.log.retain(|record| record.lsn() <= last);
+        n.committed = n.committed.min(last);
+    }
+
     /// The node's loop notices that it stood still.
     pub(super) fn gap(&mut self, node: NodeId) {
         let (now, mut out) = (self.now, Vec::new());
@@ -462,7 +487,7 @@ impl Cluster {
             digest,
             checkpoint: n.committed,
             first: Lsn(1),
-            unknown_to: None,
+            unknown_to: n.unknown_to,
             scrub: n.scrub.clone(),
         };
         n.replica = Some(Replica::new(node, Life(n.life), view, &opened, Timers::default(), Limits::default(), now));
@@ -532,7 +557,9 @@ impl Cluster {
                 let (now, mut out) = (self.now, Vec::new());
                 let granted = self.node(*to).replica.as_mut().is_some_and(|r| r.beaten(*from, &beat, now, &mut out));
                 self.carry_all(*to, out);
-                if granted {
+                if let Some(late) = self.late_grants.as_mut().filter(|_| granted) {
+                    late.push((*to, *from, beat.epoch, now));
+                } else if granted {
                     let mut out = Vec::new();
                     let replica = self.node(*from).replica.as_mut().expect("it beats");
                     replica.lease_granted(*to, beat.epoch, now, now, &mut out);

@@ -147,6 +147,35 @@ fn a_takeover_in_the_middle_keeps_the_members_of_the_base() {
     assert_eq!(c.reply(r), Some(vec![20]));
 }
 
+/// T3: who is only to become a member says nothing about what was acknowledged without it.
+#[test]
+fn a_learner_completes_no_fence() {
+    let mut c = opened(3);
+    c.hold_control(true);
+    c.add_learner(N4);
+    c.run_for(Duration::from_millis(100));
+    [N3, N4].into_iter().for_each(|n| c.cut(n));
+    let w = c.write(N1, 0, b"on n1 and n2");
+    assert!(c.reply(w).is_some());
+    c.crash(N1);
+    c.drop_requests();
+    [N3, N4].into_iter().for_each(|n| c.join(n));
+    c.nominate(N3, false);
+    c.run_for(Duration::from_millis(2_500));
+    // Node 2 would let it take over, and is gone when the claim is decided.
+    c.crash(N2);
+    c.decide_one();
+    c.drop_requests();
+    c.hold_control(false);
+    c.run_for(Duration::from_secs(1));
+    c.restart(N2);
+    c.run_for(Duration::from_secs(3));
+    assert_eq!(c.status(N3).role, RoleName::Primary, "{:?}", c.status(N3));
+    let r = c.read(N3, 0, 12);
+    c.run_for(Duration::from_millis(300));
+    assert_eq!(c.reply(r), Some(b"on n1 and n2".to_vec()), "S1");
+}
+
 #[test]
 fn a_change_whose_new_member_is_gone_is_given_up() {
     let mut c = opened(3);

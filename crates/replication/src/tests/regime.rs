@@ -64,6 +64,29 @@ fn one_of_two_opens_nothing_although_it_would_be_a_fence() {
     reads(&mut c, N2, b"kept");
 }
 
+/// Both copies of two answer. The one that can't read what it held went on alone for a while, which nobody else knows of.
+#[test]
+fn of_two_copies_one_that_lost_records_may_have_gone_on_alone() {
+    let mut c = opened(2);
+    acknowledged(&mut c, N1, b"before");
+    let known = c.view().clone();
+    c.crash(N2);
+    let before = c.last(N1);
+    c.go_alone(N1);
+    c.run_for(LONG);
+    assert_eq!(c.members(), [1]);
+    acknowledged(&mut c, N1, b"alone");
+    c.crash(N1);
+    c.lose_behind(N1, before);
+    c.recover_control(known);
+    c.restart(N1);
+    c.restart(N2);
+    let epoch = c.active().epoch;
+    c.nominate(N2, false);
+    c.run_for(LONG);
+    assert_eq!(c.active().epoch, epoch, "S1: one whole log of two is no wide fence: {:?}", c.status(N2));
+}
+
 /// The control plane knows of three members; a fourth was added, and a write went to those that are not asked.
 #[test]
 fn a_reign_that_is_not_known_of_opens_nothing_until_an_operator_says_so() {

@@ -417,6 +417,19 @@ fn written_zeroes_keep_their_space_and_discarded_blocks_do_not() {
     h.quiesce();
 }
 
+/// S16: what the next life does not know to be committed may be cut, and the image is never undone.
+#[test]
+fn nothing_is_applied_before_the_disk_knows_that_it_is_committed() {
+    let mut h = one_volume(44);
+    h.append(V, 3);
+    h.drain_disk();
+    h.commit_all_without(V, |op| matches!(op.file, FileId::Segment(_) | FileId::Superblock(_)));
+    let p = h.store.positions(V).expect("open");
+    assert_eq!((p.committed, p.applied), (Lsn(3), Lsn::ZERO), "{p:?}");
+    h.quiesce();
+    assert_eq!(h.store.positions(V).expect("open").applied, Lsn(3));
+}
+
 /// The same (e, n) cut and overwritten by (e', n), over and over, then a crash: the table tells which counts.
 #[test]
 fn cut_tails_do_not_return() {

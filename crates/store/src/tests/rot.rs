@@ -2,7 +2,7 @@
 
 use super::harness::{BLOCKS, Harness, Model, small};
 use crate::api::Input;
-use crate::io::FileId;
+use crate::io::{DiskOp, DiskOpKind, FileId};
 use bytes::Bytes;
 use holdfast_format::{ALLOCATED_ZEROS, Record, RecordKind, SegmentHeader, TablePage};
 use holdfast_types::{BlockIndex, BlockRange, Lsn, Rng, VolumeId};
@@ -498,6 +498,28 @@ fn a_failed_device_stays_failed() {
     assert_eq!(h.models[&V2].durable, durable, "no Durable after the failure");
     assert_eq!(h.store.next_timeout(), None);
     h.input(Input::Commit { volume: V2, upto: Lsn(durable) });
+}
+
+/// P8: what a failed write should have brought is missing from the image, whatever a later sync says.
+#[test]
+fn a_failed_write_of_an_image_fails_its_copy() {
+    let mut h = history(14);
+    h.strict = false;
+    let is_write =
+        |op: &DiskOp| op.file == FileId::Image(V1) && !matches!(op.kind, DiskOpKind::Sync | DiskOpKind::Read { .. });
+    h.append(V1, 3);
+    h.commit_all_without(V1, is_write);
+    h.disk.broken = Some(FileId::Image(V1));
+    let mut failed = 0;
+    while let Some(i) = h.disk.in_flight.iter().position(|(_, op)| is_write(op)) {
+        let done = h.disk.complete(i);
+        h.input(Input::Done(done));
+        failed += 1;
+    }
+    assert!(failed > 0, "records were being applied");
+    h.disk.broken = None;
+    h.quiesce();
+    assert!(matches!(&h.failures[..], [(Some(V1), _)]), "{:?}", h.failures);
 }
 
 /// A copy at rest, all of it under a checkpoint.

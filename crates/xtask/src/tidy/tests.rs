@@ -53,6 +53,12 @@ fn every_banned_call_is_found_in_a_pure_crate_alone() {
 }
 
 #[test]
+fn only_mutants_are_told_from_outside() {
+    let code = "fn f() { std::env::var(x); std::fs::read(p); }\n";
+    assert_eq!((banned(PURE, code).len(), banned("crates/types/src/mutant.rs", code).len()), (2, 1));
+}
+
+#[test]
 fn names_that_only_contain_a_banned_one_are_free() {
     assert!(banned(PURE, "fn f() { operand::g(); MyHashMapper::new(); sprint!(); brand::x(); }\n").is_empty());
 }
