@@ -8,9 +8,11 @@
 //! | `journal` | the journal's micro-benchmark |
 //! | `micro` | steps of a write's way without a device, to be counted in instructions |
 //! | `table` | whole clusters: the rows, the goals, and how a row is measured with `holdfast bench` |
+//! | `rack` | a cluster on hosts of others, by ssh |
 
 pub mod journal;
 pub mod micro;
+pub mod rack;
 pub mod raw;
 pub mod shard;
 pub mod table;
