@@ -7,10 +7,12 @@
 //! | `shard` | the real store on the real disk driver |
 //! | `journal` | the journal's micro-benchmark |
 //! | `micro` | steps of a write's way without a device, to be counted in instructions |
-//!
-//! Deliberately absent: latency of whole clusters, which is `holdfast bench`.
+//! | `table` | whole clusters: the rows, the goals, and how a row is measured with `holdfast bench` |
+//! | `rack` | a cluster on hosts of others, by ssh |
 
 pub mod journal;
 pub mod micro;
+pub mod rack;
 pub mod raw;
 pub mod shard;
+pub mod table;

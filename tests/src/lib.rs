@@ -325,30 +325,37 @@ pub fn scratch() -> TempDir {
 /// It could not be built.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let test = std::env::current_exe().expect("a running program has a path");
-        let profile_dir = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
-        let binary = profile_dir.join("holdfast");
-        if is_stale(&binary, &manifests(&workspace())) {
-            build(profile_dir);
-        }
-        assert!(binary.exists(), "expected cargo to build {}, found nothing there", binary.display());
-        binary
-    })
+    BINARY.get_or_init(|| built("holdfast"))
+}
+
+/// The same of another program of the workspace.
+///
+/// # Panics
+/// It could not be built.
+#[must_use]
+pub fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a running program has a path");
+    let profile_dir = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+    let binary = profile_dir.join(name);
+    if is_stale(&binary, &manifests(&workspace())) {
+        build(profile_dir, name);
+    }
+    assert!(binary.exists(), "expected cargo to build {}, found nothing there", binary.display());
+    binary
 }
 
 /// As part of the workspace, and with what its tests need: with fewer features all that it is made of would be built once more, which takes
 /// minutes, in the middle of whichever test comes first.
-fn build(profile_dir: &Path) {
+fn build(profile_dir: &Path, name: &str) {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(workspace());
-    cargo.args(["build", "--quiet", "--workspace", "--bin", "holdfast", "--test", "workload"]);
+    cargo.args(["build", "--quiet", "--workspace", "--bin", name, "--test", "workload"]);
     cargo.arg("--target-dir").arg(profile_dir.parent().expect("a profile's directory lies in the target directory"));
     if profile_dir.ends_with("release") {
         cargo.arg("--release");
     }
     let status = cargo.status().expect("cargo can be run");
-    assert!(status.success(), "expected `cargo build --workspace --bin holdfast` to succeed, see above");
+    assert!(status.success(), "expected `cargo build --workspace --bin {name}` to succeed, see above");
 }
 
 fn workspace() -> PathBuf {

@@ -29,5 +29,6 @@ mod top;
 mod units;
 pub mod workload;
 
+pub use bench::processes;
 pub use error::{CliError, Exit};
 pub use run::main;

@@ -11,7 +11,7 @@
 mod load;
 mod plan;
 mod plot;
-mod processes;
+pub mod processes;
 mod raw;
 mod report;
 mod sample;

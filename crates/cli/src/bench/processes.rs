@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-/// Agents on this machine: those that serve the connections, and every other `holdfast agent` of the same user or less.
+/// Agents on this machine: those that serve the connections, and every other `holdfast agent` that runs the same program, if the kernel lets
+/// us see which. One that is installed here and has no part in what is measured is none of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Processes {
     agents: BTreeSet<u32>,
@@ -14,8 +16,11 @@ impl Processes {
     /// The given ones and what /proc shows.
     pub(crate) fn find(servers: &[u32]) -> Processes {
         let mut agents: BTreeSet<u32> = servers.iter().copied().collect();
+        let programs: BTreeSet<_> = servers.iter().filter_map(|pid| program(*pid)).collect();
+        let ours =
+            |pid: &u32| is_agent(*pid) && (servers.is_empty() || program(*pid).is_some_and(|p| programs.contains(&p)));
         let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-        agents.extend(all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|pid| is_agent(*pid)));
+        agents.extend(all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(ours));
         Processes { agents }
     }
 
@@ -46,8 +51,14 @@ fn is_agent(pid: u32) -> bool {
     program.rsplit(|b| *b == b'/').next() == Some(b"holdfast") && words.any(|word| word == b"agent")
 }
 
+/// Device and inode of what it runs, also after that was replaced by an upgrade.
+fn program(pid: u32) -> Option<(u64, u64)> {
+    let meta = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
 /// User and system time of all threads, also of those that have ended.
-fn cpu(pid: u32) -> Option<Duration> {
+pub fn cpu(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name of the program, in brackets, may hold anything.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
@@ -57,12 +68,16 @@ fn cpu(pid: u32) -> Option<Duration> {
     Some(Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second)))
 }
 
-fn written(pid: u32) -> Option<u64> {
+/// Bytes that it has sent to block devices so far.
+#[must_use]
+pub fn written(pid: u32) -> Option<u64> {
     let io = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
     io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
 }
 
-fn peak(pid: u32) -> Option<u64> {
+/// Largest resident memory so far, in bytes.
+#[must_use]
+pub fn peak(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)

@@ -6,7 +6,9 @@
 //! Invariants: every wait has a limit and says what it waited for and what it found last; no agent outlives its cluster,
 //! whether that is dropped, or this process panics or is killed.
 //!
-//! Deliberately absent: other machines, network faults (see `tests/`).
+//! A cluster over several machines has one of these on each, with one node ([`Cluster::alone`]), and somebody who carries the token around.
+//!
+//! Deliberately absent: ways to other machines, network faults (see `tests/`).
 
 mod error;
 mod node;
@@ -18,7 +20,7 @@ pub use sync::InSync;
 
 use holdfast_agent::admin::{AdminClient, connect, pb};
 use std::ffi::OsStr;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -104,7 +106,28 @@ impl Cluster {
         }
     }
 
+    /// One node, called `name`, that others find at `peer`: the only one of its cluster on this machine. Nothing runs yet.
+    ///
+    /// # Errors
+    /// Its files can't be made.
+    pub fn alone(options: &ClusterOptions, name: &str, peer: SocketAddr) -> Result<Cluster, HarnessError> {
+        Ok(Cluster { nodes: vec![Node::prepare_as(options, 1, name.to_owned(), peer)?] })
+    }
+
     async fn gather(&mut self) -> Result<(), HarnessError> {
+        self.found().await?;
+        for at in 1..self.nodes.len() {
+            let pb::TokenCreateResponse { address, token, .. } = self.token().await?;
+            self.join(at, &address, &token).await?;
+        }
+        self.wait_gathered(self.nodes.len()).await
+    }
+
+    /// Founds the cluster on the first node, and waits until that leads it.
+    ///
+    /// # Errors
+    /// It was refused, or leads nothing.
+    pub async fn found(&mut self) -> Result<(), HarnessError> {
         let config = self.nodes[0].config().to_owned();
         self.holdfast([OsStr::new("init"), "--config".as_ref(), config.as_os_str()]).await?;
         self.launch(0)?;
@@ -112,24 +135,28 @@ impl Cluster {
             let status = cluster.status(0).await?;
             if status.leader.is_empty() { Err("no leader".to_owned()) } else { Ok(()) }
         })
-        .await?;
-        for at in 1..self.nodes.len() {
-            self.join(at).await?;
-        }
+        .await
+    }
+
+    /// Waits until each node sees so many up, and as many of them vote as are to.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub async fn wait_gathered(&self, nodes: usize) -> Result<(), HarnessError> {
         self.wait_for("every node to see all nodes up, and enough of them vote", GATHER, async |cluster| {
             for at in 0..cluster.nodes.len() {
-                cluster.sees_all(at).await?;
+                cluster.sees_all(at, nodes).await?;
             }
             Ok(())
         })
         .await
     }
 
-    async fn sees_all(&self, at: usize) -> Result<(), String> {
+    async fn sees_all(&self, at: usize, nodes: usize) -> Result<(), String> {
         let status = self.status(at).await?;
         let up = status.nodes.iter().filter(|node| node.state == "up").count();
         let voters = status.nodes.iter().filter(|node| node.voter).count();
-        if up == self.nodes.len() && voters == wanted_voters(up) {
+        if up == nodes && voters == wanted_voters(up) {
             return Ok(());
         }
         let state =
@@ -138,14 +165,24 @@ impl Cluster {
         Err(format!("{} sees {}", self.nodes[at].name(), states.join("; ")))
     }
 
-    async fn join(&mut self, at: usize) -> Result<(), HarnessError> {
+    /// What another node needs to join.
+    ///
+    /// # Errors
+    /// Refused, or no answer.
+    pub async fn token(&self) -> Result<pb::TokenCreateResponse, HarnessError> {
         let token =
             self.ask(0, async |mut client| client.token_create(pb::TokenCreateRequest { valid_seconds: 60 }).await);
-        let token = token.await.map_err(|found| HarnessError::Refused { what: "create a token".to_owned(), found })?;
+        token.await.map_err(|found| HarnessError::Refused { what: "create a token".to_owned(), found })
+    }
+
+    /// Lets a node join, and starts it.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub async fn join(&mut self, at: usize, address: &str, token: &str) -> Result<(), HarnessError> {
         let config = self.nodes[at].config().to_owned();
-        let (address, token) = (OsStr::new(&token.address), OsStr::new(&token.token));
-        let args = ["join".as_ref(), address, "--token".as_ref(), token, "--config".as_ref(), config.as_os_str()];
-        self.holdfast_at(at, args).await?;
+        let args = ["join", address, "--token", token, "--config"].map(OsStr::new);
+        self.holdfast_at(at, args.into_iter().chain([config.as_os_str()])).await?;
         self.launch(at)
     }
 

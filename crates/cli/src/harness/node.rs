@@ -39,7 +39,19 @@ pub struct Node {
 impl Node {
     /// Makes the directories and the configuration of node number `at`.
     pub(super) fn prepare(options: &ClusterOptions, at: usize) -> Result<Node, HarnessError> {
-        let name = format!("n{at}");
+        let port = free_ports().map_err(|e| io_error("find two free UDP ports", e))?;
+        let host = options.hosts.get(at - 1);
+        let address = host.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |host| host.address);
+        Node::prepare_as(options, at, format!("n{at}"), SocketAddr::new(address, port))
+    }
+
+    /// The same, with this name, and where the others find it.
+    pub(super) fn prepare_as(
+        options: &ClusterOptions,
+        at: usize,
+        name: String,
+        peer: SocketAddr,
+    ) -> Result<Node, HarnessError> {
         let dir = options.dir.join(&name);
         let node = Node {
             config: dir.join("config.toml"),
@@ -62,16 +74,13 @@ impl Node {
             return Err(HarnessError::Path { path });
         }
         fs::create_dir_all(&nbd_dir).map_err(|e| io_error(format!("create {}", nbd_dir.display()), e))?;
-        let port = free_ports().map_err(|e| io_error("find two free UDP ports", e))?;
-        let text = node.config_text(port, options.witness && at == options.nodes, &options.extra);
+        let text = node.config_text(peer, options.witness && at == options.nodes, &options.extra);
         fs::write(&node.config, text).map_err(|e| io_error(format!("write {}", node.config.display()), e))?;
         Ok(node)
     }
 
-    fn config_text(&self, port: u16, witness: bool, extra: &str) -> String {
+    fn config_text(&self, peer: SocketAddr, witness: bool, extra: &str) -> String {
         let path = |path: &Path| toml_string(&path.display().to_string());
-        let address = self.host.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |host| host.address);
-        let peer = SocketAddr::new(address, port);
         let metrics = self.metrics.map_or_else(String::new, |address| format!("metrics = \"{address}\"\n"));
         format!(
             "[node]\nname = {}\ndata_dir = {}\nwitness = {witness}\n\n[listen]\npeer = \"{peer}\"\nadmin = {}\nnbd_dir = {}\n{metrics}\n{extra}\n",
