@@ -113,7 +113,7 @@ pub fn run(dir: &Path, amount: Amount) -> Result<Vec<Row>, Box<dyn Error>> {
 /// as many as when no guest writes.
 fn beside(dir: &Path, amount: Amount) -> Result<Row, Box<dyn Error>> {
     let few = StoreConfig::default();
-    let many = StoreConfig { apply_beside: few.apply_in_flight, ..few.clone() };
+    let many = StoreConfig { apply_beside: few.apply_in_flight, ..StoreConfig::default() };
     let mut shards = [Shard::open(&dir.join("many"), many)?, Shard::open(&dir.join("few"), few)?];
     let mut slowest = [Vec::new(), Vec::new()];
     for _ in 0..amount.rounds {
