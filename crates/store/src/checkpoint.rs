@@ -48,11 +48,11 @@ enum Step {
 }
 
 impl Replica {
-    /// When a checkpoint is due though nothing else happens; begun by the store, which spreads them.
-    pub(crate) fn checkpoint_due(&self, interval: std::time::Duration) -> Option<Time> {
+    /// When a checkpoint is due though nothing else happens.
+    pub(crate) fn checkpoint_due(&self, cx_interval: std::time::Duration) -> Option<Time> {
         // One that has to wait for a resize comes with its end: a time that has passed would be asked for again and again.
         let waiting = self.checkpointing.is_none() && self.applied > self.checkpoint && !self.is_resizing();
-        self.first_applied.filter(|_| waiting && !self.checkpoint_now).map(|since| since + interval)
+        self.first_applied.filter(|_| waiting).map(|since| since + cx_interval)
     }
 
     pub(crate) fn pump_checkpoint(&mut self, cx: &mut Cx<'_>) {
@@ -67,8 +67,9 @@ impl Replica {
         if self.stage != Stage::Open && !self.checkpoint_now {
             return;
         }
+        let late = self.checkpoint_due(cx.config.checkpoint_interval).is_some_and(|at| at <= cx.now);
         let moved = self.has_moved(cx.config.checkpoint_bytes);
-        if !(moved || self.checkpoint_now || self.applied_bytes >= cx.config.checkpoint_bytes) {
+        if !(late || moved || self.checkpoint_now || self.applied_bytes >= cx.config.checkpoint_bytes) {
             return;
         }
         (self.checkpoint_now, self.tables_rotten) = (false, false);

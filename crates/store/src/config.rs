@@ -26,8 +26,7 @@ pub struct StoreConfig {
     pub seal_delay: Duration,
     /// Bytes applied after which a checkpoint is due.
     pub checkpoint_bytes: u64,
-    /// Time after which a checkpoint is due if anything was applied. Of many copies that are due each waits for its turn: sixteen in that
-    /// time.
+    /// Time after which a checkpoint is due if anything was applied.
     pub checkpoint_interval: Duration,
     /// What a start replays is kept below this, as far as the measured speed of the images tells.
     pub replay_target: Duration,

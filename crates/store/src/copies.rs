@@ -23,10 +23,7 @@ pub(crate) struct Copies {
     working: BTreeSet<VolumeId>,
     /// Those with applied records that the cache does not know of.
     uncached: BTreeSet<VolumeId>,
-    /// When a batch of which copy is due.
-    batches: BTreeSet<(Time, VolumeId)>,
-    /// When a checkpoint of which copy is due.
-    checkpoints: BTreeSet<(Time, VolumeId)>,
+    due: BTreeSet<(Time, VolumeId)>,
 }
 
 /// What is counted of one copy.
@@ -37,8 +34,7 @@ struct Facts {
     applying: bool,
     pages: usize,
     uncached: bool,
-    batch: Option<Time>,
-    checkpoint: Option<Time>,
+    due: Option<Time>,
 }
 
 /// The same of all of them.
@@ -56,15 +52,14 @@ pub(crate) struct Sums {
 
 impl Facts {
     fn of(replica: &Replica, config: &StoreConfig) -> Facts {
-        let open = replica.stage == Stage::Open;
+        let times = || [replica.checkpoint_due(config.checkpoint_interval), replica.apply_due(config.apply_delay)];
         Facts {
             debt: replica.debt,
             applied: replica.applied_bytes,
             applying: replica.batch.is_some(),
             pages: replica.tables.len(),
             uncached: replica.cached_upto < replica.applied,
-            batch: replica.apply_due(config.apply_delay).filter(|_| open),
-            checkpoint: replica.checkpoint_due(config.checkpoint_interval).filter(|_| open),
+            due: (replica.stage == Stage::Open).then(times).into_iter().flatten().flatten().min(),
         }
     }
 
@@ -134,8 +129,7 @@ impl Copies {
         if facts.uncached {
             self.uncached.insert(volume);
         }
-        self.batches.extend(facts.batch.map(|at| (at, volume)));
-        self.checkpoints.extend(facts.checkpoint.map(|at| (at, volume)));
+        self.due.extend(facts.due.map(|at| (at, volume)));
     }
 
     fn forget(&mut self, volume: VolumeId, facts: Facts) {
@@ -145,8 +139,9 @@ impl Copies {
         self.sums.pages -= facts.pages;
         self.working.remove(&volume);
         self.uncached.remove(&volume);
-        facts.batch.map(|at| self.batches.remove(&(at, volume)));
-        facts.checkpoint.map(|at| self.checkpoints.remove(&(at, volume)));
+        if let Some(at) = facts.due {
+            self.due.remove(&(at, volume));
+        }
     }
 
     /// As they were counted last.
@@ -164,19 +159,14 @@ impl Copies {
         self.uncached.iter().copied().collect()
     }
 
-    /// When the first batch is due though nothing else happens.
-    pub(crate) fn next_batch(&self) -> Option<Time> {
-        self.batches.first().map(|(at, _)| *at)
+    /// When the first of them has something to do though nothing else happens.
+    pub(crate) fn next_due(&self) -> Option<Time> {
+        self.due.first().map(|(at, _)| *at)
     }
 
-    /// Copies whose next batch is due.
+    /// Those that have something to do now.
     pub(crate) fn due(&self, now: Time) -> impl Iterator<Item = VolumeId> {
-        self.batches.iter().take_while(move |(at, _)| *at <= now).map(|(_, volume)| *volume)
-    }
-
-    /// The checkpoint that is due first though nothing else happens.
-    pub(crate) fn next_checkpoint(&self) -> Option<(Time, VolumeId)> {
-        self.checkpoints.first().copied()
+        self.due.iter().take_while(move |(at, _)| *at <= now).map(|(_, volume)| *volume)
     }
 
     /// What is kept is what counting all of them would find.
@@ -187,8 +177,8 @@ impl Copies {
             anew.take_in(*volume, Facts::of(replica, config));
         }
         assert_eq!(
-            (self.sums, &self.working, &self.uncached, &self.batches, &self.checkpoints),
-            (anew.sums, &anew.working, &anew.uncached, &anew.batches, &anew.checkpoints)
+            (self.sums, &self.working, &self.uncached, &self.due),
+            (anew.sums, &anew.working, &anew.uncached, &anew.due)
         );
     }
 }

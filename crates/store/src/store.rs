@@ -28,9 +28,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub(crate) const WHAT_TO_DO: &str =
     "check the device (dmesg), then restart this node's agent if it is sound, or replace the device and the copy";
 
-/// Checkpoints that begin within `StoreConfig::checkpoint_interval` because they are due.
-const CHECKPOINTS_AN_INTERVAL: u32 = 16;
-
 const LONGER_FILES: &str =
     "replace the copy, on a file system that takes files of the volume's size (xfs does, ext4 ends at 16 TiB)";
 
@@ -59,8 +56,6 @@ pub struct Store {
     now: Time,
     /// When all copies were looked at last.
     looked_at: Time,
-    /// No checkpoint begins before this for no other reason than that it is due.
-    checkpoint_at: Time,
 }
 
 #[derive(Debug)]
@@ -101,7 +96,6 @@ impl Store {
             cache_bytes: 0,
             now: Time::default(),
             looked_at: Time::default(),
-            checkpoint_at: Time::default(),
         }
     }
 
@@ -114,7 +108,6 @@ impl Store {
             Input::Tick => {
                 self.cx(now, out).retry();
                 self.touched.extend(self.replicas.due(now));
-                self.begin_checkpoint(now);
                 if now >= self.looked_at + self.config.look_interval {
                     self.looked_at = now;
                     self.touch_all();
@@ -165,11 +158,7 @@ impl Store {
         }
         let paced = self.ops.pace.ready_at(&self.config).filter(|at| *at > self.now);
         let journal = self.journal.next_timeout(self.config.seal_delay);
-        let checkpoint = self.replicas.next_checkpoint().map(|(at, _)| at.max(self.checkpoint_at));
-        [self.replicas.next_batch(), checkpoint, paced, self.ops.retry_at(), journal, self.hung_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.replicas.next_due(), paced, self.ops.retry_at(), journal, self.hung_at].into_iter().flatten().min()
     }
 
     const fn cx<'a>(&'a mut self, now: Time, out: &'a mut Vec<Output>) -> Cx<'a> {
@@ -181,19 +170,6 @@ impl Store {
         let mut start = Box::<Start>::default();
         start.begin(&mut self.cx(now, out));
         self.phase = Phase::Finding(start);
-    }
-
-    /// Begins the checkpoint that is due first. Of many volumes that write a little each, all would be due every few seconds, and each
-    /// is a handful of flushes that guests of all volumes wait for: so few begin in an interval. What makes room, or bounds what a
-    /// start replays, begins at once.
-    fn begin_checkpoint(&mut self, now: Time) {
-        let Some((at, volume)) = self.replicas.next_checkpoint() else { return };
-        if now < at.max(self.checkpoint_at) {
-            return;
-        }
-        self.checkpoint_at = now + self.config.checkpoint_interval / CHECKPOINTS_AN_INTERVAL;
-        self.replicas.get_mut(&volume).expect("counted").checkpoint_now = true;
-        self.touched.insert(volume);
     }
 
     // ---- operations that ended
