@@ -84,7 +84,7 @@ pub fn small() -> StoreConfig {
         apply_batch_bytes: 32 << 10,
         apply_write_bytes: 16 << 10,
         cache_bytes: 8 << 10,
-        look_interval: Duration::from_secs(1 << 20),
+        look_interval: None,
         ..StoreConfig::default()
     }
 }

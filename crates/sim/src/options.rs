@@ -453,7 +453,7 @@ fn draw_store(small: bool, rng: &mut Rng) -> StoreConfig {
         apply_batch_pages: [1, 4, 64][index(rng.below(3))],
         cache_bytes: [0, 64 << 10, 8 << 20][index(rng.below(3))],
         retry_interval: Duration::from_millis(rng.range(20, 300)),
-        look_interval: Duration::from_secs(1 << 20),
+        look_interval: None,
         // Not drawn: the simulated disks stall for as long as the fault says, not as patience does.
         ..StoreConfig::default()
     }

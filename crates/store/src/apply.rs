@@ -17,6 +17,7 @@ use crate::config::StoreConfig;
 use crate::hold::Hold;
 use crate::io::{DiskOpKind, FileId};
 use crate::ops::{CopyTag, Cx};
+use crate::pace::Began;
 use crate::pages::Wait;
 use crate::replica::{Replica, Stage, len_of};
 use crate::runs::{RunMap, pieces};
@@ -44,6 +45,7 @@ pub(crate) struct Batch {
     missing: usize,
     bytes: u64,
     in_flight: usize,
+    began: Option<Began>,
     /// Writes that are not under way yet.
     todo: std::vec::IntoIter<(FileId, DiskOpKind)>,
 }
@@ -103,7 +105,8 @@ impl Replica {
             }
             // One more than there is, so that it does not end before everything was asked for.
             let missing = ops.len() + leaves.len() + 1;
-            self.batch = Some(Batch { missing, todo: ops.into_iter(), ..batch });
+            let began = Some(cx.ops.pace.begins(cx.now));
+            self.batch = Some(Batch { missing, todo: ops.into_iter(), began, ..batch });
             self.count_pages(cx);
             for ((kind, leaf), create) in leaves {
                 self.leaf_for_batch(cx, kind, leaf, create);
@@ -120,6 +123,13 @@ impl Replica {
 
     /// Whether the shard has room for so many pages of tables now. If not, copies make checkpoints, and this one comes again.
     fn finds_room(&mut self, cx: &mut Cx<'_>, pages: usize) -> bool {
+        if pages == 0 {
+            // It waits behind nobody: nothing would tell it when its turn comes, and its time would be over again and again.
+            if std::mem::take(&mut self.pages_wanted) > 0 {
+                cx.ops.pages.gives_up(self.volume);
+            }
+            return true;
+        }
         let room = cx.ops.pages.admit(self.volume, pages, cx.config.table_pages());
         self.pages_wanted = if room { 0 } else { pages };
         room
@@ -196,6 +206,7 @@ impl Replica {
             missing: 0,
             bytes: 0,
             in_flight: 0,
+            began: None,
             todo: Vec::new().into_iter(),
         };
         let mut zeroed = 0;
@@ -286,7 +297,7 @@ impl Replica {
         self.applied = batch.upto;
         self.backlog -= batch.bytes;
         self.debt -= batch.bytes;
-        cx.ops.pace.applied(batch.bytes);
+        cx.ops.pace.applied(batch.bytes, batch.began.expect("a batch that was written had begun"), cx.now);
         self.applied_bytes += batch.bytes;
         self.first_applied.get_or_insert(cx.now);
         self.count_pages(cx);

@@ -64,9 +64,9 @@ pub struct StoreConfig {
     pub orphan_bytes: u64,
     /// Applied records kept in memory for lagging copies, in bytes over all volumes.
     pub cache_bytes: u64,
-    /// How often all copies are looked at with a tick, and not only those whose time has come: should one wait for something that nobody
-    /// told it of, that costs it so much time and not its service. Never relied on: tests and the simulator don't have it.
-    pub look_interval: Duration,
+    /// How often all copies are looked at while any has work, and not only those whose time has come: should one wait for something that
+    /// nobody told it of, that costs it so much time and not its service. Never relied on: tests and the simulator don't have it.
+    pub look_interval: Option<Duration>,
     /// How long an operation that found no space waits for its next attempt.
     pub retry_interval: Duration,
     /// How long an operation that somebody waits for may take before the device counts as hung.
@@ -106,7 +106,7 @@ impl Default for StoreConfig {
             orphans: 16,
             orphan_bytes: 64 << 20,
             cache_bytes: 64 << 20,
-            look_interval: Duration::from_secs(1),
+            look_interval: Some(Duration::from_secs(1)),
             retry_interval: Duration::from_secs(1),
             hung_after: Duration::from_secs(3),
             background_hung_after: Duration::from_secs(30),

@@ -35,10 +35,14 @@ const QUIET: Duration = Duration::from_millis(20);
 /// The pace of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    /// Bytes applied, and the microseconds in which anything was being applied.
-    bytes: u64,
-    busy: u64,
+    /// Of all batches: too little where few writes were in flight for the sake of guests.
+    any: Meter,
+    /// Of the time in which as many were in flight as may be.
+    full: Meter,
     running: bool,
+    is_full: bool,
+    /// Microseconds in which as many might be in flight as may be.
+    full_for: u64,
     seen: Time,
     debt: u64,
     /// The journal takes no records before this, while the debt is above the soft mark.
@@ -49,27 +53,68 @@ pub(crate) struct Pace {
     pressed: bool,
 }
 
+/// Bytes applied, and the microseconds in which anything was being applied.
+#[derive(Debug, Default)]
+struct Meter {
+    bytes: u64,
+    busy: u64,
+}
+
+impl Meter {
+    fn runs(&mut self, micros: u64) {
+        self.busy += micros;
+        if self.busy > MEMORY {
+            (self.bytes, self.busy) = (self.bytes / 2, self.busy / 2);
+        }
+    }
+
+    /// Bytes of records that images take in a second. A few milliseconds say little.
+    fn rate(&self) -> Option<u64> {
+        (self.busy >= 20_000).then(|| (self.bytes.saturating_mul(1_000_000) / self.busy).max(1))
+    }
+}
+
+/// When a batch began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Began {
+    at: Time,
+    full_for: u64,
+}
+
 impl Pace {
-    /// A batch of this many bytes of records is in an image.
-    pub(crate) fn applied(&mut self, bytes: u64) {
-        self.bytes += bytes;
+    pub(crate) const fn begins(&self, now: Time) -> Began {
+        Began { at: now, full_for: self.full_for }
+    }
+
+    /// A batch of this many bytes of records is in an image. What of it was written with as many writes in flight as may be follows from
+    /// the time: less than that, as it went slower before.
+    pub(crate) fn applied(&mut self, bytes: u64, began: Began, now: Time) {
+        self.any.bytes += bytes;
+        let full = (self.full_for - began.full_for).saturating_add(if self.is_full {
+            micros(now.since(self.seen))
+        } else {
+            0
+        });
+        let all = micros(now.since(began.at));
+        self.full.bytes += if all == 0 { 0 } else { bytes.saturating_mul(full.min(all)) / all };
     }
 
     /// What is so after each input: the debt of all copies, whether any batch is under way, whether the journal waits for images.
     pub(crate) fn note(&mut self, now: Time, debt: u64, running: bool, pressed: bool) {
+        let passed = micros(now.since(self.seen));
         if self.running {
-            self.busy += micros(now.since(self.seen));
+            self.any.runs(passed);
         }
-        if self.busy > MEMORY {
-            (self.bytes, self.busy) = (self.bytes / 2, self.busy / 2);
+        if self.running && self.is_full {
+            self.full.runs(passed);
         }
+        self.full_for += if self.is_full { passed } else { 0 };
         (self.seen, self.debt, self.running, self.pressed) = (now, debt, running, pressed);
     }
 
     /// Bytes of records that images take in a second.
     pub(crate) fn rate(&self) -> u64 {
-        // A few milliseconds say little.
-        if self.busy < 20_000 { UNMEASURED } else { (self.bytes.saturating_mul(1_000_000) / self.busy).max(1) }
+        self.any.rate().max(self.full.rate()).unwrap_or(UNMEASURED)
     }
 
     fn within(&self, time: Duration) -> u64 {
@@ -95,7 +140,13 @@ impl Pace {
     }
 
     /// How many writes of a batch are in flight.
-    pub(crate) fn width(&self, now: Time, config: &StoreConfig) -> usize {
+    pub(crate) fn width(&mut self, now: Time, config: &StoreConfig) -> usize {
+        let width = self.wanted_width(now, config);
+        self.is_full = width == config.apply_in_flight;
+        width
+    }
+
+    fn wanted_width(&self, now: Time, config: &StoreConfig) -> usize {
         let quiet = self.issued_at.is_none_or(|at| now >= at + QUIET);
         if quiet || self.pressed {
             return config.apply_in_flight;
@@ -158,4 +209,45 @@ impl Pace {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(1);
+
+    /// Guests write, and so many bytes of records are in an image after each millisecond.
+    fn goes_on(pace: &mut Pace, from: Time, ticks: u32, bytes: u64, debt: u64) -> (Time, usize) {
+        let config = StoreConfig::default();
+        let (mut now, mut width) = (from, 0);
+        for _ in 0..ticks {
+            pace.note(now, debt, true, false);
+            pace.issued(4096, &config);
+            width = pace.width(now, &config);
+            let began = pace.begins(now);
+            now = now + TICK;
+            pace.applied(bytes, began, now);
+            pace.note(now, debt, true, false);
+        }
+        (now, width)
+    }
+
+    /// A device that takes 1 ms for a write, and sixteen at once: one write at a time, for the sake of guests, says little about it.
+    #[test]
+    fn images_are_not_taken_for_slow_because_guests_went_first() {
+        let mut pace = Pace::default();
+        let (now, width) = goes_on(&mut pace, Time(1), 2_000, 4 << 10, 1 << 10);
+        let gentle = pace.rate();
+        assert!(width == 1 && gentle < 5 << 20, "{width} at once, {gentle} B/s");
+        let config = StoreConfig::default();
+        let soft = pace.soft(&config);
+        let (now, width) = goes_on(&mut pace, now, 30, 64 << 10, soft + 1);
+        let (full, soft_then) = (pace.rate(), pace.soft(&config));
+        assert!(width == config.apply_in_flight && full > 50 << 20, "{width} at once, {full} B/s");
+        assert!(soft_then > 10 * soft, "guests are slowed at {soft_then} bytes, not at {soft}");
+        // A device that became slow is found out by what it does when it does its best.
+        let (_, width) = goes_on(&mut pace, now, 20_000, 64, config.debt_bytes);
+        assert!(width == config.apply_in_flight && pace.rate() < full / 100, "{} B/s", pace.rate());
+    }
 }

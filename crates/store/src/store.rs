@@ -108,7 +108,7 @@ impl Store {
             Input::Tick => {
                 self.cx(now, out).retry();
                 self.touched.extend(self.replicas.due(now));
-                if now >= self.looked_at + self.config.look_interval {
+                if self.look_due().is_some_and(|at| at <= now) {
                     self.looked_at = now;
                     self.touch_all();
                 }
@@ -158,7 +158,14 @@ impl Store {
         }
         let paced = self.ops.pace.ready_at(&self.config).filter(|at| *at > self.now);
         let journal = self.journal.next_timeout(self.config.seal_delay);
-        [self.replicas.next_due(), paced, self.ops.retry_at(), journal, self.hung_at].into_iter().flatten().min()
+        let due = [self.replicas.next_due(), paced, self.ops.retry_at(), journal, self.hung_at, self.look_due()];
+        due.into_iter().flatten().min()
+    }
+
+    /// When all copies are looked at, if any of them has work.
+    fn look_due(&self) -> Option<Time> {
+        let interval = self.config.look_interval.filter(|_| !self.replicas.working().is_empty())?;
+        Some(self.looked_at + interval)
     }
 
     const fn cx<'a>(&'a mut self, now: Time, out: &'a mut Vec<Output>) -> Cx<'a> {

@@ -92,8 +92,9 @@ pub struct TransportConfig {
     pub max_lanes: u32,
     /// Bytes in flight per lane.
     pub stream_window: u32,
-    /// Bytes in flight of all lanes of a peer together: the memory that one peer can make us hold. As long as fewer lanes are full at once
-    /// than have room in it, none waits for another.
+    /// Bytes in flight of all lanes of a peer together. As long as fewer lanes are full at once than have room in it, none waits for
+    /// another. Beside it each lane may hold one message that has not come to its end or waits for its owner: who has a
+    /// certificate of the cluster could fill that.
     pub connection_window: u64,
     /// Handshakes per second of whoever does not come from the address of a peer, all together.
     pub stranger_handshakes_per_second: u32,

@@ -71,6 +71,14 @@ impl VolumeView {
         }
     }
 
+    /// Whether nobody wants to change anything about it.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let wanted = self.pending.is_some() || self.nominee.is_some() || self.alone.is_some();
+        let moving = !self.learners.is_empty() || !self.leaving.is_empty();
+        !(wanted || moving || self.forced.is_some() || self.recovered.is_some())
+    }
+
     /// Members that the next epoch goes on without, for a while.
     #[must_use]
     pub fn left_out(&self) -> Vec<NodeId> {

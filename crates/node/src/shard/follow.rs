@@ -14,8 +14,8 @@ impl Shard {
         }
     }
 
-    /// Makes what is there what the control plane wants. A replica that was told the same `before` is not told again: what is decided of
-    /// one volume must not be work for a thousand.
+    /// Makes what is there what the control plane wants. A replica that was told the same `before`, and of which nothing is wanted, is not
+    /// told again: what is decided of one volume must not be work for a thousand.
     pub(super) fn follow_local(&mut self, before: &LocalView, now: Time, out: &mut Vec<Output>) {
         for (volume, size) in self.local.create.clone() {
             self.create(volume, size, now, out);
@@ -31,8 +31,8 @@ impl Shard {
             if mutated(Mutant::BlankDiskKeepsIdentity) && !self.copies.contains_key(&volume) {
                 self.create(volume, view.size, now, out);
             }
-            let told =
-                self.copies.get(&volume).is_some_and(|c| c.replica.is_some()) && before.view(volume) == Some(&view);
+            let here = self.copies.get(&volume).is_some_and(|c| c.replica.is_some());
+            let told = here && view.is_settled() && before.view(volume) == Some(&view);
             if !told {
                 self.make_replica(&view, now, out);
                 self.replica(volume, replication::Input::View(view), now, out);

@@ -31,7 +31,7 @@ pub(crate) fn small() -> StoreConfig {
         apply_delay: Duration::from_millis(100),
         apply_in_flight: 4,
         apply_beside: 1,
-        look_interval: Duration::from_secs(1 << 20),
+        look_interval: None,
         apply_write_bytes: 16 << 10,
         cache_bytes: 40 << 10,
         ..StoreConfig::default()
