@@ -52,8 +52,7 @@ const OF_LEASES: [Mutant; 3] = [Mutant::LeaseFromReceipt, Mutant::NoDriftMargin,
 const OF_REFUSALS: [Mutant; 2] = [Mutant::RefusalGrants, Mutant::ServesAfterRelease];
 
 /// Mistakes that hardly anything shows but disks that fail.
-const OF_DISKS: [Mutant; 4] =
-    [Mutant::JournalErrorIgnored, Mutant::TornTakenForRot, Mutant::BlankDiskKeepsIdentity, Mutant::SuperblockAtOnce];
+const OF_DISKS: [Mutant; 3] = [Mutant::JournalErrorIgnored, Mutant::TornTakenForRot, Mutant::SuperblockAtOnce];
 
 /// Mistakes that hardly anything shows but one takeover after the other.
 const OF_TAKEOVERS: [Mutant; 2] = [Mutant::NoPromiseCheck, Mutant::LastEpochFromTable];
